@@ -1,0 +1,3 @@
+"""expbench: what can a sequence layer express?"""
+
+__version__ = "0.1.0"

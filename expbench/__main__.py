@@ -1,0 +1,6 @@
+"""``python -m expbench`` is the command ``expbench``."""
+
+from expbench.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Cells: the runs that differ in seed and instance alone, with what they reached; the rows of every table and figure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from expbench.statistics import Interval, nested_interval, share_interval
+
+_IGNORED = ("L", "degree", "instance", "test_size", "selection_size")
+_IDENTITY = ["task", "task_version", "context", "L", "degree", "model", "model_version", "model_settings", "D", "depth", "norm", "positions", "residual", "skip", "steps", "warmup", "batch_size", "lr", "weight_decay", "clip", "dtype"]
+_STATED = ["parameters", "state_size", "network_degree", "network_order", "label_kurtosis", "label_interaction_order", "effective_sample_size", "well_posed"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of everything but seed and instance. `facts`: its columns by name; `runs`: a row a run, with `value`."""
+
+    facts: dict[str, Any]
+    runs: pd.DataFrame
+    metric: str
+    higher_is_better: bool
+    solved_at: float
+
+    def __getitem__(self, column: str) -> Any:
+        return self.facts[column]
+
+    @cached_property
+    def values(self) -> list[float]:
+        """The headline metric of each run that has one, on the test split."""
+        return list(self.runs["value"].dropna())
+
+    @cached_property
+    def interval(self) -> Interval:
+        """The mean over instances and seeds, of the runs that ended well."""
+        return nested_interval([list(group.dropna()) for _, group in self.runs.groupby("instance")["value"]])
+
+    @property
+    def best(self) -> float | None:
+        """The best run, None if none ended well."""
+        if not self.values:
+            return None
+        return max(self.values) if self.higher_is_better else min(self.values)
+
+    @property
+    def trials(self) -> int:
+        """Runs that count towards the share solved: those that ended well or diverged."""
+        return int(self.runs["status"].isin(["ok", "diverged"]).sum())
+
+    @property
+    def solved(self) -> int:
+        """Runs whose headline metric reaches the task's threshold."""
+        return sum(v >= self.solved_at if self.higher_is_better else v <= self.solved_at for v in self.values)
+
+    @property
+    def solved_share(self) -> Interval:
+        """The share of runs that solve the task."""
+        return share_interval(self.solved, self.trials)
+
+    def count(self, status: str) -> int:
+        """Runs that ended in `status`."""
+        return int((self.runs["status"] == status).sum())
+
+
+def with_context(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with a column `context`: the settings of the task that are not axes, as one text."""
+    texts = {text: _context(text) for text in frame["task_settings"].dropna().unique()}
+    return frame.assign(context=frame["task_settings"].map(texts))
+
+
+def _context(text: str) -> str:
+    settings = {k: v for k, v in json.loads(text).items() if k not in _IGNORED and v is not None}
+    return ", ".join(f"{name}={_plain(value)}" for name, value in settings.items())
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def gather(frame: pd.DataFrame) -> list[Cell]:
+    """The cells of the runs in a frame that has a `context`, ordered by task, context and axes."""
+    runs = frame[frame["kind"] == "run"]
+    if runs.empty:
+        return []
+    final = runs[runs["headline"].fillna(False).astype(bool) & (runs["split"] == "test")]
+    per_run = runs.drop_duplicates("key").drop(columns=["value", "metric"])
+    # a run that broke down late may have measured something on the way: only one that ended well has a result
+    values = final[final["status"] == "ok"].drop_duplicates("key")[["key", "value", "metric"]]
+    per_run = per_run.merge(values, on="key", how="left")
+    cells = []
+    for identity, group in per_run.groupby(_IDENTITY, dropna=False, sort=True):
+        facts = dict(zip(_IDENTITY, identity, strict=True))  # type: ignore[call-overload]
+        facts |= {name: _first(group[name]) for name in _STATED}
+        facts["well_posed"] = None if group["well_posed"].isna().all() else bool(group["well_posed"].dropna().all())
+        metrics = group["metric"].dropna()
+        cells.append(
+            Cell(
+                facts,
+                group.sort_values(["instance", "seed"]),
+                str(metrics.iloc[0]) if len(metrics) else "",
+                bool(group["higher_is_better"].iloc[0]),
+                float(group["solved_at"].iloc[0]),
+            )
+        )
+    return cells
+
+
+def _first(column: pd.Series[Any]) -> Any:
+    known = column.dropna()
+    return known.iloc[0] if len(known) else None
+
+
+def varying(cells: list[Cell], columns: list[str]) -> list[str]:
+    """Those of `columns` in which the cells are not all alike."""
+    return [column for column in columns if len({str(cell[column]) for cell in cells}) > 1]

@@ -1,0 +1,266 @@
+"""The command line. Heavy imports happen inside the commands, so that --help and list answer at once."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from expbench.errors import BadInput
+
+app = typer.Typer(
+    name="expbench",
+    help="What can a sequence layer express? Runs tasks across models, with controls, intervals and provenance.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ResultsOption = Annotated[str, typer.Option("--results", help="Folder of the results table.")]
+TasksDir = Annotated[list[str] | None, typer.Option("--tasks-dir", help="Folder whose files are tasks; may be repeated.")]
+ModelsDir = Annotated[list[str] | None, typer.Option("--models-dir", help="Folder whose files are models; may be repeated.")]
+TaskSettings = Annotated[
+    list[str] | None, typer.Option("-t", "--task-setting", metavar="[TASK:]NAME=V1,V2", help="A setting of a task.")
+]
+ModelSettings = Annotated[
+    list[str] | None, typer.Option("-m", "--model-setting", metavar="[MODEL:]NAME=V1,V2", help="A setting of a model.")
+]
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Option(help="Tasks, as polyreg or count-in-row,polyreg.")],
+    models: Annotated[str, typer.Option(help="Models by name, or path/file.py:Class, or module:Class.")],
+    L: Annotated[str | None, typer.Option("--L", help="Lengths. [default: the task's]")] = None,
+    degree: Annotated[str | None, typer.Option(help="Degrees of the task. [default: the task's]")] = None,
+    D: Annotated[str, typer.Option("--D", help="Widths.")] = "4",
+    depth: Annotated[str, typer.Option(help="Numbers of layers.")] = "1",
+    norm: Annotated[str, typer.Option(help="Before each mixer: layer, rms, none.")] = "layer",
+    positions: Annotated[
+        str | None, typer.Option(help="Position codes: none, sin, learned, index. [default: the model's]")
+    ] = None,
+    residual: Annotated[str, typer.Option(help="Residual connections: on, off.")] = "on",
+    lr: Annotated[str, typer.Option(help="Peak learning rates.")] = "0.01",
+    seeds: Annotated[str, typer.Option(help="Seeds of weights and of the order of the data.")] = "0:3",
+    instances: Annotated[str, typer.Option(help="Members of a random family (which polynomial).")] = "0",
+    task_setting: TaskSettings = None,
+    model_setting: ModelSettings = None,
+    steps: Annotated[str, typer.Option(help="Optimizer steps.")] = "2000",
+    batch_size: Annotated[str, typer.Option(help="Sequences in a step.")] = "64",
+    warmup: Annotated[str | None, typer.Option(help="Warm-up steps. [default: a tenth of the steps, at most 200]")] = None,
+    weight_decay: Annotated[str, typer.Option(help="Weight decay of AdamW.")] = "0",
+    clip: Annotated[str, typer.Option(help="Largest norm of the gradient.")] = "1.0",
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 (autocast).")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    results: ResultsOption = "results",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be run, with an estimate of the time.")
+    ] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th run, from the I-th on (I from 1).")] = "1/1",
+    save_weights: Annotated[bool, typer.Option("--save-weights", help="Keep the weights of each run.")] = False,
+    tasks_dir: TasksDir = None,
+    models_dir: ModelsDir = None,
+) -> None:
+    """Run the cross product of everything named; a run that the results hold already is not run again.
+
+    Lists are 1,2,3 and ranges 0:5 (the end is not included). The same command continues an interrupted sweep.
+    """
+    _add_folders(tasks_dir, models_dir)
+    part = _shard(shard)
+    if device not in ("auto", "cpu", "cuda"):
+        from expbench.errors import unknown
+
+        raise unknown("value of --device:", device, ("auto", "cpu", "cuda"))
+    from expbench import grid, sweep, table
+    from expbench.progress import Progress
+
+    chosen = sweep.choose_device(device)
+    request = grid.Request(
+        task=task,
+        models=models,
+        L=L,
+        degree=degree,
+        instances=instances,
+        D=D,
+        depth=depth,
+        norm=norm,
+        positions=positions,
+        residual=residual,
+        lr=lr,
+        seeds=seeds,
+        steps=steps,
+        batch_size=batch_size,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        clip=clip,
+        dtype=dtype,
+        task_settings=tuple(task_setting or ()),
+        model_settings=tuple(model_setting or ()),
+    )
+    jobs = grid.expand(request, chosen)
+    if dry_run:
+        from pathlib import Path
+
+        from expbench.preview import preview
+
+        print(preview(sweep.plan(jobs, Path(results), part), chosen))
+        return
+    folder = table.open_folder(results)
+    plan = sweep.plan(jobs, folder, part)
+    _say(f"{_count(plan)} on {chosen}, into {folder}")
+    progress = Progress(plan.missing)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        ended = sweep.run(plan, folder, chosen, progress, save_weights=save_weights, fail_fast=fail_fast)
+    except KeyboardInterrupt:
+        progress.close()
+        _say(f"interrupted after {progress.done} of {progress.count} runs; the same command goes on from here")
+        raise SystemExit(130) from None
+    progress.close()
+    ran = ", ".join(f"{n} {status}" for status, n in sorted(ended.items())) or "none"
+    _say(f"ran {sum(ended.values())} ({ran}); results in {folder}; expbench report draws them")
+    if ended["failed"]:
+        _say("some runs failed: their rows hold the error, and the same command tries them again")
+        raise SystemExit(1)
+
+
+@app.command()
+def report(
+    task: Annotated[str | None, typer.Option(help="Only these tasks.")] = None,
+    models: Annotated[str | None, typer.Option(help="Only these models.")] = None,
+    results: ResultsOption = "results",
+) -> None:
+    """Write tables and figures of the results: RESULTS/report/report.md."""
+    from expbench import table
+    from expbench.report import write_report
+    from expbench.settings import split_list
+
+    folder = table.existing_folder(results)
+    frame, problems = table.read(folder)
+    path = write_report(
+        frame,
+        folder,
+        tasks=split_list(task, "--task") if task is not None else None,
+        models=split_list(models, "--models") if models is not None else None,
+    )
+    print(path)
+    _bad_files(problems)
+
+
+@app.command("list")
+def list_plugins(tasks_dir: TasksDir = None, models_dir: ModelsDir = None) -> None:
+    """List the tasks and models that can be named, without importing any."""
+    _add_folders(tasks_dir, models_dir)
+    from expbench import plugins
+
+    kinds: tuple[plugins.Kind, ...] = ("task", "model")
+    found = {kind: plugins.discover(kind) for kind in kinds}
+    width = max(len(name) for by_name in found.values() for name in by_name)
+    for kind, by_name in found.items():
+        print(f"{kind}s:")
+        for name, plugin in sorted(by_name.items()):
+            origin = "" if plugin.origin == plugins.BUILT_IN else f" [{plugin.origin}]"
+            print(f"  {name:{width}}  {plugin.summary()}{origin}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A task or a model.")],
+    L: Annotated[str | None, typer.Option("--L", help="Length.")] = None,
+    D: Annotated[str, typer.Option("--D", help="Width.")] = "4",
+    depth: Annotated[str, typer.Option(help="Number of layers.")] = "1",
+    task_setting: TaskSettings = None,
+    model_setting: ModelSettings = None,
+    tasks_dir: TasksDir = None,
+    models_dir: ModelsDir = None,
+) -> None:
+    """Show a task (definition, settings, samples) or a model (definition, settings, sizes, degree)."""
+    _add_folders(tasks_dir, models_dir)
+    from expbench.show import show_plugin
+
+    print(show_plugin(name, L=L, D=D, depth=depth, task_settings=task_setting or [], model_settings=model_setting or []))
+
+
+@app.command()
+def doctor() -> None:
+    """Print versions, the device, and which optional backends work; for those that do not, how to get them."""
+    from expbench.doctor import examine
+
+    print(examine())
+
+
+@app.command()
+def trace(
+    key: Annotated[str, typer.Argument(help="The key of a run, or its beginning.")],
+    results: ResultsOption = "results",
+) -> None:
+    """Show where a number comes from: the run, its curve, the command that reruns it, its weights if they were kept."""
+    from expbench import table
+    from expbench.trace import trace_key
+
+    folder = table.existing_folder(results)
+    frame, problems = table.read(folder)
+    print(trace_key(frame, folder, key))
+    _bad_files(problems)
+
+
+def _add_folders(tasks_dir: list[str] | None, models_dir: list[str] | None) -> None:
+    from expbench import plugins
+
+    for folder in tasks_dir or []:
+        plugins.add_folder("task", folder)
+    for folder in models_dir or []:
+        plugins.add_folder("model", folder)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise BadInput(f"--shard: {text!r} is not I/N with I from 1 to N, as 1/4")
+    return int(part), int(parts)
+
+
+def _count(plan: Any) -> str:
+    again = f", {plan.failed_before} of them failed before" if plan.failed_before else ""
+    return f"{len(plan.jobs)} runs: {len(plan.jobs) - len(plan.missing)} done, {len(plan.missing)} to run{again}"
+
+
+def _bad_files(problems: list[str]) -> None:
+    """Files of the results folder that were not read: everything else was, but the answer is not whole."""
+    for problem in problems:
+        _say(f"error: {problem}")
+    if problems:
+        raise SystemExit(2)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except BadInput as error:
+        _say(f"error: {error}")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except Exception as error:
+        # what the command-line parser itself refuses; it knows its nearest options
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        _say(f"error: {' '.join(message().split())}")
+        raise SystemExit(2) from None
+    raise SystemExit(code if isinstance(code, int) else 0)

@@ -1,0 +1,60 @@
+"""Doctor: versions, device, and whether the optional backends work. Each is probed by a call, not by its version."""
+
+from __future__ import annotations
+
+import platform
+
+from expbench import provenance
+from expbench.text import aligned
+
+_PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "matplotlib", "scipy", "safetensors", "typer", "tqdm")
+_TRITON_FIX = "pip install 'expbench[triton]' (Linux; it comes with a CUDA build of torch)"
+_MAMBA_FIX = (
+    "on a machine with a CUDA toolkit: MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm"
+    " (or pip install 'expbench[mamba]', which also brings what else it asks for)"
+)
+
+
+def examine() -> str:
+    """The report, a line a finding."""
+    lines = [["expbench", provenance.versions()["expbench"]], ["python", platform.python_version()]]
+    lines += [[name, provenance.installed(name) or "missing"] for name in _PACKAGES]
+    lines += [["commit", provenance.git_commit() or "not run from a checkout"]]
+    lines += [["device", _device()], ["triton", _triton()], ["mamba-ssm", _mamba()]]
+    return aligned(lines)
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        more = f" and {count - 1} more" if count > 1 else ""
+        return f"cuda: {torch.cuda.get_device_name()}{more} (CUDA {torch.version.cuda})"
+    why = "this build of torch has no CUDA" if torch.version.cuda is None else "torch finds no CUDA device"
+    return f"cpu: {provenance.device_name('cpu')} ({why})"
+
+
+def _triton() -> str:
+    try:
+        import triton
+    except Exception as error:  # a broken install raises anything
+        return _absent(error, _TRITON_FIX)
+    return f"works ({triton.__version__})"
+
+
+def _mamba() -> str:
+    try:
+        import selective_scan_cuda  # type: ignore[import-not-found]
+        import torch
+
+        x = torch.ones(1, 1, 8, device="cuda")
+        A, B = torch.zeros(1, 1, device="cuda"), torch.ones(1, 1, 1, 8, device="cuda")
+        selective_scan_cuda.fwd(x, x, A, B, B, None, None, None, True)
+    except Exception as error:  # wrong ABI, no device, a missing symbol: each raises its own
+        return _absent(error, _MAMBA_FIX)
+    return f"works ({provenance.installed('mamba-ssm') or 'its extension alone'})"
+
+
+def _absent(error: Exception, fix: str) -> str:
+    return f"not available ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); to get it: {fix}"

@@ -1,0 +1,86 @@
+"""Mixer: the contract of a model author, on one screen.
+
+A model is a causal sequence mixer: any `nn.Module` whose constructor takes the width D first (its other parameters are
+its settings) and whose forward maps (B, L, D) to (B, L, D). Nothing else is asked for; subclassing `Mixer` lets it state
+more about itself. Embedding, positions, normalisation, residual and read-out stand around it, alike for every model.
+
+    class Ema(Mixer):
+        \"\"\"An exponential moving average in each channel.\"\"\"
+
+        def __init__(self, width: int, *, horizon: float = 8.0) -> None:
+            super().__init__()
+            self.decay = nn.Parameter(torch.full((width,), 1 - 1 / horizon))
+
+        def forward(self, x):
+            return linear_scan(self.decay.expand_as(x), x)
+
+        def state_size(self, L):
+            return len(self.decay)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from expbench.reach import Reach
+from expbench.run import Positions
+from expbench.settings import Value
+
+
+class Mixer(nn.Module):
+    """A sequence mixer that states what is known about it; every statement has a default, so none is owed.
+
+    version: raised when the same settings would compute something else. positions: the position code that the model is
+    run with unless the command line says otherwise. widths, dtypes, devices: what it supports (None is everything); a run
+    outside is recorded as `unsupported`. backend: which implementation of its operations runs.
+    """
+
+    version: ClassVar[int] = 1
+    positions: ClassVar[Positions] = "none"
+    widths: ClassVar[Container[int] | None] = None
+    dtypes: ClassVar[Container[str] | None] = None
+    devices: ClassVar[Container[str] | None] = None
+    backend: ClassVar[str] = "torch"
+
+    @classmethod
+    def resolve(cls, width: int, settings: dict[str, Value]) -> dict[str, Value]:
+        """The settings with every None that stands for "as the width has it" replaced by its value."""
+        return settings
+
+    def state_size(self, L: int) -> int | None:
+        """Numbers that must be kept to go on after L tokens of one sequence; None if unknown."""
+        return None
+
+    def reach(self, inputs: Reach) -> Reach | None:
+        """The reach of the output for an input of that reach; None where the layer is not polynomial."""
+        return None
+
+    def statistics(self, x: Tensor) -> Mapping[str, Tensor]:
+        """Scalars worth logging while training, for the layer's input x (B, L, D)."""
+        return {}
+
+
+def state_size(layer: nn.Module, L: int) -> int | None:
+    """`Mixer.state_size` of any module; None for one that does not state it."""
+    state: int | None = layer.state_size(L) if isinstance(layer, Mixer) else None
+    return state
+
+
+def unsupported(model: type, *, width: int, dtype: str, device: str) -> str | None:
+    """Why a model class cannot run at that width, dtype and device, in words; None if it can."""
+    wanted: list[tuple[str, Any]] = [("width", width), ("dtype", dtype), ("device", device)]
+    for what, value in wanted:
+        supported = getattr(model, f"{what}s", None)
+        if supported is not None and value not in supported:
+            return f"{what} {value} is not supported (supported: {_listing(supported)})"
+    return None
+
+
+def _listing(supported: Any) -> str:
+    if isinstance(supported, range):
+        step = f" in steps of {supported.step}" if supported.step != 1 else ""
+        return f"{supported.start} to {supported[-1]}{step}"
+    return ", ".join(map(str, sorted(supported))) if hasattr(supported, "__iter__") else str(supported)

@@ -1,0 +1,31 @@
+"""Causal softmax self-attention without an output projection: the parameters of the paper's Table 2 come out exactly."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expbench.mixer import Mixer
+
+
+class Attn(Mixer):
+    """Softmax attention, scale 1/sqrt(D / heads). Setting: heads, which must divide the width."""
+
+    positions = "sin"  # without a position code a causal softmax sees its past as a set
+
+    def __init__(self, width: int, *, heads: int = 1) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads={heads} does not divide the width {width}")
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, L, D = x.shape
+        # (B, heads, L, D / heads): on a CPU the fused kernel wants four dimensions
+        q, k, v = self.qkv(x).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, L, D)
+
+    def state_size(self, L: int) -> int:
+        """Keys and values of every token."""
+        return 2 * L * self.qkv.in_features

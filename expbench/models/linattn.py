@@ -1,0 +1,48 @@
+"""Causal linear attention y_t = (1/L) sum_{j<=t} (q_t . k_j) v_j: no softmax, no data-dependent normaliser.
+
+One layer has degree 3 and joins 2 positions in a term; N layers have degree 3^N and join (3^N + 1) / 2.
+The constant 1/L keeps training stable and leaves the degree as it is.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from expbench.mixer import Mixer
+from expbench.ops.linear_attention import linear_attention
+from expbench.reach import Reach
+
+
+class LinAttn(Mixer):
+    """Linear attention with one head; queries, keys and values with biases, no output projection. It has no settings."""
+
+    positions = "sin"
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return linear_attention(q, k, v) / x.shape[1]
+
+    def state_size(self, L: int) -> int:
+        """The running sum of k v^T."""
+        return int(self.qkv.in_features) ** 2
+
+    def reach(self, inputs: Reach) -> Reach:
+        return attention_reach(inputs, power=1)
+
+
+def attention_reach(inputs: Reach, power: int) -> Reach:
+    """The reach of sum_{j<=t} phi(q_t . k_j) v_j for a polynomial phi of degree `power`.
+
+    A term holds `power` factors of position t and `power` + 1 of one j; each factor of a position shares that position.
+    """
+    degree, order = [], []
+    top_degree = top_order = 0
+    for d, o in zip(inputs.degree, inputs.order, strict=True):
+        top_degree, top_order = max(top_degree, d), max(top_order, o)
+        degree.append(power * d + (power + 1) * top_degree)
+        order.append(2 + power * (o - 1) + (power + 1) * (top_order - 1))
+    return Reach.capped(degree, order)

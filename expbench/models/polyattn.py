@@ -1,0 +1,41 @@
+"""Causal polynomial attention y_t = (1/L) sum_{j<=t} phi(q_t . k_j) v_j, phi the Taylor polynomial of exp, unnormalised.
+
+One layer with phi of degree P has degree 2P+1 and joins 2 positions in a term: it raises powers, not interactions.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from expbench.mixer import Mixer
+from expbench.models.linattn import attention_reach
+from expbench.ops.taylor import exp_taylor
+from expbench.reach import Reach
+
+
+class PolyAttn(Mixer):
+    """Setting: taylor, the degree P of the polynomial. Scores are scaled by 1/sqrt(D) as in softmax attention."""
+
+    positions = "sin"
+
+    def __init__(self, width: int, *, taylor: int = 2) -> None:
+        super().__init__()
+        if not 1 <= taylor <= 12:
+            raise ValueError(f"taylor={taylor}: the degree of the Taylor polynomial is 1 to 12")
+        self.taylor = taylor
+        self.qkv = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, -1)
+        scores = exp_taylor(q @ k.mT / math.sqrt(q.shape[-1]), self.taylor)
+        return scores.tril() @ v / x.shape[1]
+
+    def state_size(self, L: int) -> int:
+        """Keys and values of every token, or the sums over monomials of the key, whichever is smaller."""
+        width = int(self.qkv.in_features)
+        return min(2 * L * width, math.comb(width + self.taylor, self.taylor) * width)
+
+    def reach(self, inputs: Reach) -> Reach:
+        return attention_reach(inputs, power=self.taylor)

@@ -1,0 +1,133 @@
+"""S6, the selective state-space layer of Mamba, as its clean core: no convolution, activation or gate around it.
+
+Per channel d and state n, with B_t, C_t and Delta_t linear in the token x_t:
+    h_t = Abar_t h_{t-1} + Bbar_t x_t,   y_t = C_t . h_t + skip x_t,   Abar_t = exp(Delta_t A),   Bbar_t = Delta_t B_t
+(Gu and Dao 2023; Eq. 3-4 of arXiv 2502.02209). The variants of the paper are a 2 x 2 factorial: exp and softplus or their
+Taylor polynomials, Bbar = Delta B or B. Each is a subclass in its own file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expbench.mixer import Mixer
+from expbench.ops.scan import linear_scan
+from expbench.settings import Value
+
+DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # Mamba's initial range of Delta (mamba_simple.py)
+_QUANTILE_LIMIT = 1 << 23  # torch.quantile takes at most 2^24 numbers
+
+
+class Transition(NamedTuple):
+    """Delta (L, B, D), u = Delta A (L, B, D, N), and Abar (L, B, D, N), time first."""
+
+    delta: Tensor
+    u: Tensor
+    abar: Tensor
+
+
+class S6(Mixer):
+    """The exact layer. Settings: N states a channel (default: as the width); layout, where the numbers of parameters of the
+    paper's Table 2 have two readings: ``mamba_rank_D`` is Mamba's own (S_Delta through rank dt_rank, default the width;
+    no bias on B and C), ``full_bias`` has full S_Delta and biases on B and C; skip, the term D x_t.
+
+    Initialisation is Mamba's: A = -1..-N, Delta log-uniform in [1e-3, 1e-1], skip 1.
+    """
+
+    discretise_b: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        N: int | None = None,
+        layout: Literal["mamba_rank_D", "full_bias"] = "mamba_rank_D",
+        dt_rank: int | None = None,
+        skip: bool = True,
+    ) -> None:
+        super().__init__()
+        self.N = N = width if N is None else N
+        self.rank = width if dt_rank is None else dt_rank
+        if N < 1 or self.rank < 1:
+            raise ValueError(f"N={N} and dt_rank={self.rank} must be 1 or more")
+        if layout == "full_bias":
+            self.to_b, self.to_c = nn.Linear(width, N), nn.Linear(width, N)
+            self.to_delta = nn.Linear(width, width)
+        else:
+            self.to_all = nn.Linear(width, self.rank + 2 * N, bias=False)
+            self.to_delta = nn.Linear(self.rank, width)
+            nn.init.uniform_(self.to_delta.weight, -(self.rank**-0.5), self.rank**-0.5)
+        self.full = layout == "full_bias"
+        self.A_log = nn.Parameter(torch.arange(1, N + 1).float().log().expand(width, N).clone())
+        self.skip = nn.Parameter(torch.ones(width)) if skip else None
+        with torch.no_grad():
+            self.to_delta.bias.copy_(mamba_bias(width))
+
+    @classmethod
+    def resolve(cls, width: int, settings: dict[str, Value]) -> dict[str, Value]:
+        return {**settings, **{name: width for name in ("N", "dt_rank") if settings[name] is None}}
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The argument of softplus (..., D), B (..., N) and C (..., N) for tokens x (..., D)."""
+        if self.full:
+            z, B, C = self.to_delta(x), self.to_b(x), self.to_c(x)
+        else:
+            low, B, C = self.to_all(x).split([self.rank, self.N, self.N], -1)
+            z = self.to_delta(low)
+        return _at_least_float32(z), _at_least_float32(B), _at_least_float32(C)
+
+    def discretise(self, z: Tensor) -> Transition:
+        """Delta, Delta A and Abar from the projected argument z (L, B, D)."""
+        delta = F.softplus(z)
+        u = delta.unsqueeze(-1) * -self.A_log.exp()
+        return Transition(delta, u, u.exp())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(0, 1)
+        z, B, C = self.project(x)
+        delta, _, abar = self.discretise(z)
+        weighted = delta * x if self.discretise_b else _at_least_float32(x)
+        h = linear_scan(abar, weighted.unsqueeze(-1) * B.unsqueeze(-2))
+        y = (h * C.unsqueeze(-2)).sum(-1)
+        if self.skip is not None:
+            y = y + self.skip * x
+        return y.transpose(0, 1)
+
+    def state_size(self, L: int) -> int:
+        return self.A_log.numel()
+
+    def statistics(self, x: Tensor) -> Mapping[str, Tensor]:
+        """The transition statistics: |Abar| over the steps from the second on (the first has no past), Delta and u."""
+        z, _, _ = self.project(x.transpose(0, 1))
+        delta, u, abar = self.discretise(z)
+        if len(abar) > 1:
+            delta, u, abar = delta[1:], u[1:], abar[1:]
+        size = abar.abs().flatten()
+        sample = size[:: 1 + size.numel() // _QUANTILE_LIMIT]
+        return {
+            "abar_max": size.max(),
+            "abar_p99": sample.quantile(0.99),
+            "abar_mean": abar.mean(),
+            "abar_min": abar.min(),
+            "frac_abs_gt_1": (size > 1).double().mean(),
+            "frac_neg": (abar < 0).double().mean(),
+            "delta_min": delta.min(),
+            "delta_max": delta.max(),
+            "u_min": u.min(),
+        }
+
+
+def mamba_bias(width: int) -> Tensor:
+    """b (D,) with softplus(b) log-uniform in [1e-3, 1e-1]: Mamba's initial step sizes."""
+    delta = torch.exp(torch.rand(width) * math.log(DT_MAX / DT_MIN) + math.log(DT_MIN)).clamp(min=DT_FLOOR)
+    return delta + torch.log(-torch.expm1(-delta))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x  # the state is never kept in half precision

@@ -1,0 +1,97 @@
+"""S6 with Taylor polynomials for softplus and exp, and Bbar = Delta B: polynomial end to end.
+
+The "polynomial with discretization" row of Table 1 of arXiv 2502.02209. Taken literally the polynomials explode at Mamba's
+initialisation (softplus's never falls below 0.193, and about 85 % of |Abar| exceed 1), so `center` offers two stable ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from expbench.models.s6 import S6, Transition
+from expbench.ops.taylor import contraction_range, exp_taylor, horner, softplus_coefficients
+from expbench.reach import Reach
+
+
+class S6PolyDisc(S6):
+    """Settings beside those of S6:
+
+    taylor: degree of both polynomials. center: ``zero`` expands softplus about 0 and starts from bias 0 and A = -n/N;
+    ``bias`` expands it about Mamba's initial bias and starts from A = -min(n, 8), which keeps Mamba's long memory. guard:
+    ``clip`` keeps u = Delta A where the polynomial of exp lies in [0, 1], and so is no polynomial. transition: ``linear``
+    takes Delta = z and Abar = z n/N, as Theorem 2 does, with bias 1. arg_scale: a constant factor on the argument of
+    softplus's polynomial (the "constant normalization factor" of Eq. 5, whose value the paper's text does not give).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        N: int | None = None,
+        layout: Literal["mamba_rank_D", "full_bias"] = "mamba_rank_D",
+        dt_rank: int | None = None,
+        skip: bool = True,
+        taylor: int = 3,
+        center: Literal["zero", "bias"] = "zero",
+        guard: Literal["none", "clip"] = "none",
+        transition: Literal["taylor", "linear"] = "taylor",
+        arg_scale: float = 1.0,
+    ) -> None:
+        super().__init__(width, N=N, layout=layout, dt_rank=dt_rank, skip=skip)
+        if not 1 <= taylor <= 12:
+            raise ValueError(f"taylor={taylor}: the degree of the Taylor polynomials is 1 to 12")
+        if arg_scale <= 0:
+            raise ValueError(f"arg_scale={arg_scale} must be above 0")
+        self.taylor, self.center, self.guard, self.arg_scale = taylor, center, guard, arg_scale
+        self.linear = transition == "linear"
+        with torch.no_grad():
+            if self.linear:
+                self.to_delta.bias.fill_(1.0)
+                self.A_log.sub_(torch.tensor(float(self.N)).log())
+            elif center == "zero":
+                self.to_delta.bias.zero_()
+                self.A_log.sub_(torch.tensor(float(self.N)).log())
+            else:
+                self.A_log.clamp_(max=torch.tensor(8.0).log().item())
+        self.expansion_point: Tensor
+        self.register_buffer("expansion_point", self.to_delta.bias.detach().clone())
+        self.lowest = contraction_range(taylor)
+
+    def discretise(self, z: Tensor) -> Transition:
+        z = self.to_delta.bias + self.arg_scale * (z - self.to_delta.bias)  # scale what depends on x, not the bias
+        if self.linear:
+            return Transition(z, (u := z.unsqueeze(-1) * self.A_log.exp()), u)
+        point = self.expansion_point
+        delta = horner(z - point, softplus_coefficients(point, self.taylor))
+        u = delta.unsqueeze(-1) * -self.A_log.exp()
+        clipped = u.clamp(self.lowest, 0) if self.guard == "clip" else u
+        return Transition(delta, u, exp_taylor(clipped, self.taylor))
+
+    def degrees(self) -> tuple[int, int]:
+        """(a, p): the degrees of Abar in Delta and of Delta in the token."""
+        if self.linear:
+            return 1, 1
+        # about 0 the odd coefficients of softplus beyond the first vanish
+        odd = self.center == "zero" and self.taylor > 1 and self.taylor % 2 == 1
+        return self.taylor, self.taylor - odd
+
+    def reach(self, inputs: Reach) -> Reach | None:
+        """Degree (L-1) a p + 3 (+ p where Delta scales B) for an affine input; every earlier position joins one term."""
+        if self.guard == "clip" and not self.linear:
+            return None
+        a, p = self.degrees()
+        source = 2 + (p if self.discretise_b else 0)
+        degree, state = [], 0
+        for d in inputs.degree:
+            state = max(state + a * p * d, source * d) if degree else source * d
+            degree.append(state + d)
+        return Reach.capped(degree, [t + 1 for t in range(len(degree))])
+
+    def statistics(self, x: Tensor) -> Mapping[str, Tensor]:
+        _, u, _ = self.discretise(self.project(x.transpose(0, 1))[0])
+        outside = ((u < self.lowest) | (u > 0)).double().mean()
+        return {**super().statistics(x), "frac_u_out_of_range": outside}

@@ -1,0 +1,1 @@
+"""Operations: one a file, each fast path beside its plain reference."""

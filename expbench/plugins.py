@@ -1,0 +1,185 @@
+"""The plugin door: names -> plugins, none imported until asked.
+
+One name, three spellings: ``count-in-row`` on the command line, ``count_in_row.py`` the file, ``CountInRow`` the class
+(in any capitals). A built-in is a file on its package's ``__path__``, which folders given by EXPBENCH_TASKS_PATH and
+EXPBENCH_MODELS_PATH extend; another distribution offers one by an entry point (``expbench.tasks``, ``expbench.models``);
+a model may also be named directly, as ``path/file.py:Class`` or ``module:Class``.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import pkgutil
+import sys
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from expbench.errors import BadInput, unknown
+
+Kind = Literal["task", "model"]
+_PACKAGES: dict[Kind, str] = {"task": "expbench_tasks", "model": "expbench.models"}
+BUILT_IN = "built-in"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Where a plugin is to be found. `origin` says it to a user: built-in, a folder, a distribution or a file."""
+
+    kind: Kind
+    name: str
+    module: str
+    attribute: str | None
+    origin: str
+    path: Path | None = None
+
+    def load(self) -> type:
+        """Import the plugin and return its class; raises `BadInput` if it does not import or holds no such class."""
+        what = f"{self.kind} {self.name!r} ({self.origin})"
+        try:
+            module = _module_of_file(self.path) if self.path else importlib.import_module(self.module)
+        except BadInput:
+            raise
+        except (Exception, SystemExit) as error:  # a plugin is a stranger's code: whatever it raises is its author's
+            raise BadInput(f"{what} does not import: {type(error).__name__}: {error}") from error
+        return _class_in(module, self.attribute, self.name, what)
+
+    def version(self, plugin: type) -> str:
+        """What enters the key of a run: the class's `version`, and the hash of its file unless it is built in."""
+        version = str(getattr(plugin, "version", 1))
+        if self.origin == BUILT_IN:
+            return version
+        try:
+            source = Path(inspect.getfile(plugin)).read_bytes()
+        except (OSError, TypeError):
+            source = self.origin.encode()
+        return f"{version}+{hashlib.sha256(source).hexdigest()[:12]}"
+
+    def summary(self) -> str:
+        """The first line of the plugin's docstring, read without importing it; empty for an entry point."""
+        spec = None if self.attribute else _file_of(self.module)
+        if spec is None:
+            return ""
+        try:
+            docstring = ast.get_docstring(ast.parse(spec.read_text(encoding="utf-8")))
+        except (OSError, SyntaxError, ValueError):
+            return "(does not parse)"
+        return (docstring or "").partition("\n")[0]
+
+
+def discover(kind: Kind) -> dict[str, Plugin]:
+    """Every plugin of a kind by name, none of them imported; raises `BadInput` where two bear one name."""
+    found: dict[str, Plugin] = {}
+    for plugin in [*_in_folders(kind), *_in_distributions(kind)]:
+        if plugin.name in found:
+            first = found[plugin.name]
+            raise BadInput(f"two {kind}s are named {plugin.name!r}: {first.origin} and {plugin.origin}; rename one")
+        found[plugin.name] = plugin
+    return found
+
+
+def find(kind: Kind, name: str) -> Plugin:
+    """The plugin of that name, or the model that ``file.py:Class`` or ``module:Class`` points to."""
+    if kind == "model" and ":" in name:
+        return _direct(name)
+    plugins = discover(kind)
+    if name not in plugins:
+        raise unknown(kind, name, plugins)
+    return plugins[name]
+
+
+def add_folder(kind: Kind, folder: str) -> None:
+    """Offer the files of `folder` as plugins, in this process and in those that it starts."""
+    if not Path(folder).is_dir():
+        raise BadInput(f"--{kind}s-dir: {folder!r} is not a folder")
+    package = importlib.import_module(_PACKAGES[kind])
+    variable = f"EXPBENCH_{kind.upper()}S_PATH"
+    resolved = str(Path(folder).resolve())
+    if resolved not in package.__path__:
+        package.__path__.append(resolved)
+        os.environ[variable] = os.pathsep.join(filter(None, [os.environ.get(variable), resolved]))
+
+
+def _in_folders(kind: Kind) -> list[Plugin]:
+    package = importlib.import_module(_PACKAGES[kind])
+    built_in = str(Path(str(package.__file__)).parent)
+    plugins = []
+    for folder in package.__path__:
+        origin = BUILT_IN if Path(folder) == Path(built_in) else f"folder {folder}"
+        for _, stem, _ in pkgutil.iter_modules([folder]):
+            if not stem.startswith("_"):
+                plugins.append(Plugin(kind, stem.replace("_", "-"), f"{package.__name__}.{stem}", None, origin))
+    return plugins
+
+
+def _in_distributions(kind: Kind) -> list[Plugin]:
+    plugins = {}
+    for entry in entry_points(group=f"expbench.{kind}s"):
+        dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an entry point"
+        # one distribution that is found twice on the path is still one plugin
+        plugins[entry.name, entry.value, dist] = Plugin(kind, entry.name, entry.module, entry.attr or None, dist)
+    return list(plugins.values())
+
+
+def _direct(name: str) -> Plugin:
+    """A model given as ``path/file.py:Class`` or ``module:Class``."""
+    target, _, attribute = name.rpartition(":")
+    if not target or not attribute:
+        raise BadInput(f"model {name!r}: write path/file.py:Class or module:Class")
+    if target.endswith(".py"):
+        path = Path(target).resolve()
+        if not path.is_file():
+            raise BadInput(f"model {name!r}: there is no file {target!r}")
+        return Plugin("model", f"{path.name}:{attribute}", path.stem, attribute, str(path), path)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it: a console script leaves the working folder out
+    return Plugin("model", name, target, attribute, f"module {target}")
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    name = f"expbench_file_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _file_of(module: str) -> Path | None:
+    spec = importlib.util.find_spec(module)
+    return Path(spec.origin) if spec is not None and spec.origin else None
+
+
+def _class_in(module: ModuleType, attribute: str | None, name: str, what: str) -> type:
+    if attribute is None:
+        wanted = name.replace("-", "")
+        classes = {key: value for key, value in vars(module).items() if isinstance(value, type)}
+        matching = [value for key, value in classes.items() if key.lower() == wanted]
+        if not matching:
+            camel = "".join(part.capitalize() for part in name.split("-"))
+            raise BadInput(f"{what} breaks its contract: {module.__file__} defines no class {camel}")
+        return matching[0]
+    plugin = module
+    for part in attribute.split("."):
+        if not hasattr(plugin, part):
+            classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+            raise unknown(f"class in {module.__name__}:", attribute, classes)
+        plugin = getattr(plugin, part)
+    if not isinstance(plugin, type):
+        raise BadInput(f"{what} breaks its contract: {attribute} is not a class")
+    return plugin

@@ -1,0 +1,68 @@
+"""Preview: what a sweep would run, as the dry run prints it."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from expbench.estimate import estimate
+from expbench.grid import Job
+from expbench.mixer import unsupported
+from expbench.progress import duration
+from expbench.sweep import Plan
+from expbench.text import aligned, degree_and_order
+from expbench.training import build
+
+
+def preview(plan: Plan, device: str) -> str:
+    """One line for each distinct network with its sizes and the runs done and missing, then the estimate of time."""
+    missing = {job.run.key for job in plan.missing}
+    cells: dict[tuple[str, ...], list[Job]] = {}
+    for job in plan.jobs:
+        cells.setdefault(_cell(job), []).append(job)
+    counts = Counter(_cell(job) for job in plan.missing)
+    header = [
+        "task",
+        "model",
+        "L",
+        "degree",
+        "D",
+        "depth",
+        "norm",
+        "positions",
+        "parameters",
+        "state",
+        "reach",
+        "done",
+        "to run",
+    ]
+    lines = [header]
+    for cell, jobs in cells.items():
+        lines.append([*cell[:8], *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
+    time = estimate(plan.missing, device)
+    extrapolated = "" if time.measured == time.shapes else f", from {time.measured} of {time.shapes} shapes"
+    return "\n".join(
+        [
+            aligned(lines),
+            "",
+            f"{len(plan.jobs)} runs: {len(plan.jobs) - len(missing)} done, {len(missing)} to run; "
+            f"{len(plan.controls)} sets of controls to measure",
+            f"estimated time on {device}: {duration(time.seconds)} (each shape timed for a few steps{extrapolated})",
+        ]
+    )
+
+
+def _cell(job: Job) -> tuple[str, ...]:
+    run = job.run
+    degree = run.task_settings.get("degree")
+    shown = (run.task, run.model, run.L, "-" if degree is None else degree, run.D, run.depth, run.norm, run.positions)
+    rest = (run.residual, run.model_settings, {k: v for k, v in run.task_settings.items() if k != "instance"})
+    return tuple(map(str, (*shown, *rest)))
+
+
+def _sizes(job: Job, device: str) -> list[str]:
+    reason = unsupported(job.model, width=job.run.D, dtype=job.run.dtype, device=device)
+    if reason is not None:
+        return ["-", "-", f"unsupported: {reason}"]
+    network = build(job.run, job.task, job.model, "cpu")
+    state = network.state_size()
+    return [str(network.parameter_count()), "?" if state is None else str(state), degree_and_order(network.reach())]

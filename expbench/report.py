@@ -1,0 +1,197 @@
+"""The report: Markdown tables and SVG figures, a pure function of the results table. It never imports torch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from expbench import plots
+from expbench.cells import Cell, gather, varying, with_context
+from expbench.errors import BadInput, unknown
+from expbench.text import NO_BOUND, markdown_table, number
+
+_COLUMNS = ["L", "degree", "D", "depth", "steps", "batch_size", "lr", "weight_decay", "clip", "dtype"]
+_PREFACE = """\
+Each row is a model in one setting. The mean is over seeds; where there are several instances it is over their means, and so
+is its 95 % interval (Student's t). `solved` is the share of runs that reach the task's threshold, with Wilson's interval;
+a run that diverged counts as unsolved and has no part in the mean. Learning rates are those given on the command line: **not
+tuned**. `reach` is the polynomial degree of the network's output and how many positions one term of it can join; a network
+with a normalisation, softmax, exp or softplus in it has no polynomial bound. Protocol: norm, positions, residual, skip."""
+
+
+def write_report(
+    frame: pd.DataFrame, folder: Path, *, tasks: Sequence[str] | None = None, models: Sequence[str] | None = None
+) -> Path:
+    """Write ``folder/report/report.md`` with its figures and return its path; raises `BadInput` if nothing is left to show."""
+    runs = frame[frame["kind"] == "run"]
+    if runs.empty:
+        raise BadInput(f"{folder} holds no runs yet; expbench run --task polyreg --models s6,attn makes some")
+    for kind, names in (("task", tasks), ("model", models)):
+        for name in names or []:
+            if name not in set(runs[kind]):
+                raise unknown(f"{kind} in {folder}:", name, runs[kind].unique())
+    kept = frame
+    if tasks is not None:
+        kept = kept[kept["task"].isin(tasks)]
+    if models is not None:
+        kept = kept[(kept["kind"] != "run") | kept["model"].isin(models)]
+    kept = with_context(kept)
+    cells = gather(kept)
+    if not cells:
+        raise BadInput(f"{folder} holds no runs of {', '.join(models or [])} on {', '.join(tasks or [])}")
+    target = folder / "report"
+    shutil.rmtree(target / "figures", ignore_errors=True)
+    (target / "figures").mkdir(parents=True)
+    parts = [f"# expbench report\n\n{_headline(kept, cells)}\n\n{_PREFACE}"]
+    sections = groupby(cells, key=lambda cell: (cell["task"], cell["context"]))
+    for index, ((task, context), section) in enumerate(sections, start=1):
+        parts.append(_section(list(section), kept, task, context, f"{index}-{task}", target))
+    path = target / "report.md"
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    return path
+
+
+def _headline(frame: pd.DataFrame, cells: Sequence[Cell]) -> str:
+    count = sum(len(cell.runs) for cell in cells)
+    models = len({cell["model"] for cell in cells})
+    devices = ", ".join(sorted(frame["device_name"].dropna().unique()))
+    versions = ", ".join(f"{name} {'/'.join(sorted(frame[name].dropna().unique()))}" for name in ("expbench", "torch"))
+    ended = {status: sum(cell.count(status) for cell in cells) for status in ("diverged", "failed", "unsupported")}
+    bad = "".join(f", {n} {status}" for status, n in ended.items() if n)
+    return f"{count} runs{bad} of {models} models; {versions}; {devices}."
+
+
+def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, name: str, target: Path) -> str:
+    controls = frame[
+        (frame["kind"] != "run")
+        & (frame["task"] == task)
+        & (frame["context"] == context)
+        & frame["headline"].fillna(False).astype(bool)
+    ]
+    metric = next((cell.metric for cell in cells if cell.metric), "")
+    parts = [f"## {task}\n\n{context}" if context else f"## {task}"]
+    if metric:
+        sign, better = (">=", "higher") if cells[0].higher_is_better else ("<=", "lower")
+        parts.append(
+            f"Judged by **{metric}** on the test split, {better} is better; solved at {sign} {cells[0].solved_at:g}."
+        )
+    parts += [_results(cells, metric or "result"), _labels(cells), _controls(controls)]
+    keys = {key for cell in cells for key in cell.runs["key"]}
+    headline = frame[
+        frame["headline"].fillna(False).astype(bool) & (frame["split"] == "selection") & frame["key"].isin(keys)
+    ]
+    drawn = [cell for cell in cells if cell.values]
+    if drawn:
+        for title, draw in _figures(drawn, controls, headline).items():
+            path = target / "figures" / f"{name}-{title.replace(' ', '-')}.svg"
+            plots.save(draw(), path)
+            parts.append(f"![{task}: {title}](figures/{path.name})")
+    return "\n\n".join(part for part in parts if part)
+
+
+def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+    """The figures that these cells call for, by title."""
+    figures: dict[str, Callable[[], Figure]] = {}
+    lengths, depths = ({cell[column] for cell in cells} for column in ("L", "depth"))
+    degrees = {cell["degree"] for cell in cells if pd.notna(cell["degree"])}
+    places = {(cell["L"], cell["degree"]) for cell in cells if pd.notna(cell["degree"])}
+    if len(lengths) > 1:
+        figures["metric against L"] = lambda: plots.metric_against(cells, controls, "L")
+    if len(degrees) > 1 and len(places) > len(lengths):  # where each L has one degree, the figure above says it all
+        figures["metric against degree"] = lambda: plots.metric_against(cells, controls, "degree")
+    if len(degrees) > 1 or len(depths) > 1:
+        figures["depth against degree"] = lambda: plots.depth_against_degree(cells)
+    if headline["step"].nunique() > 1:
+        figures["curves"] = lambda: plots.curves(cells, headline)
+    if len(controls):
+        figures["controls"] = lambda: plots.beside_controls(cells, controls)
+    return figures
+
+
+def _results(cells: list[Cell], metric: str) -> str:
+    columns = varying(cells, _COLUMNS)
+    same = [
+        f"{column}={_plain(cells[0][column])}" for column in _COLUMNS if column not in columns and _known(cells[0][column])
+    ]
+    names = plots.labels(cells, without=[*_COLUMNS, "norm", "positions", "residual"])
+    header = ["model", *columns, metric, "95 % interval", "best", "solved", "every run (seed: value)"]
+    header += ["parameters", "state", "reach", "protocol"]
+    lines = [
+        [names[id(cell)], *(_plain(cell[column]) for column in columns), *_outcome(cell), *_sizes(cell), _protocol(cell)]
+        for cell in cells
+    ]
+    return f"Same in all rows: {', '.join(same)}.\n\n{markdown_table(header, lines)}"
+
+
+def _outcome(cell: Cell) -> list[str]:
+    interval, share = cell.interval, cell.solved_share
+    ended = [f"{cell.count(status)} {status}" for status in ("diverged", "failed", "unsupported") if cell.count(status)]
+    mean = "; ".join([*([number(interval.center)] if cell.values else []), *ended])
+    if cell["well_posed"] is False:
+        mean += " (ill-posed)"
+    spread = f"{number(interval.low)} to {number(interval.high)}" if pd.notna(interval.low) else "-"
+    solved = f"{cell.solved}/{cell.trials} ({number(share.low)} to {number(share.high)})" if cell.trials else "-"
+    several = cell.runs["instance"].nunique() > 1
+    runs = [
+        f"{f'i{instance}/' if several else ''}{seed}: {number(value) if pd.notna(value) else status}"
+        for instance, seed, value, status in zip(
+            *(cell.runs[c] for c in ("instance", "seed", "value", "status")), strict=True
+        )
+    ]
+    return [mean, spread, number(cell.best), solved, ", ".join(runs)]
+
+
+def _sizes(cell: Cell) -> list[str]:
+    degree, order = cell["network_degree"], cell["network_order"]
+    reach = f"degree {int(degree)}, order {int(order)}" if _known(degree) else NO_BOUND
+    return [_plain(cell["parameters"]), _plain(cell["state_size"]), reach]
+
+
+def _protocol(cell: Cell) -> str:
+    residual, skip = ("-" if not _known(cell[c]) else "on" if cell[c] else "off" for c in ("residual", "skip"))
+    return f"{cell['norm']}, {cell['positions']}, {residual}, {skip}"
+
+
+def _labels(cells: list[Cell]) -> str:
+    """What is known of the labels in each cell of the task."""
+    seen = {(str(cell["L"]), _plain(cell["degree"])): cell for cell in cells if _known(cell["label_kurtosis"])}
+    header = ["L", "degree", "kurtosis of the labels", "mean interaction order", "effective test sample", "well posed"]
+    lines = [
+        [
+            L,
+            degree,
+            *(number(cell[c]) for c in ("label_kurtosis", "label_interaction_order", "effective_sample_size")),
+            "yes" if cell["well_posed"] else "**no**",
+        ]
+        for (L, degree), cell in seen.items()
+    ]
+    return markdown_table(header, lines) if lines else ""
+
+
+def _controls(controls: pd.DataFrame) -> str:
+    """The controls, a column each, in every cell of the task; their mean where there are several instances."""
+    if controls.empty:
+        return ""
+    kinds = controls.drop_duplicates("model").set_index("model")["kind"]
+    wide = controls.pivot_table(index=["L", "degree"], columns="model", values="value", dropna=False).dropna(how="all")
+    names = [name for name in kinds.index if name in wide.columns]
+    header = ["L", "degree", *(f"{name} ({kinds[name]})" if kinds[name] != name else name for name in names)]
+    lines = [[_plain(L), _plain(degree), *(number(row[name]) for name in names)] for (L, degree), row in wide.iterrows()]
+    return markdown_table(header, lines)
+
+
+def _known(value: object) -> bool:
+    return value is not None and not pd.isna(value)  # type: ignore[call-overload, no-any-return]
+
+
+def _plain(value: object) -> str:
+    if not _known(value):
+        return "-"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else f"{value:g}"
+    return str(value)

@@ -1,0 +1,101 @@
+"""Rows: a run and what it measured, in the columns of the results table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from expbench import provenance
+from expbench.grid import Job
+from expbench.network import Network
+from expbench.run import Run, Score, canonical, content_key
+from expbench.task import LabelFacts, Task
+
+CONTROLS_VERSION = 1  # raised when controls would be measured in another way
+_LARGEST = 2**63 - 1
+_SETTINGS = ("task_settings", "model_settings")  # written as JSON
+_RUN_FIELDS = [field.name for field in dataclasses.fields(Run) if field.name not in _SETTINGS]
+
+Row = dict[str, Any]
+
+
+def controls_key(job: Job) -> str:
+    """The key of the controls of a job's task with its settings."""
+    run = job.run
+    return content_key(
+        {"controls": CONTROLS_VERSION, "task": run.task, "version": run.task_version, "settings": run.task_settings}
+    )
+
+
+def of_run(job: Job, device: str, network: Network | None, scores: Sequence[Score], ending: Row) -> list[Row]:
+    """A row for each score of a run, or one without a score that says how it ended. `ending`: status, error and the like."""
+    run = job.run
+    reach = network.reach() if network is not None else None
+    constants = {
+        **_of_task(job),
+        **_provenance(job, device, run.dtype),
+        **{name: getattr(run, name) for name in _RUN_FIELDS},
+        "key": run.key,
+        "kind": "run",
+        "model_settings": canonical(run.model_settings),
+        "skip": run.model_settings.get("skip"),
+        "parameters": network.parameter_count() if network is not None else None,
+        "state_size": network.state_size() if network is not None else None,
+        "network_degree": min(reach.degree[-1], _LARGEST) if reach is not None else None,
+        "network_order": reach.order[-1] if reach is not None else None,
+        "backend": getattr(job.model, "backend", "torch"),
+        **ending,
+    }
+    return [constants | score._asdict() for score in scores] or [constants]
+
+
+def of_controls(job: Job, scores: Sequence[tuple[str, str, Score]], ending: Row) -> list[Row]:
+    """A row for each (name, kind, score) of the controls of a job's task, or one that says how they failed."""
+    constants = {
+        **_of_task(job),
+        **_provenance(job, "cpu", "float64"),
+        "key": controls_key(job),
+        "dtype": "float64",
+        **ending,
+    }
+    rows = [constants | {"model": name, "kind": kind} | score._asdict() for name, kind, score in scores]
+    return rows or [constants | {"model": "controls", "kind": "baseline"}]
+
+
+@lru_cache(maxsize=64)
+def _facts(task: Task) -> LabelFacts:
+    return task.facts()
+
+
+def _of_task(job: Job) -> Row:
+    settings = job.run.task_settings
+    facts = _facts(job.task)
+    return {
+        "task": job.run.task,
+        "task_version": job.run.task_version,
+        "task_settings": canonical(settings),
+        "L": settings["L"],
+        "degree": settings.get("degree"),
+        "instance": settings["instance"],
+        "higher_is_better": job.task.higher_is_better,
+        "solved_at": job.task.solved_at,
+        "label_kurtosis": facts.kurtosis,
+        "label_interaction_order": facts.interaction_order,
+        "effective_sample_size": facts.effective_sample_size,
+        "well_posed": facts.well_posed,
+    }
+
+
+def _provenance(job: Job, device: str, dtype: str) -> Row:
+    return {
+        **provenance.versions(),
+        "created": datetime.now(UTC),
+        "device": device,
+        "device_name": provenance.device_name(device),
+        "precision": provenance.precision(dtype, device),
+        "git_commit": provenance.git_commit(),
+        "model_origin": job.origin,
+    }

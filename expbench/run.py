@@ -1,0 +1,131 @@
+"""Run and Score: what is run, and what is measured.
+
+A `Run` is one training of one model on one task with one seed, every setting resolved; its key is a hash of all of it
+with the versions of task, model and training loop, and of nothing else: device, backend and batch of work are provenance.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from expbench.settings import Value
+
+TRAINING_VERSION = 1  # raised when the loop, the network or the optimizer would give other numbers for the same run
+
+Norm = Literal["layer", "rms", "none"]
+Positions = Literal["none", "sin", "learned", "index"]
+DType = Literal["float32", "float64", "bfloat16"]
+Split = Literal["train", "selection", "test"]
+Status = Literal["ok", "diverged", "unsupported", "failed"]
+
+
+class Score(NamedTuple):
+    """One measured number.
+
+    step: optimizer steps done when it was measured. slice: the part of the split, such as ``label=3`` or ``layer=0``;
+    empty for the whole. seconds: since the run began. headline: whether the task is judged by this metric.
+    """
+
+    split: Split
+    step: int
+    metric: str
+    value: float
+    slice: str = ""
+    seconds: float = 0.0
+    headline: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training, fully resolved. `model` and `task` are plugin names; `D` is the width; `lr` the peak learning rate."""
+
+    task: str
+    task_version: str
+    task_settings: dict[str, Value]
+    model: str
+    model_version: str
+    model_settings: dict[str, Value]
+    D: int
+    depth: int
+    norm: Norm
+    positions: Positions
+    residual: bool
+    steps: int
+    warmup: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    clip: float
+    seed: int
+    dtype: DType
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that name this run."""
+        return content_key({"training_version": TRAINING_VERSION, **dataclasses.asdict(self)})
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Run:
+        """The run that a row of the results table belongs to."""
+        kinds = {"int": int, "float": float, "bool": bool}
+        values = {
+            f.name: kinds.get(str(f.type), str)(row[f.name]) for f in dataclasses.fields(cls) if "settings" not in f.name
+        }
+        return cls(
+            task_settings=json.loads(row["task_settings"]), model_settings=json.loads(row["model_settings"]), **values
+        )
+
+    @property
+    def L(self) -> int:
+        """Length of the sequences."""
+        return int(self.task_settings["L"])  # type: ignore[arg-type]
+
+    def title(self) -> str:
+        """A short name for progress lines."""
+        degree = self.task_settings.get("degree")
+        sizes = f"L={self.L}" + (f" degree={degree}" if degree is not None else "") + f" D={self.D} depth={self.depth}"
+        return f"{self.task} {self.model} {sizes} seed={self.seed} instance={self.task_settings.get('instance', 0)}"
+
+    def command(self, model_origin: str = "") -> str:
+        """The command line that runs exactly this run again; `model_origin` is the path of a model given as a file."""
+        model = f"{model_origin}:{self.model.rpartition(':')[2]}" if model_origin else self.model
+        words = ["expbench", "run", "--task", self.task, "--models", model, "--seeds", str(self.seed)]
+        for option in ("D", "depth", "norm", "positions", "lr", "dtype"):
+            words += [f"--{option}", _text(getattr(self, option))]
+        words += [
+            "--residual",
+            "on" if self.residual else "off",
+            "--steps",
+            str(self.steps),
+            "--batch-size",
+            str(self.batch_size),
+        ]
+        words += ["--warmup", str(self.warmup), "--weight-decay", _text(self.weight_decay), "--clip", _text(self.clip)]
+        for name, value in self.task_settings.items():
+            option = {"L": "--L", "degree": "--degree", "instance": "--instances"}.get(name)
+            if value is not None:
+                words += [option, _text(value)] if option else ["-t", f"{name}={_text(value)}"]
+        for name, value in self.model_settings.items():
+            if value is not None:
+                words += ["-m", f"{name}={_text(value)}"]
+        return shlex.join(words)
+
+
+def _text(value: Value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def content_key(content: dict[str, Any]) -> str:
+    """16 hexadecimal digits of the SHA-256 of `content` as canonical JSON."""
+    return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
+
+
+def canonical(content: dict[str, Any]) -> str:
+    """JSON with sorted keys and no spaces: equal contents give equal texts."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

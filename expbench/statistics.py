@@ -1,0 +1,57 @@
+"""Statistics of a few runs: intervals that are honest about how few they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from scipy.special import ndtri, stdtrit
+
+CONFIDENCE = 0.95
+
+
+class Interval(NamedTuple):
+    """A central value with the ends of its confidence interval; the ends are NaN where they cannot be known."""
+
+    center: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """Half the distance between the ends."""
+        return (self.high - self.low) / 2
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Mean with Student's t interval, which holds for as few as two normal values; a bootstrap of so few does not."""
+    n = len(values)
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    mean = sum(values) / n
+    if n == 1:
+        return Interval(mean, math.nan, math.nan)
+    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
+    half = float(stdtrit(n - 1, 0.5 + CONFIDENCE / 2)) * spread / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half)
+
+
+def nested_interval(groups: Sequence[Sequence[float]]) -> Interval:
+    """Mean over instances of the means over seeds; with several instances they, not the seeds, are the independent units."""
+    filled = [group for group in groups if len(group)]
+    if len(filled) == 1:
+        return mean_interval(filled[0])
+    return mean_interval([sum(group) / len(group) for group in filled])
+
+
+def share_interval(successes: int, trials: int) -> Interval:
+    """Share of successes with Wilson's score interval (1927)."""
+    if trials == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    z = float(ndtri(0.5 + CONFIDENCE / 2))
+    p = successes / trials
+    scale = 1 + z**2 / trials
+    center = (p + z**2 / (2 * trials)) / scale
+    half = z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2)) / scale
+    return Interval(p, max(0.0, center - half), min(1.0, center + half))

@@ -1,0 +1,188 @@
+"""The results table: one fixed, versioned Parquet schema, one row a measured number, one file a finished unit of work.
+
+A file is written aside and renamed, never appended to, so that a killed process leaves no half of one. Processes may share
+a folder and may even finish the same run twice: a reader keeps one row set a key. results/README.md explains the columns.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expbench.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+VERSION = 1
+_TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+COLUMNS: dict[str, pa.DataType] = {
+    # what was run; `kind` is run, or baseline, oracle, positive or chance for a control
+    "key": _TEXT,
+    "kind": _TEXT,
+    "status": _TEXT,
+    "error": _TEXT,
+    "traceback": _TEXT,
+    "task": _TEXT,
+    "task_version": _TEXT,
+    "task_settings": _TEXT,
+    "L": _WHOLE,
+    "degree": _WHOLE,
+    "instance": _WHOLE,
+    "model": _TEXT,
+    "model_version": _TEXT,
+    "model_settings": _TEXT,
+    "D": _WHOLE,
+    "depth": _WHOLE,
+    "norm": _TEXT,
+    "positions": _TEXT,
+    "residual": _FLAG,
+    "skip": _FLAG,
+    "steps": _WHOLE,
+    "warmup": _WHOLE,
+    "batch_size": _WHOLE,
+    "lr": _REAL,
+    "weight_decay": _REAL,
+    "clip": _REAL,
+    "seed": _WHOLE,
+    "dtype": _TEXT,
+    # what was measured
+    "split": _TEXT,
+    "slice": _TEXT,
+    "step": _WHOLE,
+    "metric": _TEXT,
+    "value": _REAL,
+    "headline": _FLAG,
+    "higher_is_better": _FLAG,
+    "solved_at": _REAL,
+    "seconds": _REAL,
+    # what is known of the network and of the labels
+    "parameters": _WHOLE,
+    "state_size": _WHOLE,
+    "network_degree": _WHOLE,
+    "network_order": _WHOLE,
+    "label_kurtosis": _REAL,
+    "label_interaction_order": _REAL,
+    "effective_sample_size": _REAL,
+    "well_posed": _FLAG,
+    # where it comes from
+    "run_seconds": _REAL,
+    "created": pa.timestamp("ms", tz="UTC"),
+    "device": _TEXT,
+    "device_name": _TEXT,
+    "precision": _TEXT,
+    "backend": _TEXT,
+    "expbench": _TEXT,
+    "python": _TEXT,
+    "torch": _TEXT,
+    "git_commit": _TEXT,
+    "model_origin": _TEXT,
+    "weights": _TEXT,
+}
+SCHEMA = pa.schema(list(COLUMNS.items()), metadata={"expbench_schema": str(VERSION)})
+PROVENANCE = [*list(COLUMNS)[list(COLUMNS).index("run_seconds") :], "seconds", "traceback"]  # not part of the result
+_STALE_SECONDS = 3600.0
+
+
+class Results(NamedTuple):
+    """The rows of a folder, one row set a key, and one line for each file that could not be read."""
+
+    frame: pd.DataFrame
+    problems: list[str]
+
+
+def write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write rows as ``folder/name.parquet``, replacing such a file in one stroke; columns not given are null."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+    target = folder / f"{name}.parquet"
+    aside = folder / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        with aside.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    return target
+
+
+def open_folder(path: str) -> Path:
+    """Create the results folder if need be and make sure that it can be written; raises `BadInput` otherwise."""
+    folder = Path(path)
+    probe = folder / f".{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+        for left in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+                left.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadInput(
+            f"--results: {path!r} cannot be written ({reason}); name a folder that can, as --results results"
+        ) from error
+    return folder
+
+
+def existing_folder(path: str) -> Path:
+    """The results folder; raises `BadInput`, naming the nearest folder beside it, if there is none."""
+    folder = Path(path)
+    if not folder.is_dir():
+        parent = folder.parent
+        beside = [str(p) for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+        raise unknown("results folder", path, [name for name in beside if not Path(name).name.startswith((".", "_"))])
+    return folder
+
+
+def read(folder: Path, columns: list[str] | None = None) -> Results:
+    """The rows of every results file in the folder; files that are not ours or not whole are named and left alone.
+
+    Where a key has several row sets, one that is not a failure is kept before one that is, then the latest.
+    """
+    needed = ["key", "status", "created"]
+    wanted = columns and [*dict.fromkeys([*needed, *columns])]
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda path: _read_file(path, wanted), sorted(folder.glob("*.parquet"))))
+    tables = [answer for answer in answers if isinstance(answer, pa.Table)]
+    problems = [answer for answer in answers if isinstance(answer, str)]
+    sets = [t.append_column("file", pa.array([i] * len(t), pa.int64())) for i, t in enumerate(tables)]
+    empty = SCHEMA.empty_table().select(wanted or SCHEMA.names).append_column("file", pa.array([], pa.int64()))
+    frame = pa.concat_tables([empty, *sets]).to_pandas()
+    kept = frame[["key", "file", "status", "created"]].drop_duplicates(["key", "file"])
+    kept = kept.assign(finished=kept["status"] != "failed").sort_values(["finished", "created", "file"])
+    kept = kept.drop_duplicates("key", keep="last")[["key", "file"]]
+    frame = frame.merge(kept, on=["key", "file"], how="inner").drop(columns="file")
+    return Results(frame[columns] if columns else frame, problems)
+
+
+def _read_file(path: Path, columns: list[str] | None) -> pa.Table | str:
+    try:
+        file = pq.ParquetFile(path)
+        version = (file.schema_arrow.metadata or {}).get(b"expbench_schema")
+        if version is None:
+            return f"{path}: not an expbench results table; it is left alone, move it to another folder"
+        if int(version) != VERSION:
+            return f"{path}: schema {int(version)}, and this expbench reads schema {VERSION}; it is left alone"
+        return file.read(columns).cast(pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names]))
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0][:120]
+        return f"{path}: corrupt ({reason}); it is left alone, move it to another folder"
+
+
+def finished(folder: Path, key: str) -> bool:
+    """Whether the unit of that key has a file of its own with a result that is no failure, written by any process."""
+    path = folder / f"{key}.parquet"
+    if not path.exists():
+        return False
+    answer = _read_file(path, ["key", "status"])
+    return isinstance(answer, pa.Table) and "failed" not in answer["status"].to_pylist()

@@ -1,0 +1,205 @@
+"""Task and Batch: the contract of a task author, on one screen.
+
+A task is a frozen dataclass whose fields are its settings. It owns its data, its loss, its metrics and its controls; the
+training loop knows no task by name. Letters: B batch, L length, C input channels, O outputs.
+
+    @dataclass(frozen=True, kw_only=True)
+    class LastBit(Task):
+        \"\"\"Repeat the last bit.\"\"\"
+
+        L: int = 8
+        headline = "accuracy"
+        higher_is_better = True
+        solved_at = 0.95
+        vocabulary = 2
+        outputs = 2
+
+        def batch(self, draws, size):
+            bits = draws.coins(size, self.L).long()
+            return Batch(bits, bits[:, -1])
+
+        def loss(self, outputs, targets):
+            return F.cross_entropy(outputs, targets)
+
+        def measure(self, outputs, targets):
+            return {"right": (outputs.argmax(-1) == targets).sum(), "all": torch.tensor(len(targets))}
+
+        def summary(self, totals):
+            return [Measured("accuracy", float(totals["right"] / totals["all"]))]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from expbench.draws import Draws, fold
+from expbench.run import Split, canonical
+from expbench.settings import Value
+
+DEFAULT_TEST_SIZE = 4096
+CHUNK = 256  # sequences of a selection or test set that are drawn together: part of what the data are
+
+
+class Batch(NamedTuple):
+    """inputs: (B, L) int64 tokens or (B, L, C) float64; targets: (B,), (B, L), (B, O) or (B, L, O), int64 or float64."""
+
+    inputs: Tensor
+    targets: Tensor
+
+
+class Measured(NamedTuple):
+    """One metric of a whole split, or of one `slice` of it."""
+
+    metric: str
+    value: float
+    slice: str = ""
+
+
+class Control(NamedTuple):
+    """A predictor without training that stands beside the models.
+
+    kind: ``baseline`` (trivial), ``oracle`` (knows one feature of the input), ``positive`` (solves the task: if it does
+    not, the task is broken). predict: the inputs of a batch -> outputs in the shape that a network would return.
+    """
+
+    name: str
+    kind: Literal["baseline", "oracle", "positive"]
+    predict: Callable[[Tensor], Tensor]
+
+
+class LabelFacts(NamedTuple):
+    """What is known about the labels, None where it does not apply.
+
+    kurtosis: E[(y-m)^4] / E[(y-m)^2]^2, exact. interaction_order: mean number of positions joined, weighted by the share of
+    the label's variance (ANOVA), exact. effective_sample_size: (sum y^2)^2 / sum y^4 of the centred test labels.
+    well_posed: whether a verdict may rest on this cell.
+    """
+
+    kurtosis: float | None = None
+    interaction_order: float | None = None
+    effective_sample_size: float | None = None
+    well_posed: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(ABC):
+    """A supervised sequence task. Subclasses add their settings as fields; `__post_init__` raises ValueError on bad ones.
+
+    L: length of a sequence. instance: which member of a random family (which polynomial); the data depend on the
+    settings, the instance and the split alone, and so are shared by every model. test_size, selection_size: sequences
+    in those splits (None: as many as the task needs, 4096 unless it says otherwise).
+    """
+
+    L: int = 64
+    instance: int = 0
+    test_size: int | None = None
+    selection_size: int = 1024
+
+    version: ClassVar[int] = 1  # raise it when the same settings would give other data, losses or metrics
+    headline: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    solved_at: ClassVar[float]  # a run whose headline metric reaches this solves the task
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Inputs are tokens 0..vocabulary-1; None where they are float channels."""
+        return None
+
+    @property
+    def channels(self) -> int:
+        """C, where the inputs are float channels."""
+        return 1
+
+    @property
+    def outputs(self) -> int:
+        """O: the numbers that the network returns at a position that is read."""
+        return 1
+
+    @property
+    def readout(self) -> Literal["last", "all"]:
+        """Whether the network is read at the last position or at every one."""
+        return "last"
+
+    @abstractmethod
+    def batch(self, draws: Draws, size: int) -> Batch:
+        """`size` fresh sequences with their targets."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The scalar to minimise. outputs: (B, O) where `readout` is last, else (B, L, O)."""
+
+    @abstractmethod
+    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """What the metrics need of a batch, as tensors that may be summed over batches."""
+
+    @abstractmethod
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+        """The metrics of a whole split from the sums of `measure`."""
+
+    def chance(self) -> float | None:
+        """The headline metric of a guess that ignores the input, where there is a closed form."""
+        return None
+
+    def controls(self) -> Iterator[Control]:
+        """Trivial baselines, oracles and a positive control; fitted on the training stream, measured on the test split."""
+        return iter(())
+
+    def facts(self) -> LabelFacts:
+        """What is known about the labels of this instance."""
+        return LabelFacts()
+
+    def describe(self) -> str:
+        """What this instance asks for, in one line (the polynomial, say)."""
+        return ""
+
+    def draws(self, split: Split, *, seed: int = 0, step: int = 0, device: torch.device | str = "cpu") -> Draws:
+        """The random numbers of one batch. Splits never share a key; `seed` chooses the order of the training stream."""
+        sizes = ("test_size", "selection_size")  # a larger test set begins with the smaller one
+        settings = canonical({f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in sizes})
+        return Draws(fold(f"{type(self).__name__} {self.version} {settings} {split}", seed, step), device)
+
+    def train_batch(self, size: int, *, seed: int, step: int, device: torch.device | str = "cpu") -> Batch:
+        """Batch number `step` of the training stream of `seed`: fresh data, never seen before."""
+        return self.batch(self.draws("train", seed=seed, step=step, device=device), size)
+
+    def split(self, name: Split, device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """The fixed selection or test set, in chunks."""
+        size = self.test_size if name == "test" and self.test_size else self.selection_size
+        for chunk, start in enumerate(range(0, size, CHUNK)):
+            batch = self.batch(self.draws(name, step=chunk, device=device), CHUNK)
+            yield Batch(*(tensor[: size - start] for tensor in batch))
+
+    def solved(self, value: float) -> bool:
+        """Whether a headline metric of `value` solves the task."""
+        return value >= self.solved_at if self.higher_is_better else value <= self.solved_at
+
+    def __post_init__(self) -> None:
+        if self.test_size is None:
+            resolve_setting(self, "test_size", DEFAULT_TEST_SIZE)
+        require_positive(self, "L", "test_size", "selection_size")
+        if self.instance < 0:
+            raise ValueError(f"instance={self.instance} must be 0 or more")
+
+
+def resolve_setting(task: Task, name: str, value: Value) -> None:
+    """Put `value` in the place of a setting that was left to the task; for `__post_init__` alone."""
+    object.__setattr__(task, name, value)
+
+
+def require_positive(task: Task, *names: str) -> None:
+    """Raise ValueError that names the first setting among `names` that is not above 0."""
+    for name in names:
+        if not getattr(task, name) > 0:
+            raise ValueError(f"{name}={getattr(task, name)} must be above 0")
+
+
+def total(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The sums over batches of what `measure` returned."""
+    return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}

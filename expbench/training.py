@@ -1,0 +1,151 @@
+"""Run -> Scores: one loop for every task and every model.
+
+Fresh data at every step, AdamW, linear warm-up and cosine decay, gradients clipped in norm. The loop yields what it
+measures: a few dozen points of the curve on the selection split, and at the end the test split, which nothing is chosen on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expbench.network import Network
+from expbench.run import Run, Score, Split
+from expbench.task import Batch, Measured, Task, total
+
+CURVE_POINTS = 24
+PROBE = 64  # sequences on which mixers log their statistics
+_EVALUATED_TOKENS = 1 << 16  # tokens that go through a network at once when it is evaluated
+
+
+class Diverged(Exception):
+    """The loss or its gradient is no longer finite; says at which step."""
+
+
+def build(run: Run, task: Task, model: type, device: str) -> Network:
+    """The network of a run, initialised from its seed alone: drawn on the CPU, so alike on every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        network = Network(
+            task,
+            lambda: model(run.D, **run.model_settings),
+            width=run.D,
+            depth=run.depth,
+            norm=run.norm,
+            positions=run.positions,
+            residual=run.residual,
+        )
+    # bfloat16 is autocast around float32 parameters
+    return network.to(device=device, dtype=torch.float64 if run.dtype == "float64" else torch.float32)
+
+
+def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score]:
+    """Train, yielding the curve and at the end the test metrics; raises `Diverged` where training breaks down."""
+    began = time.perf_counter()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=run.lr, weight_decay=run.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(run, step))
+    points = curve_steps(run.steps)
+    probe = _cast(next(task.split("selection", device)), run)
+    watch = _TransitionWatch(network)
+    losses: list[Tensor] = []
+
+    def scores(split: Split, step: int, measured: list[Measured]) -> Iterator[Score]:
+        seconds = time.perf_counter() - began
+        for metric, value, part in measured:
+            headline = metric == task.headline and not part
+            yield Score(split, step, metric, value, part, seconds, headline)
+
+    for step in range(1, run.steps + 1):
+        batch = _cast(task.train_batch(run.batch_size, seed=run.seed, step=step, device=device), run)
+        with precision_context(run, device):
+            loss = task.loss(_floating(network(batch.inputs)), batch.targets)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), run.clip)
+        if not math.isfinite(norm + loss.detach()):
+            raise Diverged(f"the loss or its gradient is not finite at step {step} of {run.steps}")
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
+        if step in points:
+            yield from scores("train", step, [Measured("loss", float(torch.stack(losses).mean()))])
+            losses.clear()
+            if step < run.steps:
+                curve = evaluate(run, task, network, device, "selection")
+                yield from scores("selection", step, [m for m in curve if not m.slice])
+            yield from scores("selection", step, watch.probe(probe.inputs[:PROBE]))
+            yield from scores("train", step, watch.running(batch.inputs[:PROBE]))
+
+    splits: tuple[Split, ...] = ("selection", "test")
+    for split in splits:
+        measured = evaluate(run, task, network, device, split)
+        yield from scores(split, run.steps, measured)
+        values = [m.value for m in measured if m.metric == task.headline and not m.slice]
+        yield from scores(split, run.steps, [Measured("solved", float(task.solved(value))) for value in values])
+
+
+def learning_rate_factor(run: Run, step: int) -> float:
+    """The share of the peak learning rate used for update `step` (from 0): linear warm-up, then a half cosine to 0."""
+    if step < run.warmup:
+        return (step + 1) / run.warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - run.warmup) / max(1, run.steps - run.warmup))
+
+
+def curve_steps(steps: int) -> set[int]:
+    """The steps at which the curve is measured: the last, and at most `CURVE_POINTS` evenly spaced, one in ten at most."""
+    count = max(1, min(CURVE_POINTS, steps // 10))
+    return {round(steps * (i + 1) / count) for i in range(count)}
+
+
+@torch.no_grad()
+def evaluate(run: Run, task: Task, network: Network, device: str, split: Split) -> list[Measured]:
+    """The metrics of the whole selection or test split."""
+    sequences = max(1, _EVALUATED_TOKENS // task.L)
+    parts = []
+    for batch in task.split(split, device):
+        batch = _cast(batch, run)
+        with precision_context(run, device):
+            outputs = torch.cat([_floating(network(inputs)) for inputs in batch.inputs.split(sequences)])
+        parts.append(task.measure(outputs, batch.targets))
+    return task.summary(total(parts))
+
+
+def precision_context(run: Run, device: str) -> AbstractContextManager[Any]:
+    """Autocast for bfloat16, nothing otherwise."""
+    return torch.autocast(device, torch.bfloat16) if run.dtype == "bfloat16" else nullcontext()
+
+
+def _cast(batch: Batch, run: Run) -> Batch:
+    dtype = torch.float64 if run.dtype == "float64" else torch.float32
+    return Batch(*(x.to(dtype) if x.is_floating_point() else x for x in batch))
+
+
+def _floating(outputs: Tensor) -> Tensor:
+    return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+
+
+class _TransitionWatch:
+    """The statistics that mixers log: on a fixed probe, and their running extreme over the training batches looked at."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.extreme: dict[str, float] = {}
+
+    def probe(self, inputs: Tensor) -> list[Measured]:
+        values = self.network.statistics(inputs)
+        measured = [Measured(name, value, f"layer={layer}") for (layer, name), value in values.items()]
+        largest = [value for (_, name), value in values.items() if name == "abar_max"]
+        return [*measured, Measured("k_hat", max(largest))] if largest else measured
+
+    def running(self, inputs: Tensor) -> list[Measured]:
+        for (layer, name), value in self.network.statistics(inputs).items():
+            if name == "abar_max":
+                part = f"layer={layer}"
+                self.extreme[part] = max(value, self.extreme.get(part, value))
+        return [Measured("abar_max_running", value, part) for part, value in self.extreme.items()]

@@ -1,0 +1,171 @@
+"""Count in row: how many 1s stand in a row at the end of what has been read.
+
+The label of position i is the length of the run of 1s that ends there, 0 if bit i is 0: for 0 1 1 0 1 1 1 the labels are
+0 1 2 0 1 2 3 (Eq. 13 of arXiv 2502.02209; Eq. 25 of Ali et al. 2024). One channel of Eq. 5 computes it by
+h_t = x_t (h_{t-1} + 1). ``supervise=last`` reads the last position, whose label is uniform on 0..classes-1;
+``supervise=all`` reads every position, and run lengths are uniform, so that high labels are rare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from expbench.draws import Draws
+from expbench.task import Batch, Control, Measured, Task
+
+_FITTED_ON = 16384  # sequences that an oracle's table is counted from
+_WINDOW = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountInRow(Task):
+    """Settings beside L and instance:
+
+    classes: labels are 0..classes-1, at most L+1. supervise: ``last`` (the last c bits are 1 and the bit before is 0,
+    the others are 1 with probability q) or ``all`` (runs of 0..classes-1 ones, uniform, parted by single zeros, cut at a
+    random offset). head: ``classes`` (cross-entropy) or ``scalar`` (squared error on the count, rounded).
+    """
+
+    classes: int = 20
+    supervise: Literal["last", "all"] = "all"
+    head: Literal["classes", "scalar"] = "classes"
+    q: float = 0.5
+
+    headline = "balanced_accuracy"
+    higher_is_better = True
+    solved_at = 0.95
+    vocabulary = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.classes <= self.L + 1:
+            raise ValueError(f"classes={self.classes}: sequences of L={self.L} have labels for 2 to {self.L + 1} classes")
+        if not 0 <= self.q <= 1:
+            raise ValueError(f"q={self.q} must lie in 0 to 1")
+
+    @property
+    def outputs(self) -> int:
+        return self.classes if self.head == "classes" else 1
+
+    @property
+    def readout(self) -> Literal["last", "all"]:
+        return self.supervise
+
+    def batch(self, draws: Draws, size: int) -> Batch:
+        bits = self._last(draws, size) if self.supervise == "last" else self._runs(draws, size)
+        labels = run_lengths(bits)
+        return Batch(bits, labels[:, -1] if self.supervise == "last" else labels)
+
+    def _last(self, draws: Draws, size: int) -> Tensor:
+        count = draws.integers(size, n=self.classes)[:, None]
+        others = draws.coins(size, self.L, p=self.q).long()
+        from_end = torch.arange(self.L - 1, -1, -1, device=others.device)
+        return torch.where(from_end < count, 1, torch.where(from_end == count, 0, others))
+
+    def _runs(self, draws: Draws, size: int) -> Tensor:
+        runs = draws.integers(size, self.L + self.classes, n=self.classes)  # enough even if every run is empty
+        offset = draws.integers(size, n=self.classes)[:, None]
+        zeros = (runs + 1).cumsum(1) - 1 - offset
+        inside = torch.where((zeros >= 0) & (zeros < self.L), zeros, self.L)
+        bits = torch.ones(size, self.L + 1, dtype=torch.int64, device=runs.device)
+        return bits.scatter_(1, inside, 0)[:, : self.L]
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, or the mean squared error of the count; over all positions that are read."""
+        if self.head == "scalar":
+            return ((outputs.squeeze(-1) - targets) ** 2).mean()
+        return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        scalar = self.head == "scalar"
+        predicted = outputs.squeeze(-1).round() if scalar else outputs.argmax(-1)
+        labels = targets.flatten()
+        right = (predicted.flatten() == labels).long()
+        return {
+            "right": torch.zeros(self.classes, dtype=torch.int64, device=labels.device).index_add_(0, labels, right),
+            "count": torch.bincount(labels, minlength=self.classes),
+        }
+
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+        """balanced_accuracy: mean over labels of the share that is right. equivalent_window: the least k such that an
+        oracle that sees the last k bits, and takes k where all are 1, is as accurate."""
+        right, count = totals["right"].double().cpu(), totals["count"].double().cpu()
+        share = (right / count)[count > 0]
+        accuracy = float(right.sum() / count.sum())
+        windows = (count.cumsum(0) / count.sum()).tolist()
+        window = next((k for k, oracle in enumerate(windows) if oracle >= accuracy), self.classes - 1)
+        per_label = [
+            Measured("accuracy", float(r / c), f"label={label}")
+            for label, (r, c) in enumerate(zip(right, count, strict=True))
+            if c > 0
+        ]
+        return [
+            Measured("balanced_accuracy", float(share.mean())),
+            Measured("accuracy", accuracy),
+            Measured("equivalent_window", float(window)),
+            *per_label,
+        ]
+
+    def chance(self) -> float:
+        return 1 / self.classes
+
+    def controls(self) -> Iterator[Control]:
+        """For each feature of the past, the likeliest label given it, counted on the training stream; and the automaton."""
+        features: dict[str, Callable[[Tensor], Tensor]] = {
+            "majority": lambda bits: torch.zeros_like(bits),
+            f"window-{_WINDOW}": lambda bits: run_lengths(bits).clamp(max=_WINDOW),
+            "bag-of-ones": lambda bits: bits.cumsum(1),
+            "last-zero": last_zero,
+        }
+        bits, labels = self.train_batch(_FITTED_ON, seed=0, step=0)
+        for name, feature in features.items():
+            yield Control(name, "baseline" if name == "majority" else "oracle", self._table(feature, bits, labels))
+        yield Control("automaton", "positive", lambda x: self._as_outputs(automaton(x)))
+
+    def _table(self, feature: Callable[[Tensor], Tensor], bits: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+        """The predictor that answers each value of a feature (0..L) with its most frequent label."""
+        values = self._read(feature(bits)).flatten()
+        counts = torch.bincount(values * self.classes + labels.flatten(), minlength=(self.L + 1) * self.classes)
+        answer = counts.view(self.L + 1, self.classes).argmax(1)
+        return lambda x: self._as_outputs(answer[feature(x)])
+
+    def _read(self, per_position: Tensor) -> Tensor:
+        return per_position[:, -1] if self.supervise == "last" else per_position
+
+    def _as_outputs(self, labels: Tensor) -> Tensor:
+        """Predicted labels (B, L) in the shape that a network returns."""
+        labels = self._read(labels)
+        if self.head == "scalar":
+            return labels.double().unsqueeze(-1)
+        return F.one_hot(labels, self.classes).double()
+
+    def describe(self) -> str:
+        where = "at the last position" if self.supervise == "last" else "at every position"
+        return f"length of the run of 1s {where}, 0..{self.classes - 1}"
+
+
+def last_zero(bits: Tensor) -> Tensor:
+    """For each position of (B, L) the position (from 1) of the last 0 up to it, or 0 where there is none."""
+    positions = torch.arange(1, bits.shape[1] + 1, device=bits.device)
+    return torch.where(bits == 0, positions, 0).cummax(1).values
+
+
+def run_lengths(bits: Tensor) -> Tensor:
+    """For each position of (B, L) the length of the run of 1s that ends there: Eq. 13."""
+    return torch.arange(1, bits.shape[1] + 1, device=bits.device) - last_zero(bits)
+
+
+def automaton(bits: Tensor) -> Tensor:
+    """The same by the recurrence h_t = x_t (h_{t-1} + 1), step by step."""
+    h = torch.zeros_like(bits[:, 0])
+    states = []
+    for x in bits.unbind(1):
+        h = x * (h + 1)
+        states.append(h)
+    return torch.stack(states, 1)

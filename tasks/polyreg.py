@@ -1,0 +1,253 @@
+"""Polynomial regression: from x_1..x_L to the value of one polynomial of them, at the last position.
+
+The degree and the number of variables that one term joins are dials, and the least error that a network of bounded degree
+can reach is known in closed form. Labels are standardised by exact moments. With ``family=suffix``, L=3 and inputs
+(.5, 1., .8) the polynomial is x3 + x2*x3 + x1*x2*x3 = .8 + .8 + .4 = 2.0, from which its mean is taken, and which is
+divided by its standard deviation. Families (arXiv 2502.02209, Eq. 14-15, has ``random`` alone):
+
+suffix    sum of the products of the last m inputs, m = 1..degree; needs no positions (default, x in [.5, 1])
+product   all L inputs, with exponents that sum to the degree; needs no positions if they are all 1
+sparse    product of `degree` positions, chosen by the instance
+distant   product of `degree` positions, evenly spaced from the first to the last
+pairwise  sum of products of disjoint pairs, chosen by the instance: degree 2, no advantage of long products expected
+random    sum of `terms` monomials, coefficients N(0, 1), exponents 0..`max_exponent`, chosen by the instance
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from expbench.draws import Draws, fold
+from expbench.polynomial import Inputs, Moments, Monomials, Polynomial, Suffix
+from expbench.task import (
+    DEFAULT_TEST_SIZE,
+    Batch,
+    Control,
+    LabelFacts,
+    Measured,
+    Task,
+    require_positive,
+    resolve_setting,
+)
+
+# Beyond these a cell is ill-posed. A product of 8 inputs on [0, 1], whose kurtosis is 124, is the last to be admitted.
+KURTOSIS_LIMIT, SAMPLE_LIMIT = 125.0, 200.0
+_WANTED_SAMPLE = 1.5 * SAMPLE_LIMIT  # effective test sample that the default test size aims at
+_LARGEST_TEST_SIZE = 1 << 16
+_MOST_FEATURES = 600  # of a regression baseline
+_MOST_TERMS = 12  # of family random: the exact kurtosis sums over products of four
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolyReg(Task):
+    """Settings beside L and instance:
+
+    family: see above. degree: of the polynomial (default: L for suffix and product, 4 for sparse, 2 for distant; any that
+    the family can have). inputs: ``unit`` is uniform on [lo, hi], ``signs`` is -1 with probability eps and else +1.
+    terms: monomials of random (default 5), pairs of pairwise (default L // 2). label_var: the variance to which labels
+    are scaled (the paper's Table 2 suggests 20); the normalised error is divided by it.
+    """
+
+    L: int = 16
+    family: Literal["suffix", "product", "sparse", "distant", "pairwise", "random"] = "suffix"
+    degree: int | None = None
+    inputs: Literal["unit", "signs"] = "unit"
+    lo: float | None = None
+    hi: float = 1.0
+    eps: float = 0.1
+    terms: int | None = None
+    max_exponent: int = 2
+    label_var: float = 1.0
+
+    headline = "nmse"
+    higher_is_better = False
+    solved_at = 0.01
+
+    def __post_init__(self) -> None:
+        require_positive(self, "L", "label_var", "max_exponent")
+        if self.lo is None:
+            resolve_setting(self, "lo", 0.5 if self.family == "suffix" and self.inputs == "unit" else 0.0)
+        if not 0 < self.eps < 1:
+            raise ValueError(f"eps={self.eps} must lie between 0 and 1")
+        if self.lo is not None and not self.lo < self.hi:
+            raise ValueError(f"lo={self.lo} must be below hi={self.hi}")
+        self._resolve_terms()
+        self._resolve_degree()
+        if not (self.moments.variance > 1e-300 and math.isfinite(self.moments.kurtosis)):
+            raise ValueError(
+                f"the labels of family {self.family} at L={self.L} with inputs={self.inputs} have no variance that can be "
+                f"represented; take inputs=signs, a smaller L or another lo"
+            )
+        if self.test_size is None:
+            wanted = 2 ** math.ceil(math.log2(_WANTED_SAMPLE * self.moments.kurtosis))
+            resolve_setting(self, "test_size", min(max(wanted, DEFAULT_TEST_SIZE), _LARGEST_TEST_SIZE))
+        super().__post_init__()
+
+    def _resolve_terms(self) -> None:
+        most = {"random": _MOST_TERMS, "pairwise": self.L // 2}.get(self.family, 1)
+        if self.family == "pairwise" and self.L < 2:
+            raise ValueError("family pairwise needs L of 2 or more")
+        if self.terms is None:
+            resolve_setting(self, "terms", min(5, most) if self.family == "random" else most)
+        elif self.family in ("random", "pairwise") and not 1 <= self.terms <= most:
+            raise ValueError(f"terms={self.terms}: family {self.family} at L={self.L} can have 1 to {most}")
+
+    def _resolve_degree(self) -> None:
+        L = self.L
+        if self.family == "random" and self.inputs == "signs" and self.max_exponent != 1:
+            raise ValueError("family random with inputs=signs needs max_exponent=1, since x^2 = 1 there")
+        defaults = {"suffix": L, "product": L, "sparse": min(4, L), "distant": min(2, L), "pairwise": 2, "random": None}
+        if self.degree is None:
+            resolve_setting(self, "degree", defaults[self.family])
+        top = L if self.inputs == "signs" else None  # on signs x^2 = 1: no degree above L has a meaning
+        least, most = {
+            "suffix": (1, L),
+            "product": (L, top),
+            "sparse": (1, L),
+            "distant": (min(2, L), L),
+            "pairwise": (2, 2),
+            "random": (1, self.max_exponent * L),
+        }[self.family]
+        if self.degree is not None and not (least <= self.degree and (most is None or self.degree <= most)):
+            choices = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+            raise ValueError(
+                f"degree={self.degree}: family {self.family} at L={L} with inputs={self.inputs} can have {choices}"
+            )
+
+    @cached_property
+    def distribution(self) -> Inputs:
+        """The distribution of each input."""
+        return Inputs(self.inputs, self.lo or 0.0, self.hi, self.eps)
+
+    @cached_property
+    def polynomial(self) -> Polynomial:
+        """The polynomial of this instance; its inputs' distribution has no part in its choice."""
+        draws = Draws(fold(f"polyreg {self.family} {self.L} {self.degree} {self.terms} {self.max_exponent}", self.instance))
+        degree = self.degree or 0
+        if self.family == "suffix":
+            return Suffix(self.L, degree)
+        if self.family == "product":
+            exponents = dict.fromkeys(range(self.L), 1)
+            for variable in draws.integers(degree - self.L, n=self.L).tolist():
+                exponents[variable] += 1
+            return Monomials([1.0], [exponents])
+        if self.family == "sparse":
+            return Monomials([1.0], [dict.fromkeys(draws.subset(self.L, degree), 1)])
+        if self.family == "distant":
+            gaps = max(1, degree - 1)
+            return Monomials([1.0], [dict.fromkeys((round(i * (self.L - 1) / gaps) for i in range(degree)), 1)])
+        if self.family == "pairwise":
+            order = draws.permutation(self.L)
+            pairs = [sorted(order[2 * i : 2 * i + 2]) for i in range(self.terms or 0)]
+            return Monomials([1.0] * len(pairs), [dict.fromkeys(pair, 1) for pair in pairs])
+        return _random_polynomial(draws, self.L, self.terms or 0, self.max_exponent, self.degree)
+
+    @cached_property
+    def moments(self) -> Moments:
+        """The exact moments of the raw label."""
+        return self.polynomial.moments(self.distribution)
+
+    def standardise(self, y: Tensor) -> Tensor:
+        """Raw values of the polynomial as labels of mean 0 and variance `label_var`."""
+        return (y - self.moments.mean) * math.sqrt(self.label_var / self.moments.variance)
+
+    def batch(self, draws: Draws, size: int) -> Batch:
+        x = self.distribution.draw(draws, size, self.L)
+        return Batch(x.unsqueeze(-1), self.standardise(self.polynomial.evaluate(x)).unsqueeze(-1))
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Mean squared error."""
+        return ((outputs - targets) ** 2).mean()
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        outputs, targets = outputs.double(), targets.double()
+        return {
+            "count": torch.tensor(targets.numel(), device=targets.device),
+            "squared_error": ((outputs - targets) ** 2).sum(),
+            "label": targets.sum(),
+            "label_squared": (targets**2).sum(),
+        }
+
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+        """nmse: mse over the exact variance of the label. r2: 1 - mse over the variance of the sample."""
+        n, error, label, squared = (float(totals[k]) for k in ("count", "squared_error", "label", "label_squared"))
+        mse, spread = error / n, squared / n - (label / n) ** 2
+        r2 = 1 - mse / spread if spread > 0 else math.nan
+        return [Measured("nmse", mse / self.label_var), Measured("mse", mse), Measured("r2", r2)]
+
+    def chance(self) -> float:
+        return 1.0
+
+    def controls(self) -> Iterator[Control]:
+        """The mean; least squares on all monomials up to degree 1, 2 and 3 where they are few; the generator itself."""
+        yield Control("mean", "baseline", lambda x: torch.zeros_like(x[:, 0]))
+        for degree, name in enumerate(("linear", "quadratic", "cubic"), start=1):
+            if math.comb(self.L + degree, degree) <= _MOST_FEATURES or degree == 1:
+                yield Control(f"{name}-regression", "baseline", self._regression(degree))
+        recompute = self.polynomial.recompute
+        yield Control("generator", "positive", lambda x: self.standardise(recompute(x[..., 0])).unsqueeze(-1))
+
+    def _regression(self, degree: int) -> Callable[[Tensor], Tensor]:
+        def features(x: Tensor) -> Tensor:
+            columns = [torch.ones_like(x[:, 0, :])]
+            for d in range(1, degree + 1):
+                choices = torch.tensor(list(itertools.combinations_with_replacement(range(self.L), d)))
+                columns.append(x[..., 0][:, choices].prod(-1))
+            return torch.cat(columns, 1)
+
+        count = max(8192, 20 * math.comb(self.L + degree, degree))
+        x, y = self.train_batch(count, seed=0, step=0)
+        f = features(x)
+        # Repeated columns (x^2 = 1 on signs) make the system singular: the smallest solution of all is as good.
+        weights = torch.linalg.pinv(f.mT @ f, hermitian=True, rtol=1e-12) @ (f.mT @ y)
+        return lambda inputs: features(inputs) @ weights
+
+    def facts(self) -> LabelFacts:
+        y = torch.cat([batch.targets for batch in self.split("test")]).flatten()
+        effective = float((y**2).sum() ** 2 / (y**4).sum())
+        well_posed = self.moments.kurtosis <= KURTOSIS_LIMIT and effective >= SAMPLE_LIMIT
+        return LabelFacts(self.moments.kurtosis, self.moments.interaction_order, effective, well_posed)
+
+    def describe(self) -> str:
+        return f"y = {self.polynomial.text()}, x {self.describe_inputs()}, standardised"
+
+    def describe_inputs(self) -> str:
+        """The distribution of each input, in words."""
+        if self.inputs == "signs":
+            return f"= -1 with probability {self.eps:g}, else +1"
+        return f"uniform on [{self.lo:g}, {self.hi:g}]"
+
+
+def _random_polynomial(draws: Draws, L: int, terms: int, most: int, degree: int | None) -> Monomials:
+    """Eq. 14 of arXiv 2502.02209 as reconstructed: without a degree, redrawn until it exceeds L where it can.
+
+    With one, unit powers are taken away at random from the terms above it, and added to the highest if all are below.
+    """
+    coefficients = draws.normal(terms).tolist()
+    while True:
+        e = draws.integers(terms, L, n=most + 1)
+        if degree is not None or most == 1 or int(e.sum(1).max()) > L:
+            break
+    if degree is not None:
+        order = [draws.permutation(L * most) for _ in range(terms)]
+        highest = int(e.sum(1).argmax())
+        for term in range(terms):
+            for slot in itertools.cycle(order[term]):
+                excess = int(e[term].sum()) - degree
+                if excess == 0 or (excess < 0 and term != highest):
+                    break
+                variable = slot % L
+                if excess > 0:
+                    e[term, variable] -= int(e[term, variable] > 0)
+                else:
+                    e[term, variable] += int(e[term, variable] < most)
+    exponents = [{i: power for i, power in enumerate(row) if power} for row in e.tolist()]
+    return Monomials(coefficients, exponents)
