@@ -12,8 +12,14 @@ import pandas as pd
 from expbench.statistics import Interval, nested_interval, share_interval
 
 _IGNORED = ("L", "degree", "instance", "test_size", "selection_size")
-_IDENTITY = ["task", "task_version", "context", "L", "degree", "model", "model_version", "model_settings", "D", "depth", "norm", "positions", "residual", "skip", "steps", "warmup", "batch_size", "lr", "weight_decay", "clip", "dtype"]
-_STATED = ["parameters", "state_size", "network_degree", "network_order", "label_kurtosis", "label_interaction_order", "effective_sample_size", "well_posed"]
+_IDENTITY = [
+    *("task", "task_version", "context", "L", "degree", "model", "model_version", "model_settings", "D", "depth", "norm"),
+    *("positions", "residual", "skip", "steps", "warmup", "batch_size", "lr", "weight_decay", "clip", "dtype"),
+]
+_STATED = [
+    *("parameters", "state_size", "network_degree", "network_order", "label_kurtosis", "label_interaction_order"),
+    *("effective_sample_size", "well_posed"),
+]
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
     per_run = per_run.merge(values, on="key", how="left")
     cells = []
     for identity, group in per_run.groupby(_IDENTITY, dropna=False, sort=True):
-        facts = dict(zip(_IDENTITY, identity, strict=True))  # type: ignore[call-overload]
+        facts = dict(zip(_IDENTITY, identity, strict=True))
         facts |= {name: _first(group[name]) for name in _STATED}
         facts["well_posed"] = None if group["well_posed"].isna().all() else bool(group["well_posed"].dropna().all())
         metrics = group["metric"].dropna()

@@ -69,23 +69,26 @@ class Draws:
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Float64 numbers, uniform in [low, high), 53 bits each; shape `shape`."""
-        return _shift(self._bits(shape), 11).double() * ((high - low) * 2.0**-53) + low
+        number: Tensor = _shift(self._bits(shape), 11).double() * ((high - low) * 2.0**-53) + low
+        return number
 
     def integers(self, *shape: int, n: int) -> Tensor:
         """Int64 numbers, uniform in 0..n-1 (the bias is below n / 2^53); shape `shape`."""
-        return (self.uniform(*shape) * n).long().clamp_(max=n - 1)
+        return torch.clamp((self.uniform(*shape) * n).long(), max=n - 1)
 
     def coins(self, *shape: int, p: float = 0.5) -> Tensor:
         """Booleans, each true with probability p; shape `shape`."""
-        return self.uniform(*shape) < p
+        heads: Tensor = self.uniform(*shape) < p
+        return heads
 
     def normal(self, *shape: int) -> Tensor:
         """Float64 standard normal numbers, by the inverse distribution function; shape `shape`."""
-        return torch.special.ndtri(self.uniform(*shape) + 2.0**-54)
+        numbers: Tensor = torch.special.ndtri(self.uniform(*shape) + 2.0**-54)
+        return numbers
 
     def subset(self, n: int, k: int) -> list[int]:
         """k distinct members of 0..n-1, in ascending order."""
-        return sorted(torch.argsort(self.uniform(n), stable=True)[:k].tolist())
+        return sorted(self.permutation(n)[:k])
 
     def permutation(self, n: int) -> list[int]:
         """0..n-1 in random order."""

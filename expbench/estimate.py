@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from expbench.grid import Job
 from expbench.mixer import unsupported
-from expbench.network import Network
 from expbench.progress import work
 from expbench.run import Run
-from expbench.training import build, curve_steps, evaluate, train
+from expbench.task import CHUNK
+from expbench.training import CURVE_CHUNKS, build, curve_steps, evaluate, train
 
 _STEPS = 3
 _LIMIT_SECONDS = 20.0
@@ -23,11 +24,6 @@ class Estimate(NamedTuple):
     seconds: float
     measured: int
     shapes: int
-
-
-def network_of(job: Job) -> Network:
-    """The network of a job, on the CPU."""
-    return build(job.run, job.task, job.model, "cpu")
 
 
 def estimate(jobs: Sequence[Job], device: str, limit: float = _LIMIT_SECONDS) -> Estimate:
@@ -59,20 +55,17 @@ def _shape(run: Run) -> tuple[object, ...]:
 
 def _seconds(job: Job, device: str) -> float:
     """Seconds of one run: its steps, its evaluations on the curve, and the last ones."""
-    from dataclasses import replace
-
     network = build(job.run, job.task, job.model, device)
     short = replace(job.run, steps=_STEPS, warmup=0)
-    selection = replace(job.task, test_size=256, selection_size=256)
+    small = replace(job.task, test_size=CHUNK, selection_size=CHUNK)
     times = []
-    for score in train(short, selection, network, device):
+    for score in train(short, small, network, device):
         times.append(score.seconds)
         if score.step == _STEPS:
             break
     step = times[0] / _STEPS
     began = time.perf_counter()
-    evaluate(job.run, selection, network, device, "selection")
-    chunk = (time.perf_counter() - began) / 256
-    points = len(curve_steps(job.run.steps))
-    sequences = points * job.task.selection_size + (job.task.test_size or 0)
-    return step * job.run.steps + chunk * sequences
+    evaluate(job.run, small, network, device, "selection")
+    sequence = (time.perf_counter() - began) / CHUNK
+    curve = CHUNK * CURVE_CHUNKS * len(curve_steps(job.run.steps))
+    return step * job.run.steps + sequence * (curve + job.task.selection_size + (job.task.test_size or 0))

@@ -16,8 +16,8 @@ from expbench.text import number
 
 _COLOURS = list(mpl.color_sequences["tab10"])
 _PANELS = 6
-_TRAINING = ["D", "depth", "norm", "positions", "residual", "skip", "steps", "batch_size", "lr", "weight_decay", "clip", "dtype"]
-_STYLE = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
+_TRAINING = ["D", "depth", "norm", "positions", "residual", "steps", "batch_size", "lr", "weight_decay", "clip", "dtype"]
+_STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 
 
 def save(figure: Figure, path: Any) -> None:
@@ -29,7 +29,7 @@ def save(figure: Figure, path: Any) -> None:
 def labels(cells: Sequence[Cell], without: Sequence[str] = ()) -> dict[int, str]:
     """A name for each cell (by its `id`): the model, and the settings in which the cells differ except `without`."""
     cells = list(cells)
-    shared = [column for column in varying(cells, _TRAINING) if column not in without and column != "skip"]
+    shared = [column for column in varying(cells, _TRAINING) if column not in without]
     by_model: dict[str, set[str]] = {}
     for cell in cells:
         by_model.setdefault(cell["model"], set()).add(cell["model_settings"])
@@ -194,8 +194,8 @@ def _shade(field: Any, cell: Cell) -> Any:
 def _draw_controls(axes: Axes, controls: pd.DataFrame, axis: str) -> None:
     shown = controls[(controls["kind"] != "positive") & controls[axis].notna()]
     for style, (name, group) in zip(["--", ":", "-.", (0, (5, 1)), (0, (1, 1))] * 3, shown.groupby("model"), strict=False):
-        group = group.groupby(axis, as_index=False)["value"].mean().sort_values(axis)
-        axes.plot(group[axis], group["value"], linestyle=style, color="0.55", linewidth=1, label=str(name))
+        means = group.groupby(axis)["value"].mean().sort_index()
+        axes.plot(means.index, means, linestyle=style, color="0.55", linewidth=1, label=str(name))
 
 
 def _finish(axes: Axes, cell: Cell, axis: str) -> None:

@@ -166,20 +166,17 @@ def _file_of(module: str) -> Path | None:
 
 
 def _class_in(module: ModuleType, attribute: str | None, name: str, what: str) -> type:
+    classes = {key: value for key, value in vars(module).items() if isinstance(value, type)}
     if attribute is None:
         wanted = name.replace("-", "")
-        classes = {key: value for key, value in vars(module).items() if isinstance(value, type)}
         matching = [value for key, value in classes.items() if key.lower() == wanted]
         if not matching:
             camel = "".join(part.capitalize() for part in name.split("-"))
             raise BadInput(f"{what} breaks its contract: {module.__file__} defines no class {camel}")
         return matching[0]
-    plugin = module
-    for part in attribute.split("."):
-        if not hasattr(plugin, part):
-            classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-            raise unknown(f"class in {module.__name__}:", attribute, classes)
-        plugin = getattr(plugin, part)
+    plugin = getattr(module, attribute, None)
+    if plugin is None:
+        raise unknown(f"class in {name.rpartition(':')[0] or module.__name__}:", attribute, classes)
     if not isinstance(plugin, type):
         raise BadInput(f"{what} breaks its contract: {attribute} is not a class")
     return plugin

@@ -90,11 +90,11 @@ class Monomials:
         for terms in by_size.values():
             variables = torch.tensor([list(e.keys()) for _, e in terms], dtype=torch.int64, device=x.device)
             powers = torch.tensor([list(e.values()) for _, e in terms], dtype=torch.int64, device=x.device)
-            c = torch.tensor([c for c, _ in terms], dtype=x.dtype, device=x.device)
+            weights = torch.tensor([c for c, _ in terms], dtype=x.dtype, device=x.device)
             factors = x[:, variables]
             if bool((powers != 1).any()):
                 factors = factors**powers
-            y = y + factors.prod(-1) @ c
+            y = y + factors.prod(-1) @ weights
         return y
 
     def recompute(self, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ class Reach(NamedTuple):
         """A reach whose order at position t is cut to the t+1 positions that a causal network has seen."""
         return cls(tuple(degree), tuple(min(o, t + 1) for t, o in enumerate(order)))
 
-    def __or__(self, other: Reach) -> Reach:  # type: ignore[override]
+    def __or__(self, other: Reach) -> Reach:
         """The reach of a sum (a residual connection): the larger at each position."""
         return Reach(
             tuple(map(max, self.degree, other.degree)),

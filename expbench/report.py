@@ -27,7 +27,7 @@ with a normalisation, softmax, exp or softplus in it has no polynomial bound. Pr
 def write_report(
     frame: pd.DataFrame, folder: Path, *, tasks: Sequence[str] | None = None, models: Sequence[str] | None = None
 ) -> Path:
-    """Write ``folder/report/report.md`` with its figures and return its path; raises `BadInput` if nothing is left to show."""
+    """Write ``folder/report/report.md`` with its figures; return its path. Raises `BadInput` if nothing is left to show."""
     runs = frame[frame["kind"] == "run"]
     if runs.empty:
         raise BadInput(f"{folder} holds no runs yet; expbench run --task polyreg --models s6,attn makes some")
@@ -181,12 +181,15 @@ def _controls(controls: pd.DataFrame) -> str:
     wide = controls.pivot_table(index=["L", "degree"], columns="model", values="value", dropna=False).dropna(how="all")
     names = [name for name in kinds.index if name in wide.columns]
     header = ["L", "degree", *(f"{name} ({kinds[name]})" if kinds[name] != name else name for name in names)]
-    lines = [[_plain(L), _plain(degree), *(number(row[name]) for name in names)] for (L, degree), row in wide.iterrows()]
+    lines = [
+        [_plain(L), _plain(degree), *(number(value) for value in values)]
+        for L, degree, *values in wide[names].reset_index().itertuples(index=False, name=None)
+    ]
     return markdown_table(header, lines)
 
 
 def _known(value: object) -> bool:
-    return value is not None and not pd.isna(value)  # type: ignore[call-overload, no-any-return]
+    return value is not None and not pd.isna(value)  # type: ignore[call-overload]
 
 
 def _plain(value: object) -> str:

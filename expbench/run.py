@@ -108,9 +108,9 @@ class Run:
         ]
         words += ["--warmup", str(self.warmup), "--weight-decay", _text(self.weight_decay), "--clip", _text(self.clip)]
         for name, value in self.task_settings.items():
-            option = {"L": "--L", "degree": "--degree", "instance": "--instances"}.get(name)
+            axis = {"L": "--L", "degree": "--degree", "instance": "--instances"}.get(name)
             if value is not None:
-                words += [option, _text(value)] if option else ["-t", f"{name}={_text(value)}"]
+                words += [axis, _text(value)] if axis else ["-t", f"{name}={_text(value)}"]
         for name, value in self.model_settings.items():
             if value is not None:
                 words += ["-m", f"{name}={_text(value)}"]

@@ -62,10 +62,9 @@ def plan(jobs: Sequence[Job], folder: Path, shard: tuple[int, int] = (1, 1)) -> 
     jobs = list(jobs)[shard[0] - 1 :: shard[1]]
     status: dict[str, str] = {}
     if folder.is_dir():
-        frame, problems = table.read(folder, ["key", "status"])
+        status, problems = table.statuses(folder)
         if problems:
             raise BadInput(problems[0])
-        status = dict(zip(frame["key"], frame["status"], strict=True))
     missing = [job for job in jobs if status.get(job.run.key, "failed") == "failed"]
     cells = {rows.controls_key(job): job for job in jobs}
     return Plan(

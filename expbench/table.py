@@ -144,28 +144,39 @@ def existing_folder(path: str) -> Path:
     return folder
 
 
-def read(folder: Path, columns: list[str] | None = None) -> Results:
+def read(folder: Path) -> Results:
     """The rows of every results file in the folder; files that are not ours or not whole are named and left alone.
 
     Where a key has several row sets, one that is not a failure is kept before one that is, then the latest.
     """
-    needed = ["key", "status", "created"]
-    wanted = columns and [*dict.fromkeys([*needed, *columns])]
-    with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(lambda path: _read_file(path, wanted), sorted(folder.glob("*.parquet"))))
-    tables = [answer for answer in answers if isinstance(answer, pa.Table)]
-    problems = [answer for answer in answers if isinstance(answer, str)]
+    tables, problems = _read_files(folder, SCHEMA.names)
     sets = [t.append_column("file", pa.array([i] * len(t), pa.int64())) for i, t in enumerate(tables)]
-    empty = SCHEMA.empty_table().select(wanted or SCHEMA.names).append_column("file", pa.array([], pa.int64()))
+    empty = SCHEMA.empty_table().append_column("file", pa.array([], pa.int64()))
     frame = pa.concat_tables([empty, *sets]).to_pandas()
     kept = frame[["key", "file", "status", "created"]].drop_duplicates(["key", "file"])
     kept = kept.assign(finished=kept["status"] != "failed").sort_values(["finished", "created", "file"])
     kept = kept.drop_duplicates("key", keep="last")[["key", "file"]]
-    frame = frame.merge(kept, on=["key", "file"], how="inner").drop(columns="file")
-    return Results(frame[columns] if columns else frame, problems)
+    return Results(frame.merge(kept, on=["key", "file"], how="inner").drop(columns="file"), problems)
 
 
-def _read_file(path: Path, columns: list[str] | None) -> pa.Table | str:
+def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """How the unit of each key in the folder ended, and one line for each file that could not be read. Without pandas."""
+    tables, problems = _read_files(folder, ["key", "status"])
+    status: dict[str, str] = {}
+    for table in tables:
+        for key, ended in set(zip(table["key"].to_pylist(), table["status"].to_pylist(), strict=True)):
+            if status.get(key, "failed") == "failed":
+                status[key] = ended
+    return status, problems
+
+
+def _read_files(folder: Path, columns: list[str]) -> tuple[list[pa.Table], list[str]]:
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda path: _read_file(path, columns), sorted(folder.glob("*.parquet"))))
+    return [a for a in answers if isinstance(a, pa.Table)], [a for a in answers if isinstance(a, str)]
+
+
+def _read_file(path: Path, columns: list[str]) -> pa.Table | str:
     try:
         file = pq.ParquetFile(path)
         version = (file.schema_arrow.metadata or {}).get(b"expbench_schema")
@@ -173,7 +184,7 @@ def _read_file(path: Path, columns: list[str] | None) -> pa.Table | str:
             return f"{path}: not an expbench results table; it is left alone, move it to another folder"
         if int(version) != VERSION:
             return f"{path}: schema {int(version)}, and this expbench reads schema {VERSION}; it is left alone"
-        return file.read(columns).cast(pa.schema([SCHEMA.field(name) for name in columns or SCHEMA.names]))
+        return file.read(columns).cast(pa.schema([SCHEMA.field(name) for name in columns]))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0][:120]
         return f"{path}: corrupt ({reason}); it is left alone, move it to another folder"

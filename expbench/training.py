@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,7 +20,8 @@ from expbench.network import Network
 from expbench.run import Run, Score, Split
 from expbench.task import Batch, Measured, Task, total
 
-CURVE_POINTS = 24
+CURVE_POINTS, STEPS_BETWEEN_POINTS = 24, 25  # at most so many points, and at least so many steps from one to the next
+CURVE_CHUNKS = 1  # chunks of the selection split that a point of the curve looks at; the last point sees them all
 PROBE = 64  # sequences on which mixers log their statistics
 _EVALUATED_TOKENS = 1 << 16  # tokens that go through a network at once when it is evaluated
 
@@ -77,7 +79,7 @@ def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score
             yield from scores("train", step, [Measured("loss", float(torch.stack(losses).mean()))])
             losses.clear()
             if step < run.steps:
-                curve = evaluate(run, task, network, device, "selection")
+                curve = evaluate(run, task, network, device, "selection", chunks=CURVE_CHUNKS)
                 yield from scores("selection", step, [m for m in curve if not m.slice])
             yield from scores("selection", step, watch.probe(probe.inputs[:PROBE]))
             yield from scores("train", step, watch.running(batch.inputs[:PROBE]))
@@ -98,17 +100,17 @@ def learning_rate_factor(run: Run, step: int) -> float:
 
 
 def curve_steps(steps: int) -> set[int]:
-    """The steps at which the curve is measured: the last, and at most `CURVE_POINTS` evenly spaced, one in ten at most."""
-    count = max(1, min(CURVE_POINTS, steps // 10))
+    """The steps at which the curve is measured: evenly spaced, the last among them."""
+    count = max(1, min(CURVE_POINTS, steps // STEPS_BETWEEN_POINTS))
     return {round(steps * (i + 1) / count) for i in range(count)}
 
 
 @torch.no_grad()
-def evaluate(run: Run, task: Task, network: Network, device: str, split: Split) -> list[Measured]:
-    """The metrics of the whole selection or test split."""
+def evaluate(run: Run, task: Task, network: Network, device: str, split: Split, chunks: int | None = None) -> list[Measured]:
+    """The metrics of the selection or test split, or of its first `chunks` chunks."""
     sequences = max(1, _EVALUATED_TOKENS // task.L)
     parts = []
-    for batch in task.split(split, device):
+    for batch in islice(task.split(split, device), chunks):
         batch = _cast(batch, run)
         with precision_context(run, device):
             outputs = torch.cat([_floating(network(inputs)) for inputs in batch.inputs.split(sequences)])

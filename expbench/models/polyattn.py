@@ -30,7 +30,8 @@ class PolyAttn(Mixer):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x).chunk(3, -1)
         scores = exp_taylor(q @ k.mT / math.sqrt(q.shape[-1]), self.taylor)
-        return scores.tril() @ v / x.shape[1]
+        y: Tensor = scores.tril() @ v / x.shape[1]
+        return y
 
     def state_size(self, L: int) -> int:
         """Keys and values of every token, or the sums over monomials of the key, whichever is smaller."""

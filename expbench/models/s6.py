@@ -102,6 +102,7 @@ class S6(Mixer):
     def state_size(self, L: int) -> int:
         return self.A_log.numel()
 
+    @torch.no_grad()
     def statistics(self, x: Tensor) -> Mapping[str, Tensor]:
         """The transition statistics: |Abar| over the steps from the second on (the first has no past), Delta and u."""
         z, _, _ = self.project(x.transpose(0, 1))

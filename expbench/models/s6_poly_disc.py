@@ -85,12 +85,14 @@ class S6PolyDisc(S6):
             return None
         a, p = self.degrees()
         source = 2 + (p if self.discretise_b else 0)
-        degree, state = [], 0
+        degree: list[int] = []
+        state = 0
         for d in inputs.degree:
             state = max(state + a * p * d, source * d) if degree else source * d
             degree.append(state + d)
         return Reach.capped(degree, [t + 1 for t in range(len(degree))])
 
+    @torch.no_grad()
     def statistics(self, x: Tensor) -> Mapping[str, Tensor]:
         _, u, _ = self.discretise(self.project(x.transpose(0, 1))[0])
         outside = ((u < self.lowest) | (u > 0)).double().mean()

@@ -19,7 +19,7 @@ def softplus_coefficients(center: Tensor, degree: int) -> list[Tensor]:
     s = torch.sigmoid(center)
     derivative = np.polynomial.Polynomial([0.0, 1.0])
     for k in range(1, degree + 1):
-        value = horner(s, [torch.full_like(s, c) for c in derivative.coef])
+        value = horner(s, [torch.full_like(s, float(c)) for c in derivative.coef.tolist()])
         coefficients.append(value / math.factorial(k))
         derivative = derivative.deriv() * np.polynomial.Polynomial([0.0, 1.0, -1.0])
     return coefficients

@@ -1,0 +1,49 @@
+"""What the tests share: the command line called in this process, and tiny sweeps."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from expbench.cli import main
+
+TINY = ["--steps", "20", "--seeds", "0:2", "--L", "4", "-t", "test_size=256", "-t", "selection_size=256"]
+
+
+class Answer(NamedTuple):
+    """What a command printed and how it exited."""
+
+    code: int
+    out: str
+    err: str
+
+
+CommandLine = Callable[..., Answer]
+
+
+@pytest.fixture
+def expbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
+    """Call the command line with these words, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> Answer:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            main(list(words))
+        return Answer(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+
+    return call
+
+
+def is_bad_input(answer: Answer, *words: str) -> None:
+    """Assert that a command was refused as bad input is: exit code 2 and one line, which holds all these words."""
+    lines = answer.err.strip().splitlines()
+    assert (answer.code, len(lines)) == (2, 1), answer
+    assert lines[0].startswith("error: ")
+    for word in words:
+        assert word in lines[0]
