@@ -52,7 +52,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def device_name(device: str) -> str:
-    """The device as its maker calls it: the GPU's name, or the processor's architecture and the threads in use."""
+    """The device as its maker calls it: the GPU's name, or the processor's architecture and the threads that torch has."""
     import torch
 
     if device == "cuda":

@@ -24,7 +24,7 @@ from expbench.network import Network
 from expbench.progress import Progress
 from expbench.run import Score, Status
 from expbench.task import Measured, Task, total
-from expbench.training import Diverged, build, train
+from expbench.training import Diverged, build, fitting_threads, train
 
 
 class Plan(NamedTuple):
@@ -118,9 +118,10 @@ def execute(job: Job, folder: Path, device: str, progress: Progress, *, save_wei
     else:
         try:
             network = build(job.run, job.task, job.model, device)
-            for score in train(job.run, job.task, network, device):
-                scores.append(score)
-                progress.step(job, score.step)
+            with fitting_threads(job.run):
+                for score in train(job.run, job.task, network, device):
+                    scores.append(score)
+                    progress.step(job, score.step)
             outcome = Outcome("ok", value=next(s.value for s in scores if s.headline and s.split == "test"))
         except Diverged as diverged:
             outcome = Outcome("diverged", str(diverged))

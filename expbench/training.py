@@ -9,21 +9,35 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from expbench.network import Network
+from expbench.optimizer import AdamW, clip
 from expbench.run import Run, Score, Split
 from expbench.task import Batch, Measured, Task, total
 
 CURVE_POINTS, STEPS_BETWEEN_POINTS = 24, 25  # at most so many points, and at least so many steps from one to the next
 CURVE_CHUNKS = 1  # chunks of the selection split that a point of the curve looks at; the last point sees them all
 PROBE = 64  # sequences on which mixers log their statistics
+_WORTH_SHARING = 1 << 14  # numbers in one layer's input
 _EVALUATED_TOKENS = 1 << 16  # tokens that go through a network at once when it is evaluated
+
+
+@contextmanager
+def fitting_threads(run: Run) -> Iterator[None]:
+    """One thread where a step is so small that to share it costs more than to do it; torch's own number elsewhere."""
+    before = torch.get_num_threads()
+    if run.batch_size * run.L * run.D < _WORTH_SHARING:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Diverged(Exception):
@@ -50,8 +64,7 @@ def build(run: Run, task: Task, model: type, device: str) -> Network:
 def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score]:
     """Train, yielding the curve and at the end the test metrics; raises `Diverged` where training breaks down."""
     began = time.perf_counter()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=run.lr, weight_decay=run.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(run, step))
+    optimizer = AdamW(list(network.parameters()), run.weight_decay)
     points = curve_steps(run.steps)
     probe = _cast(next(task.split("selection", device)), run)
     watch = _TransitionWatch(network)
@@ -67,14 +80,13 @@ def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score
         batch = _cast(task.train_batch(run.batch_size, seed=run.seed, step=step, device=device), run)
         with precision_context(run, device):
             loss = task.loss(_floating(network(batch.inputs)), batch.targets)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), run.clip)
-        if not math.isfinite(norm + loss.detach()):
+        grads = torch.autograd.grad(loss, optimizer.parameters, allow_unused=True, materialize_grads=True)
+        loss = loss.detach()
+        norm = clip(grads, run.clip)
+        if not math.isfinite(norm + loss):
             raise Diverged(f"the loss or its gradient is not finite at step {step} of {run.steps}")
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.detach())
+        optimizer.step(grads, run.lr * learning_rate_factor(run, step - 1))
+        losses.append(loss)
         if step in points:
             yield from scores("train", step, [Measured("loss", float(torch.stack(losses).mean()))])
             losses.clear()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 
 from expbench.cli import main
 
@@ -24,6 +25,12 @@ class Answer(NamedTuple):
 
 
 CommandLine = Callable[..., Answer]
+
+
+@pytest.fixture(autouse=True)
+def _the_same_every_time() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # the tests' tensors are tiny, and so are CI's machines
 
 
 @pytest.fixture

@@ -263,9 +263,9 @@ def test_stated_degree_of_stacks() -> None:
 
 
 def degree_on_a_line(net: nn.Module, L: int, most: int) -> int:
-    """The degree of y_L on a random line of inputs, long enough that the highest power stands out of the rounding."""
+    """The degree of y_L on a random line of inputs, so long that the highest powers stand out of the rounding."""
     nodes = torch.cos(torch.linspace(0, math.pi, most + 2, dtype=torch.float64))
-    x = tokens(1, L, 1) + 30 * nodes[:, None, None] * tokens(1, L, 1, seed=9)
+    x = tokens(1, L, 1) + 1000 * nodes[:, None, None] * tokens(1, L, 1, seed=9)
     with torch.no_grad():
         y = net(x)[:, 0]
     series = torch.linalg.solve(torch.linalg.vander(nodes), y)

@@ -1,0 +1,181 @@
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from expbench import table
+from expbench.cells import gather, with_context
+from expbench.report import write_report
+from tests.conftest import CommandLine
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    """A row of the table: a run of s6 on polyreg that ended well."""
+    settings = '{"L":8,"degree":8,"family":"suffix","instance":0,"lo":0.5}'
+    values: dict[str, Any] = {
+        "key": "k", "kind": "run", "status": "ok", "task": "polyreg", "task_version": "1", "task_settings": settings,
+        "L": 8, "degree": 8, "instance": 0, "model": "s6", "model_version": "1", "model_settings": '{"N":4}',
+        "D": 4, "depth": 1, "norm": "layer", "positions": "none", "residual": True, "skip": True, "steps": 10, "warmup": 1,
+        "batch_size": 4, "lr": 0.01, "weight_decay": 0.0, "clip": 1.0, "seed": 0, "dtype": "float32",
+        "split": "test", "slice": "", "step": 10, "metric": "nmse", "value": 0.5, "headline": True,
+        "higher_is_better": False, "solved_at": 0.01, "parameters": 35, "state_size": 16, "label_kurtosis": 3.0,
+        "label_interaction_order": 1.5, "effective_sample_size": 900.0, "well_posed": True,
+        "device": "cpu", "device_name": "a CPU", "expbench": "0", "torch": "2",
+    }  # fmt: skip
+    return values | changes
+
+
+def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(rows, schema=table.SCHEMA).to_pandas()
+
+
+def runs(values: list[float | None], **changes: Any) -> list[dict[str, Any]]:
+    """A run a value, each with a point on its curve; None diverged."""
+    rows = []
+    for seed, value in enumerate(values):
+        own = changes | {"seed": seed, "key": f"{changes}{seed}"}
+        if value is None:
+            rows.append(row(**own, status="diverged", error="not finite", split="selection", step=5, value=9.0))
+        else:
+            rows += [row(**own, value=value), row(**own, split="selection", step=5, value=value + 1)]
+            rows.append(row(**own, metric="mse", headline=False, value=77.0))
+            rows.append(row(**own, slice="label=1", headline=False, value=55.0))
+    return rows
+
+
+def control(name: str, kind: str, value: float, **changes: Any) -> dict[str, Any]:
+    return row(key="controls", kind=kind, model=name, value=value, model_settings=None, **changes)
+
+
+def section(text: str, start: str) -> list[list[str]]:
+    """The cells of the table whose header starts so."""
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith(f"| {start}"))
+    cells = []
+    for line in lines[first:]:
+        if not line.startswith("|"):
+            break
+        cells.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return [cells[0], *cells[2:]]
+
+
+def test_what_a_cell_says() -> None:
+    cells = gather(with_context(frame_of(runs([0.005, 0.02, 0.3, None]))))
+    assert len(cells) == 1
+    cell = cells[0]
+    assert cell.values == [0.005, 0.02, 0.3]
+    assert cell.interval.center == pytest.approx(0.325 / 3)
+    assert (cell.best, cell.solved, cell.trials, cell.count("diverged")) == (0.005, 1, 4, 1)
+    assert cell.solved_share.center == 0.25
+
+
+def test_cells_part_by_everything_but_seed_and_instance() -> None:
+    other = '{"L":8,"degree":8,"family":"suffix","instance":1,"lo":0.5}'
+    rows = [
+        *runs([1.0, 2.0]),
+        *runs([3.0, 5.0], instance=1, task_settings=other),
+        *runs([9.0], lr=0.1),
+        *runs([8.0], norm="none"),
+    ]
+    cells = gather(with_context(frame_of(rows)))
+    assert sorted(sorted(cell.values) for cell in cells) == [[1, 2, 3, 5], [8], [9]]
+    both = next(cell for cell in cells if len(cell.values) == 4)
+    assert both.interval.center == pytest.approx((1.5 + 4) / 2), "the mean of the instances' means"
+    assert both.interval.half_width == pytest.approx(12.706 * 2.5 / 2, rel=1e-3), "and they are the units"
+
+
+def test_tables_of_the_report(tmp_path: Path) -> None:
+    rows = [
+        *runs([0.005, 0.02, None]),
+        *runs([0.5, 0.6], model="linattn", network_degree=3, network_order=2, skip=None, well_posed=False),
+        row(key="u", model="narrow", status="unsupported", split=None, metric=None, value=None, headline=None),
+        control("mean", "baseline", 1.0),
+        control("generator", "positive", 0.0),
+        control("mean", "baseline", 0.25, L=99, task_settings='{"L":99,"family":"other"}'),
+    ]
+    path = write_report(frame_of(rows), tmp_path)
+    text = path.read_text()
+    header, *lines = section(text, "model")
+    by_model = {line[0]: dict(zip(header, line, strict=True)) for line in lines}
+    s6 = by_model["s6"]
+    assert s6["nmse"] == "0.0125; 1 diverged"
+    assert s6["best"] == "0.005"
+    assert s6["solved"].startswith("1/3 (")
+    assert s6["every run (seed: value)"] == "0: 0.005, 1: 0.02, 2: diverged"
+    assert s6["reach"] == "no polynomial bound"
+    assert s6["protocol"] == "layer, none, on, on"
+    linattn = by_model["linattn"]
+    assert linattn["nmse"] == "0.55 (ill-posed)"
+    assert linattn["reach"] == "degree 3, order 2"
+    assert linattn["protocol"] == "layer, none, on, -"
+    assert by_model["narrow"]["nmse"] == "1 unsupported"
+    assert section(text, "L | degree | mean") == [
+        ["L", "degree", "mean (baseline)", "generator (positive)"],
+        ["8", "8", "1", "0"],
+    ]
+    assert "not" in text
+    assert "1 diverged, 1 unsupported of 3 models" in text
+
+
+def figures(folder: Path, text: str) -> list[str]:
+    """The figures that a report refers to, each of which must be there and be drawn."""
+    names = re.findall(r"!\[.*?\]\((.*?)\)", text)
+    for name in names:
+        root = ET.parse(folder / "report" / name).getroot()
+        assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 10, name
+    assert sorted(p.name for p in (folder / "report/figures").iterdir()) == sorted(Path(name).name for name in names)
+    return [Path(name).stem.partition("polyreg-")[2] for name in names]
+
+
+def test_figures_that_a_table_calls_for(tmp_path: Path) -> None:
+    one = [*runs([0.1, 0.2]), control("mean", "baseline", 1.0)]
+    assert figures(tmp_path, write_report(frame_of(one), tmp_path).read_text()) == ["curves", "controls"]
+
+    def setting(**changes: Any) -> str:
+        import json
+
+        return json.dumps({"L": 8, "degree": 8, "family": "suffix", "instance": 0} | changes)
+
+    lengths = [r for L in (8, 16) for r in runs([0.1, 0.2], L=L, degree=L, task_settings=setting(L=L, degree=L))]
+    drawn = figures(tmp_path, write_report(frame_of(lengths), tmp_path).read_text())
+    assert drawn == ["metric-against-L", "depth-against-degree", "curves"]
+    degrees = [
+        r for d in (2, 4) for depth in (1, 2) for r in runs([0.1], degree=d, depth=depth, task_settings=setting(degree=d))
+    ]
+    drawn = figures(tmp_path, write_report(frame_of(degrees), tmp_path).read_text())
+    assert drawn == ["metric-against-degree", "depth-against-degree", "curves"]
+    nothing = [row(status="failed", error="broke", split=None, metric=None, value=None, headline=None)]
+    text = write_report(frame_of(nothing), tmp_path).read_text()
+    assert figures(tmp_path, text) == []
+    assert "1 failed" in text
+
+
+def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
+    frame = frame_of([*runs([0.1, 0.2]), control("mean", "baseline", 1.0)])
+    seen = []
+    for _ in range(2):
+        write_report(frame, tmp_path)
+        seen.append({path.name: path.read_bytes() for path in (tmp_path / "report").rglob("*.*")})
+    assert seen[0] == seen[1]
+
+
+def test_a_report_of_some_tasks_and_models(expbench: CommandLine) -> None:
+    sweep = ["run", "--steps", "20", "--seeds", "0", "--L", "4", "-t", "test_size=256", "-t", "selection_size=256"]
+    expbench(*sweep, "--task", "polyreg,count-in-row", "--models", "s6,linattn", "-t", "count-in-row:classes=3")
+    answer = expbench("report", "--task", "polyreg", "--models", "linattn")
+    assert answer.code == 0
+    assert answer.out.strip() == str(Path("results/report/report.md"))
+    text = Path(answer.out.strip()).read_text()
+    assert "## polyreg" in text
+    assert "## count-in-row" not in text
+    assert [line[0] for line in section(text, "model")[1:]] == ["linattn"]
+    assert "generator (positive)" in text
+    whole = Path(expbench("report").out.strip()).read_text()
+    assert "last-zero (oracle)" in whole
+    assert "balanced_accuracy" in whole
+    figures(Path("results"), whole)

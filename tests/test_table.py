@@ -1,0 +1,102 @@
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from expbench import table
+from expbench.errors import BadInput
+
+NOW = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def row(key: str, value: float, status: str = "ok", minutes: int = 0) -> dict[str, Any]:
+    return {"key": key, "status": status, "value": value, "metric": "m", "created": NOW + timedelta(minutes=minutes)}
+
+
+def test_the_schema_is_fixed_and_every_reader_takes_it(tmp_path: Path) -> None:
+    path = table.write(tmp_path, "a", [row("a", 1.5), row("a", 2.5)])
+    assert pq.read_schema(path).equals(table.SCHEMA, check_metadata=False)
+    assert pq.read_metadata(path).metadata[b"expbench_schema"] == b"1"
+    assert pd.read_parquet(path)["value"].tolist() == [1.5, 2.5]
+    assert duckdb.sql(f"select sum(value), count(created) from '{path}'").fetchall() == [(4.0, 2)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.parquet"], "nothing is left aside"
+
+
+def test_a_column_that_is_not_in_the_schema_is_refused(tmp_path: Path) -> None:
+    documented = Path(__file__).parent.parent / "results" / "README.md"
+    for name in table.COLUMNS:
+        assert f"`{name}`" in documented.read_text(), f"results/README.md does not document {name}"
+
+
+def test_one_row_set_a_key_the_good_one_before_the_failed_then_the_latest(tmp_path: Path) -> None:
+    table.write(tmp_path, "1", [row("a", 1), row("b", 2)])
+    table.write(tmp_path, "2", [row("a", 3, minutes=1), row("a", 4, minutes=1)])
+    table.write(tmp_path, "3", [row("a", 5, "failed", minutes=2), row("c", 6, "failed")])
+    frame, problems = table.read(tmp_path)
+    assert problems == []
+    assert sorted(zip(frame["key"], frame["value"], strict=True)) == [("a", 3), ("a", 4), ("b", 2), ("c", 6)]
+    assert table.statuses(tmp_path) == ({"a": "ok", "b": "ok", "c": "failed"}, [])
+
+
+def test_an_empty_folder_is_an_empty_table(tmp_path: Path) -> None:
+    frame, problems = table.read(tmp_path)
+    assert list(frame.columns) == list(table.COLUMNS)
+    assert (len(frame), problems) == (0, [])
+
+
+def broken_files(folder: Path) -> list[Path]:
+    """A truncated, an empty, a foreign file and one of another schema version."""
+    whole = table.write(folder, "whole", [row("w", 1)])
+    (folder / "truncated.parquet").write_bytes(whole.read_bytes()[:-20])
+    (folder / "empty.parquet").touch()
+    pq.write_table(pa.table({"x": [1]}), folder / "foreign.parquet")
+    newer = table.SCHEMA.empty_table().replace_schema_metadata({"expbench_schema": "99"})
+    pq.write_table(newer, folder / "newer.parquet")
+    return [folder / f"{name}.parquet" for name in ("empty", "foreign", "newer", "truncated")]
+
+
+def test_files_that_are_not_ours_or_not_whole_are_named_and_left_alone(tmp_path: Path) -> None:
+    broken = broken_files(tmp_path)
+    before = [path.read_bytes() for path in broken]
+    frame, problems = table.read(tmp_path)
+    assert frame["key"].tolist() == ["w"]
+    assert [line.partition(": ")[0] for line in problems] == [str(path) for path in broken]
+    assert [path.read_bytes() for path in broken] == before
+    assert table.statuses(tmp_path)[0] == {"w": "ok"}
+
+
+def test_finished(tmp_path: Path) -> None:
+    table.write(tmp_path, "a", [row("a", 1)])
+    table.write(tmp_path, "b", [row("b", 1, "failed")])
+    (tmp_path / "c.parquet").touch()
+    assert [table.finished(tmp_path, key) for key in ("a", "b", "c", "d")] == [True, False, False, False]
+
+
+def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(BadInput, match="cannot be written"):
+            table.open_folder(str(path))
+    assert table.open_folder(str(tmp_path / "new" / "deep")).is_dir()
+
+
+def test_a_missing_folder_names_its_nearest_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    with pytest.raises(BadInput, match=r"did you mean .*results'"):
+        table.existing_folder(str(tmp_path / "reslts"))
+
+
+def test_what_a_killed_process_left_aside_is_swept_away_later(tmp_path: Path) -> None:
+    import os
+
+    old, new = tmp_path / ".old.tmp", tmp_path / ".new.tmp"
+    old.touch()
+    new.touch()
+    os.utime(old, (1, 1))
+    table.open_folder(str(tmp_path))
+    assert (old.exists(), new.exists()) == (False, True)

@@ -1,0 +1,213 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from expbench import grid
+from expbench.run import Run, Score
+from expbench.training import Diverged, build, curve_steps, evaluate, learning_rate_factor, train
+
+
+def job(**changes: Any) -> grid.Job:
+    """One small job."""
+    request: dict[str, Any] = {"task": "polyreg", "models": "s6", "L": "4", "steps": "30", "seeds": "0", "batch_size": "16"}
+    request |= {"task_settings": ("test_size=300", "selection_size=260")} | changes
+    jobs = grid.expand(grid.Request(**request), "cpu")
+    assert len(jobs) == 1
+    return jobs[0]
+
+
+def scores(job: grid.Job) -> list[Score]:
+    network = build(job.run, job.task, job.model, "cpu")
+    return list(train(job.run, job.task, network, "cpu"))
+
+
+def values(job: grid.Job) -> list[tuple[Any, ...]]:
+    return [(s.split, s.step, s.metric, s.slice, s.value) for s in scores(job)]
+
+
+@pytest.mark.parametrize("model", ["s6", "attn", "linattn"])
+@pytest.mark.parametrize("task", ["polyreg", "count-in-row"])
+def test_one_seed_gives_the_same_bits_twice_and_another_seed_others(task: str, model: str) -> None:
+    settings = () if task == "polyreg" else ("classes=4", "test_size=300")
+    one = job(task=task, models=model, task_settings=settings)
+    assert values(one) == values(one)
+    assert values(one) != values(job(task=task, models=model, task_settings=settings, seeds="1"))
+
+
+def test_initial_weights_depend_on_the_seed_alone_and_leave_the_global_generator_alone() -> None:
+    one = job()
+    state = torch.get_rng_state()
+    first = build(one.run, one.task, one.model, "cpu").state_dict()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(10)
+    again = build(one.run, one.task, one.model, "cpu").state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_training_is_plain_adamw_with_the_documented_schedule() -> None:
+    one = job(steps="12", warmup="4", lr="0.02", clip="0.5", weight_decay="0.1")
+    trained = build(one.run, one.task, one.model, "cpu")
+    list(train(one.run, one.task, trained, "cpu"))
+    plain = build(one.run, one.task, one.model, "cpu")
+    optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=0.1, foreach=False, fused=False)
+    clipped = 0
+    for step in range(1, 13):
+        fraction = step / 4 if step <= 4 else 0.5 * (1 + torch.cos(torch.tensor((step - 5) / 8 * torch.pi)))
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02 * float(fraction)
+        inputs, targets = one.task.train_batch(16, seed=0, step=step)
+        optimizer.zero_grad()
+        nn.functional.mse_loss(plain(inputs.float()), targets.float()).backward()
+        norm = torch.stack([p.grad.norm() for p in plain.parameters() if p.grad is not None]).norm()
+        if norm > 0.5:
+            clipped += 1
+            for p in plain.parameters():
+                if p.grad is not None:
+                    p.grad *= 0.5 / (norm + 1e-6)
+        optimizer.step()
+    assert clipped > 0
+    for name, parameter in trained.named_parameters():
+        torch.testing.assert_close(parameter, plain.get_parameter(name), rtol=1e-3, atol=1e-5)
+
+
+def test_schedule() -> None:
+    run = job(steps="2000").run
+    assert run.warmup == 200
+    factors = [learning_rate_factor(run, step) for step in range(2000)]
+    assert factors[0] == pytest.approx(1 / 200)
+    assert factors[199] == factors[200] == 1
+    assert factors[1100] == pytest.approx(0.5)
+    assert 0 < factors[-1] < 1e-5
+    assert max(factors) == 1
+
+
+@pytest.mark.parametrize(("steps", "count"), [(1, 1), (20, 1), (50, 2), (2000, 24), (100_000, 24)])
+def test_curves_keep_a_few_dozen_points(steps: int, count: int) -> None:
+    points = curve_steps(steps)
+    assert len(points) == count
+    assert max(points) == steps
+    assert min(points) >= 1
+
+
+def test_what_a_run_yields() -> None:
+    one = job(steps="60", norm="none")
+    seen = scores(one)
+    assert {s.split for s in seen} == {"train", "selection", "test"}
+    losses = [s for s in seen if s.metric == "loss"]
+    assert [s.step for s in losses] == [30, 60]
+    assert all(s.split == "train" for s in losses)
+    test = [s for s in seen if s.split == "test"]
+    assert {s.metric for s in test} == {"nmse", "mse", "r2", "solved"}
+    assert all(s.step == 60 for s in test), "the test split is looked at once, at the end"
+    assert [s.metric for s in test if s.headline] == ["nmse"]
+    layers = {(s.metric, s.slice) for s in seen if s.metric.startswith(("abar", "delta", "k_hat", "frac", "u_"))}
+    assert {("abar_max", "layer=0"), ("abar_max_running", "layer=0"), ("k_hat", ""), ("u_min", "layer=0")} <= layers
+    running = [s.value for s in seen if s.metric == "abar_max_running"]
+    assert running == sorted(running)
+    assert not [s for s in scores(job(models="attn")) if "abar" in s.metric]
+
+
+def test_the_loss_is_the_mean_since_the_last_point() -> None:
+    one = job(steps="2", lr="1e-9")
+    network = build(one.run, one.task, one.model, "cpu")
+    batches = [one.task.train_batch(16, seed=0, step=step) for step in (1, 2)]
+    expected = sum(float(one.task.loss(network(b.inputs.float()), b.targets.float()).detach()) for b in batches) / 2
+    loss = next(s for s in train(one.run, one.task, network, "cpu") if s.metric == "loss")
+    assert loss.value == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_does_not_depend_on_how_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = job(models="attn", dtype="float64")
+    network = build(one.run, one.task, one.model, "cpu")
+    whole = evaluate(one.run, one.task, network, "cpu", "test")
+    monkeypatch.setattr("expbench.training._EVALUATED_TOKENS", 12)
+    for a, b in zip(whole, evaluate(one.run, one.task, network, "cpu", "test"), strict=True):
+        assert a.value == pytest.approx(b.value, rel=1e-12)
+    y = torch.cat([batch.targets for batch in one.task.split("test")])
+    x = torch.cat([batch.inputs for batch in one.task.split("test")])
+    assert len(y) == 300
+    nmse = float(((network(x).detach() - y) ** 2).mean())
+    assert next(m.value for m in whole if m.metric == "nmse") == pytest.approx(nmse)
+
+
+class Exploding(nn.Module):
+    """Fine for some steps, then not finite."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * self.scale / (0 if self.calls > 40 else 1)
+
+
+def test_divergence_is_raised_with_its_step() -> None:
+    one = job(models="linattn", steps="100")
+    network = build(one.run, one.task, Exploding, "cpu")
+    seen = []
+    with pytest.raises(Diverged, match=r"step \d+ of 100"):
+        seen += train(one.run, one.task, network, "cpu")
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_other_dtypes(dtype: str) -> None:
+    for model in ("s6", "s6-poly", "ssm", "attn", "linattn", "polyattn"):
+        one = job(models=model, dtype=dtype)
+        network = build(one.run, one.task, one.model, "cpu")
+        assert next(network.parameters()).dtype == (torch.float64 if dtype == "float64" else torch.float32)
+        assert next(s.value for s in train(one.run, one.task, network, "cpu") if s.split == "test") < 10
+
+
+def test_keys_change_with_everything_that_changes_the_numbers_and_nothing_else() -> None:
+    base = job().run
+    changes: list[dict[str, Any]] = [
+        {"L": "5"},
+        {"D": "5"},
+        {"depth": "2"},
+        {"norm": "none"},
+        {"positions": "sin"},
+        {"residual": "off"},
+        {"lr": "0.02"},
+        {"steps": "31"},
+        {"batch_size": "17"},
+        {"warmup": "9"},
+        {"weight_decay": "0.1"},
+        {"clip": "2"},
+        {"seeds": "1"},
+        {"instances": "1"},
+        {"dtype": "float64"},
+        {"models": "s6-bbar-b"},
+        {"model_settings": ("layout=full_bias",)},
+        {"model_settings": ("N=3",)},
+    ]
+    keys = {base.key, *(job(**change).run.key for change in changes)}
+    assert len(keys) == len(changes) + 1
+    assert job(model_settings=("N=4",)).run.key == base.key, "the resolved value is what counts"
+    assert job(positions="none").run.key == base.key
+    assert job(degree="4").run.key == base.key
+    as_cuda = grid.expand(grid.Request(task="polyreg", models="s6", L="4"), "cpu")
+    assert len({j.run.key for j in as_cuda}) == 3
+
+
+def test_a_run_survives_its_row_and_its_command() -> None:
+    import shlex
+
+    from expbench.rows import of_run
+
+    one = job(positions="sin", residual="off", task_settings=("family=sparse", "test_size=300", "degree=3"))
+    row = of_run(one, "cpu", None, [], {"status": "ok"})[0]
+    assert Run.from_row(row) == one.run
+    words = shlex.split(one.run.command())[2:]
+    request: dict[str, Any] = {"task_settings": [], "model_settings": []}
+    for option, value in zip(words[::2], words[1::2], strict=True):
+        name = {"-t": "task_settings", "-m": "model_settings"}.get(option, option.strip("-").replace("-", "_"))
+        if isinstance(request.get(name), list):
+            request[name].append(value)
+        else:
+            request[name] = value
+    (again,) = grid.expand(grid.Request(**request), "cpu")
+    assert again.run == one.run

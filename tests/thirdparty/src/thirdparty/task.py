@@ -1,0 +1,32 @@
+"""Repeat the last value."""
+
+from dataclasses import dataclass
+
+import torch
+
+from expbench.task import Batch, Measured, Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastValue(Task):
+    """Scale is the setting: inputs are uniform on [0, scale]."""
+
+    L: int = 4
+    scale: float = 1.0
+
+    headline = "error"
+    higher_is_better = False
+    solved_at = 0.01
+
+    def batch(self, draws, size):
+        x = draws.uniform(size, self.L, 1, high=self.scale)
+        return Batch(x, x[:, -1])
+
+    def loss(self, outputs, targets):
+        return ((outputs - targets) ** 2).mean()
+
+    def measure(self, outputs, targets):
+        return {"error": ((outputs - targets) ** 2).sum(), "count": torch.tensor(len(targets))}
+
+    def summary(self, totals):
+        return [Measured("error", float(totals["error"] / totals["count"]))]
