@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from expbench.statistics import Interval, nested_interval, share_interval
+from expbench.table import COLUMNS
 
 _IGNORED = ("L", "degree", "instance", "test_size", "selection_size")
 _IDENTITY = [
@@ -92,6 +94,7 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
     runs = frame[frame["kind"] == "run"]
     if runs.empty:
         return []
+    runs = runs.astype({"seed": "int64", "instance": "int64"})  # controls have no seed, which makes the column real
     final = runs[runs["headline"].fillna(False).astype(bool) & (runs["split"] == "test")]
     per_run = runs.drop_duplicates("key").drop(columns=["value", "metric"])
     # a run that broke down late may have measured something on the way: only one that ended well has a result
@@ -99,8 +102,8 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
     per_run = per_run.merge(values, on="key", how="left")
     cells = []
     for identity, group in per_run.groupby(_IDENTITY, dropna=False, sort=True):
-        facts = dict(zip(_IDENTITY, identity, strict=True))
-        facts |= {name: _first(group[name]) for name in _STATED}
+        facts = dict(zip(_IDENTITY, identity, strict=True)) | {name: _first(group[name]) for name in _STATED}
+        facts = {name: _typed(name, value) for name, value in facts.items()}
         facts["well_posed"] = None if group["well_posed"].isna().all() else bool(group["well_posed"].dropna().all())
         metrics = group["metric"].dropna()
         cells.append(
@@ -113,6 +116,13 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
             )
         )
     return cells
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A column's value as the schema has it: None where it is missing, whole numbers whole."""
+    if value is None or pd.isna(value):
+        return None
+    return int(value) if COLUMNS.get(name) == pa.int64() else value
 
 
 def _first(column: pd.Series[Any]) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -11,145 +13,144 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from expbench.cells import Cell, varying
+from expbench.cells import Cell
 from expbench.text import number
 
-_COLOURS = list(mpl.color_sequences["tab10"])
+_COLOURS = list(mpl.color_sequences["tab10"]) * 10
+_DASHES: list[Any] = ["--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1))] * 3
 _PANELS = 6
+_LEAST = 1e-5  # errors below this are drawn here
 _TRAINING = ["D", "depth", "norm", "positions", "residual", "steps", "batch_size", "lr", "weight_decay", "clip", "dtype"]
 _STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 
 
-def save(figure: Figure, path: Any) -> None:
+def save(figure: Figure, path: Path) -> None:
     """Write an SVG that is the same bytes for the same figure."""
     with mpl.rc_context(_STYLE):
         figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
 
 
 def labels(cells: Sequence[Cell], without: Sequence[str] = ()) -> dict[int, str]:
-    """A name for each cell (by its `id`): the model, and the settings in which the cells differ except `without`."""
-    cells = list(cells)
-    shared = [column for column in varying(cells, _TRAINING) if column not in without]
-    by_model: dict[str, set[str]] = {}
+    """A name for each cell (by its `id`): the model, and those settings except `without` in which one model differs."""
+    by_model: dict[str, list[Cell]] = {}
     for cell in cells:
-        by_model.setdefault(cell["model"], set()).add(cell["model_settings"])
+        by_model.setdefault(cell["model"], []).append(cell)
     names = {}
-    for cell in cells:
-        parts = [f"{column}={cell[column]}" for column in shared]
-        if len(by_model[cell["model"]]) > 1:
-            parts.insert(0, cell["model_settings"].strip("{}").replace('"', "").replace(":", "="))
-        names[id(cell)] = " ".join([cell["model"], *parts])
+    for model, group in by_model.items():
+        columns = [c for c in ["model_settings", *_TRAINING] if c not in without and len({cell[c] for cell in group}) > 1]
+        for cell in group:
+            names[id(cell)] = " ".join([model, *(_setting(column, cell[column]) for column in columns)])
     return names
 
 
 def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> Figure:
     """The headline metric against ``L`` or ``degree``: mean, interval and every run; controls dashed."""
-    figure, (axes,) = _panels(1, width=6.5, height=4.2)
-    names = labels(cells)
-    for colour, (name, group) in zip(_cycle(), _by_name(cells, names).items(), strict=False):
-        group = sorted((cell for cell in group if cell.values), key=lambda cell: cell[axis])
-        if not group:
-            continue
+    figure, (axes,) = _panels(1, width=6.0, height=4.0)
+    for colour, (name, group) in zip(_COLOURS, _by_name(cells, labels(cells)).items(), strict=False):
+        group = sorted(group, key=lambda cell: cell[axis])
         x = [cell[axis] for cell in group]
-        centers = [cell.interval.center for cell in group]
-        axes.plot(x, centers, "o-", color=colour, label=name, markersize=4)
-        bars = [(cell.interval.low, cell.interval.high) for cell in group]
-        low, high = ([_visible(bar[i], cell) for bar, cell in zip(bars, group, strict=True)] for i in (0, 1))
+        axes.plot(x, [cell.interval.center for cell in group], "o-", color=colour, label=name, markersize=4)
+        low, high = zip(*(_visible(cell) for cell in group), strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
         for cell in group:
             axes.plot([cell[axis]] * len(cell.values), cell.values, ".", color=colour, alpha=0.4, markersize=4)
-    _draw_controls(axes, controls, axis)
-    if all(cell[axis] > 0 for cell in cells) and max(c[axis] for c in cells) >= 8 * min(c[axis] for c in cells):
+    shown = controls[(controls["kind"] != "positive") & controls[axis].notna()]
+    for style, (control, rows) in zip(_DASHES, shown.groupby("model", sort=False), strict=False):
+        means = rows.groupby(axis)["value"].mean().sort_index()
+        axes.plot(means.index, means, linestyle=style, color="0.55", linewidth=1, label=str(control))
+    ticks = sorted({cell[axis] for cell in cells})
+    if len(ticks) > 2 and ticks[-1] >= 4 * ticks[0] > 0:
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter("{x:g}")
-    _finish(axes, cells[0], axis)
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel(axis)
+    _metric_axis(axes, cells, "test")
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 
 def depth_against_degree(cells: Sequence[Cell]) -> Figure:
-    """A map for each model: depth upwards, degree to the right, the mean headline metric in each field."""
-    names = labels(cells, without=["depth"])
-    groups = _by_name(cells, names)
-    degrees = sorted({cell["degree"] if pd.notna(cell["degree"]) else cell["L"] for cell in cells})
-    depths = sorted({cell["depth"] for cell in cells})
-    figure, panels = _panels(len(groups), width=1.6 + 0.62 * len(degrees), height=1.3 + 0.5 * len(depths), limit=len(groups))
+    """A map for each model: depth upwards, degree (or L, for a task without) to the right, the mean metric in each field."""
+    axis = "L" if cells[0]["degree"] is None else "degree"
+    groups = _by_name(cells, labels(cells, without=["depth"]))
+    degrees, depths = (sorted({cell[column] for cell in cells}) for column in (axis, "depth"))
+    figure, panels = _panels(len(groups), width=1.4 + 0.6 * len(degrees), height=1.2 + 0.45 * len(depths), most=len(groups))
     for axes, (name, group) in zip(panels, groups.items(), strict=True):
         field = np.full((len(depths), len(degrees)), np.nan)
         for cell in group:
-            degree = cell["degree"] if pd.notna(cell["degree"]) else cell["L"]
-            field[depths.index(cell["depth"]), degrees.index(degree)] = cell.interval.center
+            field[depths.index(cell["depth"]), degrees.index(cell[axis])] = cell.interval.center
         colours = "viridis" if cells[0].higher_is_better else "viridis_r"
         axes.imshow(_shade(field, cells[0]), origin="lower", aspect="auto", cmap=colours, vmin=0, vmax=1)
         for (row, column), value in np.ndenumerate(field):
             if not np.isnan(value):
-                axes.text(column, row, number(value), ha="center", va="center", fontsize=7, color="black", bbox=_BADGE)
-        axes.set_xticks(range(len(degrees)), [str(int(d)) for d in degrees])
-        axes.set_yticks(range(len(depths)), [str(int(d)) for d in depths])
+                badge = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.2}
+                axes.text(column, row, number(value), ha="center", va="center", fontsize=7, color="black", bbox=badge)
+        axes.set_xticks(range(len(degrees)), [str(degree) for degree in degrees])
+        axes.set_yticks(range(len(depths)), [str(depth) for depth in depths])
         axes.set_title(name, fontsize=9)
-        axes.set_xlabel("degree" if pd.notna(cells[0]["degree"]) else "L")
+        axes.set_xlabel(axis)
         axes.set_ylabel("depth")
         axes.spines[:].set_visible(False)
-    figure.suptitle(f"{cells[0].metric}, mean", fontsize=9)
+    figure.suptitle(f"{cells[0].metric} (test), mean", fontsize=9)
     return figure
 
 
 def curves(cells: Sequence[Cell], points: pd.DataFrame) -> Figure:
     """The headline metric on the selection split while training, a line a run; `points` has key, step and value."""
     by_key = {str(key): group.sort_values("step") for key, group in points.groupby("key")}
-    places = sorted({(cell["L"], cell["degree"]) for cell in cells}, key=str)
-    places = [places[round(i)] for i in np.linspace(0, len(places) - 1, min(_PANELS, len(places)))]
-    figure, panels = _panels(len(places), width=4.2, height=3.2)
+    places = _places(cells)
+    figure, panels = _panels(len(places), width=3.8, height=3.0)
     names = labels(cells)
-    colours = dict(zip(dict.fromkeys(names.values()), _cycle(), strict=False))
+    colours = dict(zip(dict.fromkeys(names.values()), _COLOURS, strict=False))
+    named: dict[str, Any] = {}
     for axes, place in zip(panels, places, strict=True):
         for cell in cells:
-            if str((cell["L"], cell["degree"])) != str(place):
+            if (cell["L"], cell["degree"]) != place:
                 continue
             name = names[id(cell)]
-            for i, key in enumerate(key for key in cell.runs["key"] if key in by_key):
-                line = by_key[key]
-                axes.plot(
-                    line["step"], line["value"], color=colours[name], alpha=0.7, linewidth=1, label=None if i else name
-                )
-        _finish(axes, cells[0], "step")
+            for key in cell.runs["key"]:
+                if key in by_key:
+                    line = by_key[key]
+                    drawn = axes.plot(line["step"], line["value"], color=colours[name], alpha=0.7, linewidth=1)
+                    named.setdefault(name, drawn[0])
         axes.set_title(_place(*place), fontsize=9)
-        axes.set_ylabel(f"{cells[0].metric} (selection)")
+        axes.set_xlabel("step")
+        _metric_axis(axes, cells, "selection")
+    figure.legend(list(named.values()), list(named), loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 
 def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
     """Every run of each model as a dot, with the controls of the same cell below; one panel for each L and degree."""
-    places = sorted({(cell["L"], cell["degree"]) for cell in cells}, key=str)[-_PANELS:]
+    places = _places(cells)
     names = labels(cells)
     models = list(dict.fromkeys(names.values()))
-    kept = controls.drop_duplicates("model")["model"].tolist()
-    figure, panels = _panels(len(places), width=4.6, height=0.9 + 0.24 * (len(models) + len(kept)))
+    rows = [*models, *controls.drop_duplicates("model")["model"]]
+    figure, panels = _panels(len(places), width=4.2, height=0.9 + 0.22 * len(rows))
+    floor = -math.inf if cells[0].higher_is_better else _LEAST
     for axes, place in zip(panels, places, strict=True):
-        rows = [*models, *kept]
-        for colour, model in zip(_cycle(), models, strict=False):
-            values = [
-                v for c in cells if names[id(c)] == model and str((c["L"], c["degree"])) == str(place) for v in c.values
-            ]
-            axes.plot(values, [rows.index(model)] * len(values), "o", color=colour, alpha=0.6, markersize=5)
-        here = controls[controls["L"] == place[0]]
-        here = here if pd.isna(place[1]) else here[here["degree"] == place[1]]
-        for name, value in zip(here["model"], here["value"], strict=True):
-            axes.plot([value], [rows.index(name)], "D", color="0.35", markersize=4)
+        here = [cell for cell in cells if (cell["L"], cell["degree"]) == place]
+        for cell in here:
+            row = models.index(names[id(cell)])
+            values = [max(value, floor) for value in cell.values]
+            axes.plot(values, [row] * len(values), "o", color=_COLOURS[row], alpha=0.6, markersize=5)
+        kept = controls[controls["L"] == place[0]]
+        kept = kept if place[1] is None else kept[kept["degree"] == place[1]]
+        for name, value in zip(kept["model"], kept["value"], strict=True):
+            axes.plot([max(value, floor)], [rows.index(name)], "D", color="0.35", markersize=4)
         axes.axvline(cells[0].solved_at, color="0.7", linewidth=0.8, linestyle=":")
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_title(_place(*place), fontsize=9)
-        axes.set_xlabel(cells[0].metric)
+        axes.set_xlabel(f"{cells[0].metric} (test)")
         if not cells[0].higher_is_better:
-            axes.set_xscale("symlog", linthresh=1e-4)
+            axes.set_xscale("log")
+            axes.set_xlim(left=_LEAST * 0.8)
     return figure
 
 
-_BADGE = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.2}
-
-
-def _panels(count: int, width: float, height: float, limit: int = _PANELS) -> tuple[Figure, list[Axes]]:
-    count = min(count, limit)
+def _panels(count: int, width: float, height: float, most: int = _PANELS) -> tuple[Figure, list[Axes]]:
+    count = min(count, most)
     columns = min(count, 3)
     lines = -(-count // columns)
     with mpl.rc_context(_STYLE):
@@ -161,47 +162,51 @@ def _panels(count: int, width: float, height: float, limit: int = _PANELS) -> tu
     return figure, axes[:count]
 
 
-def _cycle() -> list[Any]:
-    return _COLOURS * 10
+def _setting(column: str, value: Any) -> str:
+    if column == "model_settings":
+        return str(value).strip("{}").replace('"', "").replace(":", "=").replace(",", " ")
+    return f"{column}={'on' if value is True else 'off' if value is False else value}"
 
 
-def _by_name(cells: Sequence[Cell], names: dict[int, str]) -> dict[str, list[Cell]]:
+def _by_name(cells: Iterable[Cell], names: dict[int, str]) -> dict[str, list[Cell]]:
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(names[id(cell)], []).append(cell)
     return groups
 
 
-def _place(L: Any, degree: Any) -> str:
-    return f"L={L}" if pd.isna(degree) else f"L={L}, degree {int(degree)}"
+def _places(cells: Sequence[Cell]) -> list[tuple[int, int | None]]:
+    """The pairs of L and degree, in order; evenly spaced ones where there are too many to draw."""
+    places = sorted({(cell["L"], cell["degree"]) for cell in cells}, key=lambda place: (place[0], place[1] or 0))
+    return [places[round(i)] for i in np.linspace(0, len(places) - 1, min(_PANELS, len(places)))]
 
 
-def _visible(bound: float, cell: Cell) -> float:
-    """An interval's end as it can be drawn: an unknown one at the center, one below 0 at the least value seen."""
-    if np.isnan(bound):
-        return cell.interval.center
-    return max(bound, 0.0) if cell.higher_is_better else max(bound, 0.5 * min(cell.values))
+def _place(L: int, degree: int | None) -> str:
+    return f"L={L}" if degree is None else f"L={L}, degree {degree}"
+
+
+def _metric_axis(axes: Axes, cells: Sequence[Cell], split: str) -> None:
+    """Errors on a logarithm, cut below what the models reach; the threshold of the task as a line."""
+    axes.axhline(cells[0].solved_at, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_ylabel(f"{cells[0].metric} ({split})")
+    if not cells[0].higher_is_better:
+        axes.set_yscale("log")
+        best = min(min(cell.values) for cell in cells)
+        axes.set_ylim(bottom=max(_LEAST, 0.5 * min(best, cells[0].solved_at)))
+
+
+def _visible(cell: Cell) -> tuple[float, float]:
+    """The interval as it can be drawn: nothing where it is unknown, and inside the range that the metric can have."""
+    interval = cell.interval
+    if np.isnan(interval.low):
+        return interval.center, interval.center
+    if not cell.higher_is_better:
+        return max(interval.low, 0.5 * min(cell.values), _LEAST), interval.high
+    return max(interval.low, 0.0), min(interval.high, max(1.0, *cell.values))
 
 
 def _shade(field: Any, cell: Cell) -> Any:
     """The field on 0..1: as it is where more is better, else on a logarithm from 1e-4 to 1."""
     if cell.higher_is_better:
         return field
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.clip(1 + np.log10(np.maximum(field, 1e-4)) / 4, 0, 1)
-
-
-def _draw_controls(axes: Axes, controls: pd.DataFrame, axis: str) -> None:
-    shown = controls[(controls["kind"] != "positive") & controls[axis].notna()]
-    for style, (name, group) in zip(["--", ":", "-.", (0, (5, 1)), (0, (1, 1))] * 3, shown.groupby("model"), strict=False):
-        means = group.groupby(axis)["value"].mean().sort_index()
-        axes.plot(means.index, means, linestyle=style, color="0.55", linewidth=1, label=str(name))
-
-
-def _finish(axes: Axes, cell: Cell, axis: str) -> None:
-    if not cell.higher_is_better:
-        axes.set_yscale("log")
-    axes.axhline(cell.solved_at, color="0.8", linewidth=0.8, zorder=0)
-    axes.set_xlabel(axis)
-    axes.set_ylabel(f"{cell.metric} (test)")
-    axes.legend(fontsize=7, frameon=False)
+    return np.clip(1 + np.log10(np.maximum(field, 1e-4)) / 4, 0, 1)

@@ -98,8 +98,8 @@ def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) 
     """The figures that these cells call for, by title."""
     figures: dict[str, Callable[[], Figure]] = {}
     lengths, depths = ({cell[column] for cell in cells} for column in ("L", "depth"))
-    degrees = {cell["degree"] for cell in cells if pd.notna(cell["degree"])}
-    places = {(cell["L"], cell["degree"]) for cell in cells if pd.notna(cell["degree"])}
+    degrees = {cell["degree"] for cell in cells} - {None}
+    places = {(cell["L"], cell["degree"]) for cell in cells if cell["degree"] is not None}
     if len(lengths) > 1:
         figures["metric against L"] = lambda: plots.metric_against(cells, controls, "L")
     if len(degrees) > 1 and len(places) > len(lengths):  # where each L has one degree, the figure above says it all

@@ -54,4 +54,6 @@ def share_interval(successes: int, trials: int) -> Interval:
     scale = 1 + z**2 / trials
     center = (p + z**2 / (2 * trials)) / scale
     half = z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2)) / scale
-    return Interval(p, max(0.0, center - half), min(1.0, center + half))
+    low = center - half if successes else 0.0  # exact at both ends, where rounding would leave a trace
+    high = center + half if successes < trials else 1.0
+    return Interval(p, low, high)
