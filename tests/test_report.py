@@ -42,7 +42,8 @@ def runs(values: list[float | None], **changes: Any) -> list[dict[str, Any]]:
         if value is None:
             rows.append(row(**own, status="diverged", error="not finite", split="selection", step=5, value=9.0))
         else:
-            rows += [row(**own, value=value), row(**own, split="selection", step=5, value=value + 1)]
+            rows.append(row(**own, value=value))
+            rows += [row(**own, split="selection", step=step, value=value + 1 / step) for step in (3, 5)]
             rows.append(row(**own, metric="mse", headline=False, value=77.0))
             rows.append(row(**own, slice="label=1", headline=False, value=55.0))
     return rows
