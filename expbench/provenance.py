@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -31,8 +32,13 @@ def installed(distribution: str) -> str | None:
 
 @cache
 def git_commit() -> str | None:
-    """The commit of the checkout that expbench runs from, with ``+changes`` where tracked files differ; None outside one."""
+    """The commit of the checkout that expbench runs from, with ``+changes`` where its sources differ; None outside one.
+
+    A copy without its history may state its commit in EXPBENCH_COMMIT.
+    """
     root = Path(__file__).resolve().parent.parent
+    if "EXPBENCH_COMMIT" in os.environ:
+        return os.environ["EXPBENCH_COMMIT"]
     if not (root / ".git").exists():
         return None
     commit = _git(root, "rev-parse", "HEAD")

@@ -101,7 +101,10 @@ class Results(NamedTuple):
 
 def write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write rows as ``folder/name.parquet``, replacing such a file in one stroke; columns not given are null."""
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+    return _write(folder, name, pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA))
+
+
+def _write(folder: Path, name: str, table: pa.Table) -> Path:
     target = folder / f"{name}.parquet"
     aside = folder / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -113,6 +116,20 @@ def write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
     finally:
         aside.unlink(missing_ok=True)
     return target
+
+
+def compact(folder: Path, name: str) -> Path:
+    """Put every row set of a folder into the one file ``folder/name.parquet`` and take the other files away."""
+    before = sorted(folder.glob("*.parquet"))
+    frame, problems = read(folder)
+    if problems:
+        raise BadInput(problems[0])
+    frame = frame.sort_values(["task", "kind", "key", "model", "split", "step", "metric", "slice"], kind="stable")
+    path = _write(folder, name, pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False))
+    for other in before:
+        if other != path:
+            other.unlink()
+    return path
 
 
 def open_folder(path: str) -> Path:

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import expbench_tasks
 import pytest
 import torch
 
+import expbench.models as expbench_models
 from expbench.cli import main
 
 TINY = ["--steps", "20", "--seeds", "0:2", "--L", "4", "-t", "test_size=256", "-t", "selection_size=256"]
@@ -35,8 +37,12 @@ def _the_same_every_time() -> None:
 
 @pytest.fixture
 def expbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
-    """Call the command line with these words, in an empty folder."""
+    """Call the command line with these words, in an empty folder; folders of plugins that it adds are forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
+    for package in (expbench_models, expbench_tasks):
+        monkeypatch.setattr(package, "__path__", list(package.__path__))
+    for variable in ("EXPBENCH_TASKS_PATH", "EXPBENCH_MODELS_PATH"):
+        monkeypatch.setenv(variable, "")
 
     def call(*words: str) -> Answer:
         out, err = io.StringIO(), io.StringIO()

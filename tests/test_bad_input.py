@@ -143,12 +143,11 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_broken_model_plugins(expbench: CommandLine, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_model_plugins(expbench: CommandLine, name: str, tmp_path: Path) -> None:
     source, expected = MODELS[name]
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / f"{name}.py").write_text(source)
-    isolated(monkeypatch)
     words = ["run", "--task", "polyreg", "--models", name.replace("_", "-"), "--models-dir", str(folder), *TINY[4:]]
     is_bad_input(expbench(*words[:-6], *words[-4:]), expected)
     assert not Path("results").exists()
@@ -186,33 +185,17 @@ TASKS = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_broken_task_plugins(expbench: CommandLine, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_task_plugins(expbench: CommandLine, name: str, tmp_path: Path) -> None:
     source, expected = TASKS[name]
     folder = tmp_path / "tasks"
     folder.mkdir()
     (folder / f"{name}.py").write_text(source.replace("NAME", name.capitalize()))
-    isolated(monkeypatch)
     is_bad_input(expbench("run", "--task", name, "--models", "linattn", "--tasks-dir", str(folder)), expected)
 
 
-def test_a_plugin_that_clashes_names_both_places(
-    expbench: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plugin_that_clashes_names_both_places(expbench: CommandLine, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "s6.py").write_text("")
-    isolated(monkeypatch)
     for command in (["list"], ["run", "--task", "polyreg", "--models", "attn"]):
         is_bad_input(expbench(*command, "--models-dir", str(folder)), "two models are named 's6'", "built-in", str(folder))
-
-
-def isolated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo afterwards what --tasks-dir and --models-dir add to this process."""
-    import expbench_tasks
-
-    import expbench.models
-
-    for package in (expbench.models, expbench_tasks):
-        monkeypatch.setattr(package, "__path__", list(package.__path__))
-    for variable in ("EXPBENCH_TASKS_PATH", "EXPBENCH_MODELS_PATH"):
-        monkeypatch.setenv(variable, "")

@@ -14,7 +14,6 @@ import pytest
 from expbench import plugins, table
 from expbench.errors import BadInput
 from tests.conftest import TINY, CommandLine
-from tests.test_bad_input import isolated
 
 ROOT = Path(__file__).parent.parent
 STRANGER = ROOT / "tests" / "thirdparty"
@@ -33,10 +32,7 @@ def folders(tmp_path: Path) -> list[str]:
     return options
 
 
-def test_single_files_are_listed_shown_and_run(
-    expbench: CommandLine, folders: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    isolated(monkeypatch)
+def test_single_files_are_listed_shown_and_run(expbench: CommandLine, folders: list[str]) -> None:
     listing = expbench("list", *folders).out
     assert f"last-value    Repeat the last value. [folder {folders[1]}]" in listing
     assert f"ema           An exponential moving average in each channel. [folder {folders[3]}]" in listing

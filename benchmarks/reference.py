@@ -1,0 +1,47 @@
+"""From the runs of reference.sh to what is committed: one compact table, and the README's figure with the known floor."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from expbench import plots, table
+from expbench.cells import gather, with_context
+
+TARGET = Path(__file__).parent.parent / "results" / "reference"
+
+
+def pair_floor(L: int, r: float = 1 / 3) -> float:
+    """The least normalised error of any sum of functions of pairs (x_j, x_L) for the product of L independent inputs.
+
+    r is variance over squared mean of one input, 1/3 for uniform on [0, 1]. One layer of linear attention is such a sum.
+    """
+    return 1 - (L * r + (L - 1) * r**2) / ((1 + r) ** L - 1)
+
+
+def main(runs: Path) -> None:
+    TARGET.mkdir(parents=True, exist_ok=True)
+    for path in runs.glob("*.parquet"):
+        shutil.copy(path, TARGET)
+    frame, _ = table.read(table.compact(TARGET, "table").parent)
+    frame = with_context(frame)
+    product = frame[frame["context"].str.contains("family=product")]
+    controls = product[(product["kind"] == "baseline") & product["headline"]]
+    figure = plots.metric_against(gather(product), controls, "L")
+    (axes,) = figure.axes
+    lengths = np.arange(3, 9)
+    axes.plot(lengths, [pair_floor(L) for L in lengths], "x", color="black", markersize=6, label="floor of linattn depth=1")
+    axes.set_title("product of L inputs on [0, 1], one layer unless said", fontsize=9)
+    axes.set_xlabel("L: inputs that are multiplied")
+    figure.legends[0].remove()
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    plots.save(figure, TARGET / "figure.svg")
+    test = frame[(frame["kind"] == "run") & frame["headline"].fillna(False) & (frame["split"] == "test")]
+    print(test.groupby(["task", "L", "D", "norm", "depth", "model"])["value"].describe()[["count", "mean", "min", "max"]])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,87 @@
+"""The README's commands, each of them, with fewer steps; and its files."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from expbench import table
+from tests.conftest import CommandLine
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line.partition(" #")[0].strip() for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
+SHORT = ["--steps", "3", "--seeds", "0", "-t", "test_size=64", "-t", "selection_size=64"]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> None:
+    """The files that the README shows, under the names that it gives them."""
+    for kind, block in BLOCKS:
+        named = re.match(r"# (\S+\.py)\n", block)
+        if kind == "python" and named:
+            path = tmp_path / named[1]
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(block)
+
+
+@pytest.mark.usefixtures("files")
+def test_every_command(expbench: CommandLine) -> None:
+    ran = []
+    for command in COMMANDS:
+        words = shlex.split(command)
+        if words[0] == "expbench":
+            answer = expbench(*words[1:], *(SHORT if words[1] == "run" else []))
+            assert answer.code == 0, (command, answer.err)
+            ran.append(words[1])
+        else:
+            assert words[0] in ("make", "."), f"nothing runs {command}"
+            if words[0] == "make":
+                assert f"\n{words[1]}: " in (ROOT / "Makefile").read_text()
+    assert set(ran) == {"run", "report", "list", "show", "doctor"}
+
+
+@pytest.mark.usefixtures("files")
+def test_the_query_of_the_schemas_page(expbench: CommandLine) -> None:
+    import duckdb
+
+    expbench("run", "--task", "polyreg", "--models", "ssm", "--L", "4", *SHORT)
+    page = (ROOT / "results" / "README.md").read_text()
+    python, sql = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "sql"))
+    assert python
+    assert sql
+    exec(python[1], {})
+    rows = duckdb.sql(sql[1]).fetchall()
+    assert [row[:3] for row in rows] == [("polyreg", "ssm", 4)]
+
+
+def test_defaults_are_those_that_are_documented() -> None:
+    from expbench.grid import Request, expand
+
+    runs = [job.run for job in expand(Request(task="polyreg", models="s6"), "cpu")]
+    assert [run.seed for run in runs] == [0, 1, 2]
+    run = runs[0]
+    assert (run.D, run.model_settings["N"], run.depth, run.norm, run.residual) == (4, 4, 1, "layer", True)
+    assert (run.batch_size, run.steps, run.lr, run.warmup, run.clip) == (64, 2000, 0.01, 200, 1.0)
+
+
+def test_every_plugin_stands_in_the_readme() -> None:
+    from expbench.plugins import discover
+
+    for name in (*discover("task"), *discover("model")):
+        assert f"| `{name}` |" in README
+
+
+def test_files_that_the_readme_points_to_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
+
+
+def test_the_committed_reference_is_readable() -> None:
+    frame, problems = table.read(ROOT / "results" / "reference")
+    assert problems == []
+    assert set(frame.loc[frame["kind"] == "run", "status"]) == {"ok"}
+    assert frame["git_commit"].notna().all()
