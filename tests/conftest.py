@@ -37,7 +37,7 @@ def _the_same_every_time() -> None:
 
 @pytest.fixture
 def expbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
-    """Call the command line with these words, in an empty folder; folders of plugins that it adds are forgotten afterwards."""
+    """Call the command line with these words, in an empty folder; what it adds to the plugins is forgotten afterwards."""
     monkeypatch.chdir(tmp_path)
     for package in (expbench_models, expbench_tasks):
         monkeypatch.setattr(package, "__path__", list(package.__path__))
