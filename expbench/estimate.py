@@ -12,7 +12,7 @@ from expbench.mixer import unsupported
 from expbench.progress import work
 from expbench.run import Run
 from expbench.task import CHUNK
-from expbench.training import CURVE_CHUNKS, build, curve_steps, evaluate, fitting_threads, train
+from expbench.training import CURVE_CHUNKS, build, curve_steps, evaluate, surroundings, train
 
 _STEPS = 3
 _LIMIT_SECONDS = 20.0
@@ -40,7 +40,7 @@ def estimate(jobs: Sequence[Job], device: str, limit: float = _LIMIT_SECONDS) ->
         if time.perf_counter() - began > limit:
             left += sum(work(job) for job in group)
             continue
-        with fitting_threads(group[0].run):
+        with surroundings(group[0].run, device):
             seconds += _seconds(group[0], device) * len(group)
         timed_work += sum(work(job) for job in group)
         measured += 1

@@ -24,7 +24,7 @@ from expbench.network import Network
 from expbench.progress import Progress
 from expbench.run import Score, Status
 from expbench.task import Measured, Task, total
-from expbench.training import Diverged, build, fitting_threads, train
+from expbench.training import Diverged, build, surroundings, train
 
 
 class Plan(NamedTuple):
@@ -118,7 +118,7 @@ def execute(job: Job, folder: Path, device: str, progress: Progress, *, save_wei
     else:
         try:
             network = build(job.run, job.task, job.model, device)
-            with fitting_threads(job.run):
+            with surroundings(job.run, device):
                 for score in train(job.run, job.task, network, device):
                     scores.append(score)
                     progress.step(job, score.step)

@@ -29,15 +29,20 @@ _EVALUATED_TOKENS = 1 << 16  # tokens that go through a network at once when it 
 
 
 @contextmanager
-def fitting_threads(run: Run) -> Iterator[None]:
-    """One thread where a step is so small that to share it costs more than to do it; torch's own number elsewhere."""
-    before = torch.get_num_threads()
+def surroundings(run: Run, device: str) -> Iterator[None]:
+    """What a run needs of the process: its own random state (a layer may have dropout), and as many threads as pay.
+
+    One thread where a step is so small that to share it costs more than to do it; torch's own number elsewhere.
+    """
+    threads = torch.get_num_threads()
     if run.batch_size * run.L * run.D < _WORTH_SHARING:
         torch.set_num_threads(1)
     try:
-        yield
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
+            torch.manual_seed(run.seed)
+            yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
 
 
 class Diverged(Exception):
@@ -76,6 +81,7 @@ def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score
             headline = metric == task.headline and not part
             yield Score(split, step, metric, value, part, seconds, headline)
 
+    network.train()
     for step in range(1, run.steps + 1):
         batch = _cast(task.train_batch(run.batch_size, seed=run.seed, step=step, device=device), run)
         with precision_context(run, device):
@@ -100,8 +106,10 @@ def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score
     for split in splits:
         measured = evaluate(run, task, network, device, split)
         yield from scores(split, run.steps, measured)
-        values = [m.value for m in measured if m.metric == task.headline and not m.slice]
-        yield from scores(split, run.steps, [Measured("solved", float(task.solved(value))) for value in values])
+        value = next(m.value for m in measured if m.metric == task.headline and not m.slice)
+        if not math.isfinite(value):
+            raise Diverged(f"{task.headline} of the {split} split is not finite after {run.steps} steps")
+        yield from scores(split, run.steps, [Measured("solved", float(task.solved(value)))])
 
 
 def learning_rate_factor(run: Run, step: int) -> float:
@@ -122,11 +130,13 @@ def evaluate(run: Run, task: Task, network: Network, device: str, split: Split, 
     """The metrics of the selection or test split, or of its first `chunks` chunks."""
     sequences = max(1, _EVALUATED_TOKENS // task.L)
     parts = []
+    network.eval()
     for batch in islice(task.split(split, device), chunks):
         batch = _cast(batch, run)
         with precision_context(run, device):
             outputs = torch.cat([_floating(network(inputs)) for inputs in batch.inputs.split(sequences)])
         parts.append(task.measure(outputs, batch.targets))
+    network.train()
     return task.summary(total(parts))
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from expbench import grid
 from expbench.run import Run, Score
-from expbench.training import Diverged, build, curve_steps, evaluate, learning_rate_factor, train
+from expbench.training import Diverged, build, curve_steps, evaluate, learning_rate_factor, surroundings, train
 
 
 def job(**changes: Any) -> grid.Job:
@@ -151,6 +151,58 @@ def test_divergence_is_raised_with_its_step() -> None:
     seen = []
     with pytest.raises(Diverged, match=r"step \d+ of 100"):
         seen += train(one.run, one.task, network, "cpu")
+
+
+class Dropping(nn.Module):
+    """A layer with dropout, which must not act when the network is evaluated."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mix = nn.Linear(width, width)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.mix(x))
+
+
+def test_dropout_is_repeatable_and_off_in_evaluation() -> None:
+    one = job(models="linattn", steps="60")
+
+    def run_once() -> list[Any]:
+        network = build(one.run, one.task, Dropping, "cpu")
+        with surroundings(one.run, "cpu"):
+            seen = [tuple(score[:5]) for score in train(one.run, one.task, network, "cpu")]
+        first, second = (evaluate(one.run, one.task, network, "cpu", "selection") for _ in range(2))
+        assert first == second
+        assert network.training
+        return seen
+
+    torch.manual_seed(1)
+    first = run_once()
+    torch.manual_seed(2)
+    assert run_once() == first
+
+
+def test_surroundings_are_put_back() -> None:
+    run, large = job().run, job(batch_size="4096").run
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    torch.set_num_threads(2)
+    with surroundings(run, "cpu"):
+        assert torch.get_num_threads() == 1
+        torch.rand(3)
+    with surroundings(large, "cpu"):
+        assert torch.get_num_threads() == 2
+    assert torch.get_num_threads() == 2
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.set_num_threads(threads)
+
+
+def test_a_result_that_is_no_number_is_a_divergence() -> None:
+    one = job(models="linattn", steps="2")
+    network = build(one.run, one.task, Dropping, "cpu")
+    network.register_forward_hook(lambda module, _, output: output if module.training else output / 0)
+    with pytest.raises(Diverged, match="nmse of the selection split is not finite"):
+        list(train(one.run, one.task, network, "cpu"))
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
