@@ -12,15 +12,17 @@ from expbench.errors import BadInput
 
 app = typer.Typer(
     name="expbench",
-    help="What can a sequence layer express? Runs tasks across models, with controls, intervals and provenance.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
-ResultsOption = Annotated[str, typer.Option("--results", help="Folder of the results table.")]
-TasksDir = Annotated[list[str] | None, typer.Option("--tasks-dir", help="Folder whose files are tasks; may be repeated.")]
-ModelsDir = Annotated[list[str] | None, typer.Option("--models-dir", help="Folder whose files are models; may be repeated.")]
+ResultsOption = Annotated[str, typer.Option("--results", metavar="FOLDER", help="Folder of the results table.")]
+TasksDir = Annotated[
+    list[str] | None, typer.Option("--tasks-dir", metavar="FOLDER", help="Folder whose files are tasks; may be repeated.")
+]
+ModelsDir = Annotated[
+    list[str] | None, typer.Option("--models-dir", metavar="FOLDER", help="Folder whose files are models; may be repeated.")
+]
 TaskSettings = Annotated[
     list[str] | None, typer.Option("-t", "--task-setting", metavar="[TASK:]NAME=V1,V2", help="A setting of a task.")
 ]
@@ -29,31 +31,47 @@ ModelSettings = Annotated[
 ]
 
 
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """What can a sequence layer express? Runs tasks across models, with controls, intervals and provenance."""
+    if version:
+        from expbench import __version__
+
+        print(__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
 @app.command()
 def run(
-    task: Annotated[str, typer.Option(help="Tasks, as polyreg or count-in-row,polyreg.")],
-    models: Annotated[str, typer.Option(help="Models by name, or path/file.py:Class, or module:Class.")],
-    L: Annotated[str | None, typer.Option("--L", help="Lengths. [default: the task's]")] = None,
-    degree: Annotated[str | None, typer.Option(help="Degrees of the task. [default: the task's]")] = None,
-    D: Annotated[str, typer.Option("--D", help="Widths.")] = "4",
-    depth: Annotated[str, typer.Option(help="Numbers of layers.")] = "1",
-    norm: Annotated[str, typer.Option(help="Before each mixer: layer, rms, none.")] = "layer",
+    task: Annotated[str, typer.Option(metavar="LIST", help="Tasks, as polyreg or count-in-row,polyreg.")],
+    models: Annotated[str, typer.Option(metavar="LIST", help="Models by name, or path/file.py:Class, or module:Class.")],
+    L: Annotated[str | None, typer.Option("--L", metavar="LIST", help="Lengths. (default: the task's)")] = None,
+    degree: Annotated[str | None, typer.Option(metavar="LIST", help="Degrees of the task. (default: the task's)")] = None,
+    D: Annotated[str, typer.Option("--D", metavar="LIST", help="Widths.")] = "4",
+    depth: Annotated[str, typer.Option(metavar="LIST", help="Numbers of layers.")] = "1",
+    norm: Annotated[str, typer.Option(metavar="LIST", help="Before each mixer: layer, rms, none.")] = "layer",
     positions: Annotated[
-        str | None, typer.Option(help="Position codes: none, sin, learned, index. [default: the model's]")
+        str | None, typer.Option(metavar="LIST", help="Position codes: none, sin, learned, index. (default: the model's)")
     ] = None,
-    residual: Annotated[str, typer.Option(help="Residual connections: on, off.")] = "on",
-    lr: Annotated[str, typer.Option(help="Peak learning rates.")] = "0.01",
-    seeds: Annotated[str, typer.Option(help="Seeds of weights and of the order of the data.")] = "0:3",
-    instances: Annotated[str, typer.Option(help="Members of a random family (which polynomial).")] = "0",
+    residual: Annotated[str, typer.Option(metavar="LIST", help="Residual connections: on, off.")] = "on",
+    lr: Annotated[str, typer.Option(metavar="LIST", help="Peak learning rates.")] = "0.01",
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="Seeds of weights and of the order of the data.")] = "0:3",
+    instances: Annotated[str, typer.Option(metavar="LIST", help="Members of a random family (which polynomial).")] = "0",
     task_setting: TaskSettings = None,
     model_setting: ModelSettings = None,
-    steps: Annotated[str, typer.Option(help="Optimizer steps.")] = "2000",
-    batch_size: Annotated[str, typer.Option(help="Sequences in a step.")] = "64",
-    warmup: Annotated[str | None, typer.Option(help="Warm-up steps. [default: a tenth of the steps, at most 200]")] = None,
-    weight_decay: Annotated[str, typer.Option(help="Weight decay of AdamW.")] = "0",
-    clip: Annotated[str, typer.Option(help="Largest norm of the gradient.")] = "1.0",
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 (autocast).")] = "float32",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    steps: Annotated[str, typer.Option(metavar="LIST", help="Optimizer steps.")] = "2000",
+    batch_size: Annotated[str, typer.Option(metavar="LIST", help="Sequences in a step.")] = "64",
+    warmup: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Warm-up steps. (default: a tenth of the steps, at most 200)")
+    ] = None,
+    weight_decay: Annotated[str, typer.Option(metavar="LIST", help="Weight decay of AdamW.")] = "0",
+    clip: Annotated[str, typer.Option(metavar="LIST", help="Largest norm of the gradient.")] = "1.0",
+    dtype: Annotated[str, typer.Option(metavar="LIST", help="float32, float64, bfloat16 (autocast).")] = "float32",
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda.")] = "auto",
     results: ResultsOption = "results",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, with an estimate of the time.")

@@ -103,3 +103,13 @@ def test_dry_run_prints_the_plan_and_changes_nothing(expbench: CommandLine) -> N
     expbench(*words, "--shard", "1/2")
     out = expbench(*words, "--dry-run").out
     assert "4 runs: 2 done, 2 to run; 0 sets of controls" in out
+
+
+def test_without_a_command_it_helps_and_it_knows_its_version(expbench: CommandLine) -> None:
+    from expbench import __version__
+
+    assert expbench("--version").out.strip() == __version__
+    answer = expbench()
+    assert (answer.code, "Usage" in answer.out, answer.err) == (0, True, "")
+    for command in ("run", "report", "list", "show", "doctor", "trace"):
+        assert command in answer.out
