@@ -37,7 +37,7 @@ def main(runs: Path) -> None:
     axes.set_title("product of L inputs on [0, 1], one layer unless said", fontsize=9)
     axes.set_xlabel("L: inputs that are multiplied")
     figure.legends[0].remove()
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     plots.save(figure, TARGET / "figure.svg")
     test = frame[(frame["kind"] == "run") & frame["headline"].fillna(False) & (frame["split"] == "test")]
     print(test.groupby(["task", "L", "D", "norm", "depth", "model"])["value"].describe()[["count", "mean", "min", "max"]])

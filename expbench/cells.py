@@ -13,9 +13,24 @@ import pyarrow as pa
 from expbench.statistics import Interval, nested_interval, share_interval
 from expbench.table import COLUMNS
 
-_IGNORED = ("L", "degree", "instance", "test_size", "selection_size")
+_SIZES = ("test_size", "selection_size")
+_IGNORED = ("L", "degree", "instance", *_SIZES)
 _IDENTITY = [
-    *("task", "task_version", "context", "L", "degree", "model", "model_version", "model_settings", "D", "depth", "norm"),
+    *(
+        "task",
+        "task_version",
+        "context",
+        "L",
+        "degree",
+        "test_size",
+        "selection_size",
+        "model",
+        "model_version",
+        "model_settings",
+        "D",
+        "depth",
+        "norm",
+    ),
     *("positions", "residual", "skip", "steps", "warmup", "batch_size", "lr", "weight_decay", "clip", "dtype"),
 ]
 _STATED = [
@@ -75,13 +90,14 @@ class Cell:
 
 
 def with_context(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with a column `context`: the settings of the task that are not axes, as one text."""
-    texts = {text: _context(text) for text in frame["task_settings"].dropna().unique()}
-    return frame.assign(context=frame["task_settings"].map(texts))
+    """The frame with the splits' sizes and a `context`: the settings of the task that are no columns, as one text."""
+    known = {text: json.loads(text) for text in frame["task_settings"].dropna().unique()}
+    sizes = {size: frame["task_settings"].map({text: s.get(size) for text, s in known.items()}) for size in _SIZES}
+    return frame.assign(context=frame["task_settings"].map({text: _context(s) for text, s in known.items()}), **sizes)
 
 
-def _context(text: str) -> str:
-    settings = {k: v for k, v in json.loads(text).items() if k not in _IGNORED and v is not None}
+def _context(settings: dict[str, Any]) -> str:
+    settings = {k: v for k, v in settings.items() if k not in _IGNORED and v is not None}
     return ", ".join(f"{name}={_plain(value)}" for name, value in settings.items())
 
 
@@ -122,7 +138,7 @@ def _typed(name: str, value: Any) -> Any:
     """A column's value as the schema has it: None where it is missing, whole numbers whole."""
     if value is None or pd.isna(value):
         return None
-    return int(value) if COLUMNS.get(name) == pa.int64() else value
+    return int(value) if name in _SIZES or COLUMNS.get(name) == pa.int64() else value
 
 
 def _first(column: pd.Series[Any]) -> Any:

@@ -40,8 +40,11 @@ def estimate(jobs: Sequence[Job], device: str, limit: float = _LIMIT_SECONDS) ->
         if time.perf_counter() - began > limit:
             left += sum(work(job) for job in group)
             continue
-        with surroundings(group[0].run, device):
-            seconds += _seconds(group[0], device) * len(group)
+        try:
+            with surroundings(group[0].run, device):
+                seconds += _seconds(group[0], device) * len(group)
+        except (Exception, SystemExit):  # this run will fail, or diverge: how long it takes to is not known
+            continue
         timed_work += sum(work(job) for job in group)
         measured += 1
     scale = seconds / timed_work if timed_work else 0.0

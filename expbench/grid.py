@@ -17,12 +17,13 @@ from torch import nn
 
 from expbench import plugins, settings
 from expbench.errors import BadInput, unknown
-from expbench.mixer import unsupported
+from expbench.mixer import Mixer, unsupported
 from expbench.plugins import Plugin
 from expbench.run import DType, Norm, Positions, Run
 from expbench.settings import Value
 from expbench.task import Task, total
 
+_LARGEST_RATE = 1e9
 _CHECKED_LENGTH = 16  # a mixer's contract is checked on sequences of at most this length
 
 
@@ -53,26 +54,27 @@ class Request:
 
 
 class Job(NamedTuple):
-    """A run with the objects that it needs. origin: where its model comes from."""
+    """A run with the objects that it needs, and where its task and model come from."""
 
     run: Run
     task: Task
     model: type
-    origin: str
+    task_origin: str
+    model_origin: str
 
 
 def expand(request: Request, device: str) -> list[Job]:
     """Every run of the cross product, each once, in the order task, model, sizes, seed; raises `BadInput`."""
     training = [
-        _whole("--D", request.D),
-        _whole("--depth", request.depth),
+        _whole("--D", request.D, most=1 << 16),
+        _whole("--depth", request.depth, most=1 << 12),
         _choice("--norm", request.norm, get_args(Norm)),
         [None] if request.positions is None else _choice("--positions", request.positions, get_args(Positions)),
         [value == "on" for value in _choice("--residual", request.residual, ("on", "off"))],
         _real("--lr", request.lr, above=0.0),
-        _whole("--steps", request.steps),
-        _whole("--batch-size", request.batch_size),
-        [None] if request.warmup is None else _whole("--warmup", request.warmup, least=0),
+        _whole("--steps", request.steps, most=10**9),
+        _whole("--batch-size", request.batch_size, most=1 << 24),
+        [None] if request.warmup is None else _whole("--warmup", request.warmup, least=0, most=10**9),
         _real("--weight-decay", request.weight_decay),
         _real("--clip", request.clip, above=0.0),
         _choice("--dtype", request.dtype, get_args(DType)),
@@ -84,19 +86,19 @@ def expand(request: Request, device: str) -> list[Job]:
     models = [model for name in model_names for model in _models(name, model_names, request)]
     jobs: dict[str, Job] = {}
     checked: set[str] = set()
-    for (task, task_version, task_name), model, point in itertools.product(tasks, models, itertools.product(*training)):
+    for task, model, point in itertools.product(tasks, models, itertools.product(*training)):
         D, depth, norm, positions, residual, lr, steps, batch_size, warmup, weight_decay, clip, dtype, seed = point
         run = Run(
-            task=task_name,
-            task_version=task_version,
-            task_settings=task_values(task),
+            task=task.plugin.name,
+            task_version=task.version,
+            task_settings=task_values(task.task),
             model=model.plugin.name,
             model_version=model.version,
-            model_settings=_resolved(model, D),
+            model_settings=resolved_settings(model.cls, model.values, D),
             D=D,
             depth=depth,
             norm=norm,
-            positions=positions or getattr(model.cls, "positions", "none"),
+            positions=positions or default_positions(model.cls, model.plugin.name),
             residual=residual,
             steps=steps,
             warmup=min(200, steps // 10) if warmup is None else min(warmup, steps),
@@ -111,13 +113,19 @@ def expand(request: Request, device: str) -> list[Job]:
         if contract not in checked and unsupported(model.cls, width=D, dtype=dtype, device=device) is None:
             check_mixer(model.cls, run.model, D, run.model_settings, run.L, device)
             checked.add(contract)
-        jobs.setdefault(run.key, Job(run, task, model.cls, model.plugin.origin))
+        jobs.setdefault(run.key, Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin))
     return list(jobs.values())
 
 
 def task_values(task: Task) -> dict[str, Value]:
     """The settings of a task as it resolved them."""
     return {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.init}
+
+
+class _Task(NamedTuple):
+    plugin: Plugin
+    task: Task
+    version: str
 
 
 class _Model(NamedTuple):
@@ -127,31 +135,42 @@ class _Model(NamedTuple):
     values: dict[str, Value]
 
 
-def _resolved(model: _Model, width: int) -> dict[str, Value]:
-    resolve = getattr(model.cls, "resolve", None)
-    return cast(dict[str, Value], resolve(width, dict(model.values))) if resolve else dict(model.values)
+def resolved_settings(model: type, values: Mapping[str, Value], width: int) -> dict[str, Value]:
+    """A model's settings at a width: those that a `Mixer` leaves to the width have their value."""
+    return model.resolve(width, dict(values)) if issubclass(model, Mixer) else dict(values)
 
 
-def _tasks(name: str, all_names: list[str], request: Request) -> Iterator[tuple[Task, str, str]]:
+def default_positions(model: type, name: str) -> Positions:
+    """The position code that a model asks for; raises `BadInput` if there is no such code."""
+    stated = getattr(model, "positions", "none")
+    if not isinstance(stated, str):  # a stranger's attribute that happens to bear this name
+        return "none"
+    if stated not in get_args(Positions):
+        raise unknown(f"value of {name}'s attribute positions:", stated, get_args(Positions))
+    return cast(Positions, stated)
+
+
+def _tasks(name: str, all_names: list[str], request: Request) -> Iterator[_Task]:
     plugin = plugins.find("task", name)
     cls = load_task(plugin)
     axes = {"instance": settings.split_list(request.instances, "--instances")}
     for setting, text in (("L", request.L), ("degree", request.degree)):
         if text is not None:
             axes[setting] = settings.split_list(text, f"--{setting}")
-    for owner, setting, values in _assignments(request.task_settings, "-t", all_names, "task"):
-        if setting in axes and owner in (None, name):
-            raise BadInput(f"-t {setting}: this setting is given twice; give it once, as --{setting} or with -t")
-        if owner in (None, name):
-            axes[setting] = values
+    given = assignments(request.task_settings, "-t", all_names, "task", name)
+    for setting, values in given.items():
+        if setting == "instance" or setting in axes:
+            option = {"instance": "--instances"}.get(setting, f"--{setting}")
+            raise BadInput(f"-t {setting}: this setting is given by {option}; give it once, with that option")
+        axes[setting] = values
     for point in itertools.product(*axes.values()):
-        yield build_task(cls, dict(zip(axes, point, strict=True)), name), plugin.version(cls), name
+        yield _Task(plugin, build_task(cls, dict(zip(axes, point, strict=True)), name), plugin.version(cls))
 
 
 def load_task(plugin: Plugin) -> type[Task]:
     """The class of a task plugin; raises `BadInput` if it is no task."""
     cls = plugin.load()
-    if not (issubclass(cls, Task) and dataclasses.is_dataclass(cls)):
+    if not (issubclass(cls, Task) and "__dataclass_fields__" in vars(cls)):
         raise BadInput(
             f"task {plugin.name!r} ({plugin.origin}) breaks its contract: {cls.__name__} is no expbench.task.Task dataclass"
         )
@@ -172,6 +191,8 @@ def build_task(cls: type[Task], texts: Mapping[str, str], name: str) -> Task:
         task = cls(**values)
     except ValueError as error:
         raise BadInput(f"{name}: {error}") from error
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+        raise BadInput(f"task {name!r} cannot be built: {type(error).__name__}: {error}") from error
     _check_task(task, name)
     return task
 
@@ -188,21 +209,17 @@ def _check_task(task: Task, name: str) -> None:
         measured = [m.metric for m in task.summary(total([task.measure(outputs, batch.targets)]))]
         if task.headline not in measured:
             raise ValueError(f"summary gives {', '.join(measured) or 'nothing'}, not the headline metric {task.headline}")
-    except Exception as error:  # a plugin is a stranger's code
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
         raise BadInput(f"task {name!r} breaks its contract: {type(error).__name__}: {error}") from error
 
 
 def _models(name: str, all_names: list[str], request: Request) -> Iterator[_Model]:
     plugin = plugins.find("model", name)
     cls = load_model(plugin)
-    axes: dict[str, list[str]] = {}
-    for owner, setting, values in _assignments(request.model_settings, "-m", all_names, "model"):
-        if owner in (None, name):
-            axes[setting] = values
+    axes = assignments(request.model_settings, "-m", all_names, "model", name)
     for point in itertools.product(*axes.values()):
-        yield _Model(
-            plugin, cls, plugin.version(cls), settings.resolve(cls, dict(zip(axes, point, strict=True)), plugin.name)
-        )
+        texts = dict(zip(axes, point, strict=True))
+        yield _Model(plugin, cls, plugin.version(cls), settings.resolve(cls, texts, plugin.name))
 
 
 def load_model(plugin: Plugin) -> type[nn.Module]:
@@ -220,7 +237,7 @@ def check_mixer(cls: type, name: str, width: int, values: Mapping[str, Value], L
         layer = cls(width, **values)
     except ValueError as error:
         raise BadInput(f"{name}: {error}") from error
-    except Exception as error:  # a plugin is a stranger's code
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
         raise BadInput(f"model {name!r} cannot be built with width {width}: {type(error).__name__}: {error}") from error
     try:
         with torch.no_grad():
@@ -229,29 +246,34 @@ def check_mixer(cls: type, name: str, width: int, values: Mapping[str, Value], L
             raise TypeError(f"forward returns {type(y).__name__}, not a tensor")
         if tuple(y.shape) != shape:
             raise ValueError(f"forward maps (B, L, D) = {shape} to {tuple(y.shape)}")
-    except Exception as error:  # a plugin is a stranger's code
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
         raise BadInput(f"model {name!r} breaks its contract: {type(error).__name__}: {error}") from error
 
 
-def _assignments(
-    texts: Sequence[str], option: str, names: list[str], kind: str
-) -> Iterator[tuple[str | None, str, list[str]]]:
-    seen = set()
+def assignments(texts: Sequence[str], option: str, names: list[str], kind: str, name: str) -> dict[str, list[str]]:
+    """The values that -t or -m texts give to each setting of the plugin `name`, one among `names`.
+
+    Raises `BadInput` for an owner that is none of them, and for a setting that is given twice.
+    """
+    given: dict[str, list[str]] = {}
     for text in texts:
         owner, setting, values = settings.split_assignment(text, option)
         if owner is not None and owner not in names:
             raise unknown(f"{kind} in {option} {text!r}:", owner, names)
-        if (owner, setting) in seen:
-            raise BadInput(f"{option} {text}: {setting} is given twice; write {setting}=VALUE1,VALUE2")
-        seen.add((owner, setting))
-        yield owner, setting, values
+        if owner in (None, name):
+            if setting in given:
+                raise BadInput(f"{option} {text}: {setting} is given twice; write {setting}=VALUE1,VALUE2")
+            given[setting] = values
+    return given
 
 
-def _whole(option: str, text: str, least: int = 1) -> list[int]:
+def _whole(option: str, text: str, least: int = 1, most: int = 2**63 - 1) -> list[int]:
     values: list[int] = [_number(option, member, int) for member in settings.split_list(text, option)]
     for value in values:
         if value < least:
             raise BadInput(f"{option}: {value} is too small, the least is {least}")
+        if value > most:
+            raise BadInput(f"{option}: {value} is too large, the most is {most}")
     return values
 
 
@@ -260,6 +282,8 @@ def _real(option: str, text: str, above: float | None = None) -> list[float]:
     for value in values:
         if value < 0 or (above is not None and value <= above):
             raise BadInput(f"{option}: {value:g} must be {'above' if above is not None else 'at least'} 0")
+        if value > _LARGEST_RATE:
+            raise BadInput(f"{option}: {value:g} is too large, the most is {_LARGEST_RATE:g}")
     return values
 
 

@@ -73,8 +73,8 @@ def unsupported(model: type, *, width: int, dtype: str, device: str) -> str | No
     """Why a model class cannot run at that width, dtype and device, in words; None if it can."""
     wanted: list[tuple[str, Any]] = [("width", width), ("dtype", dtype), ("device", device)]
     for what, value in wanted:
-        supported = getattr(model, f"{what}s", None)
-        if supported is not None and value not in supported:
+        supported: Any = getattr(model, f"{what}s", None)
+        if hasattr(supported, "__contains__") and value not in supported:
             return f"{what} {value} is not supported (supported: {_listing(supported)})"
     return None
 

@@ -19,8 +19,26 @@ from expbench.text import number
 _COLOURS = list(mpl.color_sequences["tab10"]) * 10
 _DASHES: list[Any] = ["--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1))] * 3
 _PANELS = 6
+_NAMED = 16  # names in a legend
 _LEAST = 1e-5  # errors below this are drawn here
-_TRAINING = ["D", "depth", "norm", "positions", "residual", "steps", "batch_size", "lr", "weight_decay", "clip", "dtype"]
+_TOLD_APART = [
+    "model_settings",
+    "model_version",
+    "task_version",
+    "test_size",
+    "selection_size",
+    "D",
+    "depth",
+    "norm",
+    "positions",
+    "residual",
+    "steps",
+    "batch_size",
+    "lr",
+    "weight_decay",
+    "clip",
+    "dtype",
+]
 _STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -30,23 +48,38 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
 
 
-def labels(cells: Sequence[Cell], without: Sequence[str] = ()) -> dict[int, str]:
-    """A name for each cell (by its `id`): the model, and those settings except `without` in which one model differs."""
+def labels(cells: Sequence[Cell], *, also: Sequence[str] = (), without: Sequence[str] = ()) -> dict[int, str]:
+    """A name for each cell (by its `id`): the model, and those settings in which one model differs.
+
+    also: further columns that tell cells apart here; without: columns that need not.
+    """
     by_model: dict[str, list[Cell]] = {}
     for cell in cells:
         by_model.setdefault(cell["model"], []).append(cell)
     names = {}
     for model, group in by_model.items():
-        columns = [c for c in ["model_settings", *_TRAINING] if c not in without and len({cell[c] for cell in group}) > 1]
+        columns = [c for c in [*_TOLD_APART, *also] if c not in without and _differ(group, c)]
         for cell in group:
             names[id(cell)] = " ".join([model, *(_setting(column, cell[column]) for column in columns)])
     return names
 
 
+def _differ(cells: Sequence[Cell], column: str) -> bool:
+    """Whether cells differ in a column; in the size of a split, which may follow from L, whether two in one place do."""
+    by_place: dict[tuple[int, int | None] | None, set[Any]] = {}
+    for cell in cells:
+        place = (cell["L"], cell["degree"]) if column in ("test_size", "selection_size") else None
+        by_place.setdefault(place, set()).add(cell[column])
+    return any(len(values) > 1 for values in by_place.values())
+
+
 def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> Figure:
     """The headline metric against ``L`` or ``degree``: mean, interval and every run; controls dashed."""
     figure, (axes,) = _panels(1, width=6.0, height=4.0)
-    for colour, (name, group) in zip(_COLOURS, _by_name(cells, labels(cells)).items(), strict=False):
+    other = "degree" if axis == "L" else "L"
+    crossed = len({(cell["L"], cell["degree"]) for cell in cells}) > len({cell[axis] for cell in cells})
+    names = labels(cells, also=[other] if crossed else [])
+    for colour, (name, group) in zip(_COLOURS, _by_name(cells, names).items(), strict=False):
         group = sorted(group, key=lambda cell: cell[axis])
         x = [cell[axis] for cell in group]
         axes.plot(x, [cell.interval.center for cell in group], "o-", color=colour, label=name, markersize=4)
@@ -54,7 +87,8 @@ def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> 
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
         for cell in group:
             axes.plot([cell[axis]] * len(cell.values), cell.values, ".", color=colour, alpha=0.4, markersize=4)
-    shown = controls[(controls["kind"] != "positive") & controls[axis].notna()]
+    # where L and degree are crossed, a control is no line: the figure of controls shows each place by itself
+    shown = controls[(controls["kind"] != "positive") & controls[axis].notna() & (not crossed)]
     for style, (control, rows) in zip(_DASHES, shown.groupby("model", sort=False), strict=False):
         means = rows.groupby(axis)["value"].mean().sort_index()
         axes.plot(means.index, means, linestyle=style, color="0.55", linewidth=1, label=str(control))
@@ -65,20 +99,25 @@ def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> 
     axes.minorticks_off()
     axes.set_xlabel(axis)
     _metric_axis(axes, cells, "test")
-    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    _legend(figure, *axes.get_legend_handles_labels())
     return figure
 
 
 def depth_against_degree(cells: Sequence[Cell]) -> Figure:
     """A map for each model: depth upwards, degree (or L, for a task without) to the right, the mean metric in each field."""
-    axis = "L" if cells[0]["degree"] is None else "degree"
-    groups = _by_name(cells, labels(cells, without=["depth"]))
+    axis = "L" if any(cell["degree"] is None for cell in cells) else "degree"
+    crossed = axis == "degree" and len({(cell["L"], cell["degree"]) for cell in cells}) > len(
+        {cell["degree"] for cell in cells}
+    )
+    groups = _by_name(cells, labels(cells, also=["L"] if crossed else [], without=["depth"]))
     degrees, depths = (sorted({cell[column] for cell in cells}) for column in (axis, "depth"))
     figure, panels = _panels(len(groups), width=1.4 + 0.6 * len(degrees), height=1.2 + 0.45 * len(depths), most=len(groups))
     for axes, (name, group) in zip(panels, groups.items(), strict=True):
         field = np.full((len(depths), len(degrees)), np.nan)
         for cell in group:
-            field[depths.index(cell["depth"]), degrees.index(cell[axis])] = cell.interval.center
+            place = depths.index(cell["depth"]), degrees.index(cell[axis])
+            assert np.isnan(field[place]), "two cells in one field"
+            field[place] = cell.interval.center
         colours = "viridis" if cells[0].higher_is_better else "viridis_r"
         axes.imshow(_shade(field, cells[0]), origin="lower", aspect="auto", cmap=colours, vmin=0, vmax=1)
         for (row, column), value in np.ndenumerate(field):
@@ -116,7 +155,7 @@ def curves(cells: Sequence[Cell], points: pd.DataFrame) -> Figure:
         axes.set_title(_place(*place), fontsize=9)
         axes.set_xlabel("step")
         _metric_axis(axes, cells, "selection")
-    figure.legend(list(named.values()), list(named), loc="outside right upper", fontsize=8, frameon=False)
+    _legend(figure, list(named.values()), list(named))
     return figure
 
 
@@ -160,6 +199,13 @@ def _panels(count: int, width: float, height: float, most: int = _PANELS) -> tup
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
+
+
+def _legend(figure: Figure, handles: list[Any], names: list[str]) -> None:
+    """To the right of the panels; cut where it would be taller than they are."""
+    if len(names) > _NAMED:
+        handles, names = handles[:_NAMED], [*names[: _NAMED - 1], f"... and {len(names) - _NAMED + 1} more"]
+    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
 
 
 def _setting(column: str, value: Any) -> str:

@@ -89,6 +89,8 @@ def find(kind: Kind, name: str) -> Plugin:
     """The plugin of that name, or the model that ``file.py:Class`` or ``module:Class`` points to."""
     if kind == "model" and ":" in name:
         return _direct(name)
+    if kind == "model" and name.endswith(".py"):
+        raise BadInput(f"model {name!r}: name the class in that file, as {name}:Class")
     plugins = discover(kind)
     if name not in plugins:
         raise unknown(kind, name, plugins)
@@ -102,7 +104,7 @@ def add_folder(kind: Kind, folder: str) -> None:
     package = importlib.import_module(_PACKAGES[kind])
     variable = f"EXPBENCH_{kind.upper()}S_PATH"
     resolved = str(Path(folder).resolve())
-    if resolved not in package.__path__:
+    if resolved not in map(str, map(Path.resolve, map(Path, package.__path__))):
         package.__path__.append(resolved)
         os.environ[variable] = os.pathsep.join(filter(None, [os.environ.get(variable), resolved]))
 
@@ -168,7 +170,7 @@ def _file_of(module: str) -> Path | None:
 def _class_in(module: ModuleType, attribute: str | None, name: str, what: str) -> type:
     classes = {key: value for key, value in vars(module).items() if isinstance(value, type)}
     if attribute is None:
-        wanted = name.replace("-", "")
+        wanted = name.replace("-", "").lower()
         matching = [value for key, value in classes.items() if key.lower() == wanted]
         if not matching:
             camel = "".join(part.capitalize() for part in name.split("-"))

@@ -2,25 +2,26 @@
 
 Labels are standardised by these closed forms, never by a sample: the moments of a product of many variables are carried
 by events that no sample contains. All moments follow from the inputs' raw moments E[x^k], because the variables are
-independent; the interaction order is that of the ANOVA (Hoeffding) decomposition of the label's variance.
+independent; the interaction order is that of the ANOVA (Hoeffding) decomposition of the label's variance. Central moments
+are differences of raw ones that may agree in most of their digits, so they are computed with 150 of them.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections import defaultdict
 from collections.abc import Sequence
+from decimal import Context, Decimal, localcontext
 from typing import Literal, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from expbench.draws import Draws
 
-Array = NDArray[np.float64]
+_DIGITS = Context(prec=150)
 
 
 class Inputs(NamedTuple):
@@ -31,11 +32,12 @@ class Inputs(NamedTuple):
     high: float = 1.0
     eps: float = 0.0
 
-    def moment(self, k: int) -> float:
-        """E[x^k]."""
+    def moment(self, k: int) -> Decimal:
+        """E[x^k], to the precision of the decimal context."""
+        low, high, eps = Decimal(self.low), Decimal(self.high), Decimal(self.eps)
         if self.kind == "signs":
-            return 1.0 if k % 2 == 0 else 1 - 2 * self.eps
-        return float((self.high ** (k + 1) - self.low ** (k + 1)) / ((k + 1) * (self.high - self.low)))
+            return Decimal(1) if k % 2 == 0 else 1 - 2 * eps
+        return (high ** (k + 1) - low ** (k + 1)) / ((k + 1) * (high - low)) if k else Decimal(1)
 
     def draw(self, draws: Draws, *shape: int) -> Tensor:
         """Float64 inputs of the given shape."""
@@ -45,12 +47,33 @@ class Inputs(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Mean, variance and kurtosis of the label, and its mean interaction order: all exact up to rounding."""
+    """Mean, variance and kurtosis of the label, and its mean interaction order; NaN where the variance is 0."""
 
     mean: float
     variance: float
     kurtosis: float
     interaction_order: float
+
+
+class _Parts(NamedTuple):
+    """Exact mean, second and fourth central moments, and the sum of the total variances of the variables."""
+
+    mean: Decimal
+    variance: Decimal
+    fourth: Decimal
+    totals: Decimal
+
+    def rounded(self) -> Moments:
+        if not self.variance > 0:
+            return Moments(float(self.mean), 0.0, math.nan, math.nan)
+        kurtosis, order = self.fourth / self.variance**2, self.totals / self.variance
+        return Moments(float(self.mean), float(self.variance), float(kurtosis), float(order))
+
+
+def _central(raw: Sequence[Decimal]) -> tuple[Decimal, Decimal]:
+    """The second and fourth central moments from E[y^0..4]."""
+    m = raw[1]
+    return raw[2] - m**2, raw[4] - 4 * m * raw[3] + 6 * m**2 * raw[2] - 3 * m**4
 
 
 class Polynomial(Protocol):
@@ -108,14 +131,13 @@ class Monomials:
         return y
 
     def moments(self, inputs: Inputs) -> Moments:
-        parts = [_component_moments(c, e, inputs) for c, e in self._components()]
-        mean, variance = sum(p.mean for p in parts), sum(p.variance for p in parts)
-        if variance == 0:
-            return Moments(mean, 0.0, math.nan, math.nan)
-        # components are independent: their fourth cumulants add
-        fourth = sum((p.kurtosis - 3) * p.variance**2 for p in parts if p.variance)
-        order = sum(p.interaction_order * p.variance for p in parts if p.variance) / variance
-        return Moments(mean, variance, 3 + fourth / variance**2, order)
+        with localcontext(_DIGITS):
+            parts = [_component(c, e, inputs) for c, e in self._components()]
+            variance = sum((p.variance for p in parts), Decimal(0))
+            # components are independent: their fourth cumulants add
+            fourth = 3 * variance**2 + sum(p.fourth - 3 * p.variance**2 for p in parts)
+            mean, totals = (sum((p[i] for p in parts), Decimal(0)) for i in (0, 3))
+            return _Parts(mean, variance, fourth, totals).rounded()
 
     def _components(self) -> list[tuple[list[float], list[dict[int, int]]]]:
         """The monomials in groups that share no variable."""
@@ -140,36 +162,40 @@ class Monomials:
         return " + ".join(terms).replace("+ -", "- ")
 
 
-def _component_moments(coefficients: list[float], exponents: list[dict[int, int]], inputs: Inputs) -> Moments:
-    """Moments of a sum of M monomials that may share variables, by summing over all M^4 products of four."""
-    variables = sorted(set().union(*exponents))
+def _component(coefficients: list[float], exponents: list[dict[int, int]], inputs: Inputs) -> _Parts:
+    """Moments of a sum of M monomials that may share variables, by summing over all products of four of them."""
     M = len(exponents)
-    e = np.array([[m.get(v, 0) for v in variables] for m in exponents], dtype=np.int64).reshape(M, len(variables))
-    c = np.array(coefficients)
-    table = np.array([inputs.moment(k) for k in range(4 * int(e.max(initial=0)) + 1)])
+    c = [Decimal(value) for value in coefficients]
+    variables = sorted(set().union(*exponents))
+    table = [inputs.moment(k) for k in range(4 * max((max(e.values(), default=0) for e in exponents), default=0) + 1)]
 
-    def raw(order: int) -> float:
+    def product(*chosen: int) -> Decimal:
+        """E of the product of these monomials, without their coefficients."""
+        result = Decimal(1)
+        for variable in variables:
+            result *= table[sum(exponents[m].get(variable, 0) for m in chosen)]
+        return result
+
+    def raw(order: int) -> Decimal:
         """E[y^order]."""
-        total = 0.0
+        total = Decimal(0)
         for choice in itertools.combinations_with_replacement(range(M), order):
-            counts = [choice.count(m) for m in set(choice)]
-            ways = math.factorial(order) / math.prod(math.factorial(n) for n in counts)
-            total += ways * float(np.prod(c[list(choice)]) * table[e[list(choice)].sum(0)].prod())
+            ways = math.factorial(order) // math.prod(math.factorial(choice.count(m)) for m in set(choice))
+            total += ways * math.prod((c[m] for m in choice), start=Decimal(1)) * product(*choice)
         return total
 
-    mean, second, third, fourth = (raw(k) for k in (1, 2, 3, 4))
-    variance = second - mean**2
-    if not variance > 1e-12 * abs(second):
-        return Moments(mean, 0.0, math.nan, math.nan)
-    central = fourth - 4 * mean * third + 6 * mean**2 * second - 3 * mean**4
-    # The total variance of variable i: Cov_i(m, n) times the second moments over all other variables.
-    joint = table[e[:, None] + e[None]]
-    own = joint - table[e][:, None] * table[e][None]
-    ones = np.ones((M, M, 1))
-    before = np.concatenate([ones, joint[..., :-1].cumprod(-1)], -1)
-    after = np.concatenate([joint[..., :0:-1].cumprod(-1)[..., ::-1], ones], -1)
-    totals = np.einsum("m,n,mni->", c, c, own * before * after)
-    return Moments(mean, variance, central / variance**2, float(totals) / variance)
+    moments = [raw(k) for k in range(5)]
+    totals = Decimal(0)
+    for m, n in itertools.product(range(M), repeat=2):
+        joint = [table[exponents[m].get(v, 0) + exponents[n].get(v, 0)] for v in variables]
+        own = [
+            j - table[exponents[m].get(v, 0)] * table[exponents[n].get(v, 0)] for v, j in zip(variables, joint, strict=True)
+        ]
+        # Of each variable: the covariance of its two powers, times the second moments of all the others.
+        before = list(itertools.accumulate(joint[:-1], operator.mul, initial=Decimal(1)))
+        after = list(itertools.accumulate(joint[:0:-1], operator.mul, initial=Decimal(1)))[::-1]
+        totals += c[m] * c[n] * sum((x * y * z for x, y, z in zip(own, before, after, strict=True)), Decimal(0))
+    return _Parts(moments[1], *_central(moments), totals)
 
 
 class Suffix:
@@ -189,19 +215,20 @@ class Suffix:
         return y
 
     def moments(self, inputs: Inputs) -> Moments:
-        m = [inputs.moment(k) for k in range(5)]
-        y = [1.0, 0.0, 0.0, 0.0, 0.0]  # E[y^k]
-        seconds = []  # E[(1 + y_{t-1})^2], from the first variable used to the last
-        for _ in range(self.degree):
-            z = [sum(math.comb(k, j) * y[j] for j in range(k + 1)) for k in range(5)]
-            seconds.append(z[2])
-            y = [m[k] * z[k] for k in range(5)]
-        mean, variance = y[1], y[2] - y[1] ** 2
-        central = y[4] - 4 * mean * y[3] + 6 * mean**2 * y[2] - 3 * mean**4
-        # As a function of x_i, y = const + (product of the later variables) x_i (1 + y_{i-1}).
-        spread = m[2] - m[1] ** 2
-        totals = sum(spread * m[2] ** (self.degree - 1 - i) * second for i, second in enumerate(seconds))
-        return Moments(mean, variance, central / variance**2 if variance > 0 else math.nan, totals / variance)
+        with localcontext(_DIGITS):
+            m = [inputs.moment(k) for k in range(5)]
+            y = [Decimal(1)] + [Decimal(0)] * 4  # E[y^k]
+            seconds = []  # E[(1 + y_{t-1})^2], from the first variable used to the last
+            for _ in range(self.degree):
+                z = [sum((math.comb(k, j) * y[j] for j in range(k + 1)), Decimal(0)) for k in range(5)]
+                seconds.append(z[2])
+                y = [m[k] * z[k] for k in range(5)]
+            # As a function of x_i, y = const + (product of the later variables) x_i (1 + y_{i-1}).
+            totals, later = Decimal(0), Decimal(1)
+            for second in reversed(seconds):
+                totals += (m[2] - m[1] ** 2) * later * second
+                later *= m[2]
+            return _Parts(y[1], *_central(y), totals).rounded()
 
     def text(self) -> str:
         L, q = self.length, self.degree

@@ -39,7 +39,7 @@ def preview(plan: Plan, device: str) -> str:
     for cell, jobs in cells.items():
         lines.append([*cell[:8], *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
     time = estimate(plan.missing, device)
-    extrapolated = "" if time.measured == time.shapes else f", from {time.measured} of {time.shapes} shapes"
+    extrapolated = "" if time.measured == time.shapes else f", {time.measured} of {time.shapes} shapes could be"
     return "\n".join(
         [
             aligned(lines),

@@ -15,7 +15,21 @@ from expbench.cells import Cell, gather, varying, with_context
 from expbench.errors import BadInput, unknown
 from expbench.text import NO_BOUND, markdown_table, number
 
-_COLUMNS = ["L", "degree", "D", "depth", "steps", "batch_size", "lr", "weight_decay", "clip", "dtype"]
+_COLUMNS = [
+    "L",
+    "degree",
+    "test_size",
+    "selection_size",
+    "D",
+    "depth",
+    "steps",
+    "batch_size",
+    "lr",
+    "weight_decay",
+    "clip",
+    "dtype",
+]
+_LABELS = ["label_kurtosis", "label_interaction_order", "effective_sample_size"]
 _PREFACE = """\
 Each row is a model in one setting. The mean is over seeds; where there are several instances it is over their means, and so
 is its 95 % interval (Student's t). `solved` is the share of runs that reach the task's threshold, with Wilson's interval;
@@ -45,8 +59,13 @@ def write_report(
     if not cells:
         raise BadInput(f"{folder} holds no runs of {', '.join(models or [])} on {', '.join(tasks or [])}")
     target = folder / "report"
-    shutil.rmtree(target / "figures", ignore_errors=True)
-    (target / "figures").mkdir(parents=True)
+    try:
+        shutil.rmtree(target / "figures", ignore_errors=True)
+        (target / "figures").mkdir(parents=True)
+    except OSError as error:
+        raise BadInput(
+            f"{target} cannot be written ({error.strerror or error}); move it away, or give another --results"
+        ) from error
     parts = [f"# expbench report\n\n{_headline(kept, cells)}\n\n{_PREFACE}"]
     sections = groupby(cells, key=lambda cell: (cell["task"], cell["context"]))
     for index, ((task, context), section) in enumerate(sections, start=1):
@@ -158,19 +177,29 @@ def _protocol(cell: Cell) -> str:
 
 
 def _labels(cells: list[Cell]) -> str:
-    """What is known of the labels in each cell of the task."""
-    seen = {(str(cell["L"]), _plain(cell["degree"])): cell for cell in cells if _known(cell["label_kurtosis"])}
-    header = ["L", "degree", "kurtosis of the labels", "mean interaction order", "effective test sample", "well posed"]
-    lines = [
-        [
-            L,
-            degree,
-            *(number(cell[c]) for c in ("label_kurtosis", "label_interaction_order", "effective_sample_size")),
-            "yes" if cell["well_posed"] else "**no**",
-        ]
-        for (L, degree), cell in seen.items()
+    """What is known of the labels in each setting of the task and each instance."""
+    seen: dict[tuple[object, ...], list[str]] = {}
+    for cell in cells:
+        known = cell.runs.dropna(subset=["label_kurtosis"]).drop_duplicates("instance")
+        for instance, posed, *facts in zip(*(known[c] for c in ("instance", "well_posed", *_LABELS)), strict=True):
+            place = (cell["L"], cell["degree"], cell["test_size"], instance)
+            seen[place] = [
+                _plain(cell["L"]),
+                _plain(cell["degree"]),
+                str(instance),
+                *map(number, facts),
+                "yes" if posed else "**no**",
+            ]
+    header = [
+        "L",
+        "degree",
+        "instance",
+        "kurtosis of the labels",
+        "mean interaction order",
+        "effective test sample",
+        "well posed",
     ]
-    return markdown_table(header, lines) if lines else ""
+    return markdown_table(header, list(seen.values())) if seen else ""
 
 
 def _controls(controls: pd.DataFrame) -> str:
@@ -178,12 +207,18 @@ def _controls(controls: pd.DataFrame) -> str:
     if controls.empty:
         return ""
     kinds = controls.drop_duplicates("model").set_index("model")["kind"]
-    wide = controls.pivot_table(index=["L", "degree"], columns="model", values="value", dropna=False).dropna(how="all")
+    places = ["L", "degree", "test_size"]
+    wide = controls.pivot_table(index=places, columns="model", values="value", dropna=False).dropna(how="all")
     names = [name for name in kinds.index if name in wide.columns]
-    header = ["L", "degree", *(f"{name} ({kinds[name]})" if kinds[name] != name else name for name in names)]
+    header = [
+        "L",
+        "degree",
+        "test sequences",
+        *(f"{name} ({kinds[name]})" if kinds[name] != name else name for name in names),
+    ]
     lines = [
-        [_plain(L), _plain(degree), *(number(value) for value in values)]
-        for L, degree, *values in wide[names].reset_index().itertuples(index=False, name=None)
+        [_plain(L), _plain(degree), _plain(size), *(number(value) for value in values)]
+        for L, degree, size, *values in wide[names].reset_index().itertuples(index=False, name=None)
     ]
     return markdown_table(header, lines)
 

@@ -16,6 +16,7 @@ from expbench.task import LabelFacts, Task
 
 CONTROLS_VERSION = 1  # raised when controls would be measured in another way
 _LARGEST = 2**63 - 1
+_FACTS = {"kurtosis": "label_kurtosis", "interaction_order": "label_interaction_order"}
 _SETTINGS = ("task_settings", "model_settings")  # written as JSON
 _RUN_FIELDS = [field.name for field in dataclasses.fields(Run) if field.name not in _SETTINGS]
 
@@ -30,10 +31,29 @@ def controls_key(job: Job) -> str:
     )
 
 
-def of_run(job: Job, device: str, network: Network | None, scores: Sequence[Score], ending: Row) -> list[Row]:
-    """A row for each score of a run, or one without a score that says how it ended. `ending`: status, error and the like."""
+def of_network(network: Network) -> Row:
+    """What is known of a network before it is trained."""
+    reach = network.reach()
+    return {
+        "parameters": network.parameter_count(),
+        "state_size": network.state_size(),
+        "network_degree": min(reach.degree[-1], _LARGEST) if reach is not None else None,
+        "network_order": reach.order[-1] if reach is not None else None,
+    }
+
+
+def of_facts(task: Task) -> Row:
+    """What is known of a task's labels, computed once for each setting."""
+    return {_FACTS.get(name, name): value for name, value in _facts(task)._asdict().items()}
+
+
+def of_run(job: Job, device: str, known: Row, scores: Sequence[Score], ending: Row) -> list[Row]:
+    """A row for each score of a run, or one without a score that says how it ended.
+
+    known: `of_network` and `of_facts`, as far as they could be had. ending: status, error and the like.
+    """
     run = job.run
-    reach = network.reach() if network is not None else None
+    skip = run.model_settings.get("skip")
     constants = {
         **_of_task(job),
         **_provenance(job, device, run.dtype),
@@ -41,12 +61,9 @@ def of_run(job: Job, device: str, network: Network | None, scores: Sequence[Scor
         "key": run.key,
         "kind": "run",
         "model_settings": canonical(run.model_settings),
-        "skip": run.model_settings.get("skip"),
-        "parameters": network.parameter_count() if network is not None else None,
-        "state_size": network.state_size() if network is not None else None,
-        "network_degree": min(reach.degree[-1], _LARGEST) if reach is not None else None,
-        "network_order": reach.order[-1] if reach is not None else None,
-        "backend": getattr(job.model, "backend", "torch"),
+        "skip": skip if isinstance(skip, bool) else None,
+        "backend": str(getattr(job.model, "backend", "torch")),
+        **known,
         **ending,
     }
     return [constants | score._asdict() for score in scores] or [constants]
@@ -72,7 +89,6 @@ def _facts(task: Task) -> LabelFacts:
 
 def _of_task(job: Job) -> Row:
     settings = job.run.task_settings
-    facts = _facts(job.task)
     return {
         "task": job.run.task,
         "task_version": job.run.task_version,
@@ -82,10 +98,7 @@ def _of_task(job: Job) -> Row:
         "instance": settings["instance"],
         "higher_is_better": job.task.higher_is_better,
         "solved_at": job.task.solved_at,
-        "label_kurtosis": facts.kurtosis,
-        "label_interaction_order": facts.interaction_order,
-        "effective_sample_size": facts.effective_sample_size,
-        "well_posed": facts.well_posed,
+        "task_origin": job.task_origin,
     }
 
 
@@ -97,5 +110,5 @@ def _provenance(job: Job, device: str, dtype: str) -> Row:
         "device_name": provenance.device_name(device),
         "precision": provenance.precision(dtype, device),
         "git_commit": provenance.git_commit(),
-        "model_origin": job.origin,
+        "model_origin": job.model_origin,
     }

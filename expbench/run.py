@@ -92,9 +92,9 @@ class Run:
         sizes = f"L={self.L}" + (f" degree={degree}" if degree is not None else "") + f" D={self.D} depth={self.depth}"
         return f"{self.task} {self.model} {sizes} seed={self.seed} instance={self.task_settings.get('instance', 0)}"
 
-    def command(self, model_origin: str = "") -> str:
-        """The command line that runs exactly this run again; `model_origin` is the path of a model given as a file."""
-        model = f"{model_origin}:{self.model.rpartition(':')[2]}" if model_origin else self.model
+    def command(self, model_origin: str = "", task_origin: str = "") -> str:
+        """The command line that runs exactly this run again, given where its plugins came from (`Plugin.origin`)."""
+        model = f"{model_origin}:{self.model.rpartition(':')[2]}" if model_origin.endswith(".py") else self.model
         words = ["expbench", "run", "--task", self.task, "--models", model, "--seeds", str(self.seed)]
         for option in ("D", "depth", "norm", "positions", "lr", "dtype"):
             words += [f"--{option}", _text(getattr(self, option))]
@@ -114,6 +114,9 @@ class Run:
         for name, value in self.model_settings.items():
             if value is not None:
                 words += ["-m", f"{name}={_text(value)}"]
+        for kind, origin in (("tasks", task_origin), ("models", model_origin)):
+            if origin.startswith("folder "):
+                words += [f"--{kind}-dir", origin.removeprefix("folder ")]
         return shlex.join(words)
 
 

@@ -19,6 +19,7 @@ from expbench.errors import BadInput, unknown
 
 Value = bool | int | float | str | None
 REQUIRED: Any = inspect.Parameter.empty
+_LONGEST_LIST = 100_000
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -87,18 +88,35 @@ def _parse_as(annotation: Any, text: str) -> Value:
 
 
 def declared(plugin: type) -> dict[str, Setting]:
-    """The settings that a plugin class declares: a dataclass's fields, or a constructor's parameters after the width."""
+    """The settings that a plugin class declares: a dataclass's fields, or a constructor's parameters after the width.
+
+    Raises `BadInput` for a class whose constructor cannot be read.
+    """
     if dataclasses.is_dataclass(plugin):
         hints = typing.get_type_hints(plugin)
-        return {f.name: Setting(f.name, hints[f.name], f.default) for f in dataclasses.fields(plugin) if f.init}
+        fields = [f for f in dataclasses.fields(plugin) if f.init]
+        return {
+            f.name: Setting(f.name, hints[f.name], REQUIRED if f.default is dataclasses.MISSING else f.default)
+            for f in fields
+        }
     constructor: Any = plugin.__init__  # type: ignore[misc]
     try:
         hints = typing.get_type_hints(constructor)
     except (NameError, TypeError):  # a stranger's annotations need not resolve: the default's type serves
         hints = {}
-    parameters = list(inspect.signature(constructor).parameters.values())[2:]  # after self and the width
-    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    try:
+        parameters = list(inspect.signature(constructor).parameters.values())[2:]  # after self and the width
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{plugin.__name__}: its constructor cannot be read ({error})") from error
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and _is_plain(p.default)]
     return {p.name: Setting(p.name, _annotation(p, hints), p.default) for p in named}
+
+
+def _is_plain(default: Any) -> bool:
+    """Whether a default can be written down; a parameter whose default cannot (a class, say) is no setting, and keeps it."""
+    if isinstance(default, float):
+        return math.isfinite(default)
+    return default is REQUIRED or default is None or isinstance(default, bool | int | str)
 
 
 def _annotation(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Any:
@@ -130,9 +148,11 @@ def split_list(text: str, option: str) -> list[str]:
         if not part:
             raise BadInput(f"{option}: {text!r} has an empty member; write a list as 1,2,3 or a range as 0:5")
         members += _range(part, option) if _looks_like_range(part) else [part]
+    seen: set[str] = set()
     for member in members:
-        if members.count(member) > 1:
-            raise BadInput(f"{option}: {member!r} stands twice in {text!r}")
+        if member in seen:
+            raise BadInput(f"{option}: {member!r} stands twice in {text[:80]!r}")
+        seen.add(member)
     return members
 
 
@@ -143,9 +163,12 @@ def _looks_like_range(part: str) -> bool:
 def _range(part: str, option: str) -> list[str]:
     try:
         bounds = [int(number) for number in part.split(":")]
-        members = [str(number) for number in range(*bounds)] if len(bounds) in (2, 3) else []
+        numbers = range(*bounds) if len(bounds) in (2, 3) else range(0)
     except ValueError:  # an empty bound, or a step of zero
-        members = []
+        numbers = range(0)
+    if numbers[_LONGEST_LIST:]:
+        raise BadInput(f"{option}: {part!r} has more than {_LONGEST_LIST} members")
+    members = [str(number) for number in numbers]
     if not members:
         raise BadInput(f"{option}: {part!r} is an empty or malformed range; write START:END (END is not included), as 0:5")
     return members

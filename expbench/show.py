@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
 from expbench import grid, plugins, settings
 from expbench.errors import BadInput, unknown
-from expbench.mixer import state_size
+from expbench.mixer import state_size, unsupported
 from expbench.network import stack_reach
-from expbench.task import Task
+from expbench.task import LONGEST, Task
 from expbench.text import NO_BOUND, aligned, degree_and_order, number
 
+T = TypeVar("T")
 _SAMPLES = 3
 _SHOWN = 24  # numbers of a sample
 
@@ -25,19 +27,27 @@ def show_plugin(
     """The page of a task or a model; raises `BadInput` for a name that is neither."""
     tasks, models = plugins.discover("task"), plugins.discover("model")
     if name in tasks:
+        if model_settings:
+            raise BadInput(f"-m {model_settings[0]}: {name} is a task; its settings are given by -t")
         return _show_task(tasks[name], L, task_settings)
     if name in models or ":" in name:
+        if task_settings:
+            raise BadInput(f"-t {task_settings[0]}: {name} is a model; its settings are given by -m")
         return _show_model(plugins.find("model", name), L or "16", D, depth, model_settings)
     raise unknown("task or model", name, [*tasks, *models])
 
 
 def _show_task(plugin: plugins.Plugin, L: str | None, assignments: Sequence[str]) -> str:
     cls = grid.load_task(plugin)
-    texts = _single(assignments, "-t") | ({"L": L} if L is not None else {})
+    texts = _single(assignments, "-t", "task", plugin.name)
+    if L is not None:
+        if "L" in texts:
+            raise BadInput("-t L: this setting is given by --L; give it once")
+        texts["L"] = L
     task = grid.build_task(cls, texts, plugin.name)
-    facts = {name: value for name, value in task.facts()._asdict().items() if value is not None}
+    facts = {name: value for name, value in _guarded(plugin.name, task.facts)._asdict().items() if value is not None}
     better = "at least" if task.higher_is_better else "at most"
-    kinds = [f"{control.name} ({control.kind})" for control in task.controls()]
+    kinds = _guarded(plugin.name, lambda: [f"{control.name} ({control.kind})" for control in task.controls()])
     known = ", ".join(f"{k.replace('_', ' ')} {v if isinstance(v, bool) else number(v)}" for k, v in facts.items())
     return "\n".join(
         [
@@ -73,10 +83,9 @@ def _row(tensor: torch.Tensor) -> str:
 def _show_model(plugin: plugins.Plugin, L: str, D: str, depth: str, assignments: Sequence[str]) -> str:
     cls = grid.load_model(plugin)
     length, width, layers = (_size(option, text) for option, text in (("--L", L), ("--D", D), ("--depth", depth)))
-    values = settings.resolve(cls, _single(assignments, "-m"), plugin.name)
-    resolve = getattr(cls, "resolve", None)
-    values = resolve(width, values) if resolve else values
-    device = "cpu" if getattr(cls, "devices", None) is None or "cpu" in cls.devices else "cuda"  # type: ignore[attr-defined]
+    values = settings.resolve(cls, _single(assignments, "-m", "model", plugin.name), plugin.name)
+    values = grid.resolved_settings(cls, values, width)
+    device = "cpu" if unsupported(cls, width=width, dtype="float32", device="cpu") is None else "cuda"
     grid.check_mixer(cls, plugin.name, width, values, length, device)
     mixers = [cls(width, **values) for _ in range(layers)]
     state = state_size(mixers[0], length)
@@ -94,9 +103,16 @@ def _show_model(plugin: plugins.Plugin, L: str, D: str, depth: str, assignments:
             f"  parameters of a layer: {sum(p.numel() for p in mixers[0].parameters())} (normalisation not counted)",
             f"  state of a layer: {'not stated' if state is None else f'{state} numbers'}",
             f"  reach with norm none, residual on: {NO_BOUND if reach is None else degree_and_order(reach)}",
-            f"  position code unless told otherwise: {getattr(cls, 'positions', 'none')}",
+            f"  position code unless told otherwise: {grid.default_positions(cls, plugin.name)}",
         ]
     )
+
+
+def _guarded(name: str, ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+        raise BadInput(f"task {name!r} breaks its contract: {type(error).__name__}: {error}") from error
 
 
 def _documentation(cls: type) -> str:
@@ -116,20 +132,18 @@ def _settings_table(cls: type, values: dict[str, settings.Value]) -> str:
     return aligned(lines)
 
 
-def _single(assignments: Sequence[str], option: str) -> dict[str, str]:
-    texts = {}
-    for text in assignments:
-        _, name, values = settings.split_assignment(text, option)
+def _single(assignments: Sequence[str], option: str, kind: str, name: str) -> dict[str, str]:
+    given = grid.assignments(assignments, option, [name], kind, name)
+    for setting, values in given.items():
         if len(values) != 1:
-            raise BadInput(f"{option} {text!r}: show takes one value a setting")
-        texts[name] = values[0]
-    return texts
+            raise BadInput(f"{option} {setting}={','.join(values)}: show takes one value a setting")
+    return {setting: values[0] for setting, values in given.items()}
 
 
 def _size(option: str, text: str) -> int:
     value = settings.Setting(option, int, None).parse(text, "show")
-    if not isinstance(value, int) or value < 1:
-        raise BadInput(f"{option}: {text} is too small, the least is 1")
+    if not isinstance(value, int) or not 1 <= value <= LONGEST:
+        raise BadInput(f"{option}: {text} is not in 1 to {LONGEST}")
     return value
 
 

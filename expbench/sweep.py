@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import time
 import traceback
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import pyarrow as pa
 import torch
 
 from expbench import rows, table
@@ -111,27 +113,35 @@ def execute(job: Job, folder: Path, device: str, progress: Progress, *, save_wei
     """Train one job and write its file. An exception of the run's own becomes its outcome; an interrupt passes through."""
     began = time.perf_counter()
     scores: list[Score] = []
-    network: Network | None = None
+    known: rows.Row = {}
+    ending: rows.Row = {}
     reason = unsupported(job.model, width=job.run.D, dtype=job.run.dtype, device=device)
-    if reason is not None:
-        outcome = Outcome("unsupported", reason)
-    else:
-        try:
+    try:
+        known |= rows.of_facts(job.task)
+        if reason is not None:
+            outcome = Outcome("unsupported", reason)
+        else:
             network = build(job.run, job.task, job.model, device)
+            known |= rows.of_network(network)
             with surroundings(job.run, device):
                 for score in train(job.run, job.task, network, device):
                     scores.append(score)
                     progress.step(job, score.step)
             outcome = Outcome("ok", value=next(s.value for s in scores if s.headline and s.split == "test"))
-        except Diverged as diverged:
-            outcome = Outcome("diverged", str(diverged))
-        except Exception as failure:  # whatever a plugin raises ends its run, not the sweep
-            outcome = Outcome("failed", _one_line(failure), traceback.format_exc())
-    ending: rows.Row = {"status": outcome.status, "error": outcome.error, "traceback": outcome.trace}
-    if save_weights and network is not None and outcome.status == "ok":
-        ending["weights"] = _save_weights(network, folder, job.run.key)
+            if save_weights:
+                ending["weights"] = _save_weights(network, folder, job.run.key)
+    except Diverged as diverged:
+        outcome = Outcome("diverged", str(diverged))
+    except (Exception, SystemExit) as failure:  # whatever a plugin raises ends its run, not the sweep
+        outcome = Outcome("failed", _one_line(failure), traceback.format_exc())
+    ending |= {"status": outcome.status, "error": outcome.error, "traceback": outcome.trace}
     ending["run_seconds"] = time.perf_counter() - began
-    table.write(folder, job.run.key, rows.of_run(job, device, network, scores, ending))
+    try:
+        table.write(folder, job.run.key, rows.of_run(job, device, known, scores, ending))
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as failure:  # a plugin states what no column can hold
+        outcome = Outcome("failed", _one_line(failure), traceback.format_exc())
+        ending |= {"status": outcome.status, "error": outcome.error, "traceback": outcome.trace}
+        table.write(folder, job.run.key, rows.of_run(job, device, {}, [], ending))
     return outcome
 
 
@@ -142,16 +152,18 @@ def measure_controls(job: Job, folder: Path) -> list[str]:
     ending: rows.Row = {"status": "ok"}
     warnings = []
     try:
+        ending |= rows.of_facts(task)
         for name, kind, measured in _controls(task):
             for m in measured:
                 headline = m.metric == task.headline and not m.slice
                 seconds = time.perf_counter() - began
-                scores.append((name, kind, Score("test", 0, m.metric, m.value, m.slice, seconds, headline)))
+                scores.append((name, kind, Score("test", 0, m.metric, float(m.value), m.slice, seconds, headline)))
                 if headline and kind == "positive" and not task.solved(m.value):
                     warnings.append(
                         f"the positive control {name} of {job.run.task} does not solve it: {m.metric} {m.value:.3g}"
                     )
-    except Exception as failure:
+    except (Exception, SystemExit) as failure:
+        scores = []
         ending = {"status": "failed", "error": _one_line(failure), "traceback": traceback.format_exc()}
         warnings.append(f"the controls of {job.run.task} failed: {ending['error']}")
     ending["run_seconds"] = time.perf_counter() - began
@@ -175,7 +187,7 @@ def _save_weights(network: Network, folder: Path, key: str) -> str:
 
     target = folder / "weights" / f"{key}.safetensors"
     target.parent.mkdir(exist_ok=True)
-    aside = target.with_suffix(".tmp")
+    aside = target.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
     save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, aside)
     aside.replace(target)
     return str(target.relative_to(folder))

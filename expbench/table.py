@@ -84,6 +84,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "python": _TEXT,
     "torch": _TEXT,
     "git_commit": _TEXT,
+    "task_origin": _TEXT,
     "model_origin": _TEXT,
     "weights": _TEXT,
 }
@@ -134,6 +135,8 @@ def compact(folder: Path, name: str) -> Path:
 
 def open_folder(path: str) -> Path:
     """Create the results folder if need be and make sure that it can be written; raises `BadInput` otherwise."""
+    if not path:
+        raise BadInput("--results: the name of the folder is empty; name one, as --results results")
     folder = Path(path)
     probe = folder / f".{uuid.uuid4().hex[:8]}.tmp"
     try:

@@ -44,6 +44,7 @@ from expbench.run import Split, canonical
 from expbench.settings import Value
 
 DEFAULT_TEST_SIZE = 4096
+LONGEST, LARGEST_SPLIT = 1 << 20, 1 << 24  # beyond any machine's patience: a slip of the keyboard
 CHUNK = 256  # sequences of a selection or test set that are drawn together: part of what the data are
 
 
@@ -184,13 +185,21 @@ class Task(ABC):
         if self.test_size is None:
             resolve_setting(self, "test_size", DEFAULT_TEST_SIZE)
         require_positive(self, "L", "test_size", "selection_size")
-        if self.instance < 0:
-            raise ValueError(f"instance={self.instance} must be 0 or more")
+        for name, most in (("L", LONGEST), ("test_size", LARGEST_SPLIT), ("selection_size", LARGEST_SPLIT)):
+            require_at_most(self, name, most)
+        if not 0 <= self.instance < 2**63:
+            raise ValueError(f"instance={self.instance} must be 0 or more, and below 2^63")
 
 
 def resolve_setting(task: Task, name: str, value: Value) -> None:
     """Put `value` in the place of a setting that was left to the task; for `__post_init__` alone."""
     object.__setattr__(task, name, value)
+
+
+def require_at_most(task: Task, name: str, most: float) -> None:
+    """Raise ValueError if a setting is above `most`."""
+    if getattr(task, name) > most:
+        raise ValueError(f"{name}={getattr(task, name)} is too large, the most is {most}")
 
 
 def require_positive(task: Task, *names: str) -> None:

@@ -30,7 +30,7 @@ def trace_key(frame: pd.DataFrame, folder: Path, key: str) -> str:
         lines.append(["error", str(first["error"])])
     lines += [["task settings", str(first["task_settings"])], ["model settings", str(first["model_settings"])]]
     lines += [[name.replace("_", " "), _shown(first[name])] for name in PROVENANCE if name not in ("seconds", "traceback")]
-    lines += [["command", run.command(_file_of(first))]]
+    lines += [["command", run.command(str(first["model_origin"]), str(first["task_origin"]))]]
     parts = [aligned(lines)]
     if pd.notna(first["traceback"]):
         parts.append(str(first["traceback"]))
@@ -38,11 +38,6 @@ def trace_key(frame: pd.DataFrame, folder: Path, key: str) -> str:
     if pd.notna(first["weights"]):
         parts.append(f"weights: {folder / str(first['weights'])}")
     return "\n\n".join(part for part in parts if part)
-
-
-def _file_of(row: pd.Series[Any]) -> str:
-    origin = str(row["model_origin"])
-    return origin if origin.endswith(".py") else ""
 
 
 def _shown(value: Any) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from expbench.network import Network
-from expbench.optimizer import AdamW, clip
+from expbench.optimizer import AdamW, clipped
 from expbench.run import Run, Score, Split
 from expbench.task import Batch, Measured, Task, total
 
@@ -62,8 +62,8 @@ def build(run: Run, task: Task, model: type, device: str) -> Network:
             positions=run.positions,
             residual=run.residual,
         )
-    # bfloat16 is autocast around float32 parameters
-    return network.to(device=device, dtype=torch.float64 if run.dtype == "float64" else torch.float32)
+    network = network.to(device)
+    return network.double() if run.dtype == "float64" else network.float()  # bfloat16 is autocast around float32
 
 
 def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score]:
@@ -74,21 +74,23 @@ def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score
     probe = _cast(next(task.split("selection", device)), run)
     watch = _TransitionWatch(network)
     losses: list[Tensor] = []
+    seen = _SeenInputs(run, task)
 
     def scores(split: Split, step: int, measured: list[Measured]) -> Iterator[Score]:
         seconds = time.perf_counter() - began
         for metric, value, part in measured:
             headline = metric == task.headline and not part
-            yield Score(split, step, metric, value, part, seconds, headline)
+            yield Score(split, step, metric, float(value), part, seconds, headline)
 
     network.train()
     for step in range(1, run.steps + 1):
         batch = _cast(task.train_batch(run.batch_size, seed=run.seed, step=step, device=device), run)
+        seen.add(batch.inputs)
         with precision_context(run, device):
             loss = task.loss(_floating(network(batch.inputs)), batch.targets)
-        grads = torch.autograd.grad(loss, optimizer.parameters, allow_unused=True, materialize_grads=True)
+        raw = torch.autograd.grad(loss, optimizer.leaves, allow_unused=True, materialize_grads=True)
         loss = loss.detach()
-        norm = clip(grads, run.clip)
+        grads, norm = clipped(raw, run.clip)
         if not math.isfinite(norm + loss):
             raise Diverged(f"the loss or its gradient is not finite at step {step} of {run.steps}")
         optimizer.step(grads, run.lr * learning_rate_factor(run, step - 1))
@@ -102,6 +104,9 @@ def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score
             yield from scores("selection", step, watch.probe(probe.inputs[:PROBE]))
             yield from scores("train", step, watch.running(batch.inputs[:PROBE]))
 
+    if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
+        raise Diverged(f"a parameter is not finite after step {run.steps}, the last")
+    yield from scores("test", run.steps, seen.measure(task.split("test", device)))
     splits: tuple[Split, ...] = ("selection", "test")
     for split in splits:
         measured = evaluate(run, task, network, device, split)
@@ -152,6 +157,31 @@ def _cast(batch: Batch, run: Run) -> Batch:
 
 def _floating(outputs: Tensor) -> Tensor:
     return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+
+
+class _SeenInputs:
+    """The share of test inputs that training has seen, where there are so few inputs that it must happen.
+
+    Streams of random inputs are as good as disjoint where the space of inputs exceeds 100 times the sample.
+    """
+
+    def __init__(self, run: Run, task: Task) -> None:
+        base = task.vocabulary
+        small = base is not None and base**task.L <= 100 * run.steps * run.batch_size
+        self.powers = torch.tensor([base**i for i in range(task.L)]) if small and base is not None else None
+        self.codes: list[Tensor] = []
+
+    def add(self, inputs: Tensor) -> None:
+        """Remember the inputs (B, L) of a training batch."""
+        if self.powers is not None:
+            self.codes.append((inputs.cpu() * self.powers).sum(1))
+
+    def measure(self, batches: Iterator[Batch]) -> list[Measured]:
+        """The share among these batches' inputs of those that were remembered."""
+        if self.powers is None:
+            return []
+        codes = torch.cat([(batch.inputs.cpu() * self.powers).sum(1) for batch in batches])
+        return [Measured("seen_in_training", float(torch.isin(codes, torch.cat(self.codes)).double().mean()))]
 
 
 class _TransitionWatch:

@@ -29,11 +29,13 @@ from expbench.draws import Draws, fold
 from expbench.polynomial import Inputs, Moments, Monomials, Polynomial, Suffix
 from expbench.task import (
     DEFAULT_TEST_SIZE,
+    LONGEST,
     Batch,
     Control,
     LabelFacts,
     Measured,
     Task,
+    require_at_most,
     require_positive,
     resolve_setting,
 )
@@ -42,8 +44,10 @@ from expbench.task import (
 KURTOSIS_LIMIT, SAMPLE_LIMIT = 125.0, 200.0
 _WANTED_SAMPLE = 1.5 * SAMPLE_LIMIT  # effective test sample that the default test size aims at
 _LARGEST_TEST_SIZE = 1 << 16
-_MOST_FEATURES = 600  # of a regression baseline
-_MOST_TERMS = 12  # of family random: the exact kurtosis sums over products of four
+_MOST_FEATURES = {1: 1100, 2: 600, 3: 600}  # of a regression baseline, by its degree
+_TERMS, _MOST_TERMS = 5, 12  # of family random: the exact kurtosis sums over products of four
+_HIGHEST_EXPONENT = 64
+_FITTED_AT_ONCE = 2048  # sequences, for the baselines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class PolyReg(Task):
 
     family: see above. degree: of the polynomial (default: L for suffix and product, 4 for sparse, 2 for distant; any that
     the family can have). inputs: ``unit`` is uniform on [lo, hi], ``signs`` is -1 with probability eps and else +1.
-    terms: monomials of random (default 5), pairs of pairwise (default L // 2). label_var: the variance to which labels
+    terms: monomials of random (None: 5), pairs of pairwise (None: L // 2). label_var: the variance to which labels
     are scaled (the paper's Table 2 suggests 20); the normalised error is divided by it.
     """
 
@@ -73,13 +77,17 @@ class PolyReg(Task):
 
     def __post_init__(self) -> None:
         require_positive(self, "L", "label_var", "max_exponent")
+        for name, most in (("L", LONGEST), ("max_exponent", _HIGHEST_EXPONENT), ("label_var", 1e12), ("hi", 1e3)):
+            require_at_most(self, name, most)
         if self.lo is None:
             resolve_setting(self, "lo", 0.5 if self.family == "suffix" and self.inputs == "unit" else 0.0)
-        if not 0 < self.eps < 1:
-            raise ValueError(f"eps={self.eps} must lie between 0 and 1")
-        if self.lo is not None and not self.lo < self.hi:
-            raise ValueError(f"lo={self.lo} must be below hi={self.hi}")
-        self._resolve_terms()
+        if not 1e-9 <= self.eps <= 1 - 1e-9:
+            raise ValueError(f"eps={self.eps} must lie between 0 and 1 (by 1e-9 at the least)")
+        if self.label_var < 1e-12:
+            raise ValueError(f"label_var={self.label_var} is too small, the least is 1e-12")
+        if self.lo is not None and not -1e3 <= self.lo <= self.hi - 1e-9:
+            raise ValueError(f"lo={self.lo} must be below hi={self.hi} (by 1e-9 at the least), and -1000 at the least")
+        self._check_terms()
         self._resolve_degree()
         if not (self.moments.variance > 1e-300 and math.isfinite(self.moments.kurtosis)):
             raise ValueError(
@@ -91,13 +99,13 @@ class PolyReg(Task):
             resolve_setting(self, "test_size", min(max(wanted, DEFAULT_TEST_SIZE), _LARGEST_TEST_SIZE))
         super().__post_init__()
 
-    def _resolve_terms(self) -> None:
-        most = {"random": _MOST_TERMS, "pairwise": self.L // 2}.get(self.family, 1)
+    def _check_terms(self) -> None:
         if self.family == "pairwise" and self.L < 2:
             raise ValueError("family pairwise needs L of 2 or more")
-        if self.terms is None:
-            resolve_setting(self, "terms", min(5, most) if self.family == "random" else most)
-        elif self.family in ("random", "pairwise") and not 1 <= self.terms <= most:
+        if self.family not in ("random", "pairwise") or self.terms is None:
+            return
+        most = _MOST_TERMS if self.family == "random" else self.L // 2
+        if not 1 <= self.terms <= most:
             raise ValueError(f"terms={self.terms}: family {self.family} at L={self.L} can have 1 to {most}")
 
     def _resolve_degree(self) -> None:
@@ -107,7 +115,8 @@ class PolyReg(Task):
         defaults = {"suffix": L, "product": L, "sparse": min(4, L), "distant": min(2, L), "pairwise": 2, "random": None}
         if self.degree is None:
             resolve_setting(self, "degree", defaults[self.family])
-        top = L if self.inputs == "signs" else None  # on signs x^2 = 1: no degree above L has a meaning
+        # on signs x^2 = 1: no degree above L has a meaning
+        top = L if self.inputs == "signs" else _HIGHEST_EXPONENT * L
         least, most = {
             "suffix": (1, L),
             "product": (L, top),
@@ -116,8 +125,8 @@ class PolyReg(Task):
             "pairwise": (2, 2),
             "random": (1, self.max_exponent * L),
         }[self.family]
-        if self.degree is not None and not (least <= self.degree and (most is None or self.degree <= most)):
-            choices = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
+        if self.degree is not None and not least <= self.degree <= most:
+            choices = f"{least}" if least == most else f"{least} to {most}"
             raise ValueError(
                 f"degree={self.degree}: family {self.family} at L={L} with inputs={self.inputs} can have {choices}"
             )
@@ -130,7 +139,8 @@ class PolyReg(Task):
     @cached_property
     def polynomial(self) -> Polynomial:
         """The polynomial of this instance; its inputs' distribution has no part in its choice."""
-        draws = Draws(fold(f"polyreg {self.family} {self.L} {self.degree} {self.terms} {self.max_exponent}", self.instance))
+        family = f"polyreg {self.family} {self.L} {self.degree} {self.terms} {self.max_exponent}"
+        draws = Draws(fold(family, self.instance))
         degree = self.degree or 0
         if self.family == "suffix":
             return Suffix(self.L, degree)
@@ -146,9 +156,9 @@ class PolyReg(Task):
             return Monomials([1.0], [dict.fromkeys((round(i * (self.L - 1) / gaps) for i in range(degree)), 1)])
         if self.family == "pairwise":
             order = draws.permutation(self.L)
-            pairs = [sorted(order[2 * i : 2 * i + 2]) for i in range(self.terms or 0)]
+            pairs = [sorted(order[2 * i : 2 * i + 2]) for i in range(self.terms or self.L // 2)]
             return Monomials([1.0] * len(pairs), [dict.fromkeys(pair, 1) for pair in pairs])
-        return _random_polynomial(draws, self.L, self.terms or 0, self.max_exponent, self.degree)
+        return _random_polynomial(draws, self.L, self.terms or _TERMS, self.max_exponent, self.degree)
 
     @cached_property
     def moments(self) -> Moments:
@@ -190,7 +200,7 @@ class PolyReg(Task):
         """The mean; least squares on all monomials up to degree 1, 2 and 3 where they are few; the generator itself."""
         yield Control("mean", "baseline", lambda x: torch.zeros_like(x[:, 0]))
         for degree, name in enumerate(("linear", "quadratic", "cubic"), start=1):
-            if math.comb(self.L + degree, degree) <= _MOST_FEATURES or degree == 1:
+            if math.comb(self.L + degree, degree) <= _MOST_FEATURES[degree]:
                 yield Control(f"{name}-regression", "baseline", self._regression(degree))
         recompute = self.polynomial.recompute
         yield Control("generator", "positive", lambda x: self.standardise(recompute(x[..., 0])).unsqueeze(-1))
@@ -203,12 +213,19 @@ class PolyReg(Task):
                 columns.append(x[..., 0][:, choices].prod(-1))
             return torch.cat(columns, 1)
 
-        count = max(8192, 20 * math.comb(self.L + degree, degree))
-        x, y = self.train_batch(count, seed=0, step=0)
-        f = features(x)
+        count = math.comb(self.L + degree, degree)
+        gram, moment = torch.zeros(count, count, dtype=torch.float64), torch.zeros(count, 1, dtype=torch.float64)
+        for _, (x, y) in zip(range(0, max(8192, 20 * count), _FITTED_AT_ONCE), self._fitting_batches(), strict=False):
+            f = features(x)
+            gram.addmm_(f.mT, f)
+            moment.addmm_(f.mT, y)
         # Repeated columns (x^2 = 1 on signs) make the system singular: the smallest solution of all is as good.
-        weights = torch.linalg.pinv(f.mT @ f, hermitian=True, rtol=1e-12) @ (f.mT @ y)
+        weights = torch.linalg.pinv(gram, hermitian=True, rtol=1e-12) @ moment
         return lambda inputs: features(inputs) @ weights
+
+    def _fitting_batches(self) -> Iterator[Batch]:
+        """Batches of the training stream of a seed that no run has."""
+        return (self.train_batch(_FITTED_AT_ONCE, seed=2**63, step=step) for step in itertools.count())
 
     def facts(self) -> LabelFacts:
         y = torch.cat([batch.targets for batch in self.split("test")]).flatten()

@@ -4,6 +4,8 @@ From the checkout, and from a wheel away from it.
 """
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,6 +41,11 @@ def test_single_files_are_listed_shown_and_run(expbench: CommandLine, folders: l
     assert "A plain module that knows nothing of expbench." in expbench("show", "ema").out
     answer = expbench("run", "--task", "last-value", "--models", "ema,s6", "-m", "ema:horizon=2,8", *TINY[:6], *folders)
     assert (answer.code, "ran 6 (6 ok)" in answer.err) == (0, True), answer
+    frame, _ = table.read(Path("results"))
+    key = frame.loc[frame["model"] == "ema", "key"].iloc[0]
+    command = re.search(r"^command +expbench (.*)$", expbench("trace", key).out, re.MULTILINE)
+    assert command
+    assert "1 runs: 1 done, 0 to run" in expbench(*shlex.split(command[1])).err, "it names the folders too"
 
 
 def test_a_changed_source_is_another_model(expbench: CommandLine, tmp_path: Path) -> None:

@@ -92,6 +92,21 @@ def test_text_can_be_read_back() -> None:
     assert value == pytest.approx(float(polynomial.evaluate(torch.tensor([x], dtype=torch.float64))))
 
 
+@pytest.mark.parametrize("low", [0.999, 0.99999, 1 - 1e-7])
+@pytest.mark.parametrize("family", ["suffix", "product"])
+def test_narrow_inputs_lose_no_digits(family: str, low: float) -> None:
+    """Close to 1 the label is a weighted sum of 16 uniform inputs: its kurtosis is known, and a little below 3."""
+    suffix = family == "suffix"
+    polynomial: Polynomial = Suffix(16, 16) if suffix else Monomials([1.0], [dict.fromkeys(range(16), 1)])
+    weights = [float(i) for i in range(1, 17)] if suffix else [1.0] * 16
+    second, fourth = sum(w**2 for w in weights), sum(w**4 for w in weights)
+    moments = polynomial.moments(Inputs("unit", low, 1.0))
+    width = 1 - low
+    assert moments.kurtosis == pytest.approx(3 - 1.2 * fourth / second**2, abs=20 * width)
+    assert moments.variance == pytest.approx(width**2 / 12 * second, rel=20 * width)
+    assert moments.interaction_order == pytest.approx(1, abs=20 * width)
+
+
 def test_a_constant_has_no_variance() -> None:
     assert Monomials([1.0], [{0: 2}]).moments(Inputs("signs", eps=0.3)).variance == 0
 

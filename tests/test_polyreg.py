@@ -63,7 +63,7 @@ def test_the_degree_is_what_was_asked_for(cell: dict[str, Any]) -> None:
     [
         ({"degree": 17}, "1 to 16"),
         ({"degree": 0}, "1 to 16"),
-        ({"family": "product", "L": 4, "degree": 3}, "4 or more"),
+        ({"family": "product", "L": 4, "degree": 3}, "4 to 256"),
         ({"family": "product", "L": 4, "degree": 5, "inputs": "signs"}, "can have 4"),
         ({"family": "pairwise", "degree": 3}, "can have 2"),
         ({"family": "random", "L": 3, "degree": 7}, "1 to 6"),

@@ -8,6 +8,7 @@ import pytest
 
 from expbench import table
 from expbench.cells import gather, with_context
+from expbench.errors import BadInput
 from expbench.report import write_report
 from tests.conftest import CommandLine
 
@@ -115,11 +116,9 @@ def test_tables_of_the_report(tmp_path: Path) -> None:
     assert linattn["reach"] == "degree 3, order 2"
     assert linattn["protocol"] == "layer, none, on, -"
     assert by_model["narrow"]["nmse"] == "1 unsupported"
-    assert section(text, "L | degree | mean") == [
-        ["L", "degree", "mean (baseline)", "generator (positive)"],
-        ["8", "8", "1", "0"],
-    ]
-    assert "not" in text
+    header, *lines = section(text, "L | degree | test sequences")
+    assert header[3:] == ["mean (baseline)", "generator (positive)"]
+    assert lines == [["8", "8", "-", "1", "0"]], "the control of another setting is not among them"
     assert "1 diverged, 1 unsupported of 3 models" in text
 
 
@@ -154,6 +153,52 @@ def test_figures_that_a_table_calls_for(tmp_path: Path) -> None:
     text = write_report(frame_of(nothing), tmp_path).read_text()
     assert figures(tmp_path, text) == []
     assert "1 failed" in text
+
+
+def test_crossed_lengths_and_degrees_keep_every_cell(tmp_path: Path) -> None:
+    import json
+
+    def crossed(value: float, L: int, degree: int, depth: int) -> list[dict[str, Any]]:
+        settings = json.dumps({"L": L, "degree": degree, "family": "suffix", "instance": 0, "test_size": 4096 * L})
+        return runs([value], L=L, degree=degree, depth=depth, task_settings=settings)
+
+    values = {
+        (L, degree, depth): L / 100 + degree / 1000 + depth / 10000 for L in (8, 12) for degree in (2, 4) for depth in (1, 2)
+    }
+    frame = frame_of([r for place, value in values.items() for r in crossed(value, *place)])
+    text = write_report(frame, tmp_path).read_text()
+    assert figures(tmp_path, text) == ["metric-against-L", "metric-against-degree", "depth-against-degree", "curves"]
+    drawn = (tmp_path / "report/figures/1-polyreg-depth-against-degree.svg").read_text()
+    for value in values.values():
+        assert f">{value:.3g}<" in drawn, "every cell stands in its own field"
+    assert "s6 L=8" in drawn
+    lines = (tmp_path / "report/figures/1-polyreg-metric-against-L.svg").read_text()
+    assert "s6 depth=1 degree=2" in lines
+    assert "test_size" not in lines, "it follows from L"
+
+
+def test_sizes_of_the_test_set_are_not_pooled(tmp_path: Path) -> None:
+    rows = []
+    for size in (256, 512):
+        settings = f'{{"L":8,"degree":8,"family":"suffix","instance":0,"test_size":{size}}}'
+        rows += runs([size / 1000], task_settings=settings)
+        rows.append(control("mean", "baseline", 1 / size, task_settings=settings))
+    text = write_report(frame_of(rows), tmp_path).read_text()
+    header, *lines = section(text, "model")
+    assert [(line[header.index("test_size")], line[header.index("nmse")]) for line in lines] == [
+        ("256", "0.256"),
+        ("512", "0.512"),
+    ]
+    assert [line[2:] for line in section(text, "L | degree | test sequences")[1:]] == [
+        ["256", "0.00391"],
+        ["512", "0.00195"],
+    ]
+
+
+def test_a_report_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "report").touch()
+    with pytest.raises(BadInput, match="report cannot be written"):
+        write_report(frame_of(runs([0.1])), tmp_path)
 
 
 def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -212,3 +212,43 @@ def test_what_a_row_carries(expbench: CommandLine) -> None:
     assert bool(s6["skip"])
     assert pd.isna(run["skip"])
     assert (frame.loc[frame["kind"] == "run", "precision"] == "float32, deterministic").all()
+
+
+STATES_NONSENSE = """
+from expbench.mixer import Mixer
+from torch import nn
+
+class Nonsense(Mixer):
+    def __init__(self, width: int):
+        super().__init__()
+        self.mix = nn.Linear(width, width)
+    def forward(self, x):
+        return self.mix(x)
+    def state_size(self, L):
+        return WHAT
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "error"), [("1 / 0", "ZeroDivisionError"), ("'many'", "TypeError"), ("10**30", "Overflow")]
+)
+def test_a_model_that_states_nonsense_fails_with_a_row(expbench: CommandLine, what: str, error: str) -> None:
+    Path("nonsense.py").write_text(STATES_NONSENSE.replace("WHAT", what))
+    answer = expbench("run", "--task", "polyreg", "--models", "nonsense.py:Nonsense,ssm", *TINY)
+    assert answer.code == 1
+    assert "ran 4 (2 failed, 2 ok)" in answer.err
+    frame, _ = table.read(Path("results"))
+    assert frame.loc[frame["status"] == "failed", "error"].str.contains(error).all()
+
+
+def test_a_model_that_exits_ends_its_run_alone(expbench: CommandLine) -> None:
+    Path("exits.py").write_text(FAILS_LATER.replace("RuntimeError", "SystemExit"))
+    answer = expbench("run", "--task", "polyreg", "--models", "exits.py:FailsLater,ssm", *TINY)
+    assert (answer.code, "ran 4 (2 failed, 2 ok)" in answer.err) == (1, True), answer
+
+
+def test_a_preview_of_runs_that_will_fail(expbench: CommandLine) -> None:
+    Path("fails3.py").write_text(FAILS_LATER)
+    answer = expbench("run", "--task", "polyreg", "--models", "fails3.py:FailsLater,ssm", "--dry-run", *TINY)
+    assert answer.code == 0
+    assert "1 of 2 shapes" in answer.out

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from expbench import grid
+from expbench.optimizer import clipped
 from expbench.run import Run, Score
 from expbench.training import Diverged, build, curve_steps, evaluate, learning_rate_factor, surroundings, train
 
@@ -51,7 +52,10 @@ def test_training_is_plain_adamw_with_the_documented_schedule() -> None:
     trained = build(one.run, one.task, one.model, "cpu")
     list(train(one.run, one.task, trained, "cpu"))
     plain = build(one.run, one.task, one.model, "cpu")
-    optimizer = torch.optim.AdamW(plain.parameters(), weight_decay=0.1, foreach=False, fused=False)
+    kept = [p for name, p in plain.named_parameters() if name.endswith((".A_log", ".skip"))]
+    others = [p for name, p in plain.named_parameters() if not name.endswith((".A_log", ".skip"))]
+    groups = [{"params": kept, "weight_decay": 0.0}, {"params": others, "weight_decay": 0.1}]
+    optimizer = torch.optim.AdamW(groups, foreach=False, fused=False)
     clipped = 0
     for step in range(1, 13):
         fraction = step / 4 if step <= 4 else 0.5 * (1 + torch.cos(torch.tensor((step - 5) / 8 * torch.pi)))
@@ -205,6 +209,63 @@ def test_a_result_that_is_no_number_is_a_divergence() -> None:
         list(train(one.run, one.task, network, "cpu"))
 
 
+class Rotating(nn.Module):
+    """A layer with a complex parameter, and with two parameters whose gradients are one tensor."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.turn = nn.Parameter(1j * torch.ones(width))
+        self.a, self.b = nn.Parameter(torch.ones(width)), nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * self.turn * self.turn).real + x * (self.a + self.b)
+
+
+def test_complex_parameters_keep_their_imaginary_part_and_learn() -> None:
+    one = job(models="linattn", steps="5", warmup="0")
+    network = build(one.run, one.task, Rotating, "cpu")
+    turn = network.get_parameter("mixers.0.turn")
+    assert torch.equal(turn.detach().imag, torch.ones(4))
+    list(train(one.run, one.task, network, "cpu"))
+    assert turn.is_complex()
+    assert bool((turn.detach().imag != 1).all())
+
+
+def test_clipping_scales_a_shared_gradient_once() -> None:
+    shared = torch.full((4,), 3.0)
+    grads, norm = clipped((shared, shared, torch.zeros(2)), 1.0)
+    assert float(norm) == pytest.approx(72**0.5)
+    assert float(torch.cat(grads).norm()) == pytest.approx(1, rel=1e-5)
+    assert torch.equal(shared, torch.full((4,), 3.0))
+    unscaled, _ = clipped((shared,), 100.0)
+    assert torch.equal(unscaled[0], shared)
+
+
+def test_a_parameter_that_is_no_number_at_the_end_is_a_divergence() -> None:
+    one = job(models="linattn", steps="1", warmup="0", lr="1e9", task="count-in-row", task_settings=("classes=4",))
+    network = build(one.run, one.task, one.model, "cpu")
+    network.get_parameter("head.bias").register_hook(lambda grad: grad * 0 + 1e-30)
+    with torch.no_grad():
+        network.get_parameter("head.weight").fill_(3e38)
+    with pytest.raises(Diverged):
+        list(train(one.run, one.task, network, "cpu"))
+
+
+def test_the_share_of_test_inputs_that_training_met() -> None:
+    one = job(
+        task="count-in-row", L="5", models="ssm", task_settings=("classes=4", "test_size=256", "supervise=last"), steps="3"
+    )
+    network = build(one.run, one.task, one.model, "cpu")
+    seen = {tuple(row) for step in (1, 2, 3) for row in one.task.train_batch(16, seed=0, step=step).inputs.tolist()}
+    test = [tuple(row) for batch in one.task.split("test") for row in batch.inputs.tolist()]
+    share = next(s.value for s in train(one.run, one.task, network, "cpu") if s.metric == "seen_in_training")
+    assert share == pytest.approx(sum(row in seen for row in test) / len(test))
+    assert 0 < share < 1
+    wide = job(task="count-in-row", L="40", models="ssm", task_settings=("test_size=256",), steps="3")
+    network = build(wide.run, wide.task, wide.model, "cpu")
+    assert "seen_in_training" not in {s.metric for s in train(wide.run, wide.task, network, "cpu")}
+
+
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
 def test_other_dtypes(dtype: str) -> None:
     for model in ("s6", "s6-poly", "ssm", "attn", "linattn", "polyattn"):
@@ -251,7 +312,7 @@ def test_a_run_survives_its_row_and_its_command() -> None:
     from expbench.rows import of_run
 
     one = job(positions="sin", residual="off", task_settings=("family=sparse", "test_size=300", "degree=3"))
-    row = of_run(one, "cpu", None, [], {"status": "ok"})[0]
+    row = of_run(one, "cpu", {}, [], {"status": "ok"})[0]
     assert Run.from_row(row) == one.run
     words = shlex.split(one.run.command())[2:]
     request: dict[str, Any] = {"task_settings": [], "model_settings": []}

@@ -66,6 +66,9 @@ class S6(Mixer):
         self.full = layout == "full_bias"
         self.A_log = nn.Parameter(torch.arange(1, N + 1).float().log().expand(width, N).clone())
         self.skip = nn.Parameter(torch.ones(width)) if skip else None
+        for parameter in (self.A_log, self.skip):
+            if parameter is not None:
+                parameter._no_weight_decay = True  # type: ignore[attr-defined]
         with torch.no_grad():
             self.to_delta.bias.copy_(mamba_bias(width))
 
