@@ -24,6 +24,7 @@ def pair_floor(L: int, r: float = 1 / 3) -> float:
 
 def main(runs: Path) -> None:
     TARGET.mkdir(parents=True, exist_ok=True)
+    (TARGET / "table.parquet").unlink(missing_ok=True)
     for path in runs.glob("*.parquet"):
         shutil.copy(path, TARGET)
     frame, _ = table.read(table.compact(TARGET, "table").parent)
