@@ -28,7 +28,6 @@ from torch import Tensor
 from expbench.draws import Draws, fold
 from expbench.polynomial import Inputs, Moments, Monomials, Polynomial, Suffix
 from expbench.task import (
-    DEFAULT_TEST_SIZE,
     LONGEST,
     Batch,
     Control,
@@ -43,7 +42,8 @@ from expbench.task import (
 # Beyond these a cell is ill-posed. A product of 8 inputs on [0, 1], whose kurtosis is 124, is the last to be admitted.
 KURTOSIS_LIMIT, SAMPLE_LIMIT = 125.0, 200.0
 _WANTED_SAMPLE = 1.5 * SAMPLE_LIMIT  # effective test sample that the default test size aims at
-_LARGEST_TEST_SIZE = 1 << 16
+_WANTED_ERROR, _TEST_TOKENS = 0.02, 1 << 21  # relative standard error of the test labels' variance, within so many tokens
+_LEAST_TEST_SIZE, _LARGEST_TEST_SIZE = 1 << 10, 1 << 16
 _MOST_FEATURES = {1: 1100, 2: 600, 3: 600}  # of a regression baseline, by its degree
 _TERMS, _MOST_TERMS = 5, 12  # of family random: the exact kurtosis sums over products of four
 _HIGHEST_EXPONENT = 64
@@ -95,9 +95,15 @@ class PolyReg(Task):
                 f"represented; take inputs=signs, a smaller L or another lo"
             )
         if self.test_size is None:
-            wanted = 2 ** math.ceil(math.log2(_WANTED_SAMPLE * self.moments.kurtosis))
-            resolve_setting(self, "test_size", min(max(wanted, DEFAULT_TEST_SIZE), _LARGEST_TEST_SIZE))
+            resolve_setting(self, "test_size", self._fitting_test_size())
         super().__post_init__()
+
+    def _fitting_test_size(self) -> int:
+        """Enough for the effective sample, and as far as time allows for a precise error; a power of two."""
+        kurtosis = self.moments.kurtosis
+        precise = min((kurtosis - 1) / _WANTED_ERROR**2, _TEST_TOKENS / self.L)
+        wanted = 1 << math.ceil(math.log2(max(_WANTED_SAMPLE * kurtosis, precise, 1)))
+        return min(max(wanted, _LEAST_TEST_SIZE), _LARGEST_TEST_SIZE)
 
     def _check_terms(self) -> None:
         if self.family == "pairwise" and self.L < 2:
@@ -182,16 +188,25 @@ class PolyReg(Task):
         return {
             "count": torch.tensor(targets.numel(), device=targets.device),
             "squared_error": ((outputs - targets) ** 2).sum(),
+            "squared_error_squared": ((outputs - targets) ** 4).sum(),
             "label": targets.sum(),
             "label_squared": (targets**2).sum(),
         }
 
     def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
-        """nmse: mse over the exact variance of the label. r2: 1 - mse over the variance of the sample."""
+        """nmse: mse over the exact variance of the label; nmse_standard_error: what the sample leaves open of it. All seeds
+        share the test set, so that their spread does not show it. r2: 1 - mse over the variance of the sample.
+        """
         n, error, label, squared = (float(totals[k]) for k in ("count", "squared_error", "label", "label_squared"))
         mse, spread = error / n, squared / n - (label / n) ** 2
         r2 = 1 - mse / spread if spread > 0 else math.nan
-        return [Measured("nmse", mse / self.label_var), Measured("mse", mse), Measured("r2", r2)]
+        open_to = math.sqrt(max(0.0, float(totals["squared_error_squared"]) / n - mse**2) / n)
+        return [
+            Measured("nmse", mse / self.label_var),
+            Measured("nmse_standard_error", open_to / self.label_var),
+            Measured("mse", mse),
+            Measured("r2", r2),
+        ]
 
     def chance(self) -> float:
         return 1.0

@@ -141,6 +141,25 @@ def test_facts_are_those_of_the_test_labels() -> None:
     assert effective == pytest.approx(float((y**2).sum() ** 2 / (y**4).sum()))
 
 
+def test_default_test_sizes_make_the_error_precise_within_reason() -> None:
+    sizes = {L: PolyReg(L=L).test_size for L in (16, 256, 1024)}
+    assert sizes == {16: 8192, 256: 8192, 1024: 2048}
+    product = PolyReg(family="product", L=4)
+    assert product.test_size == 32768
+    y = torch.cat([batch.targets for batch in product.split("test")])
+    assert float((y**2).mean()) == pytest.approx(1, abs=0.06)
+
+
+def test_the_standard_error_of_the_error() -> None:
+    task = PolyReg(family="product", L=4)
+    values = []
+    for step in range(200):  # 200 fresh samples of 500: their spread is what one sample's standard error says
+        targets = task.train_batch(500, seed=0, step=step).targets
+        values.append({m.metric: m.value for m in task.summary(task.measure(torch.zeros_like(targets), targets))})
+    spread = torch.tensor([v["nmse"] for v in values]).std()
+    assert float(spread) == pytest.approx(sum(v["nmse_standard_error"] for v in values) / 200, rel=0.25)
+
+
 def test_r2_and_nmse_of_a_constant() -> None:
     task = PolyReg(label_var=20.0)
     targets = task.train_batch(1000, seed=0, step=1).targets
