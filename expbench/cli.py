@@ -15,6 +15,7 @@ app = typer.Typer(
     name="expbench",
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help answers twice as fast as boxes
 )
 
 ResultsOption = Annotated[str, typer.Option("--results", metavar="FOLDER", help="Folder of the results table.")]
@@ -83,7 +84,7 @@ def run(
     tasks_dir: TasksDir = None,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Run the cross product of everything named; a run that the results hold already is not run again.
+    """Run every combination that the results do not hold yet.
 
     Lists are 1,2,3 and ranges 0:5 (the end is not included). The same command continues an interrupted sweep.
     """
@@ -175,7 +176,7 @@ def report(
 
 @app.command("list")
 def list_plugins(tasks_dir: TasksDir = None, models_dir: ModelsDir = None) -> None:
-    """List the tasks and models that can be named, without importing any."""
+    """List the tasks and models, without importing any."""
     _add_folders(tasks_dir, models_dir)
     from expbench import plugins
 
@@ -200,7 +201,10 @@ def show(
     tasks_dir: TasksDir = None,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Show a task (definition, settings, samples) or a model (definition, settings, sizes, degree)."""
+    """Show what a task or a model is.
+
+    Of a task its definition, settings, samples and controls; of a model its definition, settings, sizes and degree.
+    """
     _add_folders(tasks_dir, models_dir)
     from expbench.show import show_plugin
 
@@ -209,7 +213,10 @@ def show(
 
 @app.command()
 def doctor() -> None:
-    """Print versions, the device, and which optional backends work; for those that do not, how to get them."""
+    """Print versions, device, and which optional backends work.
+
+    For those that do not, it says how to get them.
+    """
     from expbench.doctor import examine
 
     print(examine())
@@ -220,7 +227,10 @@ def trace(
     key: Annotated[str, typer.Argument(help="The key of a run, or its beginning.")],
     results: ResultsOption = "results",
 ) -> None:
-    """Show where a number comes from: the run, its curve, the command that reruns it, its weights if they were kept."""
+    """Show where a number comes from, and how to run it again.
+
+    The run and its provenance, its curve, the command that runs it again, its weights if they were kept.
+    """
     from expbench import table
     from expbench.trace import trace_key
 
