@@ -13,8 +13,10 @@ import pyarrow as pa
 from expbench.statistics import Interval, nested_interval, share_interval
 from expbench.table import COLUMNS
 
-_SIZES = ("test_size", "selection_size")
-_IGNORED = ("L", "degree", "instance", *_SIZES)
+SIZES = ("test_size", "selection_size")
+PROTOCOL = ("norm", "positions", "residual")  # what stands around a layer
+TRAINING = ("D", "depth", *PROTOCOL, "steps", "batch_size", "lr", "weight_decay", "clip", "dtype")
+_IGNORED = ("L", "degree", "instance", *SIZES)
 _IDENTITY = [
     *(
         "task",
@@ -92,7 +94,7 @@ class Cell:
 def with_context(frame: pd.DataFrame) -> pd.DataFrame:
     """The frame with the splits' sizes and a `context`: the settings of the task that are no columns, as one text."""
     known = {text: json.loads(text) for text in frame["task_settings"].dropna().unique()}
-    sizes = {size: frame["task_settings"].map({text: s.get(size) for text, s in known.items()}) for size in _SIZES}
+    sizes = {size: frame["task_settings"].map({text: s.get(size) for text, s in known.items()}) for size in SIZES}
     return frame.assign(context=frame["task_settings"].map({text: _context(s) for text, s in known.items()}), **sizes)
 
 
@@ -138,7 +140,7 @@ def _typed(name: str, value: Any) -> Any:
     """A column's value as the schema has it: None where it is missing, whole numbers whole."""
     if value is None or pd.isna(value):
         return None
-    return int(value) if name in _SIZES or COLUMNS.get(name) == pa.int64() else value
+    return int(value) if name in SIZES or COLUMNS.get(name) == pa.int64() else value
 
 
 def _first(column: pd.Series[Any]) -> Any:

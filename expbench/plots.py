@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from expbench.cells import Cell
+from expbench.cells import SIZES, TRAINING, Cell
 from expbench.text import number
 
 _COLOURS = list(mpl.color_sequences["tab10"]) * 10
@@ -21,24 +21,7 @@ _DASHES: list[Any] = ["--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1
 _PANELS = 6
 _NAMED = 16  # names in a legend
 _LEAST = 1e-5  # errors below this are drawn here
-_TOLD_APART = [
-    "model_settings",
-    "model_version",
-    "task_version",
-    "test_size",
-    "selection_size",
-    "D",
-    "depth",
-    "norm",
-    "positions",
-    "residual",
-    "steps",
-    "batch_size",
-    "lr",
-    "weight_decay",
-    "clip",
-    "dtype",
-]
+_TOLD_APART = ["model_settings", "model_version", "task_version", *SIZES, *TRAINING]
 _STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -68,7 +51,7 @@ def _differ(cells: Sequence[Cell], column: str) -> bool:
     """Whether cells differ in a column; in the size of a split, which may follow from L, whether two in one place do."""
     by_place: dict[tuple[int, int | None] | None, set[Any]] = {}
     for cell in cells:
-        place = (cell["L"], cell["degree"]) if column in ("test_size", "selection_size") else None
+        place = (cell["L"], cell["degree"]) if column in SIZES else None
         by_place.setdefault(place, set()).add(cell[column])
     return any(len(values) > 1 for values in by_place.values())
 

@@ -11,24 +11,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from expbench import plots
-from expbench.cells import Cell, gather, varying, with_context
+from expbench.cells import PROTOCOL, SIZES, TRAINING, Cell, gather, varying, with_context
 from expbench.errors import BadInput, unknown
 from expbench.text import NO_BOUND, markdown_table, number
 
-_COLUMNS = [
-    "L",
-    "degree",
-    "test_size",
-    "selection_size",
-    "D",
-    "depth",
-    "steps",
-    "batch_size",
-    "lr",
-    "weight_decay",
-    "clip",
-    "dtype",
-]
+_COLUMNS = ["L", "degree", *SIZES, *(column for column in TRAINING if column not in PROTOCOL)]
 _LABELS = ["label_kurtosis", "label_interaction_order", "effective_sample_size"]
 _PREFACE = """\
 Each row is a model in one setting. The mean is over seeds; where there are several instances it is over their means, and so
@@ -137,7 +124,7 @@ def _results(cells: list[Cell], metric: str) -> str:
     same = [
         f"{column}={_plain(cells[0][column])}" for column in _COLUMNS if column not in columns and _known(cells[0][column])
     ]
-    names = plots.labels(cells, without=[*_COLUMNS, "norm", "positions", "residual"])
+    names = plots.labels(cells, without=[*_COLUMNS, *PROTOCOL])
     header = ["model", *columns, metric, "95 % interval", "best", "solved", "every run (seed: value)"]
     header += ["parameters", "state", "reach", "protocol"]
     lines = [

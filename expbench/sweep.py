@@ -46,6 +46,15 @@ class Outcome(NamedTuple):
     trace: str | None = None
     value: float | None = None
 
+    @classmethod
+    def of_failure(cls, failure: BaseException) -> Outcome:
+        """The outcome of an exception that is being handled."""
+        return cls("failed", _one_line(failure), traceback.format_exc())
+
+    def columns(self) -> rows.Row:
+        """How it ended, in the columns of the results table."""
+        return {"status": self.status, "error": self.error, "traceback": self.trace}
+
 
 def choose_device(name: str) -> str:
     """``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``; raises `BadInput` for a GPU that is not there."""
@@ -90,8 +99,7 @@ def run(
     for job in plan.missing:
         own = controls.pop(rows.controls_key(job), None)
         if own is not None:
-            for warning in measure_controls(own, folder):
-                progress.note(f"warning: {warning}")
+            measure_controls(own, folder, progress)
         if table.finished(folder, job.run.key):
             ended["elsewhere"] += 1
             progress.skip(job)
@@ -104,8 +112,7 @@ def run(
             break
     else:
         for job in controls.values():
-            for warning in measure_controls(job, folder):
-                progress.note(f"warning: {warning}")
+            measure_controls(job, folder, progress)
     return ended
 
 
@@ -133,20 +140,20 @@ def execute(job: Job, folder: Path, device: str, progress: Progress, *, save_wei
     except Diverged as diverged:
         outcome = Outcome("diverged", str(diverged))
     except (Exception, SystemExit) as failure:  # whatever a plugin raises ends its run, not the sweep
-        outcome = Outcome("failed", _one_line(failure), traceback.format_exc())
-    ending |= {"status": outcome.status, "error": outcome.error, "traceback": outcome.trace}
+        outcome = Outcome.of_failure(failure)
+    ending |= outcome.columns()
     ending["run_seconds"] = time.perf_counter() - began
     try:
         table.write(folder, job.run.key, rows.of_run(job, device, known, scores, ending))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as failure:  # a plugin states what no column can hold
-        outcome = Outcome("failed", _one_line(failure), traceback.format_exc())
-        ending |= {"status": outcome.status, "error": outcome.error, "traceback": outcome.trace}
+        outcome = Outcome.of_failure(failure)
+        ending |= outcome.columns()
         table.write(folder, job.run.key, rows.of_run(job, device, {}, [], ending))
     return outcome
 
 
-def measure_controls(job: Job, folder: Path) -> list[str]:
-    """Measure and write the controls of a job's task; returns a warning for each positive control that does not solve it."""
+def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
+    """Measure and write the controls of a job's task; notes each positive control that does not solve it."""
     task, began = job.task, time.perf_counter()
     scores: list[tuple[str, str, Score]] = []
     ending: rows.Row = {"status": "ok"}
@@ -164,11 +171,12 @@ def measure_controls(job: Job, folder: Path) -> list[str]:
                     )
     except (Exception, SystemExit) as failure:
         scores = []
-        ending = {"status": "failed", "error": _one_line(failure), "traceback": traceback.format_exc()}
+        ending = Outcome.of_failure(failure).columns()
         warnings.append(f"the controls of {job.run.task} failed: {ending['error']}")
     ending["run_seconds"] = time.perf_counter() - began
     table.write(folder, rows.controls_key(job), rows.of_controls(job, scores, ending))
-    return warnings
+    for warning in warnings:
+        progress.note(f"warning: {warning}")
 
 
 def _controls(task: Task) -> Iterator[tuple[str, str, list[Measured]]]:
