@@ -1,0 +1,1 @@
+"""The selective scan: one operation, its definition, and its fast implementations."""
