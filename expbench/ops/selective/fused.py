@@ -1,0 +1,243 @@
+"""The selective scan as two fused Triton kernels (backend "triton"): how they are laid out over a problem, and launched.
+
+No (B, L, D, N) tensor is made: the forward keeps the state before every few steps, the backward recomputes between them.
+Nothing is added by atomics: where several programs add to one gradient each writes its own part, and the parts are summed
+in one order, so two runs give the same bits.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
+
+LARGEST_DEGREE, LARGEST_STATE = 3, 256
+_LANES = 32  # of a warp; a program is one
+_WIDE = 64  # channels from which converting B and C to float32 beforehand costs less than in every program
+
+
+class Tile(NamedTuple):
+    """How a program is laid out, by the axes of kernels.py: T steps, V x R states a thread, LN x LD x LB lanes."""
+
+    T: int
+    V: int
+    LN: int
+    LD: int
+    LB: int
+    R: int
+
+
+@cache
+def absent() -> str | None:
+    """Why Triton does not work here and how to get it; None where it does, which is tried by a scan of two steps."""
+    try:
+        import triton
+
+        from expbench.ops.selective import kernels
+    except Exception as error:  # a broken install raises anything
+        return f"Triton cannot be imported ({_first_line(error)}): pip install 'expbench[triton]' (Linux)"
+    if _interpreted():
+        return None
+    if not torch.cuda.is_available():
+        return "Triton compiles for a GPU, and torch finds none here (expbench doctor says more)"
+    try:
+        x = torch.ones(1, 1, 2, 1, device="cuda")
+        forward(Inputs(x, x, -torch.ones(1, 1, 1, device="cuda"), x, x), Form(), keep=False)
+    except Exception as error:  # no compiler, a driver too old, a device too old: each raises its own
+        return f"Triton {triton.__version__} does not compile {kernels.__name__} here ({_first_line(error)})"
+    return None
+
+
+def unsupported(inputs: Inputs, form: Form) -> str | None:
+    """Why the kernels cannot do this problem; None if they can."""
+    if not (inputs.u.is_cuda or _interpreted()):
+        return "the triton backend needs tensors on a GPU"
+    if inputs.u.dtype == torch.float64:
+        return "the triton backend computes in float32, and these are float64; the reference and torch backends take them"
+    if form.kind == "taylor" and form.degree > LARGEST_DEGREE:
+        return f"the triton backend has Taylor polynomials up to degree {LARGEST_DEGREE}, not {form.degree}"
+    if inputs.A.shape[-1] > LARGEST_STATE:
+        return f"the triton backend has up to {LARGEST_STATE} states a channel, not {inputs.A.shape[-1]}"
+    return None
+
+
+def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
+    """y, the last state, and where `keep` is set y before the gate and the state before every few steps."""
+    from expbench.ops.selective import kernels
+
+    given, inputs = inputs, _prepared(inputs)
+    S, batch, L, D = inputs.u.shape
+    N = inputs.A.shape[-1]
+    tile = forward_tile(S * batch, L, D, N)
+    every = backward_tile(S * batch, L, D, N).T if keep else 0
+    y = torch.empty_like(inputs.u)
+    last = inputs.A.new_empty(S, batch, D, N)
+    raw = torch.empty_like(y) if inputs.z is not None else y.new_empty(0)
+    checkpoints = inputs.A.new_empty(-(-L // every) if keep else 0, S, batch, D, N)
+    blocks, programs = _grid(tile, S * batch, D)
+    with _device_of(inputs.u):
+        kernels.forward_kernel[(programs,)](
+            *(_given(x, inputs.u) for x in inputs),
+            y,
+            raw,
+            last,
+            checkpoints,
+            S * batch,
+            batch,
+            L,
+            D,
+            blocks,
+            N=N,
+            **tile._asdict(),
+            **_constants(inputs, form, tile),
+            KEEP=every,
+            STAGES=3,
+            num_warps=1,
+        )
+    return Outputs(y, last[..., : given.A.shape[-1]], raw, checkpoints)
+
+
+def backward(
+    grad_y: Tensor, grad_last: Tensor | None, inputs: Inputs, form: Form, raw: Tensor, checkpoints: Tensor
+) -> Gradients:
+    """The gradient of each input, from the gradients of y (S, B, L, D) and of the last state (S, B, D, N)."""
+    from expbench.ops.selective import kernels
+
+    given, inputs = inputs, _prepared(inputs)
+    S, batch, L, D = inputs.u.shape
+    N = inputs.A.shape[-1]
+    tile = backward_tile(S * batch, L, D, N)
+    blocks, programs = _grid(tile, S * batch, D)
+    u, A = inputs.u, inputs.A
+    du, ddelta = torch.empty_like(u), torch.empty_like(u)
+    dz = torch.empty_like(u) if inputs.z is not None else None
+    dA = A.new_empty(S, batch, D, N)
+    dB, dC = A.new_empty(blocks, S, batch, L, N), A.new_empty(blocks, S, batch, L, N)
+    dskip = A.new_empty(S, batch, D) if inputs.skip is not None else None
+    dbias = A.new_empty(S, batch, D) if inputs.bias is not None else None
+    dstate = A.new_empty(S, batch, D, N) if inputs.state is not None else None
+    if grad_last is not None:
+        grad_last = _padded(grad_last.to(A.dtype), N)
+    with _device_of(u):
+        kernels.backward_kernel[(programs,)](
+            *(_given(x, u) for x in (*inputs[:8], inputs.coefficients, raw, checkpoints, grad_y.contiguous(), grad_last)),
+            du,
+            ddelta,
+            *(_given(x, u) for x in (dz, dA, dB, dC, dskip, dbias, dstate)),
+            S * batch,
+            batch,
+            L,
+            D,
+            blocks,
+            N=N,
+            **tile._asdict(),
+            **_constants(inputs, form, tile),
+            LAST=grad_last is not None,
+            STAGES=2,
+            num_warps=1,
+        )
+    n = given.A.shape[-1]
+    return Gradients(
+        du,
+        ddelta,
+        dA.sum(1)[..., :n],
+        dB.sum(0)[..., :n].to(given.B.dtype),
+        dC.sum(0)[..., :n].to(given.C.dtype),
+        dskip.sum(1) if dskip is not None else None,
+        dz,
+        dbias.sum(1) if dbias is not None else None,
+        dstate[..., :n] if dstate is not None else None,
+    )
+
+
+def forward_tile(sequences: int, L: int, D: int, N: int) -> Tile:
+    """The layout of the forward for N a power of two: up to 8 states a thread, which leaves room for 16 steps."""
+    V, quads = min(4, N), N // min(4, N)
+    every = backward_tile(sequences, L, D, N).T
+    T = 16 if L % 16 == 0 or every == 8 and L > 64 else every
+    return _tile(sequences, D, T, V, max(1, min(_LANES, quads // 2)), quads)
+
+
+def backward_tile(sequences: int, L: int, D: int, N: int) -> Tile:
+    """The layout of the backward: as many states a thread as leave enough programs, since each lane along N costs shuffles.
+
+    Four steps a tile, rather than eight, where eight do not divide a short sequence.
+    """
+    V, quads = min(4, N), N // min(4, N)
+    T = 4 if N <= 4 and L % 8 and L <= 64 else 8
+    return _tile(sequences, D, T, V, max(1, min(_LANES, quads // 4)), quads)
+
+
+def _tile(sequences: int, D: int, T: int, V: int, LN: int, quads: int) -> Tile:
+    LD = min(_power(D), _LANES // LN)
+    return Tile(T, V, LN, LD, min(_power(sequences), _LANES // (LN * LD)), quads // LN)
+
+
+def _grid(tile: Tile, sequences: int, D: int) -> tuple[int, int]:
+    """Blocks of channels, and programs."""
+    blocks = -(-D // tile.LD)
+    return blocks, blocks * -(-sequences // tile.LB)
+
+
+def _constants(inputs: Inputs, form: Form, tile: Tile) -> dict[str, Any]:
+    S, batch, L, D = inputs.u.shape
+    return {
+        "KIND": form.kind,
+        "DEGREE": form.degree,
+        "LOWEST": form.lowest,
+        "DELTA_ON_B": form.delta_on_b,
+        "SKIP": inputs.skip is not None,
+        "GATE": inputs.z is not None,
+        "BIAS": inputs.bias is not None,
+        "STATE": inputs.state is not None,
+        "EVEN": D % tile.LD == 0 and S * batch % tile.LB == 0,
+        "EVEN_L": L % tile.T == 0,
+        "FAST": not _interpreted(),
+    }
+
+
+def _prepared(inputs: Inputs) -> Inputs:
+    """Contiguous tensors, N filled up to a power of two with states that stay 0, and few enough conversions of B and C."""
+    n = inputs.A.shape[-1]
+    N = _power(n)
+    wide = inputs.u.shape[-1] >= _WIDE
+    B, C = ((x.float() if wide else x) for x in (inputs.B, inputs.C))
+    inputs = inputs._replace(B=_padded(B, N), C=_padded(C, N), A=_padded(inputs.A, N))
+    if inputs.state is not None:
+        inputs = inputs._replace(state=_padded(inputs.state, N))
+    return Inputs(*(x.contiguous() if x is not None else None for x in inputs))
+
+
+def _padded(x: Tensor, N: int) -> Tensor:
+    return F.pad(x, (0, N - x.shape[-1])) if x.shape[-1] < N else x.contiguous()
+
+
+def _given(x: Tensor | None, stand_in: Tensor) -> Tensor:
+    """A pointer where one is expected; nothing is read or written through it where the tensor is absent."""
+    return stand_in if x is None else x
+
+
+def _power(n: int) -> int:
+    """The least power of two that is at least n."""
+    return 1 << (n - 1).bit_length()
+
+
+def _device_of(x: Tensor) -> Any:
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def _interpreted() -> bool:
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
