@@ -18,6 +18,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help answers twice as fast as boxes
 )
 
+bench_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure how fast the operations are.")
+app.add_typer(bench_app, name="bench")
+
 ResultsOption = Annotated[str, typer.Option("--results", metavar="FOLDER", help="Folder of the results table.")]
 TasksDir = Annotated[
     list[str] | None, typer.Option("--tasks-dir", metavar="FOLDER", help="Folder whose files are tasks; may be repeated.")
@@ -238,6 +241,47 @@ def trace(
     frame, problems = table.read(folder)
     print(trace_key(frame, folder, key))
     _bad_files(problems)
+
+
+@bench_app.command("scan")
+def bench_scan(
+    shapes: Annotated[
+        str | None, typer.Option(metavar="LIST", help="Sizes BxDxLxN, as 32x768x1024x16. (default: some for the device)")
+    ] = None,
+    L: Annotated[str | None, typer.Option("--L", metavar="LIST", help="Lengths in place of those of the shapes.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(metavar="LIST", help="reference, torch, triton, mamba. (default: all that work here)")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(metavar="LIST", help="bfloat16, float32, float64. (default: by N on a GPU, else float32)")
+    ] = None,
+    transition: Annotated[str, typer.Option(metavar="LIST", help="exact, taylor1, taylor2, taylor3, linear.")] = "exact",
+    gate: Annotated[
+        bool | None, typer.Option("--gate/--no-gate", help="y silu(z). (default: where N is 16 or more)")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads on a CPU.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="How long each number is measured.")] = 0.3,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Hold results against float64 first.")] = True,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where scan.parquet and scan.svg are put.")] = "results/bench",
+) -> None:
+    """Check and time the backends of the selective scan: FOLDER/scan.parquet, FOLDER/scan.svg and a table.
+
+    Lists are 1,2,3. What is wrong or fails is said and not timed, and the exit code is then 1.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        from expbench.errors import unknown
+
+        raise unknown("value of --device:", device, ("auto", "cpu", "cuda"))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from expbench import bench, bench_cases, sweep
+
+    chosen = sweep.choose_device(device)
+    cases = bench_cases.cases(shapes, L, dtype, transition, gate, chosen)
+    planned, notes = bench_cases.plan(cases, backend, chosen)
+    options = bench.Options(chosen, seconds, check, threads)
+    signal.signal(signal.SIGTERM, _interrupt)
+    raise SystemExit(bench.run(planned, options, notes, bench.open_folder(out), _say))
 
 
 def _add_folders(tasks_dir: list[str] | None, models_dir: list[str] | None) -> None:

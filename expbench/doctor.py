@@ -9,10 +9,6 @@ from expbench.text import aligned
 
 _PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "matplotlib", "scipy", "safetensors", "typer", "tqdm")
 _TRITON_FIX = "pip install 'expbench[triton]' (Linux; it comes with a CUDA build of torch)"
-_MAMBA_FIX = (
-    "on a machine with a CUDA toolkit: MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm"
-    " (or pip install 'expbench[mamba]', which also brings what else it asks for)"
-)
 
 
 def examine() -> str:
@@ -44,17 +40,13 @@ def _triton() -> str:
 
 
 def _mamba() -> str:
-    try:
-        import selective_scan_cuda  # type: ignore[import-not-found]
-        import torch
+    from expbench.ops.selective import mamba
 
-        x = torch.ones(1, 1, 8, device="cuda")
-        A, B = torch.zeros(1, 1, device="cuda"), torch.ones(1, 1, 1, 8, device="cuda")
-        selective_scan_cuda.fwd(x, x, A, B, B, None, None, None, True)
-    except Exception as error:  # wrong ABI, no device, a missing symbol: each raises its own
-        return _absent(error, _MAMBA_FIX)
+    reason = mamba.absent()
+    if reason is not None:
+        return f"not available: {reason}"
     return f"works ({provenance.installed('mamba-ssm') or 'its extension alone'})"
 
 
 def _absent(error: Exception, fix: str) -> str:
-    return f"not available ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}); to get it: {fix}"
+    return f"not available: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; to get it: {fix}"

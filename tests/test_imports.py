@@ -18,9 +18,9 @@ LAYERS = [
     ["ops", "task", "mixer", "polynomial"],
     ["models", "network", "optimizer"],
     ["training", "grid", "table"],
-    ["rows", "progress", "cells"],
+    ["rows", "progress", "cells", "bench_cases", "bench_clock", "bench_exp", "bench_solvers"],
     ["sweep", "estimate", "plots"],
-    ["preview", "report", "show", "doctor", "trace"],
+    ["preview", "report", "show", "doctor", "trace", "bench_plot", "bench"],
     ["cli"],
     ["__main__"],
 ]

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from expbench.ops import backends, scan, taylor
 from expbench.ops import linear_attention as attention
-from expbench.ops import scan, taylor
 
 
 def transitions(L: int, *shape: int, **options: Any) -> tuple[Tensor, Tensor]:
@@ -55,20 +55,38 @@ def test_scan_takes_tensors_in_any_memory_order() -> None:
     torch.testing.assert_close(scan.linear_scan(a, b), scan.reference(a, b))
 
 
+@pytest.mark.parametrize("backend", ["reference", "torch"])
 @pytest.mark.parametrize("L", [1, 63, 64, 65, 128, 200])
-def test_linear_attention_against_the_reference(L: int) -> None:
+def test_linear_attention_against_all_pairs(L: int, backend: str) -> None:
     q, k, v = (torch.randn(2, L, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
-    expected = attention.reference(q, k, v)
+    expected = attention.naive(q, k, v)
     by_hand = torch.stack(
         [sum((q[:, t] * k[:, j]).sum(-1, keepdim=True) * v[:, j] for j in range(t + 1)) for t in range(L)], 1
     )
     torch.testing.assert_close(expected, by_hand)
-    values = attention.linear_attention(q, k, v)
+    values = attention.linear_attention(q, k, v, backend)
     torch.testing.assert_close(values, expected)
     weights = torch.randn_like(v)
-    reference_grads = torch.autograd.grad((expected * weights).sum(), (q, k, v))
-    for grad, reference in zip(torch.autograd.grad((values * weights).sum(), (q, k, v)), reference_grads, strict=True):
-        torch.testing.assert_close(grad, reference)
+    naive_grads = torch.autograd.grad((expected * weights).sum(), (q, k, v))
+    for grad, naive in zip(torch.autograd.grad((values * weights).sum(), (q, k, v)), naive_grads, strict=True):
+        torch.testing.assert_close(grad, naive)
+
+
+def test_linear_attention_runs_the_backend_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (torch.randn(1, 3, 2) for _ in range(3))
+    for names, how in ((("torch",), None), (("reference",), "reference"), (("torch",), "torch")):
+        with backends.using(how) as used:
+            attention.linear_attention(q, k, v)
+        assert used.names == names
+    with backends.using("reference") as used:
+        attention.linear_attention(q, k, v, "torch")
+    assert used.names == ("torch",)
+    monkeypatch.setattr(backends, "absent", lambda name: None)
+    with (
+        backends.using("triton"),
+        pytest.raises(ValueError, match=r"^linear attention has no backend 'triton' \(it has: reference, torch\)$"),
+    ):
+        attention.linear_attention(q, k, v)
 
 
 def test_softplus_coefficients() -> None:

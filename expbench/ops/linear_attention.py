@@ -1,6 +1,6 @@
 """Causal linear attention y_t = sum_{j<=t} (q_t . k_j) v_j, without softmax or normaliser.
 
-`reference` forms the L x L scores; `linear_attention` carries the sum of k_j v_j^T from chunk to chunk and so costs O(L).
+It is a recurrence over the matrix sum_j k_j v_j^T: `reference` carries it from step to step, `chunked` from chunk to chunk.
 """
 
 from __future__ import annotations
@@ -8,23 +8,48 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from expbench.ops import backends
+
 _CHUNK = 64
+_IMPLEMENTATIONS = ("reference", "torch")
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> Tensor:
+    """y (B, L, D) for q, k, v (B, L, D), in O(L); differentiable by autograd to any order.
+
+    backend: ``reference`` or ``torch``; None leaves it to `backends.using`. Raises ValueError for one that there is not.
+    """
+    name = backends.requested(backend) or "torch"
+    if name not in _IMPLEMENTATIONS:
+        raise ValueError(f"linear attention has no backend {name!r} (it has: {', '.join(_IMPLEMENTATIONS)})")
+    backends.ran("linear attention", name)
+    return reference(q, k, v) if name == "reference" else chunked(q, k, v)
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """y (B, L, D) for q, k, v (B, L, D): the definition, in O(L^2)."""
+    """The definition, step by step."""
+    total = torch.zeros_like(k[:, 0, :, None] * v[:, 0, None])
+    y = []
+    for q_t, k_t, v_t in zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True):
+        total = total + k_t.unsqueeze(-1) * v_t.unsqueeze(-2)
+        y.append((q_t.unsqueeze(-2) @ total).squeeze(-2))
+    return torch.stack(y, 1)
+
+
+def naive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same from all L x L scores at once, as attention without softmax."""
     return (q @ k.mT).tril() @ v
 
 
-def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """y (B, L, D) for q, k, v (B, L, D), in O(L); differentiable by autograd to any order."""
+def chunked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same by `naive` within each chunk, and from the sums of the chunks before it."""
     B, L, D = q.shape
     if L <= _CHUNK:
-        return reference(q, k, v)
+        return naive(q, k, v)
     chunks = -(-L // _CHUNK)
     padding = (0, 0, 0, chunks * _CHUNK - L)
     q, k, v = (torch.nn.functional.pad(x, padding).view(B, chunks, _CHUNK, D) for x in (q, k, v))
     sums = (k.mT @ v).cumsum(1)
     before = torch.cat([torch.zeros_like(sums[:, :1]), sums[:, :-1]], 1)
-    y = (q @ k.mT).tril() @ v + q @ before
+    y = naive(q, k, v) + q @ before
     return y.reshape(B, chunks * _CHUNK, D)[:, :L]

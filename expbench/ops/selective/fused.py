@@ -22,6 +22,9 @@ _LANES = 32  # of a warp; a program is one
 _WIDE = 64  # channels from which converting B and C to float32 beforehand costs less than in every program
 
 
+_options: dict[str, int] = {}
+
+
 class Tile(NamedTuple):
     """How a program is laid out, by the axes of kernels.py: T steps, V x R states a thread, LN x LD x LB lanes."""
 
@@ -57,13 +60,13 @@ def absent() -> str | None:
 def unsupported(inputs: Inputs, form: Form) -> str | None:
     """Why the kernels cannot do this problem; None if they can."""
     if not (inputs.u.is_cuda or _interpreted()):
-        return "the triton backend needs tensors on a GPU"
+        return "it needs tensors on a GPU"
     if inputs.u.dtype == torch.float64:
-        return "the triton backend computes in float32, and these are float64; the reference and torch backends take them"
+        return "it computes in float32, and these are float64 (backends reference and torch take them)"
     if form.kind == "taylor" and form.degree > LARGEST_DEGREE:
-        return f"the triton backend has Taylor polynomials up to degree {LARGEST_DEGREE}, not {form.degree}"
+        return f"it has Taylor polynomials up to degree {LARGEST_DEGREE}, not {form.degree}"
     if inputs.A.shape[-1] > LARGEST_STATE:
-        return f"the triton backend has up to {LARGEST_STATE} states a channel, not {inputs.A.shape[-1]}"
+        return f"it has up to {LARGEST_STATE} states a channel, not {inputs.A.shape[-1]}"
     return None
 
 
@@ -75,11 +78,11 @@ def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
     S, batch, L, D = inputs.u.shape
     N = inputs.A.shape[-1]
     tile = forward_tile(S * batch, L, D, N)
-    every = backward_tile(S * batch, L, D, N).T if keep else 0
+    kept = checkpoint_shape(given, form) if keep else (0, S, batch, D, N)
     y = torch.empty_like(inputs.u)
     last = inputs.A.new_empty(S, batch, D, N)
     raw = torch.empty_like(y) if inputs.z is not None else y.new_empty(0)
-    checkpoints = inputs.A.new_empty(-(-L // every) if keep else 0, S, batch, D, N)
+    checkpoints = inputs.A.new_empty(kept)
     blocks, programs = _grid(tile, S * batch, D)
     with _device_of(inputs.u):
         kernels.forward_kernel[(programs,)](
@@ -96,7 +99,7 @@ def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
             N=N,
             **tile._asdict(),
             **_constants(inputs, form, tile),
-            KEEP=every,
+            KEEP=backward_tile(S * batch, L, D, N).T if keep else 0,
             STAGES=3,
             num_warps=1,
         )
@@ -117,10 +120,12 @@ def backward(
     u, A = inputs.u, inputs.A
     du, ddelta = torch.empty_like(u), torch.empty_like(u)
     dz = torch.empty_like(u) if inputs.z is not None else None
-    dA = A.new_empty(S, batch, D, N)
+    joint = batch % tile.LB == 0
+    parts = batch // tile.LB if joint else batch
+    dA = A.new_empty(S, parts, D, N)
     dB, dC = A.new_empty(blocks, S, batch, L, N), A.new_empty(blocks, S, batch, L, N)
-    dskip = A.new_empty(S, batch, D) if inputs.skip is not None else None
-    dbias = A.new_empty(S, batch, D) if inputs.bias is not None else None
+    dskip = A.new_empty(S, parts, D) if inputs.skip is not None else None
+    dbias = A.new_empty(S, parts, D) if inputs.bias is not None else None
     dstate = A.new_empty(S, batch, D, N) if inputs.state is not None else None
     if grad_last is not None:
         grad_last = _padded(grad_last.to(A.dtype), N)
@@ -139,21 +144,30 @@ def backward(
             **tile._asdict(),
             **_constants(inputs, form, tile),
             LAST=grad_last is not None,
-            STAGES=2,
+            JOINT=joint,
+            STAGES=3,
             num_warps=1,
+            **_options,
         )
     n = given.A.shape[-1]
     return Gradients(
         du,
         ddelta,
         dA.sum(1)[..., :n],
-        dB.sum(0)[..., :n].to(given.B.dtype),
-        dC.sum(0)[..., :n].to(given.C.dtype),
+        (dB[0] if blocks == 1 else dB.sum(0))[..., :n].to(given.B.dtype),
+        (dC[0] if blocks == 1 else dC.sum(0))[..., :n].to(given.C.dtype),
         dskip.sum(1) if dskip is not None else None,
         dz,
         dbias.sum(1) if dbias is not None else None,
         dstate[..., :n] if dstate is not None else None,
     )
+
+
+def checkpoint_shape(inputs: Inputs, form: Form) -> tuple[int, ...]:
+    """The shape of `Outputs.checkpoints`: the states (S, B, D, N) before every T-th step of the backward's tile."""
+    S, batch, L, D = inputs.u.shape
+    N = _power(inputs.A.shape[-1])
+    return (-(-L // backward_tile(S * batch, L, D, N).T), S, batch, D, N)
 
 
 def forward_tile(sequences: int, L: int, D: int, N: int) -> Tile:
@@ -211,7 +225,8 @@ def _prepared(inputs: Inputs) -> Inputs:
     inputs = inputs._replace(B=_padded(B, N), C=_padded(C, N), A=_padded(inputs.A, N))
     if inputs.state is not None:
         inputs = inputs._replace(state=_padded(inputs.state, N))
-    return Inputs(*(x.contiguous() if x is not None else None for x in inputs))
+    stacked: Any = [x.contiguous() if x is not None else None for x in inputs]
+    return Inputs(*stacked)
 
 
 def _padded(x: Tensor, N: int) -> Tensor:

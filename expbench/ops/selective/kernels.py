@@ -1,7 +1,7 @@
 """The selective scan in Triton: one kernel forward, one backward, each state of a channel in the registers of one thread.
 
-A program is one warp. Its tile has the axes [T, V, LN, LD, LB, R]: T steps of time and V x R states lie in a thread's
-registers, LN x LD x LB lanes lie along states, channels and sequences. Time never crosses lanes, so the recurrence is plain
+A program is one warp. Its tile has the axes [T, V, LD, LN, LB, R]: T steps of time and V x R states lie in a thread's
+registers, LD x LN x LB lanes lie along states, channels and sequences. Time never crosses lanes, so the recurrence is plain
 arithmetic in registers; states cross LN lanes only where they are summed, channels LD lanes only for the gradients of B
 and C. Inputs are fetched tiles ahead. V is one vector load of A, and that load is what fixes the layout of everything else.
 """
@@ -144,9 +144,9 @@ def forward_kernel(
     """y, the last state, and with KEEP the state before every KEEP-th step. `sequences` is S batch, `blocks` cover D."""
     block = tl.program_id(0) % blocks
     time = tl.arange(0, T)[:, None, None, None, None, None]
-    n = tl.arange(0, LN)[None, None, :, None, None, None] * V + tl.arange(0, V)[None, :, None, None, None, None]
+    n = tl.arange(0, LN)[None, None, None, :, None, None] * V + tl.arange(0, V)[None, :, None, None, None, None]
     n += tl.arange(0, R)[None, None, None, None, None, :] * (LN * V)
-    d = block * LD + tl.arange(0, LD)[None, None, None, :, None, None]
+    d = block * LD + tl.arange(0, LD)[None, None, :, None, None, None]
     s = (tl.program_id(0) // blocks).to(tl.int64) * LB + tl.arange(0, LB)[None, None, None, None, :, None]
     model = s // batch
     here = (d < D) & (s < sequences)
@@ -157,8 +157,8 @@ def forward_kernel(
         rate = tl.load(A + model * (D * N) + d * N + n, mask=here, other=0.0)
     if KIND == "exact":
         rate *= LOG2E
-    of_d = _over(rate, 1, 2, 5)
-    of_n = _over(rate, 3, 4, 0)
+    of_d = _over(rate, 1, 3, 5)
+    of_n = _over(rate, 2, 4, 0)
     of_channel = model * D + d
     if SKIP:
         factor = tl.load(skip + of_channel, mask=here, other=0.0)
@@ -172,7 +172,7 @@ def forward_kernel(
     if STATE:
         h = tl.load(state + of_state, mask=here, other=0.0)
     else:
-        h = tl.zeros([1, V, LN, LD, LB, R], tl.float32)
+        h = tl.zeros([1, V, LD, LN, LB, R], tl.float32)
     at = (s * L + time) * D + d
     u += at
     delta += at
@@ -210,7 +210,7 @@ def forward_kernel(
             b = (step * u_t) * B_t
         else:
             b = u_t * B_t
-        states = tl.zeros([T, V, LN, LD, LB, R], tl.float32)
+        states = tl.zeros([T, V, LD, LN, LB, R], tl.float32)
         for i in tl.static_range(T):
             if KEEP > 0:
                 if i % KEEP == 0:
@@ -221,7 +221,7 @@ def forward_kernel(
                     kept += sequences.to(tl.int64) * D * N
             h = _row(a, time, i) * h + _row(b, time, i)
             states = tl.where(time == i, h, states)
-        y_t = _over(states * C_t, 2, 1, 5)
+        y_t = _over(states * C_t, 3, 5, 1)
         if SKIP:
             y_t += factor * u_t
         if EVEN and EVEN_L:
@@ -254,7 +254,7 @@ def _halve(low, high, lane, bit: tl.constexpr):
     upper = (lane & bit) != 0
     own = tl.where(upper, high, low)
     other = tl.where(upper, low, high)
-    return own + tl.gather(other, tl.broadcast_to(lane ^ bit, other.shape), 3)
+    return own + tl.gather(other, tl.broadcast_to(lane ^ bit, other.shape), 2)
 
 
 @triton.jit
@@ -265,7 +265,7 @@ def _column(x, index, i: tl.constexpr):
 
 @triton.jit
 def _store_sums(rows, target, lane, v, steps, inside, N, T: tl.constexpr, V: tl.constexpr, LD: tl.constexpr):
-    """Sum T rows of [1, V, LN, LD, LB] over their LD lanes, and store the sums, spread over these lanes.
+    """Sum T rows of [1, V, LD, LN, LB] over their LD lanes, and store the sums, spread over these lanes.
 
     Each exchange halves the values that are left to a lane, rows first, then columns, so that all sums over 2^k lanes take
     less than one exchange a value. The rows come last step first; `target` points at the first step and at column 0.
@@ -278,26 +278,32 @@ def _store_sums(rows, target, lane, v, steps, inside, N, T: tl.constexpr, V: tl.
                 new += (_halve(rows[i + (T >> (k + 1))], rows[i], lane, 1 << k),)
             rows = new
             step += ((lane >> k) & 1) * (T >> (k + 1))
-    if LD <= 8:
+    if LD <= T:
         for i in tl.static_range(T // LD):
             at = step + (T // LD - 1 - i)
             tl.store(target + at * N + v, rows[i], mask=inside & (at < steps))
-    elif V == 4:
-        one = _halve(_column(rows[0], v, 0), _column(rows[0], v, 2), lane, 8)
-        two = _halve(_column(rows[0], v, 1), _column(rows[0], v, 3), lane, 8)
-        column = ((lane >> 3) & 1) * 2
-        if LD == 16:
-            tl.store(target + step * N + column, one, mask=inside & (step < steps))
-            tl.store(target + step * N + column + 1, two, mask=inside & (step < steps))
-        else:
-            both = _halve(one, two, lane, 16)
-            tl.store(target + step * N + column + ((lane >> 4) & 1), both, mask=inside & (step < steps))
+    elif V == 4 and LD == 2 * T:
+        column = (lane // T & 1) * 2
+        one = _halve(_column(rows[0], v, 0), _column(rows[0], v, 2), lane, T)
+        tl.store(target + step * N + column, one, mask=inside & (step < steps))
+        two = _halve(_column(rows[0], v, 1), _column(rows[0], v, 3), lane, T)
+        tl.store(target + step * N + column + 1, two, mask=inside & (step < steps))
     else:
+        columns: tl.constexpr = V  # that are spread over lanes; further lanes hold the same sums
         x = rows[0]
-        x += tl.gather(x, tl.broadcast_to(lane ^ 8, x.shape), 3)
-        if LD == 32:
-            x += tl.gather(x, tl.broadcast_to(lane ^ 16, x.shape), 3)
-        tl.store(target + step * N + v, x, mask=inside & (step < steps) & (lane < 8))
+        column = lane * 0
+        if V == 4:
+            one = _halve(_column(x, v, 0), _column(x, v, 2), lane, T)
+            two = _halve(_column(x, v, 1), _column(x, v, 3), lane, T)
+            x = _halve(one, two, lane, 2 * T)
+            column = (lane // T & 1) * 2 + (lane // (2 * T) & 1)
+        elif V == 2:
+            x = _halve(_column(x, v, 0), _column(x, v, 1), lane, T)
+            column = lane // T & 1
+        for k in tl.static_range(5):
+            if (T * columns << k) < LD:
+                x += tl.gather(x, tl.broadcast_to(lane ^ (T * columns << k), x.shape), 2)
+        tl.store(target + step * N + column, x, mask=inside & (step < steps) & (lane < T * columns))
 
 
 @triton.jit
@@ -307,27 +313,27 @@ def backward_kernel(
     sequences, batch, L, D, blocks,
     N: tl.constexpr, T: tl.constexpr, V: tl.constexpr, LN: tl.constexpr, LD: tl.constexpr, LB: tl.constexpr, R: tl.constexpr,
     KIND: tl.constexpr, DEGREE: tl.constexpr, LOWEST: tl.constexpr, DELTA_ON_B: tl.constexpr,
-    SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr, STATE: tl.constexpr, LAST: tl.constexpr,
+    SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr, STATE: tl.constexpr, LAST: tl.constexpr, JOINT: tl.constexpr,
     EVEN: tl.constexpr, EVEN_L: tl.constexpr, FAST: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Every gradient, from the last tile to the first: the states of a tile anew from its checkpoint, then the adjoint.
 
     g_t = C_t grad_t + p_{t+1} and p_t = a_t g_t, so that p carries the adjoint from step to step. dB and dC hold a partial
-    sum for each of the `blocks` of channels, (blocks, S batch, L, N); dA, dskip and dbias one for each sequence. States are
-    taken V x LN at a time, R times, which keeps a tile in registers.
+    sum for each of the `blocks` of channels, (blocks, S batch, L, N); dA, dskip and dbias one for each sequence, or for each
+    LB sequences if these are JOINT. States are taken V x LN at a time, R times, which keeps a tile in registers.
     """
     block = tl.program_id(0) % blocks
     time = tl.arange(0, T)[:, None, None, None, None]
     v = tl.arange(0, V)[None, :, None, None, None]
-    n = tl.arange(0, LN)[None, None, :, None, None] * V + v
-    lane = tl.arange(0, LD)[None, None, None, :, None]
+    n = tl.arange(0, LN)[None, None, None, :, None] * V + v
+    lane = tl.arange(0, LD)[None, None, :, None, None]
     d = block * LD + lane
     s = (tl.program_id(0) // blocks).to(tl.int64) * LB + tl.arange(0, LB)[None, None, None, None, :]
     model = s // batch
     here = (d < D) & (s < sequences)
     there = s < sequences
     of_channel = model * D + d
-    of_state = (s * D + d) * N + n
+    of_first_state = (s * D + d) * N + n
     rates = ()
     p = ()
     for r in tl.static_range(R):
@@ -339,11 +345,11 @@ def backward_kernel(
             rate *= LOG2E
         rates += (rate,)
         if LAST:
-            p += (tl.load(grad_last + of_state + r * (LN * V), mask=here, other=0.0),)
+            p += (tl.load(grad_last + of_first_state + r * (LN * V), mask=here, other=0.0),)
         else:
-            p += (tl.zeros([1, V, LN, LD, LB], tl.float32),)
-    of_d = _over(rates[0], 1, 2, 0)
-    of_n = _over(rates[0], 3, 4, 0)
+            p += (tl.zeros([1, V, LD, LN, LB], tl.float32),)
+    of_d = _over(rates[0], 1, 3, 0)
+    of_n = _over(rates[0], 2, 4, 0)
     if SKIP:
         factor = tl.load(skip + of_channel, mask=here, other=0.0)
     if BIAS:
@@ -354,9 +360,9 @@ def backward_kernel(
             c += (tl.load(coefficients + (model * (DEGREE + 1) + k) * D + d, mask=here, other=0.0),)
     sums = ()
     for r in tl.static_range(R):
-        sums += (tl.zeros([1, V, LN, LD, LB], tl.float32),)
-    sum_skip = tl.zeros([1, 1, 1, LD, LB], tl.float32)
-    sum_bias = tl.zeros([1, 1, 1, LD, LB], tl.float32)
+        sums += (tl.zeros([1, V, LD, LN, LB], tl.float32),)
+    sum_skip = tl.zeros([1, 1, LD, 1, LB], tl.float32)
+    sum_bias = tl.zeros([1, 1, LD, 1, LB], tl.float32)
     tiles = (L + T - 1) // T
     start = (tiles - 1) * T
     at = (s * L + start + time) * D + d
@@ -371,11 +377,11 @@ def backward_kernel(
         dz += at
     B += (s * L + start + time) * N + n
     C += (s * L + start + time) * N + n
-    of_sums = ((block * sequences.to(tl.int64) + s) * L + start) * N + tl.arange(0, LN)[None, None, :, None, None] * V
+    of_sums = ((block * sequences.to(tl.int64) + s) * L + start) * N + tl.arange(0, LN)[None, None, None, :, None] * V
     dB += of_sums
     dC += of_sums
     per_tile = sequences.to(tl.int64) * D * N
-    kept = checkpoints + (tiles - 1) * per_tile + of_state
+    kept = checkpoints + (tiles - 1) * per_tile + of_first_state
     for tile in tl.range(0, tiles, num_stages=STAGES):
         left = L - start + tile * T
         if EVEN and EVEN_L:
@@ -478,11 +484,11 @@ def backward_kernel(
             _store_sums(dC_rows, dC + r * (LN * V), lane, v, left, there, N, T, V, LD)
         p = next_p
         sums = next_sums
-        dsource = tl.zeros([T, 1, 1, LD, LB], tl.float32)
-        dstep = tl.zeros([T, 1, 1, LD, LB], tl.float32)
+        dsource = tl.zeros([T, 1, LD, 1, LB], tl.float32)
+        dstep = tl.zeros([T, 1, LD, 1, LB], tl.float32)
         for j in tl.static_range(T):
-            dsource = tl.where(time == T - 1 - j, tl.sum(by_source[j], 2, keep_dims=True), dsource)
-            dstep = tl.where(time == T - 1 - j, tl.sum(by_step[j], 2, keep_dims=True), dstep)
+            dsource = tl.where(time == T - 1 - j, tl.sum(by_source[j], 3, keep_dims=True), dsource)
+            dstep = tl.where(time == T - 1 - j, tl.sum(by_step[j], 3, keep_dims=True), dstep)
         if KIND == "exact":
             dstep *= LN2
         if DELTA_ON_B:
@@ -518,11 +524,22 @@ def backward_kernel(
         dB -= T * N
         dC -= T * N
         kept -= per_tile
+    inside = here
+    if JOINT:  # the sequences of a program are of one model, so their sums are one
+        s = (tl.program_id(0) // blocks).to(tl.int64)
+        inside = d < D
+    of_state = (s * D + d) * N + n
     for r in tl.static_range(R):
-        tl.store(dA + of_state + r * (LN * V), sums[r], mask=here)
         if STATE:
-            tl.store(dstate + of_state + r * (LN * V), p[r], mask=here)
+            tl.store(dstate + of_first_state + r * (LN * V), p[r], mask=here)
+        dA_r = sums[r]
+        if JOINT:
+            dA_r = tl.sum(dA_r, 4, keep_dims=True)
+        tl.store(dA + of_state + r * (LN * V), dA_r, mask=inside)
+    if JOINT:
+        sum_skip = tl.sum(sum_skip, 4, keep_dims=True)
+        sum_bias = tl.sum(sum_bias, 4, keep_dims=True)
     if SKIP:
-        tl.store(dskip + s * D + d, sum_skip, mask=here)
+        tl.store(dskip + s * D + d, sum_skip, mask=inside)
     if BIAS:
-        tl.store(dbias + s * D + d, sum_bias, mask=here)
+        tl.store(dbias + s * D + d, sum_bias, mask=inside)

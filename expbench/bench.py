@@ -1,0 +1,312 @@
+"""`expbench bench scan`: every backend of the selective scan on every case, checked, timed and held against its limits.
+
+A row is one backend on one case, and its time is put beside what no implementation can undercut: a copy of the bytes that
+must move, and the exponentials of an exact transition, both measured in the same run. Times are comparable within a table.
+"""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from expbench import provenance
+from expbench.bench_cases import DTYPES, NATIVE, Case, Planned, tensors
+from expbench.bench_clock import Clock, Times, copy_time, exp_rate, peak_bytes
+from expbench.bench_solvers import LIMITS, expected, part, same_bits, solver, worst_error
+from expbench.errors import BadInput
+from expbench.ops import backends
+from expbench.ops.selective.problem import Inputs
+from expbench.text import aligned, number
+
+_TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+COLUMNS: dict[str, pa.DataType] = {
+    # what was run; an element is one (batch, time, channel)
+    "case": _TEXT,
+    "B": _WHOLE,
+    "D": _WHOLE,
+    "L": _WHOLE,
+    "N": _WHOLE,
+    "dtype": _TEXT,
+    "gate": _FLAG,
+    "transition": _TEXT,
+    "backend": _TEXT,
+    # ok; wrong: beyond the limit, not timed; failed: `error` says why
+    "status": _TEXT,
+    "error": _TEXT,
+    # against float64: the largest relative error in norm over outputs and gradients, and on how much of the problem
+    "worst_error": _REAL,
+    "checked": _TEXT,
+    "same_bits": _FLAG,
+    # median and range of the middle half
+    "forward_ms": _REAL,
+    "forward_iqr_ms": _REAL,
+    "backward_ms": _REAL,
+    "backward_iqr_ms": _REAL,
+    "forward_ps": _REAL,  # an element
+    "backward_ps": _REAL,
+    # the limits, and the shares of them that were reached (1 cannot be exceeded, but by what the caches keep)
+    "copy_forward_ms": _REAL,
+    "copy_backward_ms": _REAL,
+    "exp_forward_ms": _REAL,
+    "exp_backward_ms": _REAL,
+    "share_of_copy_forward": _REAL,
+    "share_of_copy_backward": _REAL,
+    "share_of_exp_forward": _REAL,
+    "share_of_exp_backward": _REAL,
+    # how many times as fast as another backend on the same case: mamba-native, and both passes of reference and torch
+    "times_mamba_forward": _REAL,
+    "times_mamba_backward": _REAL,
+    "times_reference": _REAL,
+    "times_torch": _REAL,
+    "peak_bytes": _WHOLE,  # of forward and backward, the inputs included
+    # where it comes from
+    "flushed": _FLAG,  # whether the caches were emptied before each repeat
+    "device_name": _TEXT,
+    "expbench": _TEXT,
+    "torch": _TEXT,
+    "triton": _TEXT,
+    "mamba_ssm": _TEXT,
+    "git_commit": _TEXT,
+    "created": pa.timestamp("ms", tz="UTC"),
+}
+SCHEMA = pa.schema(list(COLUMNS.items()), metadata={"expbench_bench": "1"})
+Row = dict[str, Any]
+
+
+class Options(NamedTuple):
+    """How every case is measured: on which device, for how many seconds a number, whether it is checked first; on a CPU
+    with so many threads."""
+
+    device: str
+    seconds: float
+    check: bool = True
+    threads: int = 1
+
+
+def run(planned: Sequence[Planned], options: Options, notes: list[str], folder: Path, say: Callable[[str], None]) -> int:
+    """Measure, write table and figure, print; the exit code. After each case the table on disk holds all that is known."""
+    rows: list[Row] = []
+    code = 0
+    try:
+        for i, found in enumerate(measure(planned, options, notes), 1):
+            rows += found
+            write(rows, folder)
+            say(f"[{i}/{len(planned)}] {progress(found)}")
+    except KeyboardInterrupt:
+        done = len({_title(row) for row in rows})
+        say(f"interrupted after {done} of {len(planned)} cases; {'they are' if done else 'nothing is'} in {folder}")
+        code = 130
+    if rows:
+        from expbench import bench_plot, plots
+
+        figure = bench_plot.scan(rows)
+        picture = replace(folder / "scan.svg", lambda aside: plots.save(figure, aside))
+        print("\n".join([text(rows), *(f"note: {note}" for note in notes), f"{folder / 'scan.parquet'}, {picture}"]))
+    return code or int(any(row["status"] != "ok" for row in rows))
+
+
+def measure(planned: Sequence[Planned], options: Options, notes: list[str]) -> Iterator[list[Row]]:
+    """The rows of one case after the other; to `notes` it adds what a reader of the table should know."""
+    if options.device == "cpu":
+        torch.set_num_threads(options.threads)
+    clock = Clock(options.device, options.seconds)
+    if not clock.flushed:
+        notes.append("caches were not emptied between repeats: that would have taken most of the time (--seconds)")
+    with torch.no_grad():
+        rate = exp_rate(clock)
+        for case, names in planned:
+            yield _measure_case(case, names, options, clock, rate, notes)
+
+
+def _measure_case(
+    case: Case, names: Sequence[str], options: Options, clock: Clock, rate: float | None, notes: list[str]
+) -> list[Row]:
+    inputs, grad_y = tensors(case, options.device)
+    known = _provenance(options.device) | {"case": case.shape, **case._asdict(), "flushed": clock.flushed}
+    rows = [known | {"backend": name, "status": "ok"} for name in names]
+    if options.check:
+        _check(case, inputs, grad_y, rows, notes)
+    limits = _limits(case, inputs, clock, rate)
+    for row in rows:
+        row |= limits
+        if row["status"] == "ok":
+            _guarded(row, lambda row=row: _time(case, inputs, grad_y, row, clock))
+    _compare(rows)
+    return rows
+
+
+def _check(case: Case, inputs: Inputs, grad_y: torch.Tensor, rows: Sequence[Row], notes: list[str]) -> None:
+    """Fill in the error of each row, whether its bits repeat, and its status."""
+    count, steps = part(inputs)
+    checked = "all" if (count, steps) == (case.B, case.L) else f"{count} of {case.B} sequences, {steps} of {case.L} steps"
+    if checked != "all":
+        notes.append(f"{case.title()}: the float64 reference would not fit, so it checks {checked}")
+    wanted = expected(inputs, case.form, grad_y, count, steps)
+    limit = LIMITS[DTYPES[case.dtype]]
+    for row in rows:
+
+        def check(row: Row = row) -> None:
+            row["worst_error"] = worst_error(solver(row["backend"], inputs, case.form, wanted.grad_y), wanted)
+            row["checked"] = checked
+            row["same_bits"] = same_bits(solver(row["backend"], inputs, case.form, grad_y))
+            if not row["worst_error"] <= limit:
+                row |= {"status": "wrong", "error": f"relative error {number(row['worst_error'])}, the limit is {limit:g}"}
+
+        _guarded(row, check)
+
+
+def _guarded(row: Row, act: Callable[[], None]) -> None:
+    """Have one backend's failure end nothing but its row."""
+    try:
+        act()
+    except Exception as error:  # out of memory, a kernel that does not compile: each raises its own
+        row |= {"status": "failed", "error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+
+
+def _limits(case: Case, inputs: Inputs, clock: Clock, rate: float | None) -> Row:
+    """The time of a copy of what each pass must read and write, and of the exponentials that it must take."""
+    read = sum(x.nbytes for x in inputs[:8] if x is not None)
+    found: Row = {
+        "copy_forward_ms": copy_time(clock, read + inputs.u.nbytes) * 1e3,
+        "copy_backward_ms": copy_time(clock, 2 * read + inputs.u.nbytes) * 1e3,
+    }
+    if rate is not None and case.transition == "exact":  # N for a, the rest for softplus and its derivative
+        found |= {"exp_forward_ms": case.elements * (case.N + 2) / rate * 1e3}
+        found |= {"exp_backward_ms": case.elements * (case.N + 3) / rate * 1e3}
+    return found
+
+
+def _time(case: Case, inputs: Inputs, grad_y: torch.Tensor, row: Row, clock: Clock) -> None:
+    solved = solver(row["backend"], inputs, case.form, grad_y)
+    if row["backend"] != NATIVE:  # it holds every sequence twice, in both layouts
+        row["peak_bytes"] = peak_bytes(clock.device, lambda: solved.backward(solved.forward()))
+    passes = {"forward": clock.time(solved.forward)}
+    kept = solved.forward()
+    passes["backward"] = clock.time(lambda: solved.backward(kept))
+    for name, times in passes.items():
+        row |= _figures(name, times, case, row)
+
+
+def _figures(name: str, times: Times, case: Case, row: Row) -> Row:
+    ms = times.median * 1e3
+    found = {f"{name}_ms": ms, f"{name}_iqr_ms": times.iqr * 1e3, f"{name}_ps": times.median * 1e12 / case.elements}
+    shares = {f"share_of_{limit}_{name}": row.get(f"{limit}_{name}_ms") for limit in ("copy", "exp")}
+    return found | {column: limit / ms for column, limit in shares.items() if limit is not None}
+
+
+def _compare(rows: Sequence[Row]) -> None:
+    timed = {row["backend"]: row for row in rows if row["status"] == "ok"}
+    for row in timed.values():
+        for name, column in ((NATIVE, "times_mamba"), ("reference", "times_reference"), ("torch", "times_torch")):
+            other = timed.get(name)
+            if other is None:
+                continue
+            if name == NATIVE:
+                row |= {f"{column}_{way}": other[f"{way}_ms"] / row[f"{way}_ms"] for way in ("forward", "backward")}
+            else:
+                row[column] = _both(other) / _both(row)
+
+
+def _both(row: Row) -> float:
+    return float(row["forward_ms"] + row["backward_ms"])
+
+
+def _provenance(device: str) -> Row:
+    mamba = provenance.installed("mamba-ssm")
+    if mamba is None and device == "cuda" and backends.absent("mamba") is None:
+        mamba = "its extension alone"
+    return {
+        "device_name": provenance.device_name(device),
+        "expbench": provenance.versions()["expbench"],
+        "torch": torch.__version__,
+        "triton": provenance.installed("triton"),
+        "mamba_ssm": mamba,
+        "git_commit": provenance.git_commit(),
+        "created": datetime.now(UTC),
+    }
+
+
+def open_folder(path: str) -> Path:
+    """The folder of the table and the figure, created if need be; raises `BadInput` if it cannot be written."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(folder / ".writable", lambda aside: aside.touch())
+        (folder / ".writable").unlink()
+    except OSError as error:
+        raise BadInput(f"--out: {path!r} cannot be written ({error.strerror or error}); name a folder that can") from error
+    return folder
+
+
+def write(rows: Sequence[Row], folder: Path) -> Path:
+    """Write ``folder/scan.parquet``, in place of one that is there."""
+    table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS} for row in rows], schema=SCHEMA)
+    return replace(folder / "scan.parquet", lambda aside: pq.write_table(table, aside, compression="zstd"))
+
+
+def replace(target: Path, fill: Callable[[Path], object]) -> Path:
+    """Have `fill` write a file aside, and put it in the place of `target` in one stroke."""
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        fill(aside)
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    return target
+
+
+def progress(rows: Sequence[Row]) -> str:
+    """One line on a case that has been measured."""
+    parts = []
+    for row in rows:
+        said = f"{number(row['forward_ms'])} + {number(row['backward_ms'])} ms" if row["status"] == "ok" else row["status"]
+        parts.append(f"{row['backend']} {said}")
+    return f"{_title(rows[0])}: {', '.join(parts)}"
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    return Case(**{name: row[name] for name in Case._fields}).title()
+
+
+def text(rows: Sequence[Row]) -> str:
+    """The table for a person, ending with what is wrong and how the plain loop compares."""
+    exp = any("share_of_exp_forward" in row for row in rows)
+    mamba = any("times_mamba_forward" in row for row in rows)
+    peak = any(row.get("peak_bytes") is not None for row in rows)
+    header = ["case", "dtype", "gate", "transition", "backend", "fwd ms", "+-", "bwd ms", "+-", "fwd ps", "bwd ps"]
+    header += ["of copy fwd", "bwd", *(["of exp fwd", "bwd"] if exp else []), *(["x mamba fwd", "bwd"] if mamba else [])]
+    header += ["peak MB"] if peak else []
+    lines = [[*header, "error", "same bits"]]
+    for row in rows:
+        line = [row["case"], row["dtype"], "yes" if row["gate"] else "no", row["transition"], row["backend"]]
+        line += [number(row.get(f"{way}_{unit}")) for way in ("forward", "backward") for unit in ("ms", "iqr_ms")]
+        line += [number(row.get(f"{way}_ps")) for way in ("forward", "backward")]
+        for limit in ("copy", *(["exp"] if exp else [])):
+            line += [_percent(row.get(f"share_of_{limit}_{way}")) for way in ("forward", "backward")]
+        line += [number(row.get(f"times_mamba_{way}")) for way in ("forward", "backward") if mamba]
+        line += [number(row["peak_bytes"] / 1e6) if row.get("peak_bytes") else "-"] if peak else []
+        wrong = "" if row["status"] == "ok" else f" {row['status']}"
+        bits = row.get("same_bits")
+        lines.append([*line, number(row.get("worst_error")) + wrong, "-" if bits is None else "yes" if bits else "no"])
+    return "\n".join([aligned(lines), *_remarks(rows)])
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None or math.isnan(share) else f"{100 * share:.3g} %"
+
+
+def _remarks(rows: Sequence[Row]) -> Iterator[str]:
+    for row in rows:
+        if row["status"] != "ok":
+            yield f"{_title(row)}: {row['backend']} is {row['status']}: {row['error']}"
+        elif row["backend"] == "torch" and "times_reference" in row:
+            times = row["times_reference"]
+            yield f"{_title(row)}: torch is {number(times)} times as fast as reference, forward and backward together"

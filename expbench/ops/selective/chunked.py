@@ -1,0 +1,397 @@
+"""The selective scan in plain PyTorch, fast on a CPU and right on every device: the backend ``torch``.
+
+A lane is one sequence of one model. The P = S B lanes are innermost in memory: broadcasts run over whole rows, and many tiny
+models cost what one large batch does. Lanes are cut into tiles and steps into chunks of n, so that the states (n, N, D, P)
+of a chunk stay in the cache. From pass to pass only the states before each chunk are kept; `backward` finds those within it
+again. Time runs by `scan.in_place`: a transition may be zero, negative or beyond 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from expbench.ops import scan
+from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
+from expbench.ops.taylor import horner
+
+# Numbers in the states of a chunk (1 MB of float32) and of one step. More leave the cache; with fewer, the 2 us that every
+# call of torch's takes are felt. A GPU needs so many times more numbers a call.
+_CHUNK, _STEP, _CUDA = 1 << 18, 1 << 13, 1 << 6
+_LANES, _STEPS = 64, 16  # at least: rows that are long enough for vectors, and states kept of no more than every 16th step
+_LOG2E = 1 / math.log(2)
+
+
+def absent() -> str | None:
+    """None: it works everywhere."""
+    return None
+
+
+def unsupported(inputs: Inputs, form: Form) -> str | None:
+    """None: it solves every problem."""
+    return None
+
+
+def checkpoint_shape(inputs: Inputs, form: Form) -> tuple[int, ...]:
+    """The states before each chunk (chunks, N, D, P); or a and all states (2, L + 1, N, D, P) where one chunk is all."""
+    size = _Size.of(inputs)
+    first = (2, size.L + 1) if size.whole else (size.chunks,)
+    return *first, size.N, size.D, size.P
+
+
+def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
+    """The outputs, raw in the dtype of u; checkpoints only with `keep`."""
+    size = _Size.of(inputs)
+    y = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
+    raw = y.new_empty(0 if inputs.z is None else y.shape)
+    kept = inputs.A.new_empty(checkpoint_shape(inputs, form) if keep else 0)
+    state = inputs.A.new_zeros(size.N, size.D, size.P)
+    with torch.inference_mode():  # a call takes three quarters of the time
+        if inputs.state is not None:
+            state.copy_(inputs.state.flatten(0, 1).permute(2, 1, 0))
+        if keep and size.whole:
+            kept[0, 0] = 0  # before the first step there is no a: nothing that was in memory shall get out
+        shared = _Shared.of(inputs, state)
+        walk = _Walk(size, _sequences(inputs), [y] if inputs.z is None else [y, raw], state, kept if keep else None)
+        for lanes in size.tiles():
+            here = shared.among(lanes)
+            for i, chunk in walk.chunks(lanes):
+                chunk.start.copy_(here.state)
+                if keep and not size.whole:
+                    kept[i, ..., lanes] = here.state
+                _solve(chunk, form, here)
+                here.state.copy_(chunk.end)
+    return Outputs(y, size.by_sequence(state), raw, kept)
+
+
+def backward(
+    grad_y: Tensor, grad_last: Tensor | None, inputs: Inputs, form: Form, raw: Tensor, checkpoints: Tensor
+) -> Gradients:
+    """The gradients of the inputs, from those of y (S, B, L, D) and of the last state (S, B, D, N)."""
+    size = _Size.of(inputs)
+    sequences = _sequences(inputs)
+    grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in sequences]
+    sums = _Shared.zeros(inputs, size)
+    with torch.inference_mode():
+        if grad_last is not None:
+            sums.state.copy_(grad_last.flatten(0, 1).permute(2, 1, 0))
+        shared = _Shared.of(inputs, sums.state)
+        reads = [*sequences, grad_y] if inputs.z is None else [*sequences, raw, grad_y]
+        walk = _Walk(size, reads, grads, sums.state, checkpoints, backwards=True)
+        for lanes in size.tiles():
+            here, growing = shared.among(lanes), sums.among(lanes)
+            for i, chunk in walk.chunks(lanes):
+                if not size.whole:
+                    chunk.start.copy_(checkpoints[i, ..., lanes])
+                _differentiate(chunk, form, here, growing, solved=size.whole)
+    u, delta, B, C, *z = grads
+    skip, bias = (None if x is None else size.by_model(x) for x in (sums.skip, sums.bias))
+    state = None if inputs.state is None else size.by_sequence(sums.state)
+    return Gradients(u, delta, size.by_model(sums.A), B, C, skip, z[0] if z else None, bias, state)
+
+
+def _sequences(inputs: Inputs) -> list[Tensor]:
+    return [x for x in (inputs.u, inputs.delta, inputs.B, inputs.C, inputs.z) if x is not None]
+
+
+class _Size(NamedTuple):
+    """The sizes of a problem, and of its tiles and chunks: how many lanes and steps."""
+
+    S: int
+    B: int
+    L: int
+    D: int
+    N: int
+    lanes: int
+    steps: int
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> _Size:
+        (S, B, L, D), N = inputs.u.shape, inputs.A.shape[-1]
+        more = _CUDA if inputs.u.is_cuda else 1
+        lanes = _evenly(S * B, max(_LANES, _STEP * more // (D * N)))
+        return cls(S, B, L, D, N, lanes, _evenly(L, max(_STEPS, _CHUNK * more // (lanes * D * N))))
+
+    @property
+    def P(self) -> int:
+        """The number of lanes."""
+        return self.S * self.B
+
+    @property
+    def chunks(self) -> int:
+        """How many follow each other."""
+        return -(-self.L // self.steps)
+
+    @property
+    def whole(self) -> bool:
+        """Whether one chunk is all."""
+        return self.lanes == self.P and self.steps == self.L
+
+    def tiles(self) -> list[slice]:
+        """The lanes of each tile."""
+        return [slice(first, first + self.lanes) for first in range(0, self.P, self.lanes)]
+
+    def by_sequence(self, x: Tensor) -> Tensor:
+        """(N, D, P) as (S, B, D, N)."""
+        return x.view(self.N, self.D, self.S, self.B).permute(2, 3, 1, 0)
+
+    def by_model(self, x: Tensor) -> Tensor:
+        """(..., P), summed over the lanes of a model, as (S, ...) with its axes in reverse."""
+        return x.view(*x.shape[:-1], self.S, self.B).sum(-1).permute(*reversed(range(x.ndim)))
+
+
+def _evenly(total: int, most: int) -> int:
+    """The size of parts, as equal as can be, of which none is larger than `most`."""
+    parts = -(-total // most)
+    return -(-total // parts)
+
+
+class _Shared(NamedTuple):
+    """What the steps of a lane share, or the gradients of it, which grow from the last step to the first."""
+
+    A: Tensor  # (N, D, P)
+    state: Tensor  # (N, D, P), the present one: it is overwritten
+    skip: Tensor | None = None  # (D, P)
+    bias: Tensor | None = None  # (D, P)
+    coefficients: Sequence[Tensor] = ()  # each (D, P)
+
+    @classmethod
+    def of(cls, inputs: Inputs, state: Tensor) -> _Shared:
+        S, B = inputs.u.shape[:2]
+
+        def spread(x: Tensor) -> Tensor:  # (..., S), a number a model, to (..., P)
+            return x.expand(*x.shape[:-1], B) if S == 1 else x.repeat_interleave(B, -1)
+
+        skip, bias = (None if x is None else spread(x.t()) for x in (inputs.skip, inputs.bias))
+        coefficients = () if inputs.coefficients is None else [spread(x.t()) for x in inputs.coefficients.unbind(1)]
+        return cls(spread(inputs.A.permute(2, 1, 0)), state, skip, bias, coefficients)
+
+    @classmethod
+    def zeros(cls, inputs: Inputs, size: _Size) -> _Shared:
+        A, state = (inputs.A.new_zeros(size.N, size.D, size.P) for _ in range(2))
+        skip, bias = (None if x is None else x.new_zeros(size.D, size.P) for x in (inputs.skip, inputs.bias))
+        return cls(A, state, skip, bias)
+
+    def among(self, lanes: slice) -> _Shared:
+        """Those of some lanes, in the same memory."""
+        if lanes.stop - lanes.start == self.A.shape[-1]:
+            return self
+        skip, bias = (None if x is None else x[:, lanes] for x in (self.skip, self.bias))
+        return _Shared(self.A[..., lanes], self.state[..., lanes], skip, bias, [x[:, lanes] for x in self.coefficients])
+
+
+class _Walk:
+    """A pass over the chunks of each tile, which reads sequences (S, B, L, ...) into lanes and writes others from lanes.
+
+    like: has the state's dtype. kept: the checkpoints, which of a problem of one chunk are the memory of its states.
+    """
+
+    def __init__(
+        self,
+        size: _Size,
+        reads: Sequence[Tensor],
+        writes: Sequence[Tensor],
+        like: Tensor,
+        kept: Tensor | None,
+        *,
+        backwards: bool = False,
+    ) -> None:
+        self._size, self._like, self._backwards = size, like, backwards
+        self._states = kept if size.whole else None
+        self._reads, self._writes = ([x.flatten(0, 1) for x in xs] for xs in (reads, writes))
+        self._memory: dict[tuple[int, int], _Chunk] = {}
+
+    def chunks(self, lanes: slice) -> Iterator[tuple[int, _Chunk]]:
+        """The chunks of a tile with their numbers: each read when it is given, and written when the next is asked for."""
+        reads, writes = ([self._cut(x, lanes) for x in xs] for xs in (self._reads, self._writes))
+        order = range(self._size.chunks)
+        for i in reversed(order) if self._backwards else order:
+            P, n, _ = reads[0][i].shape
+            chunk = self._memory.get((P, n)) or self._chunk(P, n)
+            chunk.read([x[i] for x in reads])
+            yield i, chunk
+            chunk.write([x[i] for x in writes])
+
+    def _cut(self, x: Tensor, lanes: slice) -> Sequence[Tensor]:
+        return (x,) if self._size.whole else x[lanes].chunk(self._size.chunks, 1)
+
+    def _chunk(self, P: int, n: int) -> _Chunk:
+        states = self._states
+        if states is None:
+            states = self._like.new_empty(2, n + 1, self._size.N, self._size.D, P)
+        widths = ([x.shape[-1] for x in xs] for xs in (self._reads, self._writes))
+        return self._memory.setdefault((P, n), _Chunk(states, *widths))
+
+
+class _Chunk:
+    """Memory for n steps of P lanes, with the views that a pass needs of it (a view takes half as long as a small call).
+
+    a, h, before (n, N, D, P): transitions, states, and the states a step earlier. start, end (N, D, P): the state before the
+    first step and after the last. work: as h. loaded, stored: what was read, what is to be written, each (n, its width, P).
+    """
+
+    def __init__(self, states: Tensor, reads: Sequence[int], writes: Sequence[int]) -> None:
+        self._a, self._h = states[0], states[1]
+        self.a, self.h, self.before = self._a[1:], self._h[1:], self._h[:-1]
+        self.start, self.end = self._h[0], self._h[-1]
+        self.work = torch.empty_like(self.h)
+        n, P = len(self.h), self.h.shape[-1]
+        self._rows_in, self._lanes_in = self.h.new_empty(P, n * sum(reads)), self.h.new_empty(n * sum(reads), P)
+        self._rows_out, self._lanes_out = self.h.new_empty(P, n * sum(writes)), self.h.new_empty(n * sum(writes), P)
+        self.loaded = [x.view(n, -1, P) for x in self._lanes_in.split_with_sizes([n * k for k in reads])]
+        self.stored = [x.view(n, -1, P) for x in self._lanes_out.split_with_sizes([n * k for k in writes])]
+        self._parts_out = [x.view(P, n, -1) for x in self._rows_out.split_with_sizes([n * k for k in writes], 1)]
+
+    def read(self, sequences: Sequence[Tensor]) -> None:
+        """Transpose (P, n, width) in two moves, each along rows: one move would stride by L, too often a power of 2."""
+        torch.cat([x.flatten(1) for x in sequences], 1, out=self._rows_in)
+        self._lanes_in.copy_(self._rows_in.t())
+
+    def write(self, sequences: Sequence[Tensor]) -> None:
+        """Transpose back into (P, n, width)."""
+        self._rows_out.copy_(self._lanes_out.t())
+        for x, part in zip(sequences, self._parts_out, strict=True):
+            x.copy_(part)
+
+    @cached_property
+    def scan(self) -> Callable[[], None]:
+        """Make of h the states, where it holds start and the inputs of the steps."""
+        return scan.in_place(self._a, self._h)
+
+    @cached_property
+    def adjoint(self) -> Tensor:
+        """(n + 1, N, D, P), of start and the states."""
+        return torch.empty_like(self._h)
+
+    @cached_property
+    def scan_back(self) -> Callable[[], None]:
+        """Make of the adjoint the gradients of start and the states, where it holds what reaches them from outputs."""
+        return scan.in_place(self._a, self.adjoint, reverse=True)
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """As h; a is not to be overwritten, it may be a checkpoint."""
+        return torch.empty_like(self.h)
+
+
+def _solve(chunk: _Chunk, form: Form, shared: _Shared) -> None:
+    """From what is loaded and the start to the states and what is stored: y, and before it raw where there is a gate."""
+    u, delta, B, C, *z = chunk.loaded
+    step = _step(delta if shared.bias is None else delta.add_(shared.bias), form, shared)
+    _find_states(chunk, form, shared, step, step * u if form.delta_on_b else u, B)
+    raw = chunk.stored[-1]
+    torch.sum(torch.mul(chunk.h, C.unsqueeze(2), out=chunk.work), 1, out=raw)
+    if shared.skip is not None:
+        raw.addcmul_(u, shared.skip)
+    if z:
+        torch.mul(raw, F.silu(z[0]), out=chunk.stored[0])
+
+
+def _differentiate(chunk: _Chunk, form: Form, shared: _Shared, sums: _Shared, *, solved: bool) -> None:
+    """From what is loaded, the start, and the gradient of the end in `sums`, to gradients stored and added to `sums`.
+
+    solved: whether the chunk holds a and h already.
+    """
+    u, delta, B, C, *gate, grad_y = chunk.loaded
+    grad_u, grad_delta, grad_B, grad_C, *grad_z = chunk.stored
+    r = delta if shared.bias is None else delta.add_(shared.bias)
+    step = _step(r, form, shared)
+    x = step * u if form.delta_on_b else u
+    if not solved:
+        _find_states(chunk, form, shared, step, x, B)
+    if gate:
+        z, raw = gate
+        s = torch.sigmoid(z)
+        torch.mul(raw.mul_(grad_y), s * (1 + z * (1 - s)), out=grad_z[0])
+        grad_y = grad_y.mul_(s).mul_(z)
+
+    adjoint, work = chunk.adjoint, chunk.work
+    g = adjoint[1:]
+    torch.mul(grad_y.unsqueeze(1), C.unsqueeze(2), out=g)
+    adjoint[-1].add_(sums.state)
+    adjoint[0].zero_()
+    chunk.scan_back()
+    sums.state.copy_(adjoint[0])
+
+    torch.sum(torch.mul(chunk.h, grad_y.unsqueeze(1), out=work), 2, out=grad_C)
+    torch.sum(torch.mul(g, x.unsqueeze(1), out=work), 2, out=grad_B)
+    grad_x = torch.mul(g, B.unsqueeze(2), out=work).sum(1)
+    grad_v = g.mul_(chunk.before)  # of Delta A, from here on
+    _through_transition(grad_v, chunk, form, shared, step)
+    sums.A.add_(torch.mul(grad_v, step.unsqueeze(1), out=work).sum(0))
+    grad_step = torch.mul(grad_v, shared.A, out=work).sum(1)
+
+    if form.delta_on_b:
+        grad_step.addcmul_(grad_x, u)
+        torch.mul(grad_x, step, out=grad_u)
+    else:
+        grad_u.copy_(grad_x)
+    if shared.skip is not None and sums.skip is not None:
+        grad_u.addcmul_(grad_y, shared.skip)
+        sums.skip.add_(grad_y.mul_(u).sum(0))
+    _through_step(grad_step, form, shared, r, out=grad_delta)
+    if sums.bias is not None:
+        sums.bias.add_(grad_delta.sum(0))
+
+
+def _find_states(chunk: _Chunk, form: Form, shared: _Shared, step: Tensor, x: Tensor, B: Tensor) -> None:
+    """a and h from Delta, the input x (n, D, P) of the states and B (n, N, P)."""
+    if form.kind == "taylor":
+        _exp_taylor(_exponent(chunk, form, shared, step), form.degree, out=chunk.a)
+    elif form.kind == "linear":
+        torch.mul(step.unsqueeze(1), shared.A, out=chunk.a)
+    else:
+        torch.mul((step * _LOG2E).unsqueeze(1), shared.A, out=chunk.a).exp2_()  # takes half as long as exp
+    torch.mul(x.unsqueeze(1), B.unsqueeze(2), out=chunk.h)
+    chunk.scan()
+
+
+def _through_transition(grad: Tensor, chunk: _Chunk, form: Form, shared: _Shared, step: Tensor) -> None:
+    """Make of the gradient (n, N, D, P) of a that of v = Delta A, in place."""
+    if form.kind == "taylor":
+        if form.lowest < 0:
+            v = torch.mul(step.unsqueeze(1), shared.A, out=chunk.work)
+            grad.mul_((v >= form.lowest) & (v <= 0))
+        grad.mul_(_exp_taylor(_exponent(chunk, form, shared, step), form.degree - 1, out=chunk.slope))
+    elif form.kind == "exact":
+        grad.mul_(chunk.a)
+
+
+def _exponent(chunk: _Chunk, form: Form, shared: _Shared, step: Tensor) -> Tensor:
+    """v = Delta A (n, N, D, P), clamped, in the chunk's work."""
+    v = torch.mul(step.unsqueeze(1), shared.A, out=chunk.work)
+    return v.clamp_(form.lowest, 0) if form.lowest < 0 else v
+
+
+def _exp_taylor(v: Tensor, degree: int, *, out: Tensor) -> Tensor:
+    """The Taylor polynomial of exp, 1 + v (1 + v/2 (1 + v/3 ...)), with one pass over memory for each degree."""
+    if degree == 0:
+        return out.fill_(1)
+    one = v.new_ones(())
+    torch.add(one, v, alpha=1 / degree, out=out)
+    for k in range(degree - 1, 0, -1):
+        torch.addcmul(one, v, out, value=1 / k, out=out)
+    return out
+
+
+def _step(r: Tensor, form: Form, shared: _Shared) -> Tensor:
+    """Delta from its argument, both (n, D, P)."""
+    if form.kind == "taylor":
+        return horner(r, list(shared.coefficients))
+    return r if form.kind == "linear" else F.softplus(r)
+
+
+def _through_step(grad: Tensor, form: Form, shared: _Shared, r: Tensor, *, out: Tensor) -> None:
+    """The gradient of Delta's argument r, from that of Delta, all (n, D, P)."""
+    if form.kind == "taylor":
+        torch.mul(grad, horner(r, [k * c for k, c in enumerate(shared.coefficients)][1:]), out=out)
+    elif form.kind == "linear":
+        out.copy_(grad)
+    else:
+        torch.mul(grad, torch.sigmoid(r), out=out)

@@ -1,0 +1,135 @@
+"""The selective scan by mamba-ssm's CUDA extension `selective_scan_cuda` (2.3.2.post1), as the baseline of our own kernels.
+
+The extension wants the time last, (B, D, L), and one model: tensors are transposed on the way in and out, and stacked models
+take turns. It solves the exact form without an initial state, and has no gradient through the last state. Its backward pass
+adds up by atomic operations, so that it differs from run to run. (The extension alone needs only torch; `import mamba_ssm`
+needs much else.)
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
+
+_HOW = (
+    "on a machine with a CUDA toolkit: MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm"
+    " (or pip install 'expbench[mamba]', which also brings what else it asks for)"
+)
+_CHUNK = 2048  # steps between two of the states that it keeps
+_MOST_STATES, _MOST_CHANNELS = 256, 65535
+_INDEX_LIMIT = 1 << 31  # of the states that it keeps: it counts them in 32 bits
+
+
+@functools.cache
+def absent() -> str | None:
+    """Why the extension does not work here and how to get it; None if it works. Probed by a call."""
+    try:
+        extension = _extension()
+        x = torch.ones(1, 1, 8, device="cuda")
+        A, B = torch.zeros(1, 1, device="cuda"), torch.ones(1, 1, 1, 8, device="cuda")
+        extension.fwd(x, x, A, B, B, None, None, None, True)[0].sum().item()
+    except Exception as error:  # wrong ABI, no device, a missing symbol: each raises its own
+        lines = str(error).splitlines() or [""]
+        return f"{type(error).__name__}: {lines[0]}; to get it: {_HOW}"
+    return None
+
+
+def _extension() -> Any:
+    return import_module("selective_scan_cuda")
+
+
+def unsupported(inputs: Inputs, form: Form) -> str | None:
+    """What it lacks for this problem; None if it can solve it."""
+    _, B, L, D = inputs.u.shape
+    N = inputs.A.shape[-1]
+    lacks = {
+        "it takes bfloat16 and float32 only": inputs.u.dtype == torch.float64,
+        "it takes CUDA tensors only": not inputs.u.is_cuda,
+        "it knows the exact transition only": form.kind != "exact",
+        "it knows Delta B only (delta_on_b)": not form.delta_on_b,
+        "it has no initial state": inputs.state is not None,
+        f"it takes at most {_MOST_STATES} states": N > _MOST_STATES,
+        f"it takes at most {_MOST_CHANNELS} channels": D > _MOST_CHANNELS,
+        "its 32-bit indices do not reach that far": B * D * _chunks(L) * N >= _INDEX_LIMIT,
+    }
+    return next((reason for reason, holds in lacks.items() if holds), None)
+
+
+def checkpoint_shape(inputs: Inputs, form: Form) -> tuple[int, ...]:
+    """The extension's own: a product of transitions and a state for each chunk, interleaved."""
+    S, B, L, D = inputs.u.shape
+    return S, B, D, _chunks(L), 2 * inputs.A.shape[-1]
+
+
+def _chunks(L: int) -> int:
+    return -(-L // _CHUNK)
+
+
+def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
+    """y, last state, y before the gate and the extension's states."""
+    gated, outputs = inputs.z is not None, []
+    for s in range(len(inputs.u)):
+        y, states, *after_gate = _extension().fwd(*_model(inputs, s), True)
+        outputs.append((after_gate[0] if gated else y, states[:, :, -1, 1::2], y, states))
+    ys, lasts, raws, states = zip(*outputs, strict=True)
+    raw = _channel_last(raws) if gated else inputs.u.new_empty(0)
+    return Outputs(_channel_last(ys), torch.stack(lasts), raw, torch.stack(states) if keep else inputs.A.new_empty(0))
+
+
+def backward(
+    grad_y: Tensor, grad_last: Tensor | None, inputs: Inputs, form: Form, raw: Tensor, checkpoints: Tensor
+) -> Gradients:
+    """The gradients; raises ValueError for one through the last state, RuntimeError where determinism is asked for."""
+    if grad_last is not None:
+        raise ValueError("selective scan: backend 'mamba' has no gradient through the last state")
+    _mind_determinism()
+    gated, found = inputs.z is not None, []
+    for s in range(len(inputs.u)):
+        y = _time_last(raw[s]) if gated else None
+        more = _time_last(grad_y[s]), checkpoints[s], y, None, True, False
+        found.append(_extension().bwd(*_model(inputs, s), *more))
+    u, delta, A, B, C, skip, bias, *z = zip(*found, strict=True)
+    return Gradients(
+        _channel_last(u),
+        _channel_last(delta),
+        torch.stack(A),
+        _channel_last([x.squeeze(1) for x in B]),
+        _channel_last([x.squeeze(1) for x in C]),
+        None if inputs.skip is None else torch.stack(skip),
+        _channel_last(z[0]) if gated else None,
+        None if inputs.bias is None else torch.stack(bias),
+        None,
+    )
+
+
+def _model(inputs: Inputs, s: int) -> tuple[Tensor | None, ...]:
+    """What the extension takes as u, delta, A, B, C, D, z and delta_bias, of model s."""
+    u, delta, B, C = (_time_last(x[s]) for x in (inputs.u, inputs.delta, inputs.B, inputs.C))
+    A, skip, bias = (None if x is None else x[s].contiguous() for x in (inputs.A, inputs.skip, inputs.bias))
+    z = None if inputs.z is None else _time_last(inputs.z[s])
+    return u, delta, A, B.unsqueeze(1), C.unsqueeze(1), skip, z, bias
+
+
+def _time_last(x: Tensor) -> Tensor:
+    """(B, L, D) as (B, D, L), contiguous."""
+    return x.transpose(1, 2).contiguous()
+
+
+def _channel_last(models: Any) -> Tensor:
+    """One (B, D, L) for each model, as (S, B, L, D)."""
+    return torch.stack([x.transpose(1, 2) for x in models])
+
+
+def _mind_determinism() -> None:
+    if torch.are_deterministic_algorithms_enabled():
+        message = "the backward pass of backend 'mamba' is not deterministic (it uses atomic operations)"
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError(f"selective scan: {message}; take backend='triton'")
+        warnings.warn(message, stacklevel=2)
