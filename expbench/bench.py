@@ -6,10 +6,10 @@ must move, and the exponentials of an exact transition, both measured in the sam
 
 from __future__ import annotations
 
-import math
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,10 +21,11 @@ from expbench import provenance
 from expbench.bench_cases import DTYPES, NATIVE, Case, Planned, tensors
 from expbench.bench_clock import Clock, Times, copy_time, exp_rate, peak_bytes
 from expbench.bench_solvers import LIMITS, expected, part, same_bits, solver, worst_error
+from expbench.bench_text import progress, text, title
 from expbench.errors import BadInput
 from expbench.ops import backends
 from expbench.ops.selective.problem import Inputs
-from expbench.text import aligned, number
+from expbench.text import number
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 COLUMNS: dict[str, pa.DataType] = {
@@ -101,7 +102,7 @@ def run(planned: Sequence[Planned], options: Options, notes: list[str], folder: 
             write(rows, folder)
             say(f"[{i}/{len(planned)}] {progress(found)}")
     except KeyboardInterrupt:
-        done = len({_title(row) for row in rows})
+        done = len({title(row) for row in rows})
         say(f"interrupted after {done} of {len(planned)} cases; {'they are' if done else 'nothing is'} in {folder}")
         code = 130
     if rows:
@@ -138,7 +139,7 @@ def _measure_case(
     for row in rows:
         row |= limits
         if row["status"] == "ok":
-            _guarded(row, lambda row=row: _time(case, inputs, grad_y, row, clock))
+            _guarded(row, partial(_time, case, inputs, grad_y, row, clock))
     _compare(rows)
     return rows
 
@@ -261,52 +262,3 @@ def replace(target: Path, fill: Callable[[Path], object]) -> Path:
     finally:
         aside.unlink(missing_ok=True)
     return target
-
-
-def progress(rows: Sequence[Row]) -> str:
-    """One line on a case that has been measured."""
-    parts = []
-    for row in rows:
-        said = f"{number(row['forward_ms'])} + {number(row['backward_ms'])} ms" if row["status"] == "ok" else row["status"]
-        parts.append(f"{row['backend']} {said}")
-    return f"{_title(rows[0])}: {', '.join(parts)}"
-
-
-def _title(row: Mapping[str, Any]) -> str:
-    return Case(**{name: row[name] for name in Case._fields}).title()
-
-
-def text(rows: Sequence[Row]) -> str:
-    """The table for a person, ending with what is wrong and how the plain loop compares."""
-    exp = any("share_of_exp_forward" in row for row in rows)
-    mamba = any("times_mamba_forward" in row for row in rows)
-    peak = any(row.get("peak_bytes") is not None for row in rows)
-    header = ["case", "dtype", "gate", "transition", "backend", "fwd ms", "+-", "bwd ms", "+-", "fwd ps", "bwd ps"]
-    header += ["of copy fwd", "bwd", *(["of exp fwd", "bwd"] if exp else []), *(["x mamba fwd", "bwd"] if mamba else [])]
-    header += ["peak MB"] if peak else []
-    lines = [[*header, "error", "same bits"]]
-    for row in rows:
-        line = [row["case"], row["dtype"], "yes" if row["gate"] else "no", row["transition"], row["backend"]]
-        line += [number(row.get(f"{way}_{unit}")) for way in ("forward", "backward") for unit in ("ms", "iqr_ms")]
-        line += [number(row.get(f"{way}_ps")) for way in ("forward", "backward")]
-        for limit in ("copy", *(["exp"] if exp else [])):
-            line += [_percent(row.get(f"share_of_{limit}_{way}")) for way in ("forward", "backward")]
-        line += [number(row.get(f"times_mamba_{way}")) for way in ("forward", "backward") if mamba]
-        line += [number(row["peak_bytes"] / 1e6) if row.get("peak_bytes") else "-"] if peak else []
-        wrong = "" if row["status"] == "ok" else f" {row['status']}"
-        bits = row.get("same_bits")
-        lines.append([*line, number(row.get("worst_error")) + wrong, "-" if bits is None else "yes" if bits else "no"])
-    return "\n".join([aligned(lines), *_remarks(rows)])
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None or math.isnan(share) else f"{100 * share:.3g} %"
-
-
-def _remarks(rows: Sequence[Row]) -> Iterator[str]:
-    for row in rows:
-        if row["status"] != "ok":
-            yield f"{_title(row)}: {row['backend']} is {row['status']}: {row['error']}"
-        elif row["backend"] == "torch" and "times_reference" in row:
-            times = row["times_reference"]
-            yield f"{_title(row)}: torch is {number(times)} times as fast as reference, forward and backward together"

@@ -131,12 +131,12 @@ def _check_memory(case: Case, device: str) -> None:
 
 
 def memory(device: str) -> tuple[int, int]:
-    """Free and total memory of the device, in bytes."""
+    """Free and total memory of the device, in bytes; a CPU's counts as free, as what caches hold of it is."""
     if device == "cuda":
         free, total = torch.cuda.mem_get_info()
         return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
-    page = os.sysconf("SC_PAGE_SIZE")
-    return page * os.sysconf("SC_AVPHYS_PAGES"), page * os.sysconf("SC_PHYS_PAGES")
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return total, total
 
 
 def plan(found: Sequence[Case], names: str | None, device: str) -> tuple[list[Planned], list[str]]:

@@ -9,7 +9,7 @@ import triton.language as tl
 _BLOCK, _TURNS, _PROGRAMS = 1024, 2048, 32  # numbers a program, exponentials a number, programs a multiprocessor
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _exp_kernel(y_ptr, TURNS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     x = index.to(tl.float32) * 1e-9

@@ -45,7 +45,9 @@ def _panel(axes: Axes, group: Sequence[Row], way: str, colours: Mapping[str, Any
             axes.plot(*zip(*points, strict=True), "o-", color=colour, label=name, markersize=4)
     for limit, style in _LIMITS.items():
         column = f"{limit}_{way}_ms"
-        bounds = {row["L"]: row[column] * 1e9 / (row["B"] * row["L"] * row["D"]) for row in group if column in row}
+        bounds = {
+            row["L"]: row[column] * 1e9 / (row["B"] * row["L"] * row["D"]) for row in group if row.get(column) is not None
+        }
         if len(bounds) > 1:
             axes.plot(list(bounds), list(bounds.values()), linestyle=style, color="0.4", label=f"{limit} limit")
         elif bounds:

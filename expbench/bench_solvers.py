@@ -148,7 +148,7 @@ def part(inputs: Inputs) -> tuple[int, int]:
     """How many sequences and how many of their steps the reference is asked to solve: all, where it is not too much."""
     _, B, L, D = inputs.u.shape
     device = inputs.u.device.type
-    most = max(1, min(_MOST[device], memory(device)[0] // 2 // REFERENCE_BYTES) // (D * inputs.A.shape[-1]))
+    most = max(1, min(_MOST[device], memory(device)[0] // 4 // REFERENCE_BYTES) // (D * inputs.A.shape[-1]))
     return (min(B, most // L), L) if most >= L else (1, most)
 
 
@@ -160,7 +160,8 @@ def expected(inputs: Inputs, form: Form, grad_y: Tensor, count: int, steps: int)
     masked[:, chosen, :steps] = grad_y[:, chosen, :steps]
     parts = {name: getattr(inputs, name) for name in inputs._fields}
     parts |= {name: x[:, chosen, :steps] for name, x in _differentiable(inputs) if name in _SEQUENCES}
-    some = Inputs(**{name: None if x is None else x.double() for name, x in parts.items()})
+    doubles: dict[str, Any] = {name: None if x is None else x.double() for name, x in parts.items()}
+    some = Inputs(**doubles)
     loop = _Loop(some, form, grad_y[:, chosen, :steps].double())
     kept = loop.forward()
     y, last = loop.outputs(kept)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from expbench.errors import BadInput
+from expbench.errors import BadInput, unknown
 
 app = typer.Typer(
     name="expbench",
@@ -77,6 +77,9 @@ def run(
     clip: Annotated[str, typer.Option(metavar="LIST", help="Largest norm of the gradient.")] = "1.0",
     dtype: Annotated[str, typer.Option(metavar="LIST", help="float32, float64, bfloat16 (autocast).")] = "float32",
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the scans: auto, reference, torch, triton, mamba.")
+    ] = "auto",
     results: ResultsOption = "results",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, with an estimate of the time.")
@@ -94,9 +97,11 @@ def run(
     _add_folders(tasks_dir, models_dir)
     part = _shard(shard)
     if device not in ("auto", "cpu", "cuda"):
-        from expbench.errors import unknown
-
         raise unknown("value of --device:", device, ("auto", "cpu", "cuda"))
+    from expbench.ops import backends
+
+    if backend not in ("auto", *backends.BACKENDS):
+        raise unknown("value of --backend:", backend, ("auto", *backends.BACKENDS))
     # Read when torch is loaded: threads that wait without spinning are as fast alone, and twice as fast on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench import grid, sweep, table
@@ -125,33 +130,35 @@ def run(
         task_settings=tuple(task_setting or ()),
         model_settings=tuple(model_setting or ()),
     )
-    jobs = grid.expand(request, chosen)
-    if dry_run:
-        from pathlib import Path
+    _show_log()
+    with backends.using(None if backend == "auto" else backend):
+        jobs = grid.expand(request, chosen)
+        if dry_run:
+            from pathlib import Path
 
-        from expbench.preview import preview
+            from expbench.preview import preview
 
-        print(preview(sweep.plan(jobs, Path(results), part), chosen))
-        return
-    folder = table.open_folder(results)
-    if save_weights:
-        table.open_folder(str(folder / "weights"))
-    plan = sweep.plan(jobs, folder, part)
-    _say(f"{_count(plan)} on {chosen}, into {folder}")
-    progress = Progress(plan.missing)
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        ended = sweep.run(plan, folder, chosen, progress, save_weights=save_weights, fail_fast=fail_fast)
-    except KeyboardInterrupt:
+            print(preview(sweep.plan(jobs, Path(results), part), chosen))
+            return
+        folder = table.open_folder(results)
+        if save_weights:
+            table.open_folder(str(folder / "weights"))
+        plan = sweep.plan(jobs, folder, part)
+        _say(f"{_count(plan)} on {chosen}, into {folder}")
+        progress = Progress(plan.missing)
+        signal.signal(signal.SIGTERM, _interrupt)
+        try:
+            ended = sweep.run(plan, folder, chosen, progress, save_weights=save_weights, fail_fast=fail_fast)
+        except KeyboardInterrupt:
+            progress.close()
+            _say(f"interrupted after {progress.done} of {progress.count} runs; the same command goes on from here")
+            raise SystemExit(130) from None
         progress.close()
-        _say(f"interrupted after {progress.done} of {progress.count} runs; the same command goes on from here")
-        raise SystemExit(130) from None
-    progress.close()
-    ran = ", ".join(f"{n} {status}" for status, n in sorted(ended.items())) or "none"
-    _say(f"ran {sum(ended.values())} ({ran}); results in {folder}; expbench report draws them")
-    if ended["failed"]:
-        _say("some runs failed: their rows hold the error, and the same command tries them again")
-        raise SystemExit(1)
+        ran = ", ".join(f"{n} {status}" for status, n in sorted(ended.items())) or "none"
+        _say(f"ran {sum(ended.values())} ({ran}); results in {folder}; expbench report draws them")
+        if ended["failed"]:
+            _say("some runs failed: their rows hold the error, and the same command tries them again")
+            raise SystemExit(1)
 
 
 @app.command()
@@ -261,7 +268,7 @@ def bench_scan(
     ] = None,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads on a CPU.")] = 1,
-    seconds: Annotated[float, typer.Option(min=0.0, max=3600.0, help="How long each number is measured.")] = 0.3,
+    seconds: Annotated[float, typer.Option(help="How long each number is measured.")] = 0.3,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Hold results against float64 first.")] = True,
     out: Annotated[str, typer.Option(metavar="FOLDER", help="Where scan.parquet and scan.svg are put.")] = "results/bench",
 ) -> None:
@@ -273,6 +280,8 @@ def bench_scan(
         from expbench.errors import unknown
 
         raise unknown("value of --device:", device, ("auto", "cpu", "cuda"))
+    if not 0 <= seconds <= 3600:  # nan is not either
+        raise BadInput(f"--seconds: {seconds:g} is not between 0 and 3600")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench import bench, bench_cases, sweep
 
@@ -311,6 +320,17 @@ def _bad_files(problems: list[str]) -> None:
         _say(f"error: {problem}")
     if problems:
         raise SystemExit(2)
+
+
+def _show_log() -> None:
+    """Print what the package logs, such as which implementation of an operation was chosen."""
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("expbench")
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
 
 
 def _say(line: str) -> None:

@@ -8,7 +8,6 @@ from expbench import provenance
 from expbench.text import aligned
 
 _PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "matplotlib", "scipy", "safetensors", "typer", "tqdm")
-_TRITON_FIX = "pip install 'expbench[triton]' (Linux; it comes with a CUDA build of torch)"
 
 
 def examine() -> str:
@@ -32,11 +31,10 @@ def _device() -> str:
 
 
 def _triton() -> str:
-    try:
-        import triton
-    except Exception as error:  # a broken install raises anything
-        return _absent(error, _TRITON_FIX)
-    return f"works ({triton.__version__})"
+    from expbench.ops.selective import fused
+
+    reason = fused.absent()
+    return f"works ({provenance.installed('triton')})" if reason is None else f"not available: {reason}"
 
 
 def _mamba() -> str:
@@ -46,7 +44,3 @@ def _mamba() -> str:
     if reason is not None:
         return f"not available: {reason}"
     return f"works ({provenance.installed('mamba-ssm') or 'its extension alone'})"
-
-
-def _absent(error: Exception, fix: str) -> str:
-    return f"not available: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}; to get it: {fix}"

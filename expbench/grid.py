@@ -18,6 +18,7 @@ from torch import nn
 from expbench import plugins, settings
 from expbench.errors import BadInput, unknown
 from expbench.mixer import Mixer, unsupported
+from expbench.ops.backends import Unable
 from expbench.plugins import Plugin
 from expbench.run import DType, Norm, Positions, Run
 from expbench.settings import Value
@@ -111,7 +112,7 @@ def expand(request: Request, device: str) -> list[Job]:
         )
         contract = f"{run.model} {run.model_version} {run.model_settings} {D} {dtype}"
         if contract not in checked and unsupported(model.cls, width=D, dtype=dtype, device=device) is None:
-            check_mixer(model.cls, run.model, D, run.model_settings, run.L, device)
+            check_mixer(model.cls, run.model, D, run.model_settings, run.L, device, dtype)
             checked.add(contract)
         jobs.setdefault(run.key, Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin))
     return list(jobs.values())
@@ -230,7 +231,9 @@ def load_model(plugin: Plugin) -> type[nn.Module]:
     return cls
 
 
-def check_mixer(cls: type, name: str, width: int, values: Mapping[str, Value], L: int, device: str) -> None:
+def check_mixer(
+    cls: type, name: str, width: int, values: Mapping[str, Value], L: int, device: str, dtype: DType = "float32"
+) -> None:
     """Build one layer and run it on two short sequences; raises `BadInput` if it does not map (B, L, D) to (B, L, D)."""
     shape = (2, min(L, _CHECKED_LENGTH), width)
     try:
@@ -241,11 +244,14 @@ def check_mixer(cls: type, name: str, width: int, values: Mapping[str, Value], L
         raise BadInput(f"model {name!r} cannot be built with width {width}: {type(error).__name__}: {error}") from error
     try:
         with torch.no_grad():
-            y = layer.to(device)(torch.zeros(shape, device=device))
+            precision = torch.float64 if dtype == "float64" else torch.float32
+            y = layer.to(device, precision)(torch.zeros(shape, device=device, dtype=precision))
         if not isinstance(y, torch.Tensor):
             raise TypeError(f"forward returns {type(y).__name__}, not a tensor")
         if tuple(y.shape) != shape:
             raise ValueError(f"forward maps (B, L, D) = {shape} to {tuple(y.shape)}")
+    except Unable as error:
+        raise BadInput(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # a plugin is a stranger's code
         raise BadInput(f"model {name!r} breaks its contract: {type(error).__name__}: {error}") from error
 

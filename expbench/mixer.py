@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from expbench.ops import backends
 from expbench.reach import Reach
 from expbench.run import Positions
 from expbench.settings import Value
@@ -35,7 +36,7 @@ class Mixer(nn.Module):
 
     version: raised when the same settings would compute something else. positions: the position code that the model is
     run with unless the command line says otherwise. widths, dtypes, devices: what it supports (None is everything); a run
-    outside is recorded as `unsupported`. backend: which implementation of its operations runs.
+    outside is recorded as `unsupported`. backends: likewise, where --backend forces one upon its operations.
     """
 
     version: ClassVar[int] = 1
@@ -43,7 +44,7 @@ class Mixer(nn.Module):
     widths: ClassVar[Container[int] | None] = None
     dtypes: ClassVar[Container[str] | None] = None
     devices: ClassVar[Container[str] | None] = None
-    backend: ClassVar[str] = "torch"
+    backends: ClassVar[Container[str] | None] = None
 
     @classmethod
     def resolve(cls, width: int, settings: dict[str, Value]) -> dict[str, Value]:
@@ -70,11 +71,11 @@ def state_size(layer: nn.Module, L: int) -> int | None:
 
 
 def unsupported(model: type, *, width: int, dtype: str, device: str) -> str | None:
-    """Why a model class cannot run at that width, dtype and device, in words; None if it can."""
-    wanted: list[tuple[str, Any]] = [("width", width), ("dtype", dtype), ("device", device)]
+    """Why a model class cannot run at that width, dtype and device, or by a forced backend, in words; None if it can."""
+    wanted: list[tuple[str, Any]] = [("width", width), ("dtype", dtype), ("device", device), ("backend", backends.forced())]
     for what, value in wanted:
         supported: Any = getattr(model, f"{what}s", None)
-        if hasattr(supported, "__contains__") and value not in supported:
+        if value is not None and hasattr(supported, "__contains__") and value not in supported:
             return f"{what} {value} is not supported (supported: {_listing(supported)})"
     return None
 

@@ -62,7 +62,6 @@ def of_run(job: Job, device: str, known: Row, scores: Sequence[Score], ending: R
         "kind": "run",
         "model_settings": canonical(run.model_settings),
         "skip": skip if isinstance(skip, bool) else None,
-        "backend": str(getattr(job.model, "backend", "torch")),
         **known,
         **ending,
     }

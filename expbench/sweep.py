@@ -23,6 +23,7 @@ from expbench.errors import BadInput
 from expbench.grid import Job
 from expbench.mixer import unsupported
 from expbench.network import Network
+from expbench.ops import backends
 from expbench.progress import Progress
 from expbench.run import Score, Status
 from expbench.task import Measured, Task, total
@@ -130,9 +131,10 @@ def execute(job: Job, folder: Path, device: str, progress: Progress, *, save_wei
         else:
             network = build(job.run, job.task, job.model, device)
             known |= rows.of_network(network)
-            with surroundings(job.run, device):
+            with surroundings(job.run, device), backends.using(None) as used:
                 for score in train(job.run, job.task, network, device):
                     scores.append(score)
+                    known["backend"] = "+".join(used.names) or "torch"
                     progress.step(job, score.step)
             outcome = Outcome("ok", value=next(s.value for s in scores if s.headline and s.split == "test"))
             if save_weights:

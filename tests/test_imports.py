@@ -18,9 +18,9 @@ LAYERS = [
     ["ops", "task", "mixer", "polynomial"],
     ["models", "network", "optimizer"],
     ["training", "grid", "table"],
-    ["rows", "progress", "cells", "bench_cases", "bench_clock", "bench_exp", "bench_solvers"],
-    ["sweep", "estimate", "plots"],
-    ["preview", "report", "show", "doctor", "trace", "bench_plot", "bench"],
+    ["rows", "progress", "cells", "bench_cases", "bench_clock", "bench_exp"],
+    ["sweep", "estimate", "plots", "bench_plot", "bench_solvers", "bench_text"],
+    ["preview", "report", "show", "doctor", "trace", "bench"],
     ["cli"],
     ["__main__"],
 ]

@@ -339,7 +339,7 @@ def test_transition_statistics_against_brute_force(name: str) -> None:
     layer, x = double(model(name)(3)), 2 * tokens(5, 9, 3)
     assert isinstance(layer, S6)
     with torch.no_grad():
-        delta, u, abar = layer.discretise(layer.project(x)[0])
+        delta, u, abar = layer.discretise(x)
         delta, u, abar = delta[:, 1:], u[:, 1:], abar[:, 1:]
         statistics = {key: float(value) for key, value in layer.statistics(x).items()}
     sizes = sorted(abs(value) for value in abar.flatten().tolist())

@@ -17,6 +17,7 @@ class LinAttn(Mixer):
     """Linear attention with one head; queries, keys and values with biases, no output projection. It has no settings."""
 
     positions = "sin"
+    backends = ("reference", "torch")
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -10,26 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from expbench.mixer import Mixer
-from expbench.ops.scan import linear_scan
+from expbench.ops import Transition, selective_scan
+from expbench.ops.selective.operation import discretised
 from expbench.settings import Value
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # Mamba's initial range of Delta (mamba_simple.py)
 _QUANTILE_LIMIT = 1 << 23  # torch.quantile takes at most 2^24 numbers
-
-
-class Transition(NamedTuple):
-    """Delta (L, B, D), u = Delta A (L, B, D, N), and Abar (L, B, D, N), time first."""
-
-    delta: Tensor
-    u: Tensor
-    abar: Tensor
 
 
 class S6(Mixer):
@@ -77,30 +69,31 @@ class S6(Mixer):
         return {**settings, **{name: width for name in ("N", "dt_rank") if settings[name] is None}}
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The argument of softplus (..., D), B (..., N) and C (..., N) for tokens x (..., D)."""
+        """What Delta (B, L, D) is a function of, B (B, L, N) and C (B, L, N) for tokens x (B, L, D)."""
         if self.full:
-            z, B, C = self.to_delta(x), self.to_b(x), self.to_c(x)
-        else:
-            low, B, C = self.to_all(x).split([self.rank, self.N, self.N], -1)
-            z = self.to_delta(low)
-        return _at_least_float32(z), _at_least_float32(B), _at_least_float32(C)
+            return self.to_delta(x), self.to_b(x), self.to_c(x)
+        low, B, C = self.to_all(x).split([self.rank, self.N, self.N], -1)
+        return self.to_delta(low), B, C
 
-    def discretise(self, z: Tensor) -> Transition:
-        """Delta, Delta A and Abar from the projected argument z (L, B, D)."""
-        delta = F.softplus(z)
-        u = delta.unsqueeze(-1) * -self.A_log.exp()
-        return Transition(delta, u, u.exp())
+    def argument(self, z: Tensor) -> Tensor:
+        """The argument of softplus for the projected z (B, L, D)."""
+        return z
+
+    def transition(self) -> tuple[Transition, Tensor]:
+        """How Delta and Abar follow from the argument, and A (D, N)."""
+        return Transition.exact(), -self.A_log.exp()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.transpose(0, 1)
         z, B, C = self.project(x)
-        delta, _, abar = self.discretise(z)
-        weighted = delta * x if self.discretise_b else _at_least_float32(x)
-        h = linear_scan(abar, weighted.unsqueeze(-1) * B.unsqueeze(-2))
-        y = (h * C.unsqueeze(-2)).sum(-1)
-        if self.skip is not None:
-            y = y + self.skip * x
-        return y.transpose(0, 1)
+        transition, A = self.transition()
+        delta, skip = self.argument(z), self.skip
+        y: Tensor = selective_scan(x, delta, A, B, C, skip, transition=transition, delta_on_b=self.discretise_b)
+        return y
+
+    def discretise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Delta (B, L, D), u = Delta A and Abar (B, L, D, N) for tokens x (B, L, D)."""
+        transition, A = self.transition()
+        return discretised(self.argument(self.project(x)[0]), A, transition)
 
     def state_size(self, L: int) -> int:
         return self.A_log.numel()
@@ -108,10 +101,9 @@ class S6(Mixer):
     @torch.no_grad()
     def statistics(self, x: Tensor) -> Mapping[str, Tensor]:
         """The transition statistics: |Abar| over the steps from the second on (the first has no past), Delta and u."""
-        z, _, _ = self.project(x.transpose(0, 1))
-        delta, u, abar = self.discretise(z)
-        if len(abar) > 1:
-            delta, u, abar = delta[1:], u[1:], abar[1:]
+        delta, u, abar = self.discretise(x)
+        if abar.shape[1] > 1:
+            delta, u, abar = delta[:, 1:], u[:, 1:], abar[:, 1:]
         size = abar.abs().flatten()
         sample = size[:: 1 + size.numel() // _QUANTILE_LIMIT]
         return {
@@ -131,7 +123,3 @@ def mamba_bias(width: int) -> Tensor:
     """b (D,) with softplus(b) log-uniform in [1e-3, 1e-1]: Mamba's initial step sizes."""
     delta = torch.exp(torch.rand(width) * math.log(DT_MAX / DT_MIN) + math.log(DT_MIN)).clamp(min=DT_FLOOR)
     return delta + torch.log(-torch.expm1(-delta))
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x  # the state is never kept in half precision

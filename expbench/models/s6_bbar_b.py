@@ -9,3 +9,4 @@ class S6BbarB(S6):
     """Eq. 6, the "non-polynomial, Bbar = B" row of the paper's Table 1. Settings as S6."""
 
     discretise_b = False
+    backends = ("reference", "torch", "triton")

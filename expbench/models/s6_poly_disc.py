@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expbench.models.s6 import S6, Transition
-from expbench.ops.taylor import contraction_range, exp_taylor, horner, softplus_coefficients
+from expbench.models.s6 import S6
+from expbench.ops import Transition
+from expbench.ops.taylor import contraction_range
 from expbench.reach import Reach
 
 
@@ -26,6 +27,8 @@ class S6PolyDisc(S6):
     takes Delta = z and Abar = z n/N, as Theorem 2 does, with bias 1. arg_scale: a constant factor on the argument of
     softplus's polynomial (the "constant normalization factor" of Eq. 5, whose value the paper's text does not give).
     """
+
+    backends = ("reference", "torch", "triton")
 
     def __init__(
         self,
@@ -61,15 +64,14 @@ class S6PolyDisc(S6):
         self.register_buffer("expansion_point", self.to_delta.bias.detach().clone())
         self.lowest = contraction_range(taylor)
 
-    def discretise(self, z: Tensor) -> Transition:
-        z = self.to_delta.bias + self.arg_scale * (z - self.to_delta.bias)  # scale what depends on x, not the bias
+    def argument(self, z: Tensor) -> Tensor:
+        bias = self.to_delta.bias  # scale what depends on x, not the bias
+        return z if self.arg_scale == 1 else bias + self.arg_scale * (z - bias)
+
+    def transition(self) -> tuple[Transition, Tensor]:
         if self.linear:
-            return Transition(z, (u := z.unsqueeze(-1) * self.A_log.exp()), u)
-        point = self.expansion_point
-        delta = horner(z - point, softplus_coefficients(point, self.taylor))
-        u = delta.unsqueeze(-1) * -self.A_log.exp()
-        clipped = u.clamp(self.lowest, 0) if self.guard == "clip" else u
-        return Transition(delta, u, exp_taylor(clipped, self.taylor))
+            return Transition.linear(), self.A_log.exp()
+        return Transition.taylor(self.taylor, self.expansion_point, self.guard == "clip"), -self.A_log.exp()
 
     def degrees(self) -> tuple[int, int]:
         """(a, p): the degrees of Abar in Delta and of Delta in the token."""
@@ -94,6 +96,6 @@ class S6PolyDisc(S6):
 
     @torch.no_grad()
     def statistics(self, x: Tensor) -> Mapping[str, Tensor]:
-        _, u, _ = self.discretise(self.project(x.transpose(0, 1))[0])
+        _, u, _ = self.discretise(x)
         outside = ((u < self.lowest) | (u > 0)).double().mean()
         return {**super().statistics(x), "frac_u_out_of_range": outside}

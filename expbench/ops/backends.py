@@ -22,6 +22,10 @@ _log = logging.getLogger("expbench")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+class Unable(ValueError):
+    """A forced backend works here, but cannot solve the problem that it is given."""
+
+
 class Used:
     """Collects the names of the implementations that ran."""
 
@@ -63,6 +67,11 @@ def using(name: str | None) -> Iterator[Used]:
         _choice.reset(token)
 
 
+def forced() -> str | None:
+    """The backend that a surrounding `using` forces; None if none does."""
+    return _choice.get().forced
+
+
 def require(name: str) -> None:
     """Raise `BadInput` if there is no backend of this name, or it does not work on this machine (saying how to get it)."""
     if name not in BACKENDS:
@@ -93,7 +102,7 @@ def constant_when_traced(function: _Function) -> _Function:
 def requested(backend: str | None) -> str | None:
     """What a call's own argument or else the context asks for, known to work here; None if neither asks."""
     if backend is None:
-        return _choice.get().forced
+        return forced()
     require(backend)
     return backend
 

@@ -17,11 +17,11 @@ _IMPLEMENTATIONS = ("reference", "torch")
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> Tensor:
     """y (B, L, D) for q, k, v (B, L, D), in O(L); differentiable by autograd to any order.
 
-    backend: ``reference`` or ``torch``; None leaves it to `backends.using`. Raises ValueError for one that there is not.
+    backend: ``reference`` or ``torch``; None leaves it to `backends.using`. Raises `Unable` for one that there is not.
     """
     name = backends.requested(backend) or "torch"
     if name not in _IMPLEMENTATIONS:
-        raise ValueError(f"linear attention has no backend {name!r} (it has: {', '.join(_IMPLEMENTATIONS)})")
+        raise backends.Unable(f"linear attention has no backend {name!r} (it has: {', '.join(_IMPLEMENTATIONS)})")
     backends.ran("linear attention", name)
     return reference(q, k, v) if name == "reference" else chunked(q, k, v)
 

@@ -359,7 +359,7 @@ def backward_kernel(
         for k in tl.static_range(DEGREE + 1):
             c += (tl.load(coefficients + (model * (DEGREE + 1) + k) * D + d, mask=here, other=0.0),)
     sums = ()
-    for r in tl.static_range(R):
+    for _ in tl.static_range(R):
         sums += (tl.zeros([1, V, LD, LN, LB], tl.float32),)
     sum_skip = tl.zeros([1, 1, LD, 1, LB], tl.float32)
     sum_bias = tl.zeros([1, 1, LD, 1, LB], tl.float32)

@@ -52,7 +52,7 @@ class Implementation(Protocol):
 def choose(inputs: Inputs, form: Form, backend: str) -> tuple[str, Implementation]:
     """The implementation that `backend` names, or the best one for ``auto``.
 
-    Raises `BadInput` if a named one does not work on this machine, ValueError if it cannot solve this problem.
+    Raises `BadInput` if a named one does not work on this machine, `Unable` if it cannot solve this problem.
     """
     if backend == "auto":
         name = "triton" if inputs.u.is_cuda and _suits("triton", inputs, form) else "torch"
@@ -61,7 +61,7 @@ def choose(inputs: Inputs, form: Form, backend: str) -> tuple[str, Implementatio
     implementation = _implementation(backend)
     reason = implementation.unsupported(inputs, form)
     if reason is not None:
-        raise ValueError(f"{OPERATION}: backend {backend!r} cannot do this: {reason}")
+        raise backends.Unable(f"{OPERATION}: backend {backend!r} cannot do this: {reason}")
     return backend, implementation
 
 

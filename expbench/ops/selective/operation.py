@@ -17,7 +17,7 @@ from torch import Tensor
 from expbench.ops import backends
 from expbench.ops.selective import library
 from expbench.ops.selective.problem import Form, Inputs, Kind, state_dtype
-from expbench.ops.selective.reference import reference
+from expbench.ops.selective.reference import discretise, reference
 from expbench.ops.taylor import contraction_range
 
 _SHAPES = {"u": "BLD", "delta": "BLD", "A": "DN", "B": "BLN", "C": "BLN", "D": "D", "z": "BLD", "delta_bias": "D"}
@@ -155,6 +155,19 @@ def _solve(inputs: Inputs, form: Form, backend: str | None) -> tuple[Tensor, Ten
     with library.without_autocast(inputs.u.device.type):
         y, last = reference(Inputs(*stacked), form)
     return y.squeeze(0), last.squeeze(0)
+
+
+def discretised(delta: Tensor, A: Tensor, transition: Transition = _EXACT) -> tuple[Tensor, Tensor, Tensor]:
+    """Delta (B, L, D), v = Delta A and a (B, L, D, N), as the scan computes them from its argument delta and A (D, N)."""
+    tensors = {"A": A}
+    if isinstance(transition.center, Tensor):
+        tensors["transition.center"] = transition.center
+    coefficients = _expand(tensors, transition).unsqueeze(0) if transition.kind == "taylor" else None
+    argument = delta.to(state_dtype(delta.dtype)) + tensors.get("delta_bias", 0)
+    form = Form(transition.kind, transition.degree, transition.lowest)
+    step, a = discretise(argument.unsqueeze(0), A.unsqueeze(0), form, coefficients)
+    step = step.squeeze(0)
+    return step, step.unsqueeze(-1) * A, a.squeeze(0)
 
 
 def _expand(tensors: dict[str, Tensor], transition: Transition) -> Tensor:
