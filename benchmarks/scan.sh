@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The table and the figure under results/bench, on a machine with a GPU: bash benchmarks/scan.sh [OPTIONS of expbench bench scan].
+# The table and the figure under results/bench, on a machine with a GPU: bash benchmarks/scan.sh [OPTIONS of bench scan].
 # Some minutes. `--backend torch,triton` does without mamba-ssm, `--L 256,512,1024,2048,4096,8192` gives the curves against L.
 #
 # mamba-ssm is compared with where its extension `selective_scan_cuda` can be imported; that needs torch alone. With a CUDA toolkit

@@ -149,7 +149,7 @@ def _check(case: Case, inputs: Inputs, grad_y: torch.Tensor, rows: Sequence[Row]
     count, steps = part(inputs)
     checked = "all" if (count, steps) == (case.B, case.L) else f"{count} of {case.B} sequences, {steps} of {case.L} steps"
     if checked != "all":
-        notes.append(f"{case.title()}: the float64 reference would not fit, so it checks {checked}")
+        notes.append(f"{case.title()}: the float64 reference needs too much memory for all of it: it checks {checked}")
     wanted = expected(inputs, case.form, grad_y, count, steps)
     limit = LIMITS[DTYPES[case.dtype]]
     for row in rows:

@@ -153,9 +153,9 @@ def part(inputs: Inputs) -> tuple[int, int]:
 
 
 def expected(inputs: Inputs, form: Form, grad_y: Tensor, count: int, steps: int) -> Expected:
-    """What `count` sequences, from the first to the last of the batch, should give over their first steps."""
+    """What `count` sequences, evenly spread and the last among them, should give over their first steps."""
     B, L = inputs.u.shape[1:3]
-    chosen = torch.linspace(0, B - 1, count, dtype=torch.float64).round().long().to(grad_y.device)
+    chosen = torch.linspace(B - 1, 0, count, dtype=torch.float64).round().long().to(grad_y.device)
     masked = grad_y if (count, steps) == (B, L) else torch.zeros_like(grad_y)
     masked[:, chosen, :steps] = grad_y[:, chosen, :steps]
     parts = {name: getattr(inputs, name) for name in inputs._fields}

@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help answers twice as fast as boxes
 )
 
-bench_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure how fast the operations are.")
+bench_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
 
 ResultsOption = Annotated[str, typer.Option("--results", metavar="FOLDER", help="Folder of the results table.")]
@@ -248,6 +248,13 @@ def trace(
     frame, problems = table.read(folder)
     print(trace_key(frame, folder, key))
     _bad_files(problems)
+
+
+@bench_app.callback(invoke_without_command=True)
+def bench_root(context: typer.Context) -> None:
+    """Measure how fast the operations are."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 @bench_app.command("scan")

@@ -176,6 +176,12 @@ def test_bad_input(expbench: CommandLine, words: list[str], expected: str) -> No
     assert not Path("results").exists()
 
 
+def test_without_a_command_it_helps(expbench: CommandLine) -> None:
+    answer = expbench("bench")
+    assert (answer.code, answer.err) == (0, "")
+    assert "scan" in answer.out
+
+
 def test_an_absent_backend(expbench: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "absent", lambda name: "no such thing" if name in ("mamba", "triton") else None)
     is_bad_input(expbench(*TINY, "--backend", "mamba"), "backend mamba does not work here: no such thing")
@@ -210,8 +216,8 @@ def test_where_the_reference_would_not_fit_a_part_is_checked(expbench: CommandLi
     assert expbench(*TINY).code == 0
     answer = expbench(*SCAN, "--shapes", "5x3x6x2,5x3x99x2")
     assert answer.code == 0, answer.out
-    assert "would not fit, so it checks 2 of 5 sequences, 6 of 6 steps" in answer.out
-    assert "so it checks 1 of 5 sequences, 12 of 99 steps" in answer.out
+    assert "needs too much memory for all of it: it checks 2 of 5 sequences, 6 of 6 steps" in answer.out
+    assert "it checks 1 of 5 sequences, 12 of 99 steps" in answer.out
     assert set(read()["checked"]) == {"2 of 5 sequences, 6 of 6 steps", "1 of 5 sequences, 12 of 99 steps"}
 
 
@@ -221,7 +227,7 @@ def test_a_part_is_of_the_whole_problem(place: tuple[str, int, int], monkeypatch
     case = Case(5, 3, 6, 2, "float64", True, "exact")
     inputs, grad_y = tensors(case, "cpu")
     wanted = bench_solvers.expected(inputs, case.form, grad_y, 2, 3)
-    assert wanted.sequences.tolist() == [0, 4]
+    assert wanted.sequences.tolist() == [4, 0]
     solved = bench_solvers.solver("torch", inputs, case.form, wanted.grad_y)
     assert bench_solvers.worst_error(solved, wanted) < 1e-12
     name, sequence, step = place

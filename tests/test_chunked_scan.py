@@ -204,9 +204,10 @@ def test_models_do_not_see_each_other(cut: None) -> None:
             torch.testing.assert_close(stacked[name][member], x)
 
 
-def test_a_second_backward_pass_finds_the_same_and_nothing_is_overwritten(cut: None) -> None:
+@pytest.mark.parametrize(("S", "B"), [(1, 1), (2, 3)])
+def test_a_second_backward_pass_finds_the_same_and_nothing_is_overwritten(S: int, B: int, cut: None) -> None:
     for form in FORMS:
-        given = problem(form=form)
+        given = problem(S=S, B=B, form=form)
         outputs = chunked.forward(given.inputs, form, keep=True)
         read = [x for x in (*given.inputs, given.grad_y, given.grad_last, *outputs) if x is not None]
         before = [x.clone() for x in read]

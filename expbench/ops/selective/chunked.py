@@ -40,9 +40,7 @@ def unsupported(inputs: Inputs, form: Form) -> str | None:
 
 def checkpoint_shape(inputs: Inputs, form: Form) -> tuple[int, ...]:
     """The states before each chunk (chunks, N, D, P); or a and all states (2, L + 1, N, D, P) where one chunk is all."""
-    size = _Size.of(inputs)
-    first = (2, size.L + 1) if size.whole else (size.chunks,)
-    return *first, size.N, size.D, size.P
+    return _Size.of(inputs).checkpoints
 
 
 def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
@@ -50,23 +48,22 @@ def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
     size = _Size.of(inputs)
     y = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
     raw = y.new_empty(0 if inputs.z is None else y.shape)
-    kept = inputs.A.new_empty(checkpoint_shape(inputs, form) if keep else 0)
+    kept = inputs.A.new_empty(size.checkpoints if keep else 0)
     state = inputs.A.new_zeros(size.N, size.D, size.P)
     with torch.inference_mode():  # a call takes three quarters of the time
         if inputs.state is not None:
             state.copy_(inputs.state.flatten(0, 1).permute(2, 1, 0))
         if keep and size.whole:
-            kept[0, 0] = 0  # before the first step there is no a: nothing that was in memory shall get out
+            kept[0, 0].zero_()  # there is no a before the first step: what was in memory must not get out
         shared = _Shared.of(inputs, state)
-        walk = _Walk(size, _sequences(inputs), [y] if inputs.z is None else [y, raw], state, kept if keep else None)
-        for lanes in size.tiles():
+        writes = [y] if inputs.z is None else [y, raw]
+        for lanes, i, chunk, tensors, parts in _walk(size, _sequences(inputs), writes, state, kept if keep else None):
             here = shared.among(lanes)
-            for i, chunk in walk.chunks(lanes):
-                chunk.start.copy_(here.state)
-                if keep and not size.whole:
-                    kept[i, ..., lanes] = here.state
-                _solve(chunk, form, here)
-                here.state.copy_(chunk.end)
+            chunk.start.copy_(here.state)
+            if keep and not size.whole:
+                kept[i, ..., lanes] = here.state
+            _write(parts, _solve(chunk, tensors, form, here))
+            here.state.copy_(chunk.end)
     return Outputs(y, size.by_sequence(state), raw, kept)
 
 
@@ -82,14 +79,12 @@ def backward(
         if grad_last is not None:
             sums.state.copy_(grad_last.flatten(0, 1).permute(2, 1, 0))
         shared = _Shared.of(inputs, sums.state)
-        reads = [*sequences, grad_y] if inputs.z is None else [*sequences, raw, grad_y]
-        walk = _Walk(size, reads, grads, sums.state, checkpoints, backwards=True)
-        for lanes in size.tiles():
+        reads = [grad_y, *sequences] if inputs.z is None else [grad_y, *sequences, raw]
+        for lanes, i, chunk, tensors, parts in _walk(size, reads, grads, sums.state, checkpoints, backwards=True):
+            if not size.whole:
+                chunk.start.copy_(checkpoints[i, ..., lanes])
             here, growing = shared.among(lanes), sums.among(lanes)
-            for i, chunk in walk.chunks(lanes):
-                if not size.whole:
-                    chunk.start.copy_(checkpoints[i, ..., lanes])
-                _differentiate(chunk, form, here, growing, solved=size.whole)
+            _write(parts, _differentiate(chunk, tensors, form, here, growing, solved=size.whole))
     u, delta, B, C, *z = grads
     skip, bias = (None if x is None else size.by_model(x) for x in (sums.skip, sums.bias))
     state = None if inputs.state is None else size.by_sequence(sums.state)
@@ -133,9 +128,19 @@ class _Size(NamedTuple):
         """Whether one chunk is all."""
         return self.lanes == self.P and self.steps == self.L
 
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Their shape."""
+        first = (2, self.L + 1) if self.whole else (self.chunks,)
+        return *first, self.N, self.D, self.P
+
     def tiles(self) -> list[slice]:
         """The lanes of each tile."""
         return [slice(first, first + self.lanes) for first in range(0, self.P, self.lanes)]
+
+    def cut(self, x: Tensor, lanes: slice) -> Sequence[Tensor]:
+        """The chunks (lanes, n, ...) of a sequence (P, L, ...)."""
+        return (x,) if self.whole else x[lanes].chunk(self.chunks, 1)
 
     def by_sequence(self, x: Tensor) -> Tensor:
         """(N, D, P) as (S, B, D, N)."""
@@ -186,83 +191,69 @@ class _Shared(NamedTuple):
         return _Shared(self.A[..., lanes], self.state[..., lanes], skip, bias, [x[:, lanes] for x in self.coefficients])
 
 
-class _Walk:
-    """A pass over the chunks of each tile, which reads sequences (S, B, L, ...) into lanes and writes others from lanes.
+def _walk(
+    size: _Size,
+    reads: Sequence[Tensor],
+    writes: Sequence[Tensor],
+    like: Tensor,
+    kept: Tensor | None,
+    *,
+    backwards: bool = False,
+) -> Iterator[tuple[slice, int, _Chunk, list[Tensor], list[Tensor]]]:
+    """Each chunk of each tile: the tile's lanes, the chunk's number, memory, tensors read, and parts (P, n, width) to write.
 
-    like: has the state's dtype. kept: the checkpoints, which of a problem of one chunk are the memory of its states.
+    Sequences are (S, B, L, ...). like: has the state's dtype. kept: the checkpoints, the memory of a problem of one chunk.
     """
+    memory: dict[tuple[int, int], _Chunk] = {}
+    sources, targets = ([x.flatten(0, 1) for x in xs] for xs in (reads, writes))
+    for lanes in size.tiles():
+        given, asked = ([size.cut(x, lanes) for x in xs] for xs in (sources, targets))
+        for i in range(size.chunks)[:: -1 if backwards else 1]:
+            P, n, _ = given[0][i].shape
+            if (P, n) not in memory:
+                ours = kept if size.whole else None
+                memory[P, n] = _Chunk(like.new_empty(2, n + 1, size.N, size.D, P) if ours is None else ours)
+            yield lanes, i, memory[P, n], [_read(x[i], like.dtype) for x in given], [x[i] for x in asked]
 
-    def __init__(
-        self,
-        size: _Size,
-        reads: Sequence[Tensor],
-        writes: Sequence[Tensor],
-        like: Tensor,
-        kept: Tensor | None,
-        *,
-        backwards: bool = False,
-    ) -> None:
-        self._size, self._like, self._backwards = size, like, backwards
-        self._states = kept if size.whole else None
-        self._reads, self._writes = ([x.flatten(0, 1) for x in xs] for xs in (reads, writes))
-        self._memory: dict[tuple[int, int], _Chunk] = {}
 
-    def chunks(self, lanes: slice) -> Iterator[tuple[int, _Chunk]]:
-        """The chunks of a tile with their numbers: each read when it is given, and written when the next is asked for."""
-        reads, writes = ([self._cut(x, lanes) for x in xs] for xs in (self._reads, self._writes))
-        order = range(self._size.chunks)
-        for i in reversed(order) if self._backwards else order:
-            P, n, _ = reads[0][i].shape
-            chunk = self._memory.get((P, n)) or self._chunk(P, n)
-            chunk.read([x[i] for x in reads])
-            yield i, chunk
-            chunk.write([x[i] for x in writes])
+def _read(part: Tensor, dtype: torch.dtype) -> Tensor:
+    """(P, n, width) as (n, width, P), perhaps in the same memory.
 
-    def _cut(self, x: Tensor, lanes: slice) -> Sequence[Tensor]:
-        return (x,) if self._size.whole else x[lanes].chunk(self._size.chunks, 1)
+    In two moves, each along rows of memory: one would go across, in strides of L, which is too often a power of 2.
+    """
+    return part.flatten(1).to(dtype).contiguous().t().contiguous().view(*part.shape[1:], -1)
 
-    def _chunk(self, P: int, n: int) -> _Chunk:
-        states = self._states
-        if states is None:
-            states = self._like.new_empty(2, n + 1, self._size.N, self._size.D, P)
-        widths = ([x.shape[-1] for x in xs] for xs in (self._reads, self._writes))
-        return self._memory.setdefault((P, n), _Chunk(states, *widths))
+
+def _write(parts: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+    """Put each (n, width, P) into a part (P, n, width)."""
+    for part, x in zip(parts, found, strict=True):
+        part.copy_(x.flatten(0, 1).t().contiguous().view(part.shape))
 
 
 class _Chunk:
-    """Memory for n steps of P lanes, with the views that a pass needs of it (a view takes half as long as a small call).
+    """Memory for the states of n steps, with the views that a pass needs: to make one takes half as long as a small call.
 
-    a, h, before (n, N, D, P): transitions, states, and the states a step earlier. start, end (N, D, P): the state before the
-    first step and after the last. work: as h. loaded, stored: what was read, what is to be written, each (n, its width, P).
+    a, h (n, N, D, P): transitions and states. start, end (N, D, P): the state before the first step and after the last.
     """
 
-    def __init__(self, states: Tensor, reads: Sequence[int], writes: Sequence[int]) -> None:
-        self._a, self._h = states[0], states[1]
-        self.a, self.h, self.before = self._a[1:], self._h[1:], self._h[:-1]
-        self.start, self.end = self._h[0], self._h[-1]
-        self.work = torch.empty_like(self.h)
-        n, P = len(self.h), self.h.shape[-1]
-        self._rows_in, self._lanes_in = self.h.new_empty(P, n * sum(reads)), self.h.new_empty(n * sum(reads), P)
-        self._rows_out, self._lanes_out = self.h.new_empty(P, n * sum(writes)), self.h.new_empty(n * sum(writes), P)
-        self.loaded = [x.view(n, -1, P) for x in self._lanes_in.split_with_sizes([n * k for k in reads])]
-        self.stored = [x.view(n, -1, P) for x in self._lanes_out.split_with_sizes([n * k for k in writes])]
-        self._parts_out = [x.view(P, n, -1) for x in self._rows_out.split_with_sizes([n * k for k in writes], 1)]
-
-    def read(self, sequences: Sequence[Tensor]) -> None:
-        """Transpose (P, n, width) in two moves, each along rows: one move would stride by L, too often a power of 2."""
-        torch.cat([x.flatten(1) for x in sequences], 1, out=self._rows_in)
-        self._lanes_in.copy_(self._rows_in.t())
-
-    def write(self, sequences: Sequence[Tensor]) -> None:
-        """Transpose back into (P, n, width)."""
-        self._rows_out.copy_(self._lanes_out.t())
-        for x, part in zip(sequences, self._parts_out, strict=True):
-            x.copy_(part)
+    def __init__(self, states: Tensor) -> None:
+        self._a, self._h = states.unbind(0)
+        self.a, self.h, self.start, self.end = self._a[1:], self._h[1:], self._h[0], self._h[-1]
 
     @cached_property
-    def scan(self) -> Callable[[], None]:
-        """Make of h the states, where it holds start and the inputs of the steps."""
-        return scan.in_place(self._a, self._h)
+    def before(self) -> Tensor:
+        """As h: the states a step earlier."""
+        return self._h[:-1]
+
+    @cached_property
+    def work(self) -> Tensor:
+        """As h, for anything."""
+        return torch.empty_like(self.h)
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """As h. a is not to be overwritten by it: it may be a checkpoint."""
+        return torch.empty_like(self.h)
 
     @cached_property
     def adjoint(self) -> Tensor:
@@ -270,74 +261,73 @@ class _Chunk:
         return torch.empty_like(self._h)
 
     @cached_property
+    def scan(self) -> Callable[[], None]:
+        """Make of h the states, where it holds start and the inputs of the steps."""
+        return scan.in_place(self._a, self._h)
+
+    @cached_property
     def scan_back(self) -> Callable[[], None]:
         """Make of the adjoint the gradients of start and the states, where it holds what reaches them from outputs."""
         return scan.in_place(self._a, self.adjoint, reverse=True)
 
-    @cached_property
-    def slope(self) -> Tensor:
-        """As h; a is not to be overwritten, it may be a checkpoint."""
-        return torch.empty_like(self.h)
 
-
-def _solve(chunk: _Chunk, form: Form, shared: _Shared) -> None:
-    """From what is loaded and the start to the states and what is stored: y, and before it raw where there is a gate."""
-    u, delta, B, C, *z = chunk.loaded
-    step = _step(delta if shared.bias is None else delta.add_(shared.bias), form, shared)
+def _solve(chunk: _Chunk, tensors: Sequence[Tensor], form: Form, shared: _Shared) -> list[Tensor]:
+    """y (n, D, P) and, where there is a gate, raw, from the start and the sequences."""
+    u, delta, B, C, *z = tensors
+    step = _step(delta if shared.bias is None else delta + shared.bias, form, shared)
     _find_states(chunk, form, shared, step, step * u if form.delta_on_b else u, B)
-    raw = chunk.stored[-1]
-    torch.sum(torch.mul(chunk.h, C.unsqueeze(2), out=chunk.work), 1, out=raw)
+    raw = torch.mul(chunk.h, C.unsqueeze(2), out=chunk.work).sum(1)
     if shared.skip is not None:
         raw.addcmul_(u, shared.skip)
-    if z:
-        torch.mul(raw, F.silu(z[0]), out=chunk.stored[0])
+    return [raw * F.silu(z[0]), raw] if z else [raw]
 
 
-def _differentiate(chunk: _Chunk, form: Form, shared: _Shared, sums: _Shared, *, solved: bool) -> None:
-    """From what is loaded, the start, and the gradient of the end in `sums`, to gradients stored and added to `sums`.
+def _differentiate(
+    chunk: _Chunk, tensors: Sequence[Tensor], form: Form, shared: _Shared, sums: _Shared, *, solved: bool
+) -> list[Tensor]:
+    """The gradients of the sequences, from that of y, the sequences, raw if there is a gate, and that of the end in `sums`.
 
-    solved: whether the chunk holds a and h already.
+    What the steps share is added to `sums`. solved: whether the chunk holds a and h, else only the start.
     """
-    u, delta, B, C, *gate, grad_y = chunk.loaded
-    grad_u, grad_delta, grad_B, grad_C, *grad_z = chunk.stored
-    r = delta if shared.bias is None else delta.add_(shared.bias)
+    grad_y, u, delta, B, C, *gate = tensors
+    r = delta if shared.bias is None else delta + shared.bias
     step = _step(r, form, shared)
     x = step * u if form.delta_on_b else u
     if not solved:
         _find_states(chunk, form, shared, step, x, B)
+    grad_z = []
     if gate:
         z, raw = gate
         s = torch.sigmoid(z)
-        torch.mul(raw.mul_(grad_y), s * (1 + z * (1 - s)), out=grad_z[0])
-        grad_y = grad_y.mul_(s).mul_(z)
+        grad_z = [grad_y * raw * s * (1 + z * (1 - s))]
+        grad_y = grad_y * z * s
 
     adjoint, work = chunk.adjoint, chunk.work
-    g = adjoint[1:]
-    torch.mul(grad_y.unsqueeze(1), C.unsqueeze(2), out=g)
+    g = torch.mul(grad_y.unsqueeze(1), C.unsqueeze(2), out=adjoint[1:])
     adjoint[-1].add_(sums.state)
-    adjoint[0].zero_()
+    start = adjoint[0].zero_()
     chunk.scan_back()
-    sums.state.copy_(adjoint[0])
+    sums.state.copy_(start)
 
-    torch.sum(torch.mul(chunk.h, grad_y.unsqueeze(1), out=work), 2, out=grad_C)
-    torch.sum(torch.mul(g, x.unsqueeze(1), out=work), 2, out=grad_B)
+    grad_C = torch.mul(chunk.h, grad_y.unsqueeze(1), out=work).sum(2)
+    grad_B = torch.mul(g, x.unsqueeze(1), out=work).sum(2)
     grad_x = torch.mul(g, B.unsqueeze(2), out=work).sum(1)
     grad_v = g.mul_(chunk.before)  # of Delta A, from here on
     _through_transition(grad_v, chunk, form, shared, step)
     sums.A.add_(torch.mul(grad_v, step.unsqueeze(1), out=work).sum(0))
     grad_step = torch.mul(grad_v, shared.A, out=work).sum(1)
 
+    grad_u = grad_x
     if form.delta_on_b:
         grad_step.addcmul_(grad_x, u)
-        torch.mul(grad_x, step, out=grad_u)
-    else:
-        grad_u.copy_(grad_x)
+        grad_u = grad_x.mul_(step)
     if shared.skip is not None and sums.skip is not None:
         grad_u.addcmul_(grad_y, shared.skip)
-        sums.skip.add_(grad_y.mul_(u).sum(0))
-    _through_step(grad_step, form, shared, r, out=grad_delta)
+        sums.skip.add_((grad_y * u).sum(0))
+    grad_delta = _through_step(grad_step, form, shared, r)
     if sums.bias is not None:
         sums.bias.add_(grad_delta.sum(0))
+    return [grad_u, grad_delta, grad_B, grad_C, *grad_z]
 
 
 def _find_states(chunk: _Chunk, form: Form, shared: _Shared, step: Tensor, x: Tensor, B: Tensor) -> None:
@@ -387,11 +377,8 @@ def _step(r: Tensor, form: Form, shared: _Shared) -> Tensor:
     return r if form.kind == "linear" else F.softplus(r)
 
 
-def _through_step(grad: Tensor, form: Form, shared: _Shared, r: Tensor, *, out: Tensor) -> None:
+def _through_step(grad: Tensor, form: Form, shared: _Shared, r: Tensor) -> Tensor:
     """The gradient of Delta's argument r, from that of Delta, all (n, D, P)."""
     if form.kind == "taylor":
-        torch.mul(grad, horner(r, [k * c for k, c in enumerate(shared.coefficients)][1:]), out=out)
-    elif form.kind == "linear":
-        out.copy_(grad)
-    else:
-        torch.mul(grad, torch.sigmoid(r), out=out)
+        return grad.mul_(horner(r, [k * c for k, c in enumerate(shared.coefficients)][1:]))
+    return grad if form.kind == "linear" else grad.mul_(torch.sigmoid(r))

@@ -22,9 +22,6 @@ _LANES = 32  # of a warp; a program is one
 _WIDE = 64  # channels from which converting B and C to float32 beforehand costs less than in every program
 
 
-_options: dict[str, int] = {}
-
-
 class Tile(NamedTuple):
     """How a program is laid out, by the axes of kernels.py: T steps, V x R states a thread, LN x LD x LB lanes."""
 
@@ -147,7 +144,6 @@ def backward(
             JOINT=joint,
             STAGES=3,
             num_warps=1,
-            **_options,
         )
     n = given.A.shape[-1]
     return Gradients(
@@ -171,24 +167,20 @@ def checkpoint_shape(inputs: Inputs, form: Form) -> tuple[int, ...]:
 
 
 def forward_tile(sequences: int, L: int, D: int, N: int) -> Tile:
-    """The layout of the forward for N a power of two: up to 8 states a thread, which leaves room for 16 steps."""
-    V, quads = min(4, N), N // min(4, N)
+    """The layout of the forward for N a power of two: tiles of 16 steps where L has room for them."""
     every = backward_tile(sequences, L, D, N).T
-    T = 16 if L % 16 == 0 or every == 8 and L > 64 else every
-    return _tile(sequences, D, T, V, max(1, min(_LANES, quads // 2)), quads)
+    return _tile(sequences, D, N, 16 if L % 16 == 0 or (every == 8 and L > 64) else every)
 
 
 def backward_tile(sequences: int, L: int, D: int, N: int) -> Tile:
-    """The layout of the backward: as many states a thread as leave enough programs, since each lane along N costs shuffles.
+    """The layout of the backward, for N a power of two: tiles of 8 steps, or of 4 where the states before them are few."""
+    return _tile(sequences, D, N, 4 if N <= 4 and D <= 2 * N else 8)
 
-    Four steps a tile, rather than eight, where eight do not divide a short sequence.
-    """
+
+def _tile(sequences: int, D: int, N: int, T: int) -> Tile:
+    """Four states a thread where N <= 8, eight beyond: fewer lanes along N cost fewer shuffles, but fewer programs run."""
     V, quads = min(4, N), N // min(4, N)
-    T = 4 if N <= 4 and L % 8 and L <= 64 else 8
-    return _tile(sequences, D, T, V, max(1, min(_LANES, quads // 4)), quads)
-
-
-def _tile(sequences: int, D: int, T: int, V: int, LN: int, quads: int) -> Tile:
+    LN = quads if quads <= 2 else min(_LANES, quads // 2)
     LD = min(_power(D), _LANES // LN)
     return Tile(T, V, LN, LD, min(_power(sequences), _LANES // (LN * LD)), quads // LN)
 
