@@ -37,7 +37,7 @@ class Problem(NamedTuple):
 
 @pytest.fixture(params=[False, True], ids=["one-chunk", "many-chunks"])
 def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Solve small problems in one chunk, or in tiles of 2 lanes and chunks of 9 steps, which are scanned in blocks."""
+    """Solve small problems in one chunk, or in tiles of 2 lanes and chunks of 9 steps, which are scanned by halves."""
     if request.param:
         for name, value in {"_CHUNK": 1, "_STEP": 1, "_LANES": 2, "_STEPS": 9}.items():
             monkeypatch.setattr(chunked, name, value)
@@ -142,7 +142,7 @@ def test_odd_sizes(S: int, B: int, L: int, D: int, N: int, cut: None) -> None:
 @pytest.mark.parametrize(("B", "L", "D", "N"), [(2, 600, 4, 64), (300, 40, 3, 16)], ids=["many-chunks", "many-tiles"])
 def test_sizes_that_are_cut_without_being_told_to(B: int, L: int, D: int, N: int) -> None:
     given = problem(S=1, B=B, L=L, D=D, N=N)
-    assert chunked.checkpoint_shape(given.inputs, EXACT)[-1] == B
+    assert chunked.saved_shapes(given.inputs, EXACT)[1][-1] == B
     assert chunked.forward(given.inputs, EXACT, keep=True).checkpoints.numel() <= B * D * N * L // 16
     check(given)
 
@@ -151,6 +151,12 @@ def test_sizes_that_are_cut_without_being_told_to(B: int, L: int, D: int, N: int
 @pytest.mark.parametrize("form", [EXACT, Form("taylor", 3, -1.5)], ids=str)
 def test_precision_of_narrow_sequences(form: Form, dtype: torch.dtype, tolerance: float, cut: None) -> None:
     check(problem(L=200, form=form, dtype=dtype), tolerance)
+
+
+def test_bfloat16_is_rounded_where_it_is_read_and_written_and_nowhere_between(cut: None) -> None:
+    given = problem(L=40, dtype=torch.bfloat16, present=("skip", "bias", "state", "last"))
+    wide = by_chunks(changed(given.inputs, Tensor.float), given.form, given.grad_y.float(), given.grad_last)
+    assert all(torch.equal(x, wide[name].to(x.dtype)) for name, x in by_chunks(*given).items())
 
 
 def test_of_float32_over_a_thousand_steps_of_slow_decay() -> None:
@@ -222,7 +228,7 @@ def test_a_second_backward_pass_finds_the_same_and_nothing_is_overwritten(S: int
 def test_without_keep_there_are_the_outputs_alone(cut: None) -> None:
     given = problem()
     kept, alone = (chunked.forward(given.inputs, given.form, keep) for keep in (True, False))
-    assert kept.checkpoints.shape == chunked.checkpoint_shape(given.inputs, given.form)
+    assert kept.checkpoints.shape == chunked.saved_shapes(given.inputs, given.form)[1]
     assert alone.checkpoints.numel() == 0
     assert all(torch.equal(x, y) for x, y in zip(kept[:3], alone[:3], strict=True))
 
@@ -283,6 +289,17 @@ def test_no_tensor_of_all_states_is_ever_made(monkeypatch: pytest.MonkeyPatch) -
         by_chunks(*given)
     sequence, chunk, kept = S * B * L * N, 2 * (steps + 1) * N * D * lanes, S * B * D * N * L // steps
     assert largest.numbers <= max(sequence, chunk, kept) < S * B * L * D * N / 5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_the_same_on_cuda(form: Form, cut: None) -> None:
+    given = problem(L=70, form=form)
+    assert given.grad_last is not None
+    found = by_chunks(changed(given.inputs, Tensor.cuda), form, given.grad_y.cuda(), given.grad_last.cuda())
+    for name, x in by_chunks(*given).items():
+        torch.testing.assert_close(found[name].cpu(), x, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

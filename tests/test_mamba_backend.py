@@ -93,7 +93,7 @@ def test_conversion_to_the_extensions_layout(present: tuple[str, ...], extension
         torch.testing.assert_close(raw, reference(inputs._replace(z=None), Form())[0])
     else:
         assert raw.numel() == 0
-    assert checkpoints.shape == mamba.checkpoint_shape(inputs, Form())
+    assert checkpoints.shape == mamba.saved_shapes(inputs, Form())[1]
     assert mamba.forward(inputs, Form(), False).checkpoints.numel() == 0
     grad_y = torch.randn_like(y).transpose(1, 2).contiguous().transpose(1, 2)
     found = mamba.backward(grad_y, None, inputs, Form(), raw, checkpoints)
@@ -105,8 +105,8 @@ def test_conversion_to_the_extensions_layout(present: tuple[str, ...], extension
 
 
 def test_checkpoints_of_several_chunks() -> None:
-    assert mamba.checkpoint_shape(problem(L=2049), Form()) == (2, 3, 4, 2, 4)
-    assert mamba.checkpoint_shape(problem(L=2048), Form()) == (2, 3, 4, 1, 4)
+    assert mamba.saved_shapes(problem(L=2049), Form())[1] == (2, 3, 4, 2, 4)
+    assert mamba.saved_shapes(problem(L=2048), Form())[1] == (2, 3, 4, 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_against_the_reference_on_a_gpu(present: tuple[str, ...], L: int, dtype:
     weights = torch.randn_like(found)
     grads, expected_grads = (torch.autograd.grad(y, list(tensors.values()), weights) for y in (found, expected))
     for grad, wanted in zip(grads, expected_grads, strict=True):
-        error = (grad - wanted).double().norm() / wanted.double().norm()
+        error = (grad - wanted).double().norm() / wanted.double().norm().clamp(min=1)  # of one step, dA is 0
         assert error < TOLERANCE[dtype]["rtol"], error
 
 

@@ -38,9 +38,9 @@ def unsupported(inputs: Inputs, form: Form) -> str | None:
     return None
 
 
-def checkpoint_shape(inputs: Inputs, form: Form) -> tuple[int, ...]:
-    """The states before each chunk (chunks, N, D, P); or a and all states (2, L + 1, N, D, P) where one chunk is all."""
-    return _Size.of(inputs).checkpoints
+def saved_shapes(inputs: Inputs, form: Form) -> tuple[Sequence[int], Sequence[int]]:
+    """y before the gate; the states before each chunk (chunks, N, D, P), of a single one a and all (2, L + 1, N, D, P)."""
+    return (0,) if inputs.z is None else inputs.u.shape, _Size.of(inputs).checkpoints
 
 
 def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
@@ -211,8 +211,8 @@ def _walk(
         for i in range(size.chunks)[:: -1 if backwards else 1]:
             P, n, _ = given[0][i].shape
             if (P, n) not in memory:
-                ours = kept if size.whole else None
-                memory[P, n] = _Chunk(like.new_empty(2, n + 1, size.N, size.D, P) if ours is None else ours)
+                states = kept if size.whole else None
+                memory[P, n] = _Chunk(like.new_empty(2, n + 1, size.N, size.D, P) if states is None else states)
             yield lanes, i, memory[P, n], [_read(x[i], like.dtype) for x in given], [x[i] for x in asked]
 
 

@@ -7,6 +7,7 @@ in one order, so two runs give the same bits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import Any, NamedTuple
@@ -68,24 +69,22 @@ def unsupported(inputs: Inputs, form: Form) -> str | None:
 
 
 def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
-    """y, the last state, and where `keep` is set y before the gate and the state before every few steps."""
+    """y, the last state, and where `keep` is set the state before every few steps."""
     from expbench.ops.selective import kernels
 
     given, inputs = inputs, _prepared(inputs)
     S, batch, L, D = inputs.u.shape
     N = inputs.A.shape[-1]
     tile = forward_tile(S * batch, L, D, N)
-    kept = checkpoint_shape(given, form) if keep else (0, S, batch, D, N)
+    kept = saved_shapes(given, form)[1] if keep else (0,)
     y = torch.empty_like(inputs.u)
     last = inputs.A.new_empty(S, batch, D, N)
-    raw = torch.empty_like(y) if inputs.z is not None else y.new_empty(0)
     checkpoints = inputs.A.new_empty(kept)
     blocks, programs = _grid(tile, S * batch, D)
     with _device_of(inputs.u):
         kernels.forward_kernel[(programs,)](
             *(_given(x, inputs.u) for x in inputs),
             y,
-            raw,
             last,
             checkpoints,
             S * batch,
@@ -100,7 +99,7 @@ def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
             STAGES=3,
             num_warps=1,
         )
-    return Outputs(y, last[..., : given.A.shape[-1]], raw, checkpoints)
+    return Outputs(y, last[..., : given.A.shape[-1]], y.new_empty(0), checkpoints)
 
 
 def backward(
@@ -128,7 +127,7 @@ def backward(
         grad_last = _padded(grad_last.to(A.dtype), N)
     with _device_of(u):
         kernels.backward_kernel[(programs,)](
-            *(_given(x, u) for x in (*inputs[:8], inputs.coefficients, raw, checkpoints, grad_y.contiguous(), grad_last)),
+            *(_given(x, u) for x in (*inputs[:8], inputs.coefficients, checkpoints, grad_y.contiguous(), grad_last)),
             du,
             ddelta,
             *(_given(x, u) for x in (dz, dA, dB, dC, dskip, dbias, dstate)),
@@ -159,11 +158,11 @@ def backward(
     )
 
 
-def checkpoint_shape(inputs: Inputs, form: Form) -> tuple[int, ...]:
-    """The shape of `Outputs.checkpoints`: the states (S, B, D, N) before every T-th step of the backward's tile."""
+def saved_shapes(inputs: Inputs, form: Form) -> tuple[Sequence[int], Sequence[int]]:
+    """Nothing of y, which the backward computes anew; the states (S, B, D, N) before every T-th step of its tile."""
     S, batch, L, D = inputs.u.shape
     N = _power(inputs.A.shape[-1])
-    return (-(-L // backward_tile(S * batch, L, D, N).T), S, batch, D, N)
+    return (0,), (-(-L // backward_tile(S * batch, L, D, N).T), S, batch, D, N)
 
 
 def forward_tile(sequences: int, L: int, D: int, N: int) -> Tile:

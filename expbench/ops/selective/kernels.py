@@ -134,7 +134,7 @@ def _exp_taylor(v, DEGREE: tl.constexpr):
 @triton.jit
 def forward_kernel(
     u, delta, A, B, C, skip, z, bias, state, coefficients,
-    y, raw, last, checkpoints,
+    y, last, checkpoints,
     sequences, batch, L, D, blocks,
     N: tl.constexpr, T: tl.constexpr, V: tl.constexpr, LN: tl.constexpr, LD: tl.constexpr, LB: tl.constexpr, R: tl.constexpr,
     KIND: tl.constexpr, DEGREE: tl.constexpr, LOWEST: tl.constexpr, DELTA_ON_B: tl.constexpr,
@@ -179,7 +179,6 @@ def forward_kernel(
     y += at
     if GATE:
         z += at
-        raw += at
     of_sequence = (s * L + time) * N + n
     B += of_sequence
     C += of_sequence
@@ -226,14 +225,12 @@ def forward_kernel(
             y_t += factor * u_t
         if EVEN and EVEN_L:
             if GATE:
-                tl.store(raw, y_t.to(raw.dtype.element_ty))
                 z_t = tl.load(z).to(tl.float32)
                 y_t *= _silu(z_t, FAST)
             tl.store(y, y_t.to(y.dtype.element_ty))
         else:
             inside = here & (time < L - t)
             if GATE:
-                tl.store(raw, y_t.to(raw.dtype.element_ty), mask=inside)
                 z_t = tl.load(z, mask=inside, other=0.0).to(tl.float32)
                 y_t *= _silu(z_t, FAST)
             tl.store(y, y_t.to(y.dtype.element_ty), mask=inside)
@@ -242,7 +239,6 @@ def forward_kernel(
         y += T * D
         if GATE:
             z += T * D
-            raw += T * D
         B += T * N
         C += T * N
     tl.store(last + of_state, h, mask=here)
@@ -308,7 +304,7 @@ def _store_sums(rows, target, lane, v, steps, inside, N, T: tl.constexpr, V: tl.
 
 @triton.jit
 def backward_kernel(
-    u, delta, A, B, C, skip, z, bias, coefficients, raw, checkpoints, grad_y, grad_last,
+    u, delta, A, B, C, skip, z, bias, coefficients, checkpoints, grad_y, grad_last,
     du, ddelta, dz, dA, dB, dC, dskip, dbias, dstate,
     sequences, batch, L, D, blocks,
     N: tl.constexpr, T: tl.constexpr, V: tl.constexpr, LN: tl.constexpr, LD: tl.constexpr, LB: tl.constexpr, R: tl.constexpr,
@@ -373,7 +369,6 @@ def backward_kernel(
     ddelta += at
     if GATE:
         z += at
-        raw += at
         dz += at
     B += (s * L + start + time) * N + n
     C += (s * L + start + time) * N + n
@@ -396,16 +391,10 @@ def backward_kernel(
         if GATE:
             if EVEN and EVEN_L:
                 z_t = tl.load(z).to(tl.float32)
-                raw_t = tl.load(raw).to(tl.float32)
             else:
                 z_t = tl.load(z, mask=inside, other=0.0).to(tl.float32)
-                raw_t = tl.load(raw, mask=inside, other=0.0).to(tl.float32)
             open_t = 1.0 / (1.0 + _exp2(z_t * -LOG2E, FAST))
-            dz_t = dy * raw_t * open_t * (1.0 + z_t * (1.0 - open_t))
-            if EVEN and EVEN_L:
-                tl.store(dz, dz_t.to(dz.dtype.element_ty))
-            else:
-                tl.store(dz, dz_t.to(dz.dtype.element_ty), mask=inside)
+            of_z = dy * open_t * (1.0 + z_t * (1.0 - open_t))
             dy *= z_t * open_t
         if BIAS:
             x += shift
@@ -428,6 +417,7 @@ def backward_kernel(
             dys += (_row(dy, time, i),)
         by_source = ()
         by_step = ()
+        ys = ()
         next_p = ()
         next_sums = ()
         for r in tl.static_range(R):
@@ -453,6 +443,14 @@ def backward_kernel(
                 h = a_i * h + sources[i] * _row(B_t, time, i)
                 a += (a_i,)
                 states += (h,)
+            if GATE:
+                new_ys = ()
+                for i in tl.static_range(T):
+                    y_i = tl.sum(states[i + 1] * _row(C_t, time, i), 1, keep_dims=True)
+                    if r > 0:
+                        y_i += ys[i]
+                    new_ys += (y_i,)
+                ys = new_ys
             carried = p[r]
             dA_r = sums[r]
             dB_rows = ()
@@ -489,6 +487,16 @@ def backward_kernel(
         for j in tl.static_range(T):
             dsource = tl.where(time == T - 1 - j, tl.sum(by_source[j], 3, keep_dims=True), dsource)
             dstep = tl.where(time == T - 1 - j, tl.sum(by_step[j], 3, keep_dims=True), dstep)
+        if GATE:
+            y_t = tl.zeros([T, 1, LD, 1, LB], tl.float32)
+            for i in tl.static_range(T):
+                y_t = tl.where(time == i, tl.sum(ys[i], 3, keep_dims=True), y_t)
+            if SKIP:
+                y_t += factor * u_t
+            if EVEN and EVEN_L:
+                tl.store(dz, (of_z * y_t).to(dz.dtype.element_ty))
+            else:
+                tl.store(dz, (of_z * y_t).to(dz.dtype.element_ty), mask=inside)
         if KIND == "exact":
             dstep *= LN2
         if DELTA_ON_B:
@@ -517,7 +525,6 @@ def backward_kernel(
         ddelta -= T * D
         if GATE:
             z -= T * D
-            raw -= T * D
             dz -= T * D
         B -= T * N
         C -= T * N

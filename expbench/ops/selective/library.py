@@ -37,8 +37,8 @@ class Implementation(Protocol):
     def unsupported(self, inputs: Inputs, form: Form) -> str | None:
         """What it lacks for this ("it has no initial state"), or None. It may look at shapes, dtypes and devices only."""
 
-    def checkpoint_shape(self, inputs: Inputs, form: Form) -> tuple[int, ...]:
-        """The shape of `Outputs.checkpoints` where a gradient is asked for; their dtype is the state's."""
+    def saved_shapes(self, inputs: Inputs, form: Form) -> tuple[Sequence[int], Sequence[int]]:
+        """The shapes of `Outputs.raw`, in the dtype of u, and of `Outputs.checkpoints` where a gradient is asked for."""
 
     def forward(self, inputs: Inputs, form: Form, keep: bool) -> Outputs:
         """keep: whether a gradient may be asked for. Inputs have any strides; no output shares another tensor's memory."""
@@ -135,17 +135,17 @@ class _Scan(_Operator):
         with without_autocast(inputs.u.device.type):
             y, last, raw, checkpoints = implementation.forward(inputs, form, keep)
         if single:
-            y, last, raw = y.squeeze(0), last.squeeze(0), raw if inputs.z is None else raw.squeeze(0)
+            y, last = y.squeeze(0), last.squeeze(0)
         return y.contiguous(), last.contiguous(), raw.contiguous(), checkpoints.contiguous()
 
     @staticmethod
     def fake(*arguments: Any) -> tuple[Tensor, ...]:
         *tensors, keep = arguments
         inputs, form, backend, _ = _problem(tensors)
-        shape = choose(inputs, form, backend)[1].checkpoint_shape(inputs, form) if keep else (0,)
-        u, A, z = tensors[0], tensors[2], tensors[Inputs._fields.index("z")]
+        raw, checkpoints = choose(inputs, form, backend)[1].saved_shapes(inputs, form)
+        u, A = tensors[0], tensors[2]
         last = A.new_empty((*u.shape[:-2], *A.shape[-2:]))
-        return u.new_empty(u.shape), last, u.new_empty((0,) if z is None else u.shape), A.new_empty(shape)
+        return u.new_empty(u.shape), last, u.new_empty(raw), A.new_empty(checkpoints if keep else (0,))
 
     @staticmethod
     def vmap(info: Any, dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
@@ -192,7 +192,7 @@ class _ScanBackward(_Operator):
         inputs, form, backend, single = _problem(tensors)
         _, implementation = choose(inputs, form, backend)
         if single:
-            grad_y, raw = grad_y.unsqueeze(0), raw.unsqueeze(0)
+            grad_y = grad_y.unsqueeze(0)
             grad_last = None if grad_last is None else grad_last.unsqueeze(0)
         with without_autocast(grad_y.device.type):
             found = implementation.backward(grad_y, grad_last, inputs, form, raw, checkpoints)

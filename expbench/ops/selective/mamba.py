@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -62,10 +63,10 @@ def unsupported(inputs: Inputs, form: Form) -> str | None:
     return next((reason for reason, holds in lacks.items() if holds), None)
 
 
-def checkpoint_shape(inputs: Inputs, form: Form) -> tuple[int, ...]:
-    """The extension's own: a product of transitions and a state for each chunk, interleaved."""
+def saved_shapes(inputs: Inputs, form: Form) -> tuple[Sequence[int], Sequence[int]]:
+    """The extension's own: y before the gate; a product of transitions and a state for each chunk, interleaved."""
     S, B, L, D = inputs.u.shape
-    return S, B, D, _chunks(L), 2 * inputs.A.shape[-1]
+    return (0,) if inputs.z is None else (S, B, L, D), (S, B, D, _chunks(L), 2 * inputs.A.shape[-1])
 
 
 def _chunks(L: int) -> int:

@@ -49,8 +49,8 @@ class Inputs(NamedTuple):
 class Outputs(NamedTuple):
     """y (S, B, L, D) in the dtype of u and the last state (S, B, D, N); and what the backward pass asks for.
 
-    raw: y before the gate, (S, B, L, D), empty where there is no gate. checkpoints: states at some steps, in an order of
-    the implementation's own; empty where no gradient was asked for.
+    raw: y before the gate, (S, B, L, D), of implementations that keep it, else empty. checkpoints: states at some steps, in
+    an order of the implementation's own; empty where no gradient was asked for.
     """
 
     y: Tensor
