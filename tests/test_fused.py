@@ -111,8 +111,9 @@ def test_values_and_gradients(S: int, batch: int, L: int, D: int, N: int, form: 
     check(problem(S, batch, L, D, N, FORMS[form], options, torch.float32), FORMS[form])
 
 
-def test_bfloat16() -> None:
-    check(problem(1, 1, 9, 6, 4, FORMS["exact"], ALL, torch.bfloat16), FORMS["exact"])
+@pytest.mark.parametrize("D", [6, 64])
+def test_bfloat16(D: int) -> None:
+    check(problem(1, 1, 9, D, 4, FORMS["exact"], ALL, torch.bfloat16), FORMS["exact"])
 
 
 def test_through_the_operation_on_views() -> None:

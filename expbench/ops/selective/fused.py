@@ -168,18 +168,18 @@ def saved_shapes(inputs: Inputs, form: Form) -> tuple[Sequence[int], Sequence[in
 def forward_tile(sequences: int, L: int, D: int, N: int) -> Tile:
     """The layout of the forward for N a power of two: tiles of 16 steps where L has room for them."""
     every = backward_tile(sequences, L, D, N).T
-    return _tile(sequences, D, N, 16 if L % 16 == 0 or (every == 8 and L > 64) else every)
+    return _tile(sequences, D, N, 16 if L % 16 == 0 or (every == 8 and L > 64) else every, states=8)
 
 
 def backward_tile(sequences: int, L: int, D: int, N: int) -> Tile:
     """The layout of the backward, for N a power of two: tiles of 8 steps, or of 4 where the states before them are few."""
-    return _tile(sequences, D, N, 4 if N <= 4 and D <= 2 * N else 8)
+    return _tile(sequences, D, N, 4 if N <= 4 and D <= 2 * N else 8, states=8 if N > 8 else 4)
 
 
-def _tile(sequences: int, D: int, N: int, T: int) -> Tile:
-    """Four states a thread where N <= 8, eight beyond: fewer lanes along N cost fewer shuffles, but fewer programs run."""
+def _tile(sequences: int, D: int, N: int, T: int, states: int) -> Tile:
+    """With that many states a thread: fewer lanes along N cost fewer shuffles, but fewer programs run."""
     V, quads = min(4, N), N // min(4, N)
-    LN = quads if quads <= 2 else min(_LANES, quads // 2)
+    LN = min(_LANES, max(1, N // states))
     LD = min(_power(D), _LANES // LN)
     return Tile(T, V, LN, LD, min(_power(sequences), _LANES // (LN * LD)), quads // LN)
 
@@ -211,13 +211,24 @@ def _prepared(inputs: Inputs) -> Inputs:
     """Contiguous tensors, N filled up to a power of two with states that stay 0, and few enough conversions of B and C."""
     n = inputs.A.shape[-1]
     N = _power(n)
-    wide = inputs.u.shape[-1] >= _WIDE
-    B, C = ((x.float() if wide else x) for x in (inputs.B, inputs.C))
-    inputs = inputs._replace(B=_padded(B, N), C=_padded(C, N), A=_padded(inputs.A, N))
+    B, C = _padded(inputs.B, N), _padded(inputs.C, N)
+    if B.dtype != torch.float32 and inputs.u.shape[-1] >= _WIDE:
+        B, C = _widened(B, C)
+    inputs = inputs._replace(B=B, C=C, A=_padded(inputs.A, N))
     if inputs.state is not None:
         inputs = inputs._replace(state=_padded(inputs.state, N))
     stacked: Any = [x.contiguous() if x is not None else None for x in inputs]
     return Inputs(*stacked)
+
+
+def _widened(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+    """Contiguous B and C in float32."""
+    from expbench.ops.selective import kernels
+
+    wide_B, wide_C = B.new_empty(B.shape, dtype=torch.float32), C.new_empty(C.shape, dtype=torch.float32)
+    with _device_of(B):
+        kernels.widen_kernel[(-(-B.numel() // 1024),)](B, C, wide_B, wide_C, B.numel(), BLOCK=1024)
+    return wide_B, wide_C
 
 
 def _padded(x: Tensor, N: int) -> Tensor:

@@ -132,6 +132,15 @@ def _exp_taylor(v, DEGREE: tl.constexpr):
 
 
 @triton.jit
+def widen_kernel(B, C, wide_B, wide_C, numbers, BLOCK: tl.constexpr):
+    """B and C in float32, in one launch."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < numbers
+    tl.store(wide_B + at, tl.load(B + at, mask=inside).to(tl.float32), mask=inside)
+    tl.store(wide_C + at, tl.load(C + at, mask=inside).to(tl.float32), mask=inside)
+
+
+@triton.jit
 def forward_kernel(
     u, delta, A, B, C, skip, z, bias, state, coefficients,
     y, last, checkpoints,
