@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
@@ -96,39 +95,63 @@ def _step(x, coefficients, KIND: tl.constexpr, DEGREE: tl.constexpr, FAST: tl.co
 
 
 @triton.jit
-def _transition(v, KIND: tl.constexpr, DEGREE: tl.constexpr, LOWEST: tl.constexpr, FAST: tl.constexpr):
-    """a of v = Delta A; of v log2(e) where it is exact."""
-    if KIND == "exact":
-        return _exp2(v, FAST)
-    if KIND == "linear":
-        return v
-    if LOWEST < 0:
-        v = tl.minimum(tl.maximum(v, LOWEST), 0.0)
-    return _exp_taylor(v, DEGREE)
+def _argument(step, rate, KIND: tl.constexpr, DEGREE: tl.constexpr, LOWEST: tl.constexpr):
+    """What a is a function of: step rate; of a Taylor polynomial w = k (Delta A + 1), in which it has fewer terms.
+
+    `rate` is k A, with k as `_scale` says. Clipping keeps Delta A in [LOWEST, 0].
+    """
+    w = step * rate
+    if KIND == "taylor":
+        w += _scale(KIND, DEGREE)
+        if LOWEST < 0:
+            w = tl.minimum(tl.maximum(w, _scale(KIND, DEGREE) * (LOWEST + 1.0)), _scale(KIND, DEGREE))
+    return w
+
+
+@triton.constexpr_function
+def _scale(kind, degree):
+    """k: log2(e) for exp, and for a Taylor polynomial what makes its leading coefficient 1."""
+    if kind == "exact":
+        return 1.4426950408889634
+    if kind == "linear":
+        return 1.0
+    return (1.0, 2**-0.5, 6 ** (-1 / 3))[degree - 1]
+
+
+@triton.constexpr_function
+def _gain(kind, degree):
+    """By what `_slope` falls short of da / d(Delta A)."""
+    if kind != "taylor":
+        return 1.0
+    return (1.0, 2**0.5, 6 ** (2 / 3) / 2)[degree - 1]
 
 
 @triton.jit
-def _slope(v, KIND: tl.constexpr, DEGREE: tl.constexpr, LOWEST: tl.constexpr):
-    """da/dv where the transition is polynomial."""
-    if KIND == "linear":
-        return v * 0.0 + 1.0
-    slope = _exp_taylor(v, DEGREE - 1)
-    if LOWEST < 0:
-        slope = tl.where((v >= LOWEST) & (v <= 0.0), slope, 0.0)
-    return slope
-
-
-@triton.jit
-def _exp_taylor(v, DEGREE: tl.constexpr):
-    """sum_{k <= DEGREE} v^k / k!, DEGREE 0 to 3."""
+def _transition(w, KIND: tl.constexpr, DEGREE: tl.constexpr, FAST: tl.constexpr):
+    """a of its argument: 2^w, w, or the Taylor polynomial of exp: w, w^2 + 1/2, w^3 + 6^(1/3) / 2 w + 1/3."""
     tl.static_assert(DEGREE <= 3)
-    if DEGREE == 0:
-        return v * 0.0 + 1.0
-    if DEGREE == 1:
-        return v + 1.0
+    if KIND == "exact":
+        return _exp2(w, FAST)
     if DEGREE == 2:
-        return (v * 0.5 + 1.0) * v + 1.0
-    return ((v * (1.0 / 6.0) + 0.5) * v + 1.0) * v + 1.0
+        return w * w + 0.5
+    if DEGREE == 3:
+        return (w * w + 0.9085602964160698) * w + 1.0 / 3.0
+    return w
+
+
+@triton.jit
+def _slope(w, DEGREE: tl.constexpr):
+    """da / d(Delta A) up to `_gain`, of a Taylor polynomial of degree 2 or 3; of degree 1 it is 1."""
+    if DEGREE == 2:
+        return w
+    return w * w + 0.3028534321386899  # 6^(-2/3)
+
+
+@triton.jit
+def _within(step, rate, x, KIND: tl.constexpr, DEGREE: tl.constexpr, LOWEST: tl.constexpr):
+    """x where clipping leaves Delta A as it is, 0 elsewhere."""
+    v = step * rate
+    return tl.where((v >= LOWEST * _scale(KIND, DEGREE)) & (v <= 0.0), x, 0.0)
 
 
 @triton.jit
@@ -164,8 +187,7 @@ def forward_kernel(
         rate = tl.load(A + model * (D * N) + d * N + n)
     else:
         rate = tl.load(A + model * (D * N) + d * N + n, mask=here, other=0.0)
-    if KIND == "exact":
-        rate *= LOG2E
+    rate *= _scale(KIND, DEGREE)
     of_d = _over(rate, 1, 3, 5)
     of_n = _over(rate, 2, 4, 0)
     of_channel = model * D + d
@@ -211,7 +233,7 @@ def forward_kernel(
         B_t = _tie(B_t, of_n, FAST)
         C_t = _tie(C_t, of_n, FAST)
         step, _ = _step(x, c, KIND, DEGREE, FAST)
-        a = _transition(step * rate, KIND, DEGREE, LOWEST, FAST)
+        a = _transition(_argument(step, rate, KIND, DEGREE, LOWEST), KIND, DEGREE, FAST)
         if not EVEN_L:
             a = tl.where(time < L - t, a, 1.0)
         if DELTA_ON_B:
@@ -346,8 +368,7 @@ def backward_kernel(
             rate = tl.load(A + of_channel * N + n + r * (LN * V))
         else:
             rate = tl.load(A + of_channel * N + n + r * (LN * V), mask=here, other=0.0)
-        if KIND == "exact":
-            rate *= LOG2E
+        rate *= _scale(KIND, DEGREE)
         rates += (rate,)
         if LAST:
             p += (tl.load(grad_last + of_first_state + r * (LN * V), mask=here, other=0.0),)
@@ -446,7 +467,7 @@ def backward_kernel(
             a = ()
             states = (h,)
             for i in tl.static_range(T):
-                a_i = _transition(steps[i] * rate, KIND, DEGREE, LOWEST, FAST)
+                a_i = _transition(_argument(steps[i], rate, KIND, DEGREE, LOWEST), KIND, DEGREE, FAST)
                 if not EVEN_L:
                     a_i = tl.where(lane * 0 + i < left, a_i, 1.0)
                 h = a_i * h + sources[i] * _row(B_t, time, i)
@@ -471,8 +492,13 @@ def backward_kernel(
                 carried = a[T - 1 - j] * g
                 if KIND == "exact":
                     dv = carried * states[T - 1 - j]
+                elif DEGREE <= 1:
+                    dv = g * states[T - 1 - j]
                 else:
-                    dv = g * states[T - 1 - j] * _slope(steps[T - 1 - j] * rate, KIND, DEGREE, LOWEST)
+                    w = _argument(steps[T - 1 - j], rate, KIND, DEGREE, LOWEST)
+                    dv = g * states[T - 1 - j] * _slope(w, DEGREE)
+                if LOWEST < 0:
+                    dv = _within(steps[T - 1 - j], rate, dv, KIND, DEGREE, LOWEST)
                 dA_r += dv * steps[T - 1 - j]
                 of_source = tl.sum(g * _row(B_t, time, T - 1 - j), 1, keep_dims=True)
                 of_step = tl.sum(dv * rate, 1, keep_dims=True)
@@ -506,8 +532,7 @@ def backward_kernel(
                 tl.store(dz, (of_z * y_t).to(dz.dtype.element_ty))
             else:
                 tl.store(dz, (of_z * y_t).to(dz.dtype.element_ty), mask=inside)
-        if KIND == "exact":
-            dstep *= LN2
+        dstep *= _gain(KIND, DEGREE) / _scale(KIND, DEGREE)
         if DELTA_ON_B:
             dstep += dsource * u_t
             du_t = dsource * step
@@ -548,7 +573,7 @@ def backward_kernel(
     for r in tl.static_range(R):
         if STATE:
             tl.store(dstate + of_first_state + r * (LN * V), p[r], mask=here)
-        dA_r = sums[r]
+        dA_r = sums[r] * _gain(KIND, DEGREE)
         if JOINT:
             dA_r = tl.sum(dA_r, 4, keep_dims=True)
         tl.store(dA + of_state + r * (LN * V), dA_r, mask=inside)
