@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from expbench.errors import BadInput, unknown
+
+if TYPE_CHECKING:
+    from logging.handlers import MemoryHandler
 
 app = typer.Typer(
     name="expbench",
@@ -130,7 +133,7 @@ def run(
         task_settings=tuple(task_setting or ()),
         model_settings=tuple(model_setting or ()),
     )
-    _show_log()
+    held = _hold_log()
     with backends.using(None if backend == "auto" else backend):
         jobs = grid.expand(request, chosen)
         if dry_run:
@@ -144,6 +147,7 @@ def run(
         if save_weights:
             table.open_folder(str(folder / "weights"))
         plan = sweep.plan(jobs, folder, part)
+        _show_log(held)
         _say(f"{_count(plan)} on {chosen}, into {folder}")
         progress = Progress(plan.missing)
         signal.signal(signal.SIGTERM, _interrupt)
@@ -329,15 +333,27 @@ def _bad_files(problems: list[str]) -> None:
         raise SystemExit(2)
 
 
-def _show_log() -> None:
-    """Print what the package logs, such as which implementation of an operation was chosen."""
+def _hold_log() -> MemoryHandler:
+    """Keep what the package logs until it is known that nothing is wrong with the command."""
+    import logging
+    from logging.handlers import MemoryHandler
+
+    held = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+    logger = logging.getLogger("expbench")
+    logger.handlers[:] = [held]
+    logger.setLevel(logging.INFO)
+    return held
+
+
+def _show_log(held: MemoryHandler) -> None:
+    """Print what was logged, such as which implementation of an operation was chosen, and from now on what will be."""
     import logging
 
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    logger = logging.getLogger("expbench")
-    logger.handlers[:] = [handler]
-    logger.setLevel(logging.INFO)
+    shown = logging.StreamHandler()
+    shown.setFormatter(logging.Formatter("%(message)s"))
+    held.setTarget(shown)
+    held.flush()
+    logging.getLogger("expbench").handlers[:] = [shown]
 
 
 def _say(line: str) -> None:

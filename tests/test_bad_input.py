@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from expbench import table
+from expbench.ops.selective import fused, mamba
 from tests.conftest import TINY, CommandLine, is_bad_input
 from tests.test_table import broken_files
 
@@ -224,3 +226,23 @@ def test_a_plugin_that_clashes_names_both_places(expbench: CommandLine, tmp_path
     (folder / "s6.py").write_text("")
     for command in (["list"], ["run", "--task", "polyreg", "--models", "attn"]):
         is_bad_input(expbench(*command, "--models-dir", str(folder)), "two models are named 's6'", "built-in", str(folder))
+
+
+def test_a_backend_that_is_forced(expbench: CommandLine) -> None:
+    """An unknown one, one that is absent here, and one that cannot do what a model asks for; nothing is left behind."""
+    sweep = ["run", "--task", "polyreg", *TINY]
+    is_bad_input(expbench(*sweep, "--models", "s6", "--backend", "tritn"), "--backend", "did you mean 'triton'?")
+    if mamba.absent() is not None:
+        is_bad_input(expbench(*sweep, "--models", "s6", "--backend", "mamba"), "mamba does not work here", "to get it: ")
+    if fused.absent() is None:
+        words = ["--models", "s6-poly", "-m", "taylor=4", "--backend", "triton"]
+        is_bad_input(expbench(*sweep, *words), "s6-poly", "Taylor polynomials up to degree 3, not 4")
+    assert not Path("results").exists()
+
+
+def test_a_model_without_the_forced_backend_is_recorded_so(expbench: CommandLine) -> None:
+    answer = expbench("run", "--task", "polyreg", "--models", "s6,linattn,ssm", *TINY, "--backend", "reference")
+    assert answer.code == 0
+    frame, _ = table.read(Path("results"))
+    runs = frame[frame.kind == "run"].drop_duplicates("key")
+    assert dict(zip(runs.model, runs.backend, strict=True)) == {"s6": "reference", "linattn": "reference", "ssm": "torch"}

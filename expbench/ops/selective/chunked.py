@@ -138,10 +138,6 @@ class _Size(NamedTuple):
         """The lanes of each tile."""
         return [slice(first, first + self.lanes) for first in range(0, self.P, self.lanes)]
 
-    def cut(self, x: Tensor, lanes: slice) -> Sequence[Tensor]:
-        """The chunks (lanes, n, ...) of a sequence (P, L, ...)."""
-        return (x,) if self.whole else x[lanes].chunk(self.chunks, 1)
-
     def by_sequence(self, x: Tensor) -> Tensor:
         """(N, D, P) as (S, B, D, N)."""
         return x.view(self.N, self.D, self.S, self.B).permute(2, 3, 1, 0)
@@ -185,7 +181,7 @@ class _Shared(NamedTuple):
 
     def among(self, lanes: slice) -> _Shared:
         """Those of some lanes, in the same memory."""
-        if lanes.stop - lanes.start == self.A.shape[-1]:
+        if lanes.stop == self.A.shape[-1] and not lanes.start:
             return self
         skip, bias = (None if x is None else x[:, lanes] for x in (self.skip, self.bias))
         return _Shared(self.A[..., lanes], self.state[..., lanes], skip, bias, [x[:, lanes] for x in self.coefficients])
@@ -200,32 +196,35 @@ def _walk(
     *,
     backwards: bool = False,
 ) -> Iterator[tuple[slice, int, _Chunk, list[Tensor], list[Tensor]]]:
-    """Each chunk of each tile: the tile's lanes, the chunk's number, memory, tensors read, and parts (P, n, width) to write.
+    """Each chunk of each tile: its lanes, the number of the chunk, memory, tensors read, and parts (..., n, width) to write.
 
     Sequences are (S, B, L, ...). like: has the state's dtype. kept: the checkpoints, the memory of a problem of one chunk.
     """
+    if size.whole:
+        states = like.new_empty(size.checkpoints) if kept is None else kept
+        yield slice(size.P), 0, _Chunk(states), [_read(x, size.P, like.dtype) for x in reads], list(writes)
+        return
     memory: dict[tuple[int, int], _Chunk] = {}
     sources, targets = ([x.flatten(0, 1) for x in xs] for xs in (reads, writes))
     for lanes in size.tiles():
-        given, asked = ([size.cut(x, lanes) for x in xs] for xs in (sources, targets))
+        given, asked = ([x[lanes].chunk(size.chunks, 1) for x in xs] for xs in (sources, targets))
         for i in range(size.chunks)[:: -1 if backwards else 1]:
             P, n, _ = given[0][i].shape
             if (P, n) not in memory:
-                states = kept if size.whole else None
-                memory[P, n] = _Chunk(like.new_empty(2, n + 1, size.N, size.D, P) if states is None else states)
-            yield lanes, i, memory[P, n], [_read(x[i], like.dtype) for x in given], [x[i] for x in asked]
+                memory[P, n] = _Chunk(like.new_empty(2, n + 1, size.N, size.D, P))
+            yield lanes, i, memory[P, n], [_read(x[i], P, like.dtype) for x in given], [x[i] for x in asked]
 
 
-def _read(part: Tensor, dtype: torch.dtype) -> Tensor:
-    """(P, n, width) as (n, width, P), perhaps in the same memory.
+def _read(part: Tensor, P: int, dtype: torch.dtype) -> Tensor:
+    """(..., n, width) of P lanes as (n, width, P), perhaps in the same memory.
 
     In two moves, each along rows of memory: one would go across, in strides of L, which is too often a power of 2.
     """
-    return part.flatten(1).to(dtype).contiguous().t().contiguous().view(*part.shape[1:], -1)
+    return part.reshape(P, -1).to(dtype).contiguous().t().contiguous().view(*part.shape[-2:], P)
 
 
 def _write(parts: Sequence[Tensor], found: Sequence[Tensor]) -> None:
-    """Put each (n, width, P) into a part (P, n, width)."""
+    """Put each (n, width, P) into a part (..., n, width)."""
     for part, x in zip(parts, found, strict=True):
         part.copy_(x.flatten(0, 1).t().contiguous().view(part.shape))
 
