@@ -22,7 +22,7 @@ from expbench.bench_cases import DTYPES, NATIVE, Case, Planned, tensors
 from expbench.bench_clock import Clock, Times, copy_time, exp_rate, peak_bytes
 from expbench.bench_solvers import LIMITS, expected, part, same_bits, solver, worst_error
 from expbench.bench_text import progress, text, title
-from expbench.errors import BadInput
+from expbench.errors import first_line
 from expbench.ops import backends
 from expbench.ops.selective.problem import Inputs
 from expbench.text import number
@@ -169,7 +169,7 @@ def _guarded(row: Row, act: Callable[[], None]) -> None:
     try:
         act()
     except Exception as error:  # out of memory, a kernel that does not compile: each raises its own
-        row |= {"status": "failed", "error": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"}
+        row |= {"status": "failed", "error": first_line(error)}
 
 
 def _limits(case: Case, inputs: Inputs, clock: Clock, rate: float | None) -> Row:
@@ -233,18 +233,6 @@ def _provenance(device: str) -> Row:
         "git_commit": provenance.git_commit(),
         "created": datetime.now(UTC),
     }
-
-
-def open_folder(path: str) -> Path:
-    """The folder of the table and the figure, created if need be; raises `BadInput` if it cannot be written."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        replace(folder / ".writable", lambda aside: aside.touch())
-        (folder / ".writable").unlink()
-    except OSError as error:
-        raise BadInput(f"--out: {path!r} cannot be written ({error.strerror or error}); name a folder that can") from error
-    return folder
 
 
 def write(rows: Sequence[Row], folder: Path) -> Path:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from expbench.errors import BadInput, unknown
 from expbench.ops import backends
+from expbench.ops.selective.library import implementation
 from expbench.ops.selective.problem import Form, Inputs, state_dtype
 from expbench.ops.taylor import softplus_coefficients
 from expbench.settings import split_list
@@ -26,7 +26,6 @@ _DEFAULTS = {
     "cuda": "32x768x1024x16,8x1536x1024x16,8x1536x4096x16,65536x2x20x2,65536x4x32x4,4096x4x256x4,4096x8x1024x8",
     "cpu": "256x4x1024x4,1024x4x256x4",
 }
-_MODULES = {"torch": "chunked", "triton": "fused", "mamba": "mamba"}
 _REFERENCE_MOST = {"cuda": 1 << 27, "cpu": 1 << 25}  # state elements: beyond, the plain loop is not timed
 _LARGEST = {"B": 1 << 24, "D": 1 << 16, "L": 1 << 24, "N": 1 << 10}
 _TINY = 8  # states: up to here a GPU is given float32 and no gate, beyond bfloat16 and a gate, as language models have them
@@ -183,13 +182,7 @@ def _reason_against(name: str, case: Case, like: Inputs, device: str) -> str | N
     if name == "reference":
         many = case.elements * case.N > _REFERENCE_MOST[device]
         return "a plain loop under autograd is too slow and needs too much memory at this size" if many else None
-    reason: str | None = module(name).unsupported(like, case.form)
-    return reason
-
-
-def module(name: str) -> Any:
-    """The module that implements a backend other than ``reference``."""
-    return import_module(f"expbench.ops.selective.{_MODULES[name]}")
+    return implementation(name).unsupported(like, case.form)
 
 
 def stand_in(case: Case, device: str) -> Inputs:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from expbench.bench_cases import NATIVE, REFERENCE_BYTES, memory, module
+from expbench.bench_cases import NATIVE, REFERENCE_BYTES, memory
+from expbench.ops.selective.library import implementation
 from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
 from expbench.ops.selective.reference import reference
 
@@ -45,7 +46,7 @@ def solver(name: str, inputs: Inputs, form: Form, grad_y: Tensor) -> Solver:
         return _Loop(inputs, form, grad_y)
     if name == NATIVE:
         return _Native(inputs, grad_y)
-    return _Implementation(module(name), inputs, form, grad_y)
+    return _Implementation(implementation(name), inputs, form, grad_y)
 
 
 class _Implementation:

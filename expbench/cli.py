@@ -21,6 +21,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help answers twice as fast as boxes
 )
 
+_DEVICES = ("auto", "cpu", "cuda")
+
 bench_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
 
@@ -99,12 +101,10 @@ def run(
     """
     _add_folders(tasks_dir, models_dir)
     part = _shard(shard)
-    if device not in ("auto", "cpu", "cuda"):
-        raise unknown("value of --device:", device, ("auto", "cpu", "cuda"))
     from expbench.ops import backends
 
-    if backend not in ("auto", *backends.BACKENDS):
-        raise unknown("value of --backend:", backend, ("auto", *backends.BACKENDS))
+    _check("--device", device, _DEVICES)
+    _check("--backend", backend, ("auto", *backends.BACKENDS))
     # Read when torch is loaded: threads that wait without spinning are as fast alone, and twice as fast on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench import grid, sweep, table
@@ -287,21 +287,18 @@ def bench_scan(
 
     Lists are 1,2,3. What is wrong or fails is said and not timed, and the exit code is then 1.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        from expbench.errors import unknown
-
-        raise unknown("value of --device:", device, ("auto", "cpu", "cuda"))
+    _check("--device", device, _DEVICES)
     if not 0 <= seconds <= 3600:  # nan is not either
         raise BadInput(f"--seconds: {seconds:g} is not between 0 and 3600")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from expbench import bench, bench_cases, sweep
+    from expbench import bench, bench_cases, sweep, table
 
     chosen = sweep.choose_device(device)
     cases = bench_cases.cases(shapes, L, dtype, transition, gate, chosen)
     planned, notes = bench_cases.plan(cases, backend, chosen)
     options = bench.Options(chosen, seconds, check, threads)
     signal.signal(signal.SIGTERM, _interrupt)
-    raise SystemExit(bench.run(planned, options, notes, bench.open_folder(out), _say))
+    raise SystemExit(bench.run(planned, options, notes, table.open_folder(out, "--out", "results/bench"), _say))
 
 
 def _add_folders(tasks_dir: list[str] | None, models_dir: list[str] | None) -> None:
@@ -311,6 +308,11 @@ def _add_folders(tasks_dir: list[str] | None, models_dir: list[str] | None) -> N
         plugins.add_folder("task", folder)
     for folder in models_dir or []:
         plugins.add_folder("model", folder)
+
+
+def _check(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise unknown(f"value of {option}:", value, choices)
 
 
 def _shard(text: str) -> tuple[int, int]:

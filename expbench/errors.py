@@ -24,3 +24,9 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> BadInput:
     near = get_close_matches(str(name).lower(), lower, n=1, cutoff=0.4)
     hint = f"; did you mean {lower[near[0]]!r}?" if near else ";"
     return BadInput(f"unknown {kind} {str(name)!r}{hint} (known: {', '.join(known) or 'none'})")
+
+
+def first_line(error: BaseException) -> str:
+    """The type of an exception and the first line of what it says."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

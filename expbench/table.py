@@ -133,10 +133,10 @@ def compact(folder: Path, name: str) -> Path:
     return path
 
 
-def open_folder(path: str) -> Path:
-    """Create the results folder if need be and make sure that it can be written; raises `BadInput` otherwise."""
+def open_folder(path: str, option: str = "--results", example: str = "results") -> Path:
+    """Create the folder that `option` names if need be and make sure that it can be written; raises `BadInput` otherwise."""
     if not path:
-        raise BadInput("--results: the name of the folder is empty; name one, as --results results")
+        raise BadInput(f"{option}: the name of the folder is empty; name one, as {option} {example}")
     folder = Path(path)
     probe = folder / f".{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -149,7 +149,7 @@ def open_folder(path: str) -> Path:
     except OSError as error:
         reason = error.strerror or error
         raise BadInput(
-            f"--results: {path!r} cannot be written ({reason}); name a folder that can, as --results results"
+            f"{option}: {path!r} cannot be written ({reason}); name a folder that can, as {option} {example}"
         ) from error
     return folder
 

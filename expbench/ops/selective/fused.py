@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from expbench.errors import first_line
 from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
 
 LARGEST_DEGREE, LARGEST_STATE = 3, 256
@@ -42,7 +43,7 @@ def absent() -> str | None:
 
         from expbench.ops.selective import kernels
     except Exception as error:  # a broken install raises anything
-        return f"Triton cannot be imported ({_first_line(error)}): pip install 'expbench[triton]' (Linux)"
+        return f"Triton cannot be imported ({first_line(error)}): pip install 'expbench[triton]' (Linux)"
     if _interpreted():
         return None
     if not torch.cuda.is_available():
@@ -51,7 +52,7 @@ def absent() -> str | None:
         x = torch.ones(1, 1, 2, 1, device="cuda")
         forward(Inputs(x, x, -torch.ones(1, 1, 1, device="cuda"), x, x), Form(), keep=False)
     except Exception as error:  # no compiler, a driver too old, a device too old: each raises its own
-        return f"Triton {triton.__version__} does not compile {kernels.__name__} here ({_first_line(error)})"
+        return f"Triton {triton.__version__} does not compile {kernels.__name__} here ({first_line(error)})"
     return None
 
 
@@ -253,8 +254,3 @@ def _interpreted() -> bool:
     from triton import knobs
 
     return bool(knobs.runtime.interpret)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

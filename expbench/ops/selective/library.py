@@ -56,20 +56,21 @@ def choose(inputs: Inputs, form: Form, backend: str) -> tuple[str, Implementatio
     """
     if backend == "auto":
         name = "triton" if inputs.u.is_cuda and _suits("triton", inputs, form) else "torch"
-        return name, _implementation(name)
+        return name, implementation(name)
     backends.require(backend)
-    implementation = _implementation(backend)
-    reason = implementation.unsupported(inputs, form)
+    module = implementation(backend)
+    reason = module.unsupported(inputs, form)
     if reason is not None:
         raise backends.Unable(f"{OPERATION}: backend {backend!r} cannot do this: {reason}")
-    return backend, implementation
+    return backend, module
 
 
 def _suits(name: str, inputs: Inputs, form: Form) -> bool:
-    return backends.absent(name) is None and _implementation(name).unsupported(inputs, form) is None
+    return backends.absent(name) is None and implementation(name).unsupported(inputs, form) is None
 
 
-def _implementation(name: str) -> Implementation:
+def implementation(name: str) -> Implementation:
+    """The module of a backend other than ``reference``."""
     return cast(Implementation, import_module(f"expbench.ops.selective.{_MODULES[name]}"))
 
 
@@ -130,10 +131,10 @@ class _Scan(_Operator):
     def kernel(*arguments: Any) -> tuple[Tensor, ...]:
         *tensors, keep = arguments
         inputs, form, backend, single = _problem(tensors)
-        name, implementation = choose(inputs, form, backend)
+        name, module = choose(inputs, form, backend)
         backends.ran(OPERATION, name)
         with without_autocast(inputs.u.device.type):
-            y, last, raw, checkpoints = implementation.forward(inputs, form, keep)
+            y, last, raw, checkpoints = module.forward(inputs, form, keep)
         if single:
             y, last = y.squeeze(0), last.squeeze(0)
         return y.contiguous(), last.contiguous(), raw.contiguous(), checkpoints.contiguous()
@@ -190,12 +191,12 @@ class _ScanBackward(_Operator):
     def kernel(grad_y: Tensor, grad_last: Tensor | None, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, raw, checkpoints = arguments
         inputs, form, backend, single = _problem(tensors)
-        _, implementation = choose(inputs, form, backend)
+        _, module = choose(inputs, form, backend)
         if single:
             grad_y = grad_y.unsqueeze(0)
             grad_last = None if grad_last is None else grad_last.unsqueeze(0)
         with without_autocast(grad_y.device.type):
-            found = implementation.backward(grad_y, grad_last, inputs, form, raw, checkpoints)
+            found = module.backward(grad_y, grad_last, inputs, form, raw, checkpoints)
         present = [grad_y.new_empty(0) if x is None else x.contiguous() for x in found]
         return tuple(x.squeeze(0) if single and x.ndim > 1 else x for x in present)
 

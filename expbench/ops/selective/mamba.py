@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expbench.errors import first_line
 from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
 
 _HOW = (
@@ -37,8 +38,7 @@ def absent() -> str | None:
         A, B = torch.zeros(1, 1, device="cuda"), torch.ones(1, 1, 1, 8, device="cuda")
         extension.fwd(x, x, A, B, B, None, None, None, True)[0].sum().item()
     except Exception as error:  # wrong ABI, no device, a missing symbol: each raises its own
-        lines = str(error).splitlines() or [""]
-        return f"{type(error).__name__}: {lines[0]}; to get it: {_HOW}"
+        return f"{first_line(error)}; to get it: {_HOW}"
     return None
 
 
