@@ -6,7 +6,6 @@ must move, and the exponentials of an exact transition, both measured in the sam
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from expbench import provenance
+from expbench import files, provenance
 from expbench.bench_cases import DTYPES, NATIVE, Case, Planned, tensors
 from expbench.bench_clock import Clock, Times, copy_time, exp_rate, peak_bytes
 from expbench.bench_solvers import LIMITS, expected, part, same_bits, solver, worst_error
@@ -108,8 +107,9 @@ def run(planned: Sequence[Planned], options: Options, notes: list[str], folder: 
     if rows:
         from expbench import bench_plot, plots
 
-        figure = bench_plot.scan(rows)
-        picture = replace(folder / "scan.svg", lambda aside: plots.save(figure, aside))
+        figure, picture = bench_plot.scan(rows), folder / "scan.svg"
+        with files.replacing(picture) as aside:
+            plots.save(figure, aside)
         print("\n".join([text(rows), *(f"note: {note}" for note in notes), f"{folder / 'scan.parquet'}, {picture}"]))
     return code or int(any(row["status"] != "ok" for row in rows))
 
@@ -235,18 +235,8 @@ def _provenance(device: str) -> Row:
     }
 
 
-def write(rows: Sequence[Row], folder: Path) -> Path:
+def write(rows: Sequence[Row], folder: Path) -> None:
     """Write ``folder/scan.parquet``, in place of one that is there."""
     table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS} for row in rows], schema=SCHEMA)
-    return replace(folder / "scan.parquet", lambda aside: pq.write_table(table, aside, compression="zstd"))
-
-
-def replace(target: Path, fill: Callable[[Path], object]) -> Path:
-    """Have `fill` write a file aside, and put it in the place of `target` in one stroke."""
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        fill(aside)
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
-    return target
+    with files.replacing(folder / "scan.parquet") as aside:
+        pq.write_table(table, aside, compression="zstd")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 import traceback
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import torch
 
-from expbench import rows, table
+from expbench import files, rows, table
 from expbench.errors import BadInput
 from expbench.grid import Job
 from expbench.mixer import unsupported
@@ -192,14 +191,13 @@ def _controls(task: Task) -> Iterator[tuple[str, str, list[Measured]]]:
 
 
 def _save_weights(network: Network, folder: Path, key: str) -> str:
-    """Write the weights aside, rename them, and return their path below the results folder."""
+    """Write the weights and return their path below the results folder."""
     from safetensors.torch import save_file
 
     target = folder / "weights" / f"{key}.safetensors"
     target.parent.mkdir(exist_ok=True)
-    aside = target.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")
-    save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, aside)
-    aside.replace(target)
+    with files.replacing(target) as aside:
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, aside)
     return str(target.relative_to(folder))
 
 

@@ -1,13 +1,12 @@
 """The results table: one fixed, versioned Parquet schema, one row a measured number, one file a finished unit of work.
 
-A file is written aside and renamed, never appended to, so that a killed process leaves no half of one. Processes may share
-a folder and may even finish the same run twice: a reader keeps one row set a key. results/README.md explains the columns.
+A file is replaced, never appended to. Processes may share a folder and may even finish the same run twice: a reader keeps
+one row set a key. results/README.md explains the columns.
 """
 
 from __future__ import annotations
 
 import os
-import time
 import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from expbench import files
 from expbench.errors import BadInput, unknown
 
 if TYPE_CHECKING:
@@ -90,7 +90,6 @@ COLUMNS: dict[str, pa.DataType] = {
 }
 SCHEMA = pa.schema(list(COLUMNS.items()), metadata={"expbench_schema": str(VERSION)})
 PROVENANCE = [*list(COLUMNS)[list(COLUMNS).index("run_seconds") :], "seconds", "traceback"]  # not part of the result
-_STALE_SECONDS = 3600.0
 
 
 class Results(NamedTuple):
@@ -107,15 +106,10 @@ def write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 def _write(folder: Path, name: str, table: pa.Table) -> Path:
     target = folder / f"{name}.parquet"
-    aside = folder / f".{name}.{uuid.uuid4().hex[:8]}.tmp"
-    try:
-        with aside.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(target)
-    finally:
-        aside.unlink(missing_ok=True)
+    with files.replacing(target) as aside, aside.open("wb") as file:  # closed before it is renamed
+        pq.write_table(table, file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
     return target
 
 
@@ -143,9 +137,7 @@ def open_folder(path: str, option: str = "--results", example: str = "results") 
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-        for left in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                left.unlink(missing_ok=True)
+        files.sweep_away(folder)
     except OSError as error:
         reason = error.strerror or error
         raise BadInput(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from expbench.ops import scan
-from expbench.ops.selective import chunked
+from expbench.ops.selective import chunked, chunks
 from expbench.ops.selective.problem import Form, Inputs, state_dtype
 from expbench.ops.selective.reference import discretise, reference
 
@@ -40,7 +40,7 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     """Solve small problems in one chunk, or in tiles of 2 lanes and chunks of 9 steps, which are scanned by halves."""
     if request.param:
         for name, value in {"_CHUNK": 1, "_STEP": 1, "_LANES": 2, "_STEPS": 9}.items():
-            monkeypatch.setattr(chunked, name, value)
+            monkeypatch.setattr(chunks, name, value)
         monkeypatch.setattr(scan, "_SHORT", 4)
 
 
@@ -279,7 +279,7 @@ class Largest(TorchDispatchMode):
 
 def test_no_tensor_of_all_states_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"_CHUNK": 1, "_STEP": 1, "_LANES": 4}.items():
-        monkeypatch.setattr(chunked, name, value)
+        monkeypatch.setattr(chunks, name, value)
     S, B, L, D, N, lanes, steps = 2, 4, 320, 6, 8, 4, 16
     given = problem(S=S, B=B, L=L, D=D, N=N, form=Form("taylor", 3, -1.5))
     with Largest() as largest:

@@ -19,13 +19,14 @@ from torch.nn import functional as F
 from expbench.errors import first_line
 from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
 
-LARGEST_DEGREE, LARGEST_STATE = 3, 256
+LARGEST_DEGREE, LARGEST_STATE = 3, 128
 _LANES = 32  # of a warp; a program is one
+_FULL = 1056  # programs that fill 132 multiprocessors at two a scheduler, for which the registers of the backward leave room
 _WIDE = 64  # channels from which converting B and C to float32 beforehand costs less than in every program
 
 
 class Tile(NamedTuple):
-    """How a program is laid out, by the axes of kernels.py: T steps, V x R states a thread, LN x LD x LB lanes."""
+    """How a program is laid out, by the axes of `kernels`: T steps, V x R states a thread, LN x LD x LB lanes."""
 
     T: int
     V: int
@@ -95,7 +96,7 @@ def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
             blocks,
             N=N,
             **tile._asdict(),
-            **_constants(inputs, form, tile),
+            **_constants(inputs, form, tile, 1),
             KEEP=backward_tile(S * batch, L, D, N).T if keep else 0,
             STAGES=3,
             num_warps=1,
@@ -113,7 +114,8 @@ def backward(
     S, batch, L, D = inputs.u.shape
     N = inputs.A.shape[-1]
     tile = backward_tile(S * batch, L, D, N)
-    blocks, programs = _grid(tile, S * batch, D)
+    turns = backward_turns(tile, S * batch, D)
+    blocks, programs = _grid(tile, S * batch, D, turns)
     u, A = inputs.u, inputs.A
     du, ddelta = torch.empty_like(u), torch.empty_like(u)
     dz = torch.empty_like(u) if inputs.z is not None else None
@@ -138,12 +140,16 @@ def backward(
             D,
             blocks,
             N=N,
-            **tile._asdict(),
-            **_constants(inputs, form, tile),
+            **_lanes(tile),
+            TURNS=turns,
+            **_constants(inputs, form, tile, turns),
             LAST=grad_last is not None,
             JOINT=joint,
             STAGES=3,
             num_warps=1,
+            maxnreg=168
+            if form.kind == "exact" and N >= 16 and turns == 1
+            else None,  # three a scheduler: polynomials would spill
         )
     n = given.A.shape[-1]
     return Gradients(
@@ -174,7 +180,7 @@ def forward_tile(sequences: int, L: int, D: int, N: int) -> Tile:
 
 def backward_tile(sequences: int, L: int, D: int, N: int) -> Tile:
     """The layout of the backward, for N a power of two: tiles of 8 steps, or of 4 where the states before them are few."""
-    return _tile(sequences, D, N, 4 if N <= 4 and D <= 2 * N else 8, states=8 if N > 8 else 4)
+    return _tile(sequences, D, N, 4 if N <= 4 and D <= 2 * N else 8, states=4)
 
 
 def _tile(sequences: int, D: int, N: int, T: int, states: int) -> Tile:
@@ -185,13 +191,26 @@ def _tile(sequences: int, D: int, N: int, T: int, states: int) -> Tile:
     return Tile(T, V, LN, LD, min(_power(sequences), _LANES // (LN * LD)), quads // LN)
 
 
-def _grid(tile: Tile, sequences: int, D: int) -> tuple[int, int]:
+def backward_turns(tile: Tile, sequences: int, D: int) -> int:
+    """How many channels a thread of the backward takes in turn.
+
+    With two there are half as many partial sums of the gradients of B and C to write and read, and half as many programs.
+    """
+    return 2 if tile.LN >= 4 and D >= 2 * tile.LD and _grid(tile, sequences, D, 2)[1] >= _FULL else 1
+
+
+def _grid(tile: Tile, sequences: int, D: int, turns: int = 1) -> tuple[int, int]:
     """Blocks of channels, and programs."""
-    blocks = -(-D // tile.LD)
+    blocks = -(-D // (tile.LD * turns))
     return blocks, blocks * -(-sequences // tile.LB)
 
 
-def _constants(inputs: Inputs, form: Form, tile: Tile) -> dict[str, Any]:
+def _lanes(tile: Tile) -> dict[str, int]:
+    """A tile without R, which the backward has not: its threads have one vector of states."""
+    return {name: size for name, size in tile._asdict().items() if name != "R"}
+
+
+def _constants(inputs: Inputs, form: Form, tile: Tile, turns: int) -> dict[str, Any]:
     S, batch, L, D = inputs.u.shape
     return {
         "KIND": form.kind,
@@ -202,7 +221,7 @@ def _constants(inputs: Inputs, form: Form, tile: Tile) -> dict[str, Any]:
         "GATE": inputs.z is not None,
         "BIAS": inputs.bias is not None,
         "STATE": inputs.state is not None,
-        "EVEN": D % tile.LD == 0 and S * batch % tile.LB == 0,
+        "EVEN": D % (tile.LD * turns) == 0 and S * batch % tile.LB == 0,
         "EVEN_L": L % tile.T == 0,
         "FAST": not _interpreted(),
     }

@@ -1,0 +1,201 @@
+"""How the backend ``torch`` cuts a problem and lays it out in memory: lanes innermost, in tiles, and steps in chunks.
+
+A lane is one sequence of one model. The P = S B lanes are innermost in memory: broadcasts run over whole rows, and many tiny
+models cost what one large batch does. Lanes are cut into tiles and steps into chunks of n, so that the states (n, N, D, P)
+of a chunk stay in the cache. What is called P below is, within a tile, the number of its own lanes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from expbench.ops import scan
+from expbench.ops.selective.problem import Inputs
+
+# Numbers in the states of a chunk (1 MB of float32) and of one step. More leave the cache; with fewer, the 2 us that every
+# call of torch's takes are felt. A GPU needs so many times more numbers a call.
+_CHUNK, _STEP, _CUDA = 1 << 18, 1 << 13, 1 << 6
+_LANES, _STEPS = 64, 16  # at least: rows that are long enough for vectors, and states kept of no more than every 16th step
+
+
+class Size(NamedTuple):
+    """The sizes of a problem, and of its tiles and chunks: how many lanes and steps."""
+
+    S: int
+    B: int
+    L: int
+    D: int
+    N: int
+    lanes: int
+    steps: int
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> Size:
+        (S, B, L, D), N = inputs.u.shape, inputs.A.shape[-1]
+        more = _CUDA if inputs.u.is_cuda else 1
+        lanes = _evenly(S * B, max(_LANES, _STEP * more // (D * N)))
+        return cls(S, B, L, D, N, lanes, _evenly(L, max(_STEPS, _CHUNK * more // (lanes * D * N))))
+
+    @property
+    def P(self) -> int:
+        """The number of lanes."""
+        return self.S * self.B
+
+    @property
+    def chunks(self) -> int:
+        """How many follow each other."""
+        return -(-self.L // self.steps)
+
+    @property
+    def whole(self) -> bool:
+        """Whether one chunk is all."""
+        return self.lanes == self.P and self.steps == self.L
+
+    @property
+    def checkpoints(self) -> tuple[int, ...]:
+        """Their shape."""
+        first = (2, self.L + 1) if self.whole else (self.chunks,)
+        return *first, self.N, self.D, self.P
+
+    def tiles(self) -> list[slice]:
+        """The lanes of each tile."""
+        return [slice(first, first + self.lanes) for first in range(0, self.P, self.lanes)]
+
+    def by_sequence(self, x: Tensor) -> Tensor:
+        """(N, D, P) as (S, B, D, N)."""
+        return x.view(self.N, self.D, self.S, self.B).permute(2, 3, 1, 0)
+
+    def by_model(self, x: Tensor) -> Tensor:
+        """(..., P), summed over the lanes of a model, as (S, ...) with its axes in reverse."""
+        return x.view(*x.shape[:-1], self.S, self.B).sum(-1).permute(*reversed(range(x.ndim)))
+
+
+def _evenly(total: int, most: int) -> int:
+    """The size of parts, as equal as can be, of which none is larger than `most`."""
+    parts = -(-total // most)
+    return -(-total // parts)
+
+
+def by_lane(x: Tensor) -> Tensor:
+    """(S, B, D, N) as (N, D, P)."""
+    return x.flatten(0, 1).permute(2, 1, 0)
+
+
+class Shared(NamedTuple):
+    """What the steps of a lane share, or the gradients of it, which grow from the last step to the first."""
+
+    A: Tensor  # (N, D, P)
+    skip: Tensor | None  # (D, P)
+    bias: Tensor | None  # (D, P)
+    coefficients: list[Tensor]  # each (D, P); they have no gradient
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> Shared:
+        S, B = inputs.u.shape[:2]
+
+        def spread(x: Tensor) -> Tensor:  # (..., S), a number a model, to (..., P)
+            return x.expand(*x.shape[:-1], B) if S == 1 else x.repeat_interleave(B, -1)
+
+        skip, bias = (None if x is None else spread(x.t()) for x in (inputs.skip, inputs.bias))
+        coefficients = [] if inputs.coefficients is None else [spread(x.t()) for x in inputs.coefficients.unbind(1)]
+        return cls(spread(inputs.A.permute(2, 1, 0)), skip, bias, coefficients)
+
+    @classmethod
+    def zeros(cls, inputs: Inputs, size: Size) -> Shared:
+        skip, bias = (None if x is None else x.new_zeros(size.D, size.P) for x in (inputs.skip, inputs.bias))
+        return cls(inputs.A.new_zeros(size.N, size.D, size.P), skip, bias, [])
+
+    def among(self, lanes: slice) -> Shared:
+        """Those of some lanes, in the same memory."""
+        if lanes == slice(0, self.A.shape[-1]):
+            return self
+        skip, bias = (None if x is None else x[:, lanes] for x in (self.skip, self.bias))
+        return Shared(self.A[..., lanes], skip, bias, [x[:, lanes] for x in self.coefficients])
+
+
+class Chunk:
+    """Memory for the states of n steps, with the views that a pass needs: to make one takes half as long as a small call.
+
+    a, h (n, N, D, P): transitions and states. start, end (N, D, P): the state before the first step and after the last.
+    """
+
+    def __init__(self, states: Tensor) -> None:
+        self._a, self._h = states.unbind(0)
+        self.a, self.h, self.start, self.end = self._a[1:], self._h[1:], self._h[0], self._h[-1]
+
+    @cached_property
+    def before(self) -> Tensor:
+        """As h: the states a step earlier."""
+        return self._h[:-1]
+
+    @cached_property
+    def work(self) -> Tensor:
+        """As h, for anything."""
+        return torch.empty_like(self.h)
+
+    @cached_property
+    def slope(self) -> Tensor:
+        """As h. a is not to be overwritten by it: it may be a checkpoint."""
+        return torch.empty_like(self.h)
+
+    @cached_property
+    def adjoint(self) -> Tensor:
+        """(n + 1, N, D, P), of start and the states."""
+        return torch.empty_like(self._h)
+
+    @cached_property
+    def scan(self) -> Callable[[], None]:
+        """Make of h the states, where it holds start and the inputs of the steps."""
+        return scan.in_place(self._a, self._h)
+
+    @cached_property
+    def scan_back(self) -> Callable[[], None]:
+        """Make of the adjoint the gradients of start and the states, where it holds what reaches them from outputs."""
+        return scan.in_place(self._a, self.adjoint, reverse=True)
+
+
+def walk(
+    size: Size,
+    reads: Sequence[Tensor],
+    writes: Sequence[Tensor],
+    like: Tensor,
+    kept: Tensor | None,
+    *,
+    backwards: bool = False,
+) -> Iterator[tuple[slice, int, Chunk, list[Tensor], list[Tensor]]]:
+    """Each chunk of each tile: its lanes, the number of the chunk, memory, tensors read, and parts to `write`.
+
+    Sequences are (S, B, L, ...). like: has the state's dtype. kept: the checkpoints, the memory of a problem of one chunk.
+    """
+    if size.whole:
+        states = like.new_empty(size.checkpoints) if kept is None else kept
+        yield slice(0, size.P), 0, Chunk(states), [_read(x, size.P, like.dtype) for x in reads], list(writes)
+        return
+    memory: dict[tuple[int, int], Chunk] = {}
+    sources, targets = ([x.flatten(0, 1) for x in xs] for xs in (reads, writes))
+    for lanes in size.tiles():
+        given, asked = ([x[lanes].chunk(size.chunks, 1) for x in xs] for xs in (sources, targets))
+        for i in range(size.chunks)[:: -1 if backwards else 1]:
+            P, n, _ = given[0][i].shape
+            if (P, n) not in memory:
+                memory[P, n] = Chunk(like.new_empty(2, n + 1, size.N, size.D, P))
+            yield lanes, i, memory[P, n], [_read(x[i], P, like.dtype) for x in given], [x[i] for x in asked]
+
+
+def _read(part: Tensor, P: int, dtype: torch.dtype) -> Tensor:
+    """(..., n, width) of P lanes as (n, width, P), perhaps in the same memory.
+
+    In two moves, each along rows of memory: one would go across, in strides of L, which is too often a power of 2.
+    """
+    return part.reshape(P, -1).to(dtype).contiguous().t().contiguous().view(*part.shape[-2:], P)
+
+
+def write(parts: Sequence[Tensor], found: Sequence[Tensor]) -> None:
+    """Put each (n, width, P) into a part (..., n, width)."""
+    for part, x in zip(parts, found, strict=True):
+        part.copy_(x.flatten(0, 1).t().contiguous().view(part.shape))

@@ -1,0 +1,159 @@
+"""Rows of a tile in registers, and sums and exchanges over the lanes of a warp."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def row(x, index, i: tl.constexpr):
+    """Row i of x along its first axis, kept as an axis of size 1.
+
+    A sum of integers whose other terms are 0 is one register under another name after compilation; of floats it would not be.
+    """
+    bits = tl.where(index == i, x.to(tl.int32, bitcast=True), 0)
+    return tl.sum(bits, 0, keep_dims=True).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def column_of(x, index, i: tl.constexpr):
+    bits = tl.where(index == i, x.to(tl.int32, bitcast=True), 0)
+    return tl.sum(bits, 1, keep_dims=True).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def over(x, first: tl.constexpr, second: tl.constexpr, third: tl.constexpr):
+    """x summed over three axes, which stay as axes of size 1."""
+    return tl.sum(tl.sum(tl.sum(x, third, keep_dims=True), second, keep_dims=True), first, keep_dims=True)
+
+
+@triton.jit
+def tie(x, anchor, FAST: tl.constexpr):
+    """x itself, in the layout of `anchor`, by instructions that vanish when they are assembled.
+
+    The compiler gives an operation the layout of whichever load reaches it over the fewest operations. Loads of sequences
+    spread time over lanes, where a row costs a reduction, so they are kept farther away than the anchor, which comes from A.
+    """
+    if FAST:
+        for _ in tl.static_range(8):
+            x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+        x = tl.inline_asm_elementwise("mov.b32 $0, $1;", "=f,f,f", [x, anchor], dtype=tl.float32, is_pure=True, pack=1)
+    return x
+
+
+@triton.constexpr_function
+def exchange(stride):
+    return f"shfl.sync.bfly.b32 $0, $1, {stride}, 31, -1;"
+
+
+@triton.jit
+def neighbour(x, index, bit: tl.constexpr, AXIS: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
+    """x of the lane whose index along AXIS differs in `bit`; from one index to the next it is STRIDE lanes of the warp."""
+    if FAST:  # tl.gather would do, but asks for a layout of its own
+        return tl.inline_asm_elementwise(exchange(bit * STRIDE), "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    return tl.gather(x, tl.broadcast_to(index ^ bit, x.shape), AXIS)
+
+
+@triton.jit
+def halve(low, high, index, bit: tl.constexpr, AXIS: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
+    """low + its neighbour's low in lanes where `bit` is 0, high + its neighbour's high where it is 1; neighbours differ in it."""
+    upper = (index & bit) != 0
+    own = tl.where(upper, high, low)
+    other = tl.where(upper, low, high)
+    return own + neighbour(other, index, bit, AXIS, STRIDE, FAST)
+
+
+@triton.jit
+def spread(x, lane, T: tl.constexpr, SHARE: tl.constexpr, LD: tl.constexpr, FAST: tl.constexpr):
+    """T rows, each in every lane of axis 3, from x (T / SHARE, ...), of which lane l holds the steps l, SHARE + l, ..."""
+    index = tl.arange(0, T // SHARE)[:, None, None, None, None, None]
+    rows = ()
+    for i in tl.static_range(T // SHARE):
+        rows += (row(x, index, i),)
+    for k in tl.static_range(5):
+        if (1 << k) < SHARE:
+            upper = (lane & (1 << k)) != 0
+            new = ()
+            for i in tl.static_range(T // SHARE):
+                others = ()
+                for j in tl.static_range(1 << k):
+                    others += (neighbour(rows[(i << k) + j], lane, 1 << k, 3, LD, FAST),)
+                for j in tl.static_range(1 << k):
+                    new += (tl.where(upper, others[j], rows[(i << k) + j]),)
+                for j in tl.static_range(1 << k):
+                    new += (tl.where(upper, rows[(i << k) + j], others[j]),)
+            rows = new
+    return rows
+
+
+@triton.jit
+def gathered(rows, lane, T: tl.constexpr, SHARE: tl.constexpr, LN: tl.constexpr, LD: tl.constexpr, FAST: tl.constexpr):
+    """The sums of T rows over the lanes of axis 3, (T / SHARE, ...), of which lane l holds the steps l, SHARE + l, ..."""
+    for k in tl.static_range(5):
+        if (16 >> k) < SHARE:
+            new = ()
+            for i in tl.static_range(T // SHARE):
+                for j in tl.static_range(16 >> k):
+                    new += (halve(rows[i * (32 >> k) + j], rows[i * (32 >> k) + j + (16 >> k)], lane, 16 >> k, 3, LD, FAST),)
+            rows = new
+    index = tl.arange(0, T // SHARE)[:, None, None, None, None, None]
+    x = rows[0]
+    if T // SHARE > 1:
+        x = tl.broadcast_to(x, [T // SHARE, x.shape[1], x.shape[2], x.shape[3], x.shape[4], x.shape[5]])
+        for i in tl.static_range(1, T // SHARE):
+            x = tl.where(index == i, rows[i], x)
+    for k in tl.static_range(5):
+        if (1 << k) >= SHARE and (1 << k) < LN:
+            x += neighbour(x, lane, 1 << k, 3, LD, FAST)
+    return x
+
+
+@triton.jit
+def fold(rows, lane, LD: tl.constexpr, FAST: tl.constexpr):
+    """Neighbouring rows summed over lanes that differ in bit 0, then 1, ..., while there are lanes and rows: each keeps half."""
+    for k in tl.static_range(5):
+        if (1 << k) < LD and len(rows) > 1:
+            new = ()
+            for i in tl.static_range(len(rows) // 2):
+                new += (halve(rows[2 * i], rows[2 * i + 1], lane, 1 << k, 2, 1, FAST),)
+            rows = new
+    return rows
+
+
+@triton.jit
+def store_sums(
+    rows, target, lane, v, steps, inside, N, T: tl.constexpr, V: tl.constexpr, LD: tl.constexpr, FAST: tl.constexpr
+):
+    """Store the sums over LD lanes of T rows [1, V, LD, LN, LB]; they come folded as far as rows go, columns are folded here.
+
+    Lane l holds the steps l, LD + l, ... where LD <= T. `target` points at the first step and at column 0.
+    """
+    if LD <= T:
+        for i in tl.static_range(T // LD):
+            step = i * LD + lane
+            tl.store(target + step * N + v, rows[i], mask=inside & (step < steps))
+    elif V == 4 and LD == 2 * T:
+        step = lane % T
+        column = (lane // T & 1) * 2
+        one = halve(column_of(rows[0], v, 0), column_of(rows[0], v, 2), lane, T, 2, 1, FAST)
+        tl.store(target + step * N + column, one, mask=inside & (step < steps))
+        two = halve(column_of(rows[0], v, 1), column_of(rows[0], v, 3), lane, T, 2, 1, FAST)
+        tl.store(target + step * N + column + 1, two, mask=inside & (step < steps))
+    else:
+        step = lane % T
+        columns: tl.constexpr = V  # that are spread over lanes; further lanes hold the same sums
+        x = rows[0]
+        column = lane * 0
+        if V == 4:
+            one = halve(column_of(x, v, 0), column_of(x, v, 2), lane, T, 2, 1, FAST)
+            two = halve(column_of(x, v, 1), column_of(x, v, 3), lane, T, 2, 1, FAST)
+            x = halve(one, two, lane, 2 * T, 2, 1, FAST)
+            column = (lane // T & 1) * 2 + (lane // (2 * T) & 1)
+        elif V == 2:
+            x = halve(column_of(x, v, 0), column_of(x, v, 1), lane, T, 2, 1, FAST)
+            column = lane // T & 1
+        for k in tl.static_range(5):
+            if (T * columns << k) < LD:
+                x += neighbour(x, lane, T * columns << k, 2, 1, FAST)
+        tl.store(target + step * N + column, x, mask=inside & (step < steps) & (lane < T * columns))
