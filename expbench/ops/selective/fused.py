@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expbench.errors import first_line
+from expbench.ops.selective.launch import launch
 from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
 
 LARGEST_DEGREE, LARGEST_STATE = 3, 128
 _LANES = 32  # of a warp; a program is one
-_FULL = 1056  # programs that fill 132 multiprocessors at two a scheduler, for which the registers of the backward leave room
 _WIDE = 64  # channels from which converting B and C to float32 beforehand costs less than in every program
 
 
@@ -84,22 +84,15 @@ def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
     checkpoints = inputs.A.new_empty(kept)
     blocks, programs = _grid(tile, S * batch, D)
     with _device_of(inputs.u):
-        kernels.forward_kernel[(programs,)](
-            *(_given(x, inputs.u) for x in inputs),
-            y,
-            last,
-            checkpoints,
-            S * batch,
-            batch,
-            L,
-            D,
-            blocks,
+        launch(
+            kernels.forward_kernel,
+            programs,
+            [*(_given(x, inputs.u) for x in inputs), y, last, checkpoints, S * batch, batch, L, D, blocks],
             N=N,
             **tile._asdict(),
             **_constants(inputs, form, tile, 1),
             KEEP=backward_tile(S * batch, L, D, N).T if keep else 0,
             STAGES=3,
-            num_warps=1,
         )
     return Outputs(y, last[..., : given.A.shape[-1]], y.new_empty(0), checkpoints)
 
@@ -114,7 +107,7 @@ def backward(
     S, batch, L, D = inputs.u.shape
     N = inputs.A.shape[-1]
     tile = backward_tile(S * batch, L, D, N)
-    turns = backward_turns(tile, S * batch, D)
+    turns = backward_turns(tile, D)
     blocks, programs = _grid(tile, S * batch, D, turns)
     u, A = inputs.u, inputs.A
     du, ddelta = torch.empty_like(u), torch.empty_like(u)
@@ -129,16 +122,14 @@ def backward(
     if grad_last is not None:
         grad_last = _padded(grad_last.to(A.dtype), N)
     with _device_of(u):
-        kernels.backward_kernel[(programs,)](
-            *(_given(x, u) for x in (*inputs[:8], inputs.coefficients, checkpoints, grad_y.contiguous(), grad_last)),
-            du,
-            ddelta,
-            *(_given(x, u) for x in (dz, dA, dB, dC, dskip, dbias, dstate)),
-            S * batch,
-            batch,
-            L,
-            D,
-            blocks,
+        launch(
+            kernels.backward_kernel,
+            programs,
+            [
+                *(_given(x, u) for x in (*inputs[:8], inputs.coefficients, checkpoints, grad_y.contiguous(), grad_last)),
+                *(_given(x, u) for x in (du, ddelta, dz, dA, dB, dC, dskip, dbias, dstate)),
+                *(S * batch, batch, L, D, blocks),
+            ],
             N=N,
             **_lanes(tile),
             TURNS=turns,
@@ -146,10 +137,6 @@ def backward(
             LAST=grad_last is not None,
             JOINT=joint,
             STAGES=3,
-            num_warps=1,
-            maxnreg=168
-            if form.kind == "exact" and N >= 16 and turns == 1
-            else None,  # three a scheduler: polynomials would spill
         )
     n = given.A.shape[-1]
     return Gradients(
@@ -191,12 +178,9 @@ def _tile(sequences: int, D: int, N: int, T: int, states: int) -> Tile:
     return Tile(T, V, LN, LD, min(_power(sequences), _LANES // (LN * LD)), quads // LN)
 
 
-def backward_turns(tile: Tile, sequences: int, D: int) -> int:
-    """How many channels a thread of the backward takes in turn.
-
-    With two there are half as many partial sums of the gradients of B and C to write and read, and half as many programs.
-    """
-    return 2 if tile.LN >= 4 and D >= 2 * tile.LD and _grid(tile, sequences, D, 2)[1] >= _FULL else 1
+def backward_turns(tile: Tile, D: int) -> int:
+    """How many channels a thread of the backward takes in turn: with two, half as many partial sums of dB and dC are made."""
+    return 2 if tile.LN >= 4 and D >= 2 * tile.LD else 1
 
 
 def _grid(tile: Tile, sequences: int, D: int, turns: int = 1) -> tuple[int, int]:
@@ -223,7 +207,6 @@ def _constants(inputs: Inputs, form: Form, tile: Tile, turns: int) -> dict[str, 
         "STATE": inputs.state is not None,
         "EVEN": D % (tile.LD * turns) == 0 and S * batch % tile.LB == 0,
         "EVEN_L": L % tile.T == 0,
-        "FAST": not _interpreted(),
     }
 
 

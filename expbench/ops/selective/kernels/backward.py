@@ -19,6 +19,16 @@ from expbench.ops.selective.kernels.lanes import fold, gathered, over, row, spre
 
 
 @triton.jit
+def load_rows(x, inside, anchor, ALL: tl.constexpr, FAST: tl.constexpr):
+    """A tile of B or C."""
+    if ALL:
+        x = tl.load(x).to(tl.float32)
+    else:
+        x = tl.load(x, mask=inside, other=0.0).to(tl.float32)
+    return tie(x, anchor, FAST)
+
+
+@triton.jit
 def backward_kernel(
     u, delta, A, B, C, skip, z, bias, coefficients, checkpoints, grad_y, grad_last,
     du, ddelta, dz, dA, dB, dC, dskip, dbias, dstate,
@@ -102,14 +112,9 @@ def backward_kernel(
     kept = checkpoints + (tiles - 1) * per_tile + of_first_state
     for tile in tl.range(0, tiles, num_stages=STAGES):
         left = L - start + tile * T
-        if EVEN and EVEN_L:
-            B_t = tl.load(B).to(tl.float32)
-            C_t = tl.load(C).to(tl.float32)
-        else:
-            B_t = tl.load(B, mask=there & (time < left), other=0.0).to(tl.float32)
-            C_t = tl.load(C, mask=there & (time < left), other=0.0).to(tl.float32)
-        B_t = tie(B_t, of_n, FAST)
-        C_t = tie(C_t, of_n, FAST)
+        if KIND == "taylor":
+            B_t = load_rows(B, there & (time < left), of_n, EVEN and EVEN_L, FAST)
+            C_t = load_rows(C, there & (time < left), of_n, EVEN and EVEN_L, FAST)
         all_dB = ()
         all_dC = ()
         next_p = ()
@@ -155,6 +160,9 @@ def backward_kernel(
                 h = tl.load(kept + r * LD * N)
             else:
                 h = tl.load(kept + r * LD * N, mask=here, other=0.0)
+            if KIND != "taylor":  # not kept from channel to channel: the registers are needed
+                B_t = load_rows(B, there & (time < left), of_n, EVEN and EVEN_L, FAST)
+                C_t = load_rows(C, there & (time < left), of_n, EVEN and EVEN_L, FAST)
             rate = rates[r]
             a = ()
             states = (h,)

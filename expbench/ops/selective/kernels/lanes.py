@@ -49,8 +49,12 @@ def exchange(stride):
 
 @triton.jit
 def neighbour(x, index, bit: tl.constexpr, AXIS: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
-    """x of the lane whose index along AXIS differs in `bit`; from one index to the next it is STRIDE lanes of the warp."""
-    if FAST:  # tl.gather would do, but asks for a layout of its own
+    """x of the lane whose index along AXIS differs in `bit`; from one index to the next it is STRIDE lanes of the warp.
+
+    tl.gather is right in every layout, but asks for one of its own, and the conversions cost more than the exchange. A shuffle
+    (FAST of 2) is right in the layout that `tie` asks for; whether the compiler kept to it, `launch.py` reads in what it made.
+    """
+    if FAST == 2:
         return tl.inline_asm_elementwise(exchange(bit * STRIDE), "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     return tl.gather(x, tl.broadcast_to(index ^ bit, x.shape), AXIS)
 
