@@ -13,7 +13,7 @@ from torch import Tensor
 
 from expbench.ops import selective_scan
 from expbench.ops.selective import fused
-from expbench.ops.selective.launch import lanes_in_order
+from expbench.ops.selective.launch import DOWNWARDS, UPWARDS, lanes_in_order
 from expbench.ops.selective.problem import Form, Inputs
 from expbench.ops.selective.reference import reference
 from expbench.ops.taylor import contraction_range, softplus_coefficients
@@ -166,29 +166,34 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from expbench.ops.selective import fused, kernels
-from expbench.ops.selective.launch import SHUFFLED, lanes_in_order
+from expbench.ops.selective.launch import DOWNWARDS, UPWARDS, lanes_in_order
 
 kind, degree = sys.argv[1], int(sys.argv[2])
 fields = {"u": "*bf16", "delta": "*bf16", "z": "*bf16", "y": "*bf16", "grad_y": "*bf16", "du": "*bf16"}
 fields |= {"ddelta": "*bf16", "dz": "*bf16", "sequences": "i32", "batch": "i32", "L": "i32", "D": "i32", "blocks": "i32"}
 common = dict(KIND=kind, DEGREE=degree, LOWEST=0.0, DELTA_ON_B=True, SKIP=True, GATE=True, BIAS=True, STATE=False)
-common |= dict(EVEN=True, EVEN_L=True, FAST=SHUFFLED, STAGES=3, N=16)
+common |= dict(EVEN=True, EVEN_L=True, STAGES=3, N=16)
 for kernel, tile, more in (
     (kernels.forward_kernel, fused.forward_tile(32, 1024, 768, 16), dict(KEEP=8)),
     (kernels.backward_kernel, fused.backward_tile(32, 1024, 768, 16), dict(LAST=False, JOINT=True, TURNS=2)),
 ):
-    constants = common | {name: size for name, size in tile._asdict().items() if name in kernel.arg_names} | more
-    names = kernel.arg_names
-    signature = {name: "constexpr" if name in constants else fields.get(name, "*fp32") for name in names}
-    attributes = {
-        (i,): [["tt.divisibility", 16]]
-        for i, name in enumerate(names)
-        if name not in constants and name not in ("sequences", "batch", "blocks")
-    }
-    source = ASTSource(kernel, signature, {(names.index(n),): v for n, v in constants.items()}, attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
-    shuffles = compiled.asm["ptx"].count("shfl.sync")
-    print(shuffles, tile.T, tile.V * tile.R * constants.get("TURNS", 1), lanes_in_order(compiled.asm["ttgir"], tile.LD, tile.LN))
+    sizes = {name: size for name, size in tile._asdict().items() if name in kernel.arg_names}
+    for fast in (UPWARDS, DOWNWARDS):
+        constants = common | sizes | more | {"FAST": fast}
+        names = kernel.arg_names
+        signature = {name: "constexpr" if name in constants else fields.get(name, "*fp32") for name in names}
+        attributes = {
+            (i,): [["tt.divisibility", 16]]
+            for i, name in enumerate(names)
+            if name not in constants and name not in ("sequences", "batch", "blocks")
+        }
+        source = ASTSource(kernel, signature, {(names.index(n),): v for n, v in constants.items()}, attributes)
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 1})
+        if lanes_in_order(compiled.asm["ttgir"], tile.LD, tile.LN, tile.LB, fast):
+            print(compiled.asm["ptx"].count("shfl.sync"), tile.T, tile.V * tile.R * constants.get("TURNS", 1))
+            break
+    else:
+        raise SystemExit(f"{kernel.__name__}: the lanes lie in neither order")
 """
 
 
@@ -203,29 +208,30 @@ def test_compiled_for_a_gpu_time_stays_within_a_thread(kind: str, degree: int) -
         pytest.skip(f"Triton compiles for no GPU here: {answer.stderr.splitlines()[-1]}")
     assert answer.returncode == 0, answer.stderr
     for line in answer.stdout.splitlines():
-        *numbers, in_order = line.split()
-        shuffles, T, states = map(int, numbers)
+        shuffles, T, states = map(int, line.split())
         assert shuffles < 4 * T * states
-        assert in_order == "True"  # or shuffles would fetch from the wrong lanes, and be replaced by what is slower
 
 
-LANES = """#blocked = #ttg.blocked<{sizePerThread = [1, 4, 1, 1, 1, 1], threadsPerWarp = [%s], warpsPerCTA = [1], order = [%s]}>
-  %%7 = tt.elementwise_inline_asm "shfl.sync.bfly.b32 $0, $1, 1, 31, -1;" {pure = true} %%6 : tensor<1x4x8x4x1x1xf32, #blocked>
+LANES = """#blocked = #ttg.blocked<{sizePerThread = [1, 4, 1, 1, 1], threadsPerWarp = [%s], order = [%s]}>
+  %%7 = tt.elementwise_inline_asm "shfl.sync.bfly.b32 $0, $1, 1, 31, -1;" %%6 : tensor<1x4x8x4x1xf32, #blocked>
 """
 
 
 @pytest.mark.parametrize(
-    ("lanes", "order", "expected"),
+    ("lanes", "order", "upwards", "downwards"),
     [
-        ("1, 1, 8, 4, 1, 1", "1, 0, 2, 3, 4, 5", True),
-        ("1, 1, 8, 4, 1, 1", "1, 0, 3, 2, 4, 5", False),  # states before channels
-        ("2, 1, 8, 2, 1, 1", "2, 0, 1, 3, 4, 5", False),  # steps between them
-        ("2, 1, 4, 4, 1, 1", "2, 0, 1, 3, 4, 5", False),  # two channels in a thread
+        ("1, 1, 4, 4, 2", "1, 0, 2, 3, 4", True, False),
+        ("1, 1, 4, 4, 2", "1, 4, 3, 2, 0", False, True),
+        ("1, 1, 4, 4, 2", "1, 0, 3, 2, 4", False, False),  # states, channels, sequences
+        ("2, 1, 4, 4, 1", "1, 0, 2, 3, 4", False, False),  # steps first
+        ("4, 1, 2, 4, 1", "2, 3, 4, 1, 0", False, False),  # two channels in a thread
     ],
 )
-def test_where_the_compiler_put_the_lanes_is_read(lanes: str, order: str, expected: bool) -> None:
-    assert lanes_in_order(LANES % (lanes, order), LD=8, LN=4) is expected
-    assert not lanes_in_order(LANES.replace("#ttg.blocked<", "#ttg.linear<") % (lanes, order), LD=8, LN=4)
+def test_where_the_compiler_put_the_lanes_is_read(lanes: str, order: str, upwards: bool, downwards: bool) -> None:
+    text = LANES % (lanes, order)
+    assert lanes_in_order(text, 4, 4, 2, UPWARDS) is upwards
+    assert lanes_in_order(text, 4, 4, 2, DOWNWARDS) is downwards
+    assert not lanes_in_order(text.replace("#ttg.blocked<", "#ttg.linear<"), 4, 4, 2, UPWARDS)
 
 
 @pytest.mark.gpu

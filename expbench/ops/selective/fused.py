@@ -179,7 +179,7 @@ def _tile(sequences: int, D: int, N: int, T: int, states: int) -> Tile:
 
 
 def backward_turns(tile: Tile, D: int) -> int:
-    """How many channels a thread of the backward takes in turn: with two, half as many partial sums of dB and dC are made."""
+    """How many channels a thread of the backward takes in turn: two make half as many partial sums of dB and dC."""
     return 2 if tile.LN >= 4 and D >= 2 * tile.LD else 1
 
 

@@ -6,44 +6,51 @@ import math
 import re
 from typing import Any
 
-INTERPRETED, GATHERED, SHUFFLED = range(3)  # what FAST means to the kernels
+INTERPRETED, GATHERED, UPWARDS, DOWNWARDS = range(4)  # what FAST means to the kernels
+_order = [UPWARDS, DOWNWARDS]  # in which lanes lie along channels, states, sequences; first what this compiler did last
 _kept: dict[Any, bool] = {}  # of a compiled kernel: whether its lanes lie as its shuffles take for granted
-_gathered: set[Any] = set()  # kernels and constants that were compiled otherwise
+_found: dict[Any, int] = {}  # of a kernel and its constants: the FAST for which they do
 
 
 def launch(kernel: Any, programs: int, arguments: list[Any], **constants: Any) -> None:
-    """Run a kernel, one warp a program; again without shuffles if its layouts turn out to be others, which is remembered."""
+    """Run a kernel, one warp a program; again with other shuffles, or none, if its lanes turn out to lie otherwise."""
     from triton import knobs
 
+    def run(fast: int) -> Any:
+        return kernel[(programs,)](*arguments, **constants, FAST=fast, num_warps=1)
+
     if knobs.runtime.interpret:
-        kernel[(programs,)](*arguments, **constants, FAST=INTERPRETED, num_warps=1)
+        run(INTERPRETED)
         return
-    key = (kernel, *constants.items(), *(x.dtype for x in arguments if hasattr(x, "dtype")))
-    if key not in _gathered:
-        compiled = kernel[(programs,)](*arguments, **constants, FAST=SHUFFLED, num_warps=1)
+    key = (kernel, *constants.values(), *(x.dtype for x in arguments if hasattr(x, "dtype")))
+    for fast in [_found[key]] if key in _found else list(_order):
+        if fast == GATHERED:
+            break
+        compiled = run(fast)
         if compiled not in _kept:
-            _kept[compiled] = lanes_in_order(compiled.asm["ttgir"], constants["LD"], constants["LN"])
+            _kept[compiled] = lanes_in_order(compiled.asm["ttgir"], constants["LD"], constants["LN"], constants["LB"], fast)
         if _kept[compiled]:
+            _found[key] = fast
+            _order.sort(key=lambda order: order != fast)
             return
-        _gathered.add(key)
-    kernel[(programs,)](*arguments, **constants, FAST=GATHERED, num_warps=1)
+    _found[key] = GATHERED
+    run(GATHERED)
 
 
-def lanes_in_order(ttgir: str, LD: int, LN: int) -> bool:
-    """Whether, wherever a compiled kernel shuffles, lane ld + LD ln holds channel ld (axis 2) and states ln (axis 3)."""
+def lanes_in_order(ttgir: str, LD: int, LN: int, LB: int, fast: int) -> bool:
+    """Whether, wherever a compiled kernel shuffles, lanes lie along channels (axis 2) and states (axis 3) as FAST says."""
+    channels, states = (1, LD) if fast == UPWARDS else (LN * LB, LB)
     layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
     used = set(re.findall(r"shfl\.sync.*?tensor<[^>]*, (#\w+)>", ttgir))
-    return all(_in_order(layouts.get(name, ""), LD, LN) for name in used)
+    return all(
+        _lies(layouts.get(name, ""), 2, LD, channels) and _lies(layouts.get(name, ""), 3, LN, states) for name in used
+    )
 
 
-def _in_order(layout: str, LD: int, LN: int) -> bool:
+def _lies(layout: str, axis: int, size: int, stride: int) -> bool:
     fields = {name: [int(x) for x in numbers.split(",")] for name, numbers in re.findall(r"(\w+) = \[([\d, ]+)\]", layout)}
-    if not layout.startswith("#ttg.blocked") or len(fields.get("order", ())) != 6:
+    if not layout.startswith("#ttg.blocked") or len(fields.get("order", ())) != 5:
         return False
-    order, lanes, registers = fields["order"], fields["threadsPerWarp"], fields["sizePerThread"]
-
-    def along(axis: int, size: int, stride: int) -> bool:
-        before = math.prod(lanes[a] for a in order[: order.index(axis)])
-        return size == 1 or (before == stride and lanes[axis] >= size and registers[axis] == 1)
-
-    return along(2, LD, 1) and along(3, LN, LD)
+    lanes, order = fields["threadsPerWarp"], fields["order"]
+    before = math.prod(lanes[a] for a in order[: order.index(axis)])
+    return size == 1 or (before == stride and lanes[axis] >= size and fields["sizePerThread"][axis] == 1)

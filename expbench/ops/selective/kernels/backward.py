@@ -15,17 +15,18 @@ from expbench.ops.selective.kernels.elementwise import (
     transition,
     within,
 )
-from expbench.ops.selective.kernels.lanes import fold, gathered, over, row, spread, store_sums, tie
-
-
-@triton.jit
-def load_rows(x, inside, anchor, ALL: tl.constexpr, FAST: tl.constexpr):
-    """A tile of B or C."""
-    if ALL:
-        x = tl.load(x).to(tl.float32)
-    else:
-        x = tl.load(x, mask=inside, other=0.0).to(tl.float32)
-    return tie(x, anchor, FAST)
+from expbench.ops.selective.kernels.lanes import (
+    fold,
+    gathered,
+    load_rows,
+    over,
+    row,
+    spread,
+    store_sums,
+    stride_of_channels,
+    stride_of_states,
+    tie,
+)
 
 
 @triton.jit
@@ -46,15 +47,17 @@ def backward_kernel(
     What is done once for a channel and step is shared among the LN lanes that hold its states.
     """
     SHARE: tl.constexpr = min(LN, T)
+    CHANNELS: tl.constexpr = stride_of_channels(LN, LB, FAST)
+    STATES: tl.constexpr = stride_of_states(LD, LB, FAST)
     block = tl.program_id(0) % blocks
-    time = tl.arange(0, T)[:, None, None, None, None, None]
-    v = tl.arange(0, V)[None, :, None, None, None, None]
-    ln = tl.arange(0, LN)[None, None, None, :, None, None]
+    time = tl.arange(0, T)[:, None, None, None, None]
+    v = tl.arange(0, V)[None, :, None, None, None]
+    ln = tl.arange(0, LN)[None, None, None, :, None]
     n = ln * V + v
-    own_time = tl.arange(0, T // SHARE)[:, None, None, None, None, None] * SHARE + ln % SHARE
-    lane = tl.arange(0, LD)[None, None, :, None, None, None]
+    own_time = tl.arange(0, T // SHARE)[:, None, None, None, None] * SHARE + ln % SHARE
+    lane = tl.arange(0, LD)[None, None, :, None, None]
     d = block * (LD * TURNS) + lane
-    s = (tl.program_id(0) // blocks).to(tl.int64) * LB + tl.arange(0, LB)[None, None, None, None, :, None]
+    s = (tl.program_id(0) // blocks).to(tl.int64) * LB + tl.arange(0, LB)[None, None, None, None, :]
     model = s // batch
     there = s < sequences
     of_channel = model * D + d
@@ -77,7 +80,7 @@ def backward_kernel(
         if LAST:
             p += (tl.load(grad_last + of_first_state + r * LD * N, mask=here, other=0.0),)
         else:
-            p += (tl.zeros([1, V, LD, LN, LB, 1], tl.float32),)
+            p += (tl.zeros([1, V, LD, LN, LB], tl.float32),)
         if SKIP:
             factors += (tl.load(skip + of_channel + r * LD, mask=here, other=0.0),)
         if BIAS:
@@ -87,11 +90,11 @@ def backward_kernel(
             for k in tl.static_range(DEGREE + 1):
                 c += (tl.load(coefficients + (model * (DEGREE + 1) + k) * D + d + r * LD, mask=here, other=0.0),)
         cs += (c,)
-        sums += (tl.zeros([1, V, LD, LN, LB, 1], tl.float32),)
-        sums_skip += (tl.zeros([1, 1, LD, LN, LB, 1], tl.float32),)
-        sums_bias += (tl.zeros([1, 1, LD, LN, LB, 1], tl.float32),)
+        sums += (tl.zeros([1, V, LD, LN, LB], tl.float32),)
+        sums_skip += (tl.zeros([1, 1, LD, LN, LB], tl.float32),)
+        sums_bias += (tl.zeros([1, 1, LD, LN, LB], tl.float32),)
     of_d = tl.sum(rates[0], 1, keep_dims=True)
-    of_n = tl.sum(over(rates[0], 2, 4, 0), 5, keep_dims=True)
+    of_n = over(rates[0], 2, 4, 0)
     tiles = (L + T - 1) // T
     start = (tiles - 1) * T
     at = (s * L + start + own_time) * D + d
@@ -153,9 +156,9 @@ def backward_kernel(
                 source = step * u_t
             else:
                 source = u_t
-            steps = spread(step, ln, T, SHARE, LD, FAST)
-            sources = spread(source, ln, T, SHARE, LD, FAST)
-            dys = spread(dy, ln, T, SHARE, LD, FAST)
+            steps = spread(step, ln, T, SHARE, STATES, FAST)
+            sources = spread(source, ln, T, SHARE, STATES, FAST)
+            dys = spread(dy, ln, T, SHARE, STATES, FAST)
             if EVEN:
                 h = tl.load(kept + r * LD * N)
             else:
@@ -199,8 +202,8 @@ def backward_kernel(
                     ys = (tl.sum(states[i + 1] * C_i, 1, keep_dims=True),) + ys
                 dB_r = (g * sources[i],) + dB_r
                 dC_r = (states[i + 1] * dys[i],) + dC_r
-            dB_r = fold(dB_r, lane, LD, FAST)
-            dC_r = fold(dC_r, lane, LD, FAST)
+            dB_r = fold(dB_r, lane, LD, CHANNELS, FAST)
+            dC_r = fold(dC_r, lane, LD, CHANNELS, FAST)
             next_p += (carried,)
             next_sums += (dA_r,)
             if r == 0:
@@ -214,10 +217,10 @@ def backward_kernel(
                     sum_C += (all_dC[i] + dC_r[i],)
                 all_dB = sum_B
                 all_dC = sum_C
-            dsource = gathered(by_source, ln, T, SHARE, LN, LD, FAST)
-            dstep = gathered(by_step, ln, T, SHARE, LN, LD, FAST)
+            dsource = gathered(by_source, ln, T, SHARE, LN, STATES, FAST)
+            dstep = gathered(by_step, ln, T, SHARE, LN, STATES, FAST)
             if GATE:
-                y_t = gathered(ys, ln, T, SHARE, LN, LD, FAST)
+                y_t = gathered(ys, ln, T, SHARE, LN, STATES, FAST)
                 if SKIP:
                     y_t += factors[r] * u_t
                 if EVEN and EVEN_L:
@@ -248,8 +251,8 @@ def backward_kernel(
             else:
                 tl.store(du + r * LD, du_t.to(du.dtype.element_ty), mask=inside)
                 tl.store(ddelta + r * LD, ddelta_t.to(ddelta.dtype.element_ty), mask=inside)
-        store_sums(all_dB, dB, lane, v, left, there, N, T, V, LD, FAST)
-        store_sums(all_dC, dC, lane, v, left, there, N, T, V, LD, FAST)
+        store_sums(all_dB, dB, lane, v, left, there, N, T, V, LD, CHANNELS, FAST)
+        store_sums(all_dC, dC, lane, v, left, there, N, T, V, LD, CHANNELS, FAST)
         p = next_p
         sums = next_sums
         sums_skip = next_skip

@@ -42,6 +42,27 @@ def tie(x, anchor, FAST: tl.constexpr):
     return x
 
 
+@triton.jit
+def load_rows(x, inside, anchor, ALL: tl.constexpr, FAST: tl.constexpr):
+    """A tile of B or C."""
+    if ALL:
+        x = tl.load(x).to(tl.float32)
+    else:
+        x = tl.load(x, mask=inside, other=0.0).to(tl.float32)
+    return tie(x, anchor, FAST)
+
+
+@triton.constexpr_function
+def stride_of_channels(LN, LB, FAST):
+    """Lanes from a channel to the next: the compiler puts channels, states, sequences in this order, or in the reverse (3)."""
+    return LN * LB if FAST == 3 else 1
+
+
+@triton.constexpr_function
+def stride_of_states(LD, LB, FAST):
+    return LB if FAST == 3 else LD
+
+
 @triton.constexpr_function
 def exchange(stride):
     return f"shfl.sync.bfly.b32 $0, $1, {stride}, 31, -1;"
@@ -52,9 +73,9 @@ def neighbour(x, index, bit: tl.constexpr, AXIS: tl.constexpr, STRIDE: tl.conste
     """x of the lane whose index along AXIS differs in `bit`; from one index to the next it is STRIDE lanes of the warp.
 
     tl.gather is right in every layout, but asks for one of its own, and the conversions cost more than the exchange. A shuffle
-    (FAST of 2) is right in the layout that `tie` asks for; whether the compiler kept to it, `launch.py` reads in what it made.
+    (FAST of 2 or 3) is right in the layout that `tie` asks for; whether the compiler kept to it, `launch.py` reads in what it made.
     """
-    if FAST == 2:
+    if FAST >= 2:
         return tl.inline_asm_elementwise(exchange(bit * STRIDE), "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     return tl.gather(x, tl.broadcast_to(index ^ bit, x.shape), AXIS)
 
@@ -69,9 +90,9 @@ def halve(low, high, index, bit: tl.constexpr, AXIS: tl.constexpr, STRIDE: tl.co
 
 
 @triton.jit
-def spread(x, lane, T: tl.constexpr, SHARE: tl.constexpr, LD: tl.constexpr, FAST: tl.constexpr):
+def spread(x, lane, T: tl.constexpr, SHARE: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
     """T rows, each in every lane of axis 3, from x (T / SHARE, ...), of which lane l holds the steps l, SHARE + l, ..."""
-    index = tl.arange(0, T // SHARE)[:, None, None, None, None, None]
+    index = tl.arange(0, T // SHARE)[:, None, None, None, None]
     rows = ()
     for i in tl.static_range(T // SHARE):
         rows += (row(x, index, i),)
@@ -82,7 +103,7 @@ def spread(x, lane, T: tl.constexpr, SHARE: tl.constexpr, LD: tl.constexpr, FAST
             for i in tl.static_range(T // SHARE):
                 others = ()
                 for j in tl.static_range(1 << k):
-                    others += (neighbour(rows[(i << k) + j], lane, 1 << k, 3, LD, FAST),)
+                    others += (neighbour(rows[(i << k) + j], lane, 1 << k, 3, STRIDE, FAST),)
                 for j in tl.static_range(1 << k):
                     new += (tl.where(upper, others[j], rows[(i << k) + j]),)
                 for j in tl.static_range(1 << k):
@@ -92,42 +113,55 @@ def spread(x, lane, T: tl.constexpr, SHARE: tl.constexpr, LD: tl.constexpr, FAST
 
 
 @triton.jit
-def gathered(rows, lane, T: tl.constexpr, SHARE: tl.constexpr, LN: tl.constexpr, LD: tl.constexpr, FAST: tl.constexpr):
+def gathered(rows, lane, T: tl.constexpr, SHARE: tl.constexpr, LN: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
     """The sums of T rows over the lanes of axis 3, (T / SHARE, ...), of which lane l holds the steps l, SHARE + l, ..."""
     for k in tl.static_range(5):
         if (16 >> k) < SHARE:
             new = ()
             for i in tl.static_range(T // SHARE):
                 for j in tl.static_range(16 >> k):
-                    new += (halve(rows[i * (32 >> k) + j], rows[i * (32 >> k) + j + (16 >> k)], lane, 16 >> k, 3, LD, FAST),)
+                    new += (
+                        halve(rows[i * (32 >> k) + j], rows[i * (32 >> k) + j + (16 >> k)], lane, 16 >> k, 3, STRIDE, FAST),
+                    )
             rows = new
-    index = tl.arange(0, T // SHARE)[:, None, None, None, None, None]
+    index = tl.arange(0, T // SHARE)[:, None, None, None, None]
     x = rows[0]
     if T // SHARE > 1:
-        x = tl.broadcast_to(x, [T // SHARE, x.shape[1], x.shape[2], x.shape[3], x.shape[4], x.shape[5]])
+        x = tl.broadcast_to(x, [T // SHARE, x.shape[1], x.shape[2], x.shape[3], x.shape[4]])
         for i in tl.static_range(1, T // SHARE):
             x = tl.where(index == i, rows[i], x)
     for k in tl.static_range(5):
         if (1 << k) >= SHARE and (1 << k) < LN:
-            x += neighbour(x, lane, 1 << k, 3, LD, FAST)
+            x += neighbour(x, lane, 1 << k, 3, STRIDE, FAST)
     return x
 
 
 @triton.jit
-def fold(rows, lane, LD: tl.constexpr, FAST: tl.constexpr):
+def fold(rows, lane, LD: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
     """Neighbouring rows summed over lanes that differ in bit 0, then 1, ..., while there are lanes and rows: each keeps half."""
     for k in tl.static_range(5):
         if (1 << k) < LD and len(rows) > 1:
             new = ()
             for i in tl.static_range(len(rows) // 2):
-                new += (halve(rows[2 * i], rows[2 * i + 1], lane, 1 << k, 2, 1, FAST),)
+                new += (halve(rows[2 * i], rows[2 * i + 1], lane, 1 << k, 2, STRIDE, FAST),)
             rows = new
     return rows
 
 
 @triton.jit
 def store_sums(
-    rows, target, lane, v, steps, inside, N, T: tl.constexpr, V: tl.constexpr, LD: tl.constexpr, FAST: tl.constexpr
+    rows,
+    target,
+    lane,
+    v,
+    steps,
+    inside,
+    N,
+    T: tl.constexpr,
+    V: tl.constexpr,
+    LD: tl.constexpr,
+    STRIDE: tl.constexpr,
+    FAST: tl.constexpr,
 ):
     """Store the sums over LD lanes of T rows [1, V, LD, LN, LB]; they come folded as far as rows go, columns are folded here.
 
@@ -140,9 +174,9 @@ def store_sums(
     elif V == 4 and LD == 2 * T:
         step = lane % T
         column = (lane // T & 1) * 2
-        one = halve(column_of(rows[0], v, 0), column_of(rows[0], v, 2), lane, T, 2, 1, FAST)
+        one = halve(column_of(rows[0], v, 0), column_of(rows[0], v, 2), lane, T, 2, STRIDE, FAST)
         tl.store(target + step * N + column, one, mask=inside & (step < steps))
-        two = halve(column_of(rows[0], v, 1), column_of(rows[0], v, 3), lane, T, 2, 1, FAST)
+        two = halve(column_of(rows[0], v, 1), column_of(rows[0], v, 3), lane, T, 2, STRIDE, FAST)
         tl.store(target + step * N + column + 1, two, mask=inside & (step < steps))
     else:
         step = lane % T
@@ -150,14 +184,14 @@ def store_sums(
         x = rows[0]
         column = lane * 0
         if V == 4:
-            one = halve(column_of(x, v, 0), column_of(x, v, 2), lane, T, 2, 1, FAST)
-            two = halve(column_of(x, v, 1), column_of(x, v, 3), lane, T, 2, 1, FAST)
-            x = halve(one, two, lane, 2 * T, 2, 1, FAST)
+            one = halve(column_of(x, v, 0), column_of(x, v, 2), lane, T, 2, STRIDE, FAST)
+            two = halve(column_of(x, v, 1), column_of(x, v, 3), lane, T, 2, STRIDE, FAST)
+            x = halve(one, two, lane, 2 * T, 2, STRIDE, FAST)
             column = (lane // T & 1) * 2 + (lane // (2 * T) & 1)
         elif V == 2:
-            x = halve(column_of(x, v, 0), column_of(x, v, 1), lane, T, 2, 1, FAST)
+            x = halve(column_of(x, v, 0), column_of(x, v, 1), lane, T, 2, STRIDE, FAST)
             column = lane // T & 1
         for k in tl.static_range(5):
             if (T * columns << k) < LD:
-                x += neighbour(x, lane, T * columns << k, 2, 1, FAST)
+                x += neighbour(x, lane, T * columns << k, 2, STRIDE, FAST)
         tl.store(target + step * N + column, x, mask=inside & (step < steps) & (lane < T * columns))
