@@ -49,7 +49,7 @@ def lanes_in_order(ttgir: str, LD: int, LN: int, LB: int, fast: int) -> bool:
 
 def _lies(layout: str, axis: int, size: int, stride: int) -> bool:
     fields = {name: [int(x) for x in numbers.split(",")] for name, numbers in re.findall(r"(\w+) = \[([\d, ]+)\]", layout)}
-    if not layout.startswith("#ttg.blocked") or len(fields.get("order", ())) != 5:
+    if not layout.startswith("#ttg.blocked") or len(fields.get("order", ())) != 6:
         return False
     lanes, order = fields["threadsPerWarp"], fields["order"]
     before = math.prod(lanes[a] for a in order[: order.index(axis)])

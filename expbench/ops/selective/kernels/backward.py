@@ -50,14 +50,14 @@ def backward_kernel(
     CHANNELS: tl.constexpr = stride_of_channels(LN, LB, FAST)
     STATES: tl.constexpr = stride_of_states(LD, LB, FAST)
     block = tl.program_id(0) % blocks
-    time = tl.arange(0, T)[:, None, None, None, None]
-    v = tl.arange(0, V)[None, :, None, None, None]
-    ln = tl.arange(0, LN)[None, None, None, :, None]
+    time = tl.arange(0, T)[:, None, None, None, None, None]
+    v = tl.arange(0, V)[None, :, None, None, None, None]
+    ln = tl.arange(0, LN)[None, None, None, :, None, None]
     n = ln * V + v
-    own_time = tl.arange(0, T // SHARE)[:, None, None, None, None] * SHARE + ln % SHARE
-    lane = tl.arange(0, LD)[None, None, :, None, None]
+    own_time = tl.arange(0, T // SHARE)[:, None, None, None, None, None] * SHARE + ln % SHARE
+    lane = tl.arange(0, LD)[None, None, :, None, None, None]
     d = block * (LD * TURNS) + lane
-    s = (tl.program_id(0) // blocks).to(tl.int64) * LB + tl.arange(0, LB)[None, None, None, None, :]
+    s = (tl.program_id(0) // blocks).to(tl.int64) * LB + tl.arange(0, LB)[None, None, None, None, :, None]
     model = s // batch
     there = s < sequences
     of_channel = model * D + d
@@ -80,7 +80,7 @@ def backward_kernel(
         if LAST:
             p += (tl.load(grad_last + of_first_state + r * LD * N, mask=here, other=0.0),)
         else:
-            p += (tl.zeros([1, V, LD, LN, LB], tl.float32),)
+            p += (tl.zeros([1, V, LD, LN, LB, 1], tl.float32),)
         if SKIP:
             factors += (tl.load(skip + of_channel + r * LD, mask=here, other=0.0),)
         if BIAS:
@@ -90,9 +90,9 @@ def backward_kernel(
             for k in tl.static_range(DEGREE + 1):
                 c += (tl.load(coefficients + (model * (DEGREE + 1) + k) * D + d + r * LD, mask=here, other=0.0),)
         cs += (c,)
-        sums += (tl.zeros([1, V, LD, LN, LB], tl.float32),)
-        sums_skip += (tl.zeros([1, 1, LD, LN, LB], tl.float32),)
-        sums_bias += (tl.zeros([1, 1, LD, LN, LB], tl.float32),)
+        sums += (tl.zeros([1, V, LD, LN, LB, 1], tl.float32),)
+        sums_skip += (tl.zeros([1, 1, LD, LN, LB, 1], tl.float32),)
+        sums_bias += (tl.zeros([1, 1, LD, LN, LB, 1], tl.float32),)
     of_d = tl.sum(rates[0], 1, keep_dims=True)
     of_n = over(rates[0], 2, 4, 0)
     tiles = (L + T - 1) // T

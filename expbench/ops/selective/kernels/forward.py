@@ -23,24 +23,23 @@ def forward_kernel(
     SHARE: tl.constexpr = min(LN, T)
     STATES: tl.constexpr = stride_of_states(LD, LB, FAST)
     block = tl.program_id(0) % blocks
-    time = tl.arange(0, T)[:, None, None, None, None]
-    ln = tl.arange(0, LN)[None, None, None, :, None]
-    own_time = tl.arange(0, T // SHARE)[:, None, None, None, None] * SHARE + ln % SHARE
-    n = ln * V + tl.arange(0, V)[None, :, None, None, None]
-    d = block * LD + tl.arange(0, LD)[None, None, :, None, None]
-    s = (tl.program_id(0) // blocks).to(tl.int64) * LB + tl.arange(0, LB)[None, None, None, None, :]
+    time = tl.arange(0, T)[:, None, None, None, None, None]
+    ln = tl.arange(0, LN)[None, None, None, :, None, None]
+    own_time = tl.arange(0, T // SHARE)[:, None, None, None, None, None] * SHARE + ln % SHARE
+    n = ln * V + tl.arange(0, V)[None, :, None, None, None, None]
+    n += tl.arange(0, R)[None, None, None, None, None, :] * (LN * V)
+    d = block * LD + tl.arange(0, LD)[None, None, :, None, None, None]
+    s = (tl.program_id(0) // blocks).to(tl.int64) * LB + tl.arange(0, LB)[None, None, None, None, :, None]
     model = s // batch
     here = (d < D) & (s < sequences)
     there = s < sequences
-    rates = ()
-    for r in tl.static_range(R):
-        if EVEN:
-            rate = tl.load(A + model * (D * N) + d * N + n + r * LN * V)
-        else:
-            rate = tl.load(A + model * (D * N) + d * N + n + r * LN * V, mask=here, other=0.0)
-        rates += (rate * scale(KIND, DEGREE),)
-    of_d = tl.sum(rates[0], 1, keep_dims=True)
-    of_n = over(rates[0], 2, 4, 0)
+    if EVEN:
+        rate = tl.load(A + model * (D * N) + d * N + n)
+    else:
+        rate = tl.load(A + model * (D * N) + d * N + n, mask=here, other=0.0)
+    rate *= scale(KIND, DEGREE)
+    of_d = tl.sum(tl.sum(rate, 5, keep_dims=True), 1, keep_dims=True)
+    of_n = over(rate, 2, 4, 0)
     of_channel = model * D + d
     if SKIP:
         factor = tl.load(skip + of_channel, mask=here, other=0.0)
@@ -51,12 +50,10 @@ def forward_kernel(
         for k in tl.static_range(DEGREE + 1):
             c += (tl.load(coefficients + (model * (DEGREE + 1) + k) * D + d, mask=here, other=0.0),)
     of_state = (s * D + d) * N + n
-    hs = ()
-    for r in tl.static_range(R):
-        if STATE:
-            hs += (tl.load(state + of_state + r * LN * V, mask=here, other=0.0),)
-        else:
-            hs += (tl.zeros([1, V, LD, LN, LB], tl.float32),)
+    if STATE:
+        h = tl.load(state + of_state, mask=here, other=0.0)
+    else:
+        h = tl.zeros([1, V, LD, LN, LB, R], tl.float32)
     at = (s * L + own_time) * D + d
     u += at
     delta += at
@@ -79,11 +76,8 @@ def forward_kernel(
             x += shift
         x = tie(x, of_d, FAST)
         u_t = tie(u_t, of_d, FAST)
-        Bs = ()
-        Cs = ()
-        for r in tl.static_range(R):
-            Bs += (load_rows(B + r * LN * V, there & (time < L - t), of_n, EVEN and EVEN_L, FAST),)
-            Cs += (load_rows(C + r * LN * V, there & (time < L - t), of_n, EVEN and EVEN_L, FAST),)
+        B_t = load_rows(B, there & (time < L - t), of_n, EVEN and EVEN_L, FAST)
+        C_t = load_rows(C, there & (time < L - t), of_n, EVEN and EVEN_L, FAST)
         step, _ = discretise(x, c, KIND, DEGREE, FAST)
         if DELTA_ON_B:
             source = step * u_t
@@ -93,30 +87,18 @@ def forward_kernel(
         sources = spread(source, ln, T, SHARE, STATES, FAST)
         ys = ()
         for i in tl.static_range(T):
-            new = ()
-            for r in tl.static_range(R):
-                h = hs[r]
-                if KEEP > 0:
-                    if i % KEEP == 0:
-                        if EVEN and EVEN_L:
-                            tl.store(kept + r * LN * V, h)
-                        else:
-                            tl.store(kept + r * LN * V, h, mask=here & (d * 0 + (t + i) < L))
-                a = transition(argument(steps[i], rates[r], KIND, DEGREE, LOWEST), KIND, DEGREE, FAST)
-                if not EVEN_L:
-                    a = tl.where(d * 0 + i < L - t, a, 1.0)
-                h = a * h + sources[i] * row(Bs[r], time, i)
-                new += (h,)
-                of_r = tl.sum(h * row(Cs[r], time, i), 1, keep_dims=True)
-                if r == 0:
-                    y_i = of_r
-                else:
-                    y_i += of_r
             if KEEP > 0:
                 if i % KEEP == 0:
+                    if EVEN and EVEN_L:
+                        tl.store(kept, h)
+                    else:
+                        tl.store(kept, h, mask=here & (d * 0 + (t + i) < L))
                     kept += sequences.to(tl.int64) * D * N
-            hs = new
-            ys += (y_i,)
+            a = transition(argument(steps[i], rate, KIND, DEGREE, LOWEST), KIND, DEGREE, FAST)
+            if not EVEN_L:
+                a = tl.where(d * 0 + i < L - t, a, 1.0)
+            h = a * h + sources[i] * row(B_t, time, i)
+            ys += (tl.sum(tl.sum(h * row(C_t, time, i), 1, keep_dims=True), 5, keep_dims=True),)
         y_t = gathered(ys, ln, T, SHARE, LN, STATES, FAST)
         if SKIP:
             y_t += factor * u_t
@@ -138,5 +120,4 @@ def forward_kernel(
             z += T * D
         B += T * N
         C += T * N
-    for r in tl.static_range(R):
-        tl.store(last + of_state + r * LN * V, hs[r], mask=here)
+    tl.store(last + of_state, h, mask=here)

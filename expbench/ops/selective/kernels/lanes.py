@@ -92,7 +92,7 @@ def halve(low, high, index, bit: tl.constexpr, AXIS: tl.constexpr, STRIDE: tl.co
 @triton.jit
 def spread(x, lane, T: tl.constexpr, SHARE: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
     """T rows, each in every lane of axis 3, from x (T / SHARE, ...), of which lane l holds the steps l, SHARE + l, ..."""
-    index = tl.arange(0, T // SHARE)[:, None, None, None, None]
+    index = tl.arange(0, T // SHARE)[:, None, None, None, None, None]
     rows = ()
     for i in tl.static_range(T // SHARE):
         rows += (row(x, index, i),)
@@ -124,10 +124,10 @@ def gathered(rows, lane, T: tl.constexpr, SHARE: tl.constexpr, LN: tl.constexpr,
                         halve(rows[i * (32 >> k) + j], rows[i * (32 >> k) + j + (16 >> k)], lane, 16 >> k, 3, STRIDE, FAST),
                     )
             rows = new
-    index = tl.arange(0, T // SHARE)[:, None, None, None, None]
+    index = tl.arange(0, T // SHARE)[:, None, None, None, None, None]
     x = rows[0]
     if T // SHARE > 1:
-        x = tl.broadcast_to(x, [T // SHARE, x.shape[1], x.shape[2], x.shape[3], x.shape[4]])
+        x = tl.broadcast_to(x, [T // SHARE, x.shape[1], x.shape[2], x.shape[3], x.shape[4], x.shape[5]])
         for i in tl.static_range(1, T // SHARE):
             x = tl.where(index == i, rows[i], x)
     for k in tl.static_range(5):
