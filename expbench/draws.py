@@ -2,13 +2,15 @@
 
 A `Draws` is a key; its n-th call with m elements hashes the counters (n, 0..m-1) under that key with the finaliser of
 SplitMix64 (Steele, Lea and Flood 2014), in int64 tensor arithmetic, which wraps alike on every device. Nothing is
-consumed: whoever knows the key (task settings, instance, split, seed, step) can draw the same batch again.
+consumed: whoever knows the key (task settings, instance, split, seed, step) can draw the same batch again. A key may be a
+tensor, so that under `torch.vmap` the keys of many runs draw all their batches in one operation.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -31,8 +33,24 @@ def fold(text: str, *counters: int) -> int:
     """A 64-bit key from a text (through SHA-256) and a chain of counters."""
     key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     for counter in counters:
-        key = mix(key + (counter + 1) * _GOLDEN)
+        key = advance(key, counter)
     return key
+
+
+def advance(key: int, counter: int) -> int:
+    """The key that `fold` reaches from `key` by one more counter."""
+    return mix(key + (counter + 1) * _GOLDEN)
+
+
+def advance_all(keys: Tensor, counter: int | Tensor) -> Tensor:
+    """`advance` for int64 tensors: the keys as `as_tensor` has them, and a counter that may be a tensor too."""
+    step = (counter + 1) * _signed(_GOLDEN) if isinstance(counter, Tensor) else _signed((counter + 1) * _GOLDEN)
+    return _mix_tensor(keys + step)
+
+
+def as_tensor(keys: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """64-bit keys as int64 numbers."""
+    return torch.tensor([_signed(key) for key in keys], dtype=torch.int64, device=device)
 
 
 def _signed(number: int) -> int:
@@ -51,21 +69,22 @@ def _mix_tensor(z: Tensor) -> Tensor:
 
 
 class Draws:
-    """The random numbers that belong to one key.
+    """The random numbers that belong to one key, an int or an int64 tensor without axes (as `as_tensor` has it).
 
     Each call draws fresh numbers, so the order of the calls is part of what is drawn.
     """
 
-    def __init__(self, key: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, key: int | Tensor, device: torch.device | str = "cpu") -> None:
         self._key = key
         self._calls = 0
         self._device = device
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
-        base = mix(self._key + (self._calls + 1) * _GOLDEN)
+        calls, key = self._calls, self._key
+        base = advance_all(key, calls) if isinstance(key, Tensor) else _signed(advance(key, calls))
         self._calls += 1
         counter = torch.arange(1, math.prod(shape) + 1, device=self._device, dtype=torch.int64)
-        return _mix_tensor(counter * _signed(_GOLDEN) + _signed(base)).view(shape)
+        return _mix_tensor(counter * _signed(_GOLDEN) + base).view(shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Float64 numbers, uniform in [low, high), 53 bits each; shape `shape`."""

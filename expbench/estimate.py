@@ -7,12 +7,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from expbench.ensemble import Ensemble
 from expbench.grid import Job
 from expbench.mixer import unsupported
 from expbench.progress import work
-from expbench.run import Run
+from expbench.stacks import Stack
+from expbench.stream import Stream
 from expbench.task import CHUNK
-from expbench.training import CURVE_CHUNKS, build, curve_steps, evaluate, surroundings, train
+from expbench.training import (
+    CURVE_CHUNKS,
+    Diverged,
+    build,
+    curve_steps,
+    evaluate_together,
+    surroundings,
+    train_together,
+)
 
 _STEPS = 3
 _LIMIT_SECONDS = 20.0
@@ -26,50 +36,54 @@ class Estimate(NamedTuple):
     shapes: int
 
 
-def estimate(jobs: Sequence[Job], device: str, limit: float = _LIMIT_SECONDS) -> Estimate:
+def estimate(stacks: Sequence[Stack], device: str, limit: float = _LIMIT_SECONDS) -> Estimate:
     """Time a short run of each distinct shape; shapes left when `limit` seconds are spent are scaled by their work."""
-    by_shape: dict[tuple[object, ...], list[Job]] = {}
-    for job in jobs:
-        if unsupported(job.model, width=job.run.D, dtype=job.run.dtype, device=device) is None:
-            by_shape.setdefault(_shape(job.run), []).append(job)
+    by_shape: dict[tuple[object, ...], list[Stack]] = {}
+    for stack in stacks:
+        run = stack.jobs[0].run
+        if unsupported(stack.jobs[0].model, width=run.D, dtype=run.dtype, device=device) is None:
+            by_shape.setdefault(_shape(stack), []).append(stack)
     began = time.perf_counter()
     seconds = timed_work = 0.0
     measured = 0
     left = 0.0
     for group in by_shape.values():
+        whole = sum(work(job) for stack in group for job in stack.jobs)
         if time.perf_counter() - began > limit:
-            left += sum(work(job) for job in group)
+            left += whole
             continue
         try:
-            with surroundings(group[0].run, device):
-                seconds += _seconds(group[0], device) * len(group)
+            seconds += _seconds(group[0].jobs, device) * len(group)
         except (Exception, SystemExit):  # this run will fail, or diverge: how long it takes to is not known
             continue
-        timed_work += sum(work(job) for job in group)
+        timed_work += whole
         measured += 1
     scale = seconds / timed_work if timed_work else 0.0
     return Estimate(seconds + scale * left, measured, len(by_shape))
 
 
-def _shape(run: Run) -> tuple[object, ...]:
+def _shape(stack: Stack) -> tuple[object, ...]:
+    run = stack.jobs[0].run
     settings = tuple(sorted((k, str(v)) for k, v in run.model_settings.items()))
     task = tuple(sorted((k, str(v)) for k, v in run.task_settings.items() if k != "instance"))
-    return run.task, task, run.model, settings, run.D, run.depth, run.steps, run.batch_size, run.dtype, run.norm
+    network = (run.model, settings, run.D, run.depth, run.norm, run.positions, run.residual)
+    return (len(stack.jobs), run.task, task, *network, run.steps, run.batch_size, run.dtype)
 
 
-def _seconds(job: Job, device: str) -> float:
-    """Seconds of one run: its steps, its evaluations on the curve, and the last ones."""
-    network = build(job.run, job.task, job.model, device)
-    short = replace(job.run, steps=_STEPS, warmup=0)
-    small = replace(job.task, test_size=CHUNK, selection_size=CHUNK)
-    times = []
-    for score in train(short, small, network, device):
-        times.append(score.seconds)
-        if score.step == _STEPS:
+def _seconds(jobs: Sequence[Job], device: str) -> float:
+    """Seconds of jobs that are trained together: their steps, their evaluations on the curve, and the last ones."""
+    run, task = jobs[0].run, jobs[0].task
+    ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
+    short = [replace(job.run, steps=_STEPS, warmup=0) for job in jobs]
+    small = [replace(job.task, test_size=CHUNK, selection_size=CHUNK) for job in jobs]
+    with surroundings(run, device, len(jobs)):
+        for item in train_together(short, small, ensemble, device):
+            if isinstance(item.what, Diverged):
+                raise item.what
+            step = item.what.seconds / _STEPS
             break
-    step = times[0] / _STEPS
-    began = time.perf_counter()
-    evaluate(job.run, small, network, device, "selection")
-    sequence = (time.perf_counter() - began) / CHUNK
-    curve = CHUNK * CURVE_CHUNKS * len(curve_steps(job.run.steps))
-    return step * job.run.steps + sequence * (curve + job.task.selection_size + (job.task.test_size or 0))
+        began = time.perf_counter()
+        evaluate_together(short, small, ensemble, Stream(short, small, device), device, "selection", range(len(jobs)))
+        sequence = (time.perf_counter() - began) / CHUNK
+    curve = CHUNK * CURVE_CHUNKS * len(curve_steps(run.steps))
+    return step * run.steps + sequence * (curve + task.selection_size + (task.test_size or 0))

@@ -76,20 +76,23 @@ class Network(nn.Module):
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     @torch.no_grad()
-    def statistics(self, inputs: Tensor) -> dict[tuple[int, str], float]:
-        """What each mixer logs about its input, by (layer, name); empty for mixers that log nothing."""
-        seen: dict[tuple[int, str], float] = {}
+    def statistics(self, inputs: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> dict[tuple[int, str], Tensor]:
+        """What each mixer logs about its input, by (layer, name); empty for mixers that log nothing.
+
+        forward: what calls this network, where it is not called with its own parameters.
+        """
+        seen: dict[tuple[int, str], Tensor] = {}
 
         def record(layer: int) -> Callable[..., None]:
             def hook(mixer: Any, args: tuple[Tensor]) -> None:
-                seen.update({(layer, name): float(value) for name, value in mixer.statistics(args[0]).items()})
+                seen.update({(layer, name): value for name, value in mixer.statistics(args[0]).items()})
 
             return hook
 
         logging = [(i, mixer) for i, mixer in enumerate(self.mixers) if isinstance(mixer, Mixer)]
         handles = [mixer.register_forward_pre_hook(record(i)) for i, mixer in logging]
         try:
-            self(inputs)
+            (forward or self)(inputs)
         finally:
             for handle in handles:
                 handle.remove()

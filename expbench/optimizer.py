@@ -1,7 +1,7 @@
-"""AdamW (Loshchilov and Hutter 2019) with the learning rate given at each step, and clipping by the gradient's norm.
+"""AdamW (Loshchilov and Hutter 2019) for many runs at once, each with its own learning rate, weight decay and clipping.
 
-torch.optim imports torch's compiler at its first use, which takes longer than a tiny run; this is the same update in a
-few lines, tested against it.
+torch.optim knows one rate for all, and imports torch's compiler at its first use, which takes longer than a tiny run; this
+is the same update in a few lines, tested against it. Letters: S runs, P numbers that a run trains.
 """
 
 from __future__ import annotations
@@ -15,47 +15,52 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
 class AdamW:
-    """The optimizer's state for some parameters.
+    """The optimizer's state for stacked parameters (S, ...), which it updates in place.
 
-    weight_decay is decoupled: parameters shrink by lr * weight_decay at each step, except those with an attribute
-    `_no_weight_decay` that is true (as Mamba marks A and the skip). Complex parameters are pairs of real ones.
+    weight_decay (S,) is decoupled: parameters shrink by lr * weight_decay at each step, except those for which `decayed` is
+    false (as Mamba has it for A and the skip). Complex parameters are pairs of real ones.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], weight_decay: float) -> None:
-        self.leaves = tuple(p for p in parameters if p.requires_grad)
-        self.weight_decay = weight_decay
-        self._parameters = _real(self.leaves)
-        self._decayed = _real(tuple(p for p in self.leaves if not getattr(p, "_no_weight_decay", False)))
-        self._means = [torch.zeros_like(p) for p in self._parameters]
-        self._squares = [torch.zeros_like(p) for p in self._parameters]
-        self._steps = 0
+    def __init__(self, parameters: Sequence[Tensor], decayed: Sequence[bool], weight_decay: Tensor) -> None:
+        self._parameters = [_real(p.detach()) for p in parameters]
+        self._sizes = [p[0].numel() for p in self._parameters]
+        rows = torch.cat([p.flatten(1) for p in self._parameters], 1) if parameters else weight_decay.new_empty(0)
+        self._means, self._squares = torch.zeros_like(rows), torch.zeros_like(rows)
+        shares = [torch.full((size,), float(d)) for size, d in zip(self._sizes, decayed, strict=True)]
+        decay = weight_decay.unsqueeze(1) * torch.cat(shares).to(rows) if bool((weight_decay != 0).any()) else None
+        self._decay = decay
+        self._corrections = torch.ones(2, dtype=torch.float64, device=rows.device)  # beta^t
+        self._betas = torch.tensor(BETAS, dtype=torch.float64, device=rows.device)
 
     @torch.no_grad()
-    def step(self, grads: tuple[Tensor, ...], lr: float) -> None:
-        """Update the parameters in place from the gradients of `leaves`."""
-        self._steps += 1
-        correction_1, correction_2 = (1 - beta**self._steps for beta in BETAS)
-        real = _real(grads)
-        if self.weight_decay and self._decayed:
-            torch._foreach_mul_(self._decayed, 1 - lr * self.weight_decay)
-        torch._foreach_lerp_(self._means, real, 1 - BETAS[0])
-        torch._foreach_mul_(self._squares, BETAS[1])
-        torch._foreach_addcmul_(self._squares, real, real, 1 - BETAS[1])
-        roots = torch._foreach_sqrt(self._squares)
-        torch._foreach_div_(roots, correction_2**0.5)
-        torch._foreach_add_(roots, EPSILON)
-        torch._foreach_addcdiv_(self._parameters, self._means, roots, -lr / correction_1)
+    def step(self, grads: Tensor, lr: Tensor) -> None:
+        """Update the parameters from gradients (S, P), as `rows` makes them, by the learning rates lr (S,), float64."""
+        self._corrections *= self._betas
+        correction_1, correction_2 = 1 - self._corrections
+        self._means.lerp_(grads, 1 - BETAS[0])
+        self._squares.mul_(BETAS[1]).addcmul_(grads, grads, value=1 - BETAS[1])
+        roots = self._squares.sqrt() / correction_2.sqrt().to(grads) + EPSILON
+        changes = self._means / roots * (lr / correction_1).to(grads).unsqueeze(1)
+        parts = changes.split(self._sizes, 1)
+        if self._decay is not None:
+            factors = (1 - lr.to(self._decay).unsqueeze(1) * self._decay).split(self._sizes, 1)
+            for p, factor in zip(self._parameters, factors, strict=True):
+                p.mul_(factor.view_as(p))
+        torch._foreach_sub_(self._parameters, [c.reshape(p.shape) for c, p in zip(parts, self._parameters, strict=True)])
 
 
 @torch.no_grad()
-def clipped(grads: tuple[Tensor, ...], largest: float) -> tuple[tuple[Tensor, ...], Tensor]:
-    """The gradients scaled so that their common norm is at most `largest`, and the norm before.
-
-    Never in place: autograd may hand out one tensor as the gradient of two parameters.
-    """
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_real(grads))))
-    return torch._foreach_mul(grads, torch.clamp(largest / (norm + 1e-6), max=1.0)), norm
+def rows(grads: Sequence[Tensor]) -> Tensor:
+    """The gradients (S, ...) of all parameters as rows (S, P)."""
+    return torch.cat([_real(g).flatten(1) for g in grads], 1)
 
 
-def _real(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(torch.view_as_real(t.detach()) if t.is_complex() else t for t in tensors)
+@torch.no_grad()
+def clipped(grads: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row of (S, P) scaled so that its norm is at most its `largest` (S,), and the norms (S,) before."""
+    norms = torch.linalg.vector_norm(grads, dim=1)
+    return grads * torch.clamp(largest / (norms + 1e-6), max=1.0).unsqueeze(1), norms
+
+
+def _real(x: Tensor) -> Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from expbench.estimate import estimate
 from expbench.grid import Job
 from expbench.mixer import unsupported
 from expbench.progress import duration
+from expbench.stacks import Stack, stacked
 from expbench.sweep import Plan
 from expbench.text import aligned, degree_and_order
 from expbench.training import build
@@ -38,7 +40,8 @@ def preview(plan: Plan, device: str) -> str:
     lines = [header]
     for cell, jobs in cells.items():
         lines.append([*cell[:8], *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
-    time = estimate(plan.missing, device)
+    stacks = list(stacked(plan.missing, device))
+    time = estimate(stacks, device)
     extrapolated = "" if time.measured == time.shapes else f", {time.measured} of {time.shapes} shapes could be"
     return "\n".join(
         [
@@ -46,9 +49,18 @@ def preview(plan: Plan, device: str) -> str:
             "",
             f"{len(plan.jobs)} runs: {len(plan.jobs) - len(missing)} done, {len(missing)} to run; "
             f"{len(plan.controls)} sets of controls to measure",
+            *_together(stacks),
             f"estimated time on {device}: {duration(time.seconds)} (each shape timed for a few steps{extrapolated})",
         ]
     )
+
+
+def _together(stacks: Sequence[Stack]) -> list[str]:
+    """How the missing runs are trained, a line for each reason for which alike ones are not trained together."""
+    sizes = [len(stack.jobs) for stack in stacks]
+    lines = [f"trained in {len(sizes)} programs of up to {max(sizes)} runs together"] if sizes else []
+    alone = Counter((stack.jobs[0].run.model, stack.alone_because) for stack in stacks if stack.alone_because)
+    return lines + [f"{count} runs of {model} one by one: {reason}" for (model, reason), count in alone.items()]
 
 
 def _cell(job: Job) -> tuple[str, ...]:

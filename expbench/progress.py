@@ -42,11 +42,12 @@ class Progress:
             shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} to go"
             self.bar = tqdm(total=self.total, bar_format=shape, desc=f"0/{self.count}")
 
-    def step(self, job: Job, steps: int) -> None:
-        """A job has done so many steps."""
+    def step(self, jobs: Sequence[Job], steps: int) -> None:
+        """Jobs that are trained together have done so many steps."""
         if self.bar is not None:
-            self.bar.n = self.done_work + self.skipped_work + work(job, steps)
-            self.bar.set_description(f"{self.done + 1}/{self.count} {job.run.title()}")
+            self.bar.n = self.done_work + self.skipped_work + sum(work(job, steps) for job in jobs)
+            others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+            self.bar.set_description(f"{self.done + 1}/{self.count} {jobs[0].run.title()}{others}")
 
     def end(self, job: Job, status: str, error: str | None, value: float | None) -> None:
         """A job has ended."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from expbench.settings import Value
 
-TRAINING_VERSION = 1  # raised when the loop, the network or the optimizer would give other numbers for the same run
+TRAINING_VERSION = 2  # raised when the loop, the network or the optimizer would give other numbers for the same run
 
 Norm = Literal["layer", "rms", "none"]
 Positions = Literal["none", "sin", "learned", "index"]

@@ -1,8 +1,8 @@
 """The sweep: what is done already, what is missing, and running it.
 
-Each run is a unit of its own: trained, then written as one file. A run that fails is a row with its error and is tried
-again by the next sweep; one that diverges, or that its model does not support, is a finding and is done. Controls are
-units too, one for each setting of a task.
+Each run is a unit of its own, written as one file, though runs that are alike are trained together. A run that fails is a
+row with its error and is tried again by the next sweep; one that diverges, or that its model does not support, is a finding
+and is done. Controls are units too, one for each setting of a task.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import pyarrow as pa
 import torch
 
 from expbench import files, rows, table
+from expbench.ensemble import Ensemble
 from expbench.errors import BadInput
 from expbench.grid import Job
 from expbench.mixer import unsupported
-from expbench.network import Network
 from expbench.ops import backends
 from expbench.progress import Progress
 from expbench.run import Score, Status
+from expbench.stacks import Stack, stacked
 from expbench.task import Measured, Task, total
-from expbench.training import Diverged, build, surroundings, train
+from expbench.training import Diverged, build, surroundings, train_together
 
 
 class Plan(NamedTuple):
@@ -87,69 +88,143 @@ def plan(jobs: Sequence[Job], folder: Path, shard: tuple[int, int] = (1, 1)) -> 
 
 
 def run(
-    plan: Plan, folder: Path, device: str, progress: Progress, *, save_weights: bool = False, fail_fast: bool = False
+    plan: Plan,
+    folder: Path,
+    device: str,
+    progress: Progress,
+    *,
+    save_weights: bool = False,
+    fail_fast: bool = False,
+    largest: int | None = None,
 ) -> Counter[str]:
-    """Measure the missing controls, run the missing jobs, and return how many ended in which status.
+    """Measure the missing controls, run the missing jobs, at most `largest` together, and count how they ended.
 
     A run that another process has finished meanwhile counts as `elsewhere`. After an interrupt the folder holds every run
     that had ended, and the same sweep goes on from there.
     """
     ended: Counter[str] = Counter()
     controls = {rows.controls_key(job): job for job in plan.controls}
-    for job in plan.missing:
-        own = controls.pop(rows.controls_key(job), None)
-        if own is not None:
-            measure_controls(own, folder, progress)
-        if table.finished(folder, job.run.key):
-            ended["elsewhere"] += 1
-            progress.skip(job)
-            continue
-        outcome = execute(job, folder, device, progress, save_weights=save_weights)
-        ended[outcome.status] += 1
-        progress.end(job, outcome.status, outcome.error, outcome.value)
-        if fail_fast and outcome.status == "failed":
-            progress.note(outcome.trace or "")
-            break
-    else:
-        for job in controls.values():
-            measure_controls(job, folder, progress)
+    for stack in stacked(plan.missing, device, largest):
+        left = []
+        for job in stack.jobs:
+            own = controls.pop(rows.controls_key(job), None)
+            if own is not None:
+                measure_controls(own, folder, progress)
+            if table.finished(folder, job.run.key):
+                ended["elsewhere"] += 1
+                progress.skip(job)
+            else:
+                left.append(job)
+        for job, outcome in execute(Stack(left, stack.alone_because), folder, device, progress, save_weights=save_weights):
+            ended[outcome.status] += 1
+            progress.end(job, outcome.status, outcome.error, outcome.value)
+            if fail_fast and outcome.status == "failed":
+                progress.note(outcome.trace or "")
+                return ended
+    for job in controls.values():
+        measure_controls(job, folder, progress)
     return ended
 
 
-def execute(job: Job, folder: Path, device: str, progress: Progress, *, save_weights: bool = False) -> Outcome:
-    """Train one job and write its file. An exception of the run's own becomes its outcome; an interrupt passes through."""
-    began = time.perf_counter()
-    scores: list[Score] = []
-    known: rows.Row = {}
-    ending: rows.Row = {}
+def execute(
+    stack: Stack, folder: Path, device: str, progress: Progress, *, save_weights: bool = False
+) -> Iterator[tuple[Job, Outcome]]:
+    """Train a stack and write a file for each of its jobs, when all have ended.
+
+    An exception of one job's own becomes its outcome: where a stack breaks, its jobs are run again one by one. Where memory
+    does not suffice, halves are trained one after the other. An interrupt passes through.
+    """
+    jobs = stack.jobs
+    if len(jobs) > 1:
+        trained = _Trained(jobs)
+        try:
+            trained.run(device, progress)
+        except torch.OutOfMemoryError:
+            half, reason = len(jobs) // 2, "memory did not suffice for two" if len(jobs) == 2 else None
+            progress.note(f"memory does not suffice for {len(jobs)} runs at once, going on with {half}")
+            for part in (jobs[:half], jobs[half:]):
+                yield from execute(Stack(part, reason), folder, device, progress, save_weights=save_weights)
+            return
+        except (Exception, SystemExit) as failure:
+            reason = f"a stack broke: {_one_line(failure)}"
+            progress.note(f"{jobs[0].run.task} {jobs[0].run.model}: {reason}; its runs go on one by one")
+            for job in jobs:
+                yield from execute(Stack([job], reason), folder, device, progress, save_weights=save_weights)
+            return
+        for i, job in enumerate(jobs):
+            yield job, _write(trained, i, folder, device, save_weights)
+    elif jobs:
+        yield jobs[0], _alone(stack, folder, device, progress, save_weights)
+
+
+class _Trained:
+    """What comes of jobs that are trained together: of each its scores, or how it diverged; and their networks."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
+        self.scores: list[list[Score]] = [[] for _ in jobs]
+        self.diverged: dict[int, str] = {}
+        self.known: list[rows.Row] = [{} for _ in jobs]
+        self.seconds = 0.0
+        self.ensemble: Ensemble | None = None
+
+    def run(self, device: str, progress: Progress) -> None:
+        """Train them. After an exception what was known and measured until then is still there."""
+        jobs, began = self.jobs, time.perf_counter()
+        for job, known in zip(jobs, self.known, strict=True):
+            known |= rows.of_facts(job.task)
+        networks = [build(job.run, job.task, job.model, device) for job in jobs]
+        for known in self.known:
+            known |= rows.of_network(networks[0]) | {"stack_size": len(jobs)}
+        self.ensemble = Ensemble(networks)
+        runs, tasks = [job.run for job in jobs], [job.task for job in jobs]
+        with surroundings(runs[0], device, len(jobs)), backends.using(None) as used:
+            for item in train_together(runs, tasks, self.ensemble, device):
+                if isinstance(item.what, Diverged):
+                    self.diverged[item.member] = str(item.what)
+                else:
+                    self.scores[item.member].append(item.what)
+                    self.known[item.member]["backend"] = "+".join(used.names) or "torch"
+                    progress.step(jobs, item.what.step)
+        self.seconds = time.perf_counter() - began
+
+
+def _alone(stack: Stack, folder: Path, device: str, progress: Progress, save_weights: bool) -> Outcome:
+    """Train one job, if it is supported, and write its file, whatever becomes of it."""
+    job, trained, began = stack.jobs[0], _Trained(stack.jobs), time.perf_counter()
     reason = unsupported(job.model, width=job.run.D, dtype=job.run.dtype, device=device)
     try:
-        known |= rows.of_facts(job.task)
-        if reason is not None:
-            outcome = Outcome("unsupported", reason)
-        else:
-            network = build(job.run, job.task, job.model, device)
-            known |= rows.of_network(network)
-            with surroundings(job.run, device), backends.using(None) as used:
-                for score in train(job.run, job.task, network, device):
-                    scores.append(score)
-                    known["backend"] = "+".join(used.names) or "torch"
-                    progress.step(job, score.step)
-            outcome = Outcome("ok", value=next(s.value for s in scores if s.headline and s.split == "test"))
-            if save_weights:
-                ending["weights"] = _save_weights(network, folder, job.run.key)
-    except Diverged as diverged:
-        outcome = Outcome("diverged", str(diverged))
+        if reason is None:
+            trained.run(device, progress)
+            trained.known[0]["alone_because"] = stack.alone_because
+            return _write(trained, 0, folder, device, save_weights)
+        trained.known[0] |= rows.of_facts(job.task)
+        outcome = Outcome("unsupported", reason)
     except (Exception, SystemExit) as failure:  # whatever a plugin raises ends its run, not the sweep
         outcome = Outcome.of_failure(failure)
-    ending |= outcome.columns()
-    ending["run_seconds"] = time.perf_counter() - began
+    trained.seconds = time.perf_counter() - began
+    return _write_outcome(trained, 0, folder, device, outcome, {})
+
+
+def _write(trained: _Trained, i: int, folder: Path, device: str, save_weights: bool) -> Outcome:
+    """Write the file of one of the jobs that have been trained together."""
+    more: rows.Row = {}
+    if i in trained.diverged:
+        outcome = Outcome("diverged", trained.diverged[i])
+    else:
+        outcome = Outcome("ok", value=next(s.value for s in trained.scores[i] if s.headline and s.split == "test"))
+        if save_weights and trained.ensemble is not None:
+            more["weights"] = _save_weights(trained.ensemble.state(i), folder, trained.jobs[i].run.key)
+    return _write_outcome(trained, i, folder, device, outcome, more)
+
+
+def _write_outcome(trained: _Trained, i: int, folder: Path, device: str, outcome: Outcome, more: rows.Row) -> Outcome:
+    job, ending = trained.jobs[i], outcome.columns() | {"run_seconds": trained.seconds} | more
     try:
-        table.write(folder, job.run.key, rows.of_run(job, device, known, scores, ending))
+        table.write(folder, job.run.key, rows.of_run(job, device, trained.known[i], trained.scores[i], ending))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as failure:  # a plugin states what no column can hold
         outcome = Outcome.of_failure(failure)
-        ending |= outcome.columns()
-        table.write(folder, job.run.key, rows.of_run(job, device, {}, [], ending))
+        table.write(folder, job.run.key, rows.of_run(job, device, {}, [], ending | outcome.columns()))
     return outcome
 
 
@@ -190,14 +265,14 @@ def _controls(task: Task) -> Iterator[tuple[str, str, list[Measured]]]:
         yield control.name, control.kind, task.summary(total(parts))
 
 
-def _save_weights(network: Network, folder: Path, key: str) -> str:
+def _save_weights(state: dict[str, torch.Tensor], folder: Path, key: str) -> str:
     """Write the weights and return their path below the results folder."""
     from safetensors.torch import save_file
 
     target = folder / "weights" / f"{key}.safetensors"
     target.parent.mkdir(exist_ok=True)
     with files.replacing(target) as aside:
-        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, aside)
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, aside)
     return str(target.relative_to(folder))
 
 

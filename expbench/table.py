@@ -22,7 +22,8 @@ from expbench.errors import BadInput, unknown
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 1
+VERSION = 2
+_READ = (1, 2)  # of an older schema, columns that it lacks are null
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 COLUMNS: dict[str, pa.DataType] = {
     # what was run; `kind` is run, or baseline, oracle, positive or chance for a control
@@ -80,6 +81,8 @@ COLUMNS: dict[str, pa.DataType] = {
     "device_name": _TEXT,
     "precision": _TEXT,
     "backend": _TEXT,
+    "stack_size": _WHOLE,
+    "alone_because": _TEXT,
     "expbench": _TEXT,
     "python": _TEXT,
     "torch": _TEXT,
@@ -194,9 +197,13 @@ def _read_file(path: Path, columns: list[str]) -> pa.Table | str:
         version = (file.schema_arrow.metadata or {}).get(b"expbench_schema")
         if version is None:
             return f"{path}: not an expbench results table; it is left alone, move it to another folder"
-        if int(version) != VERSION:
-            return f"{path}: schema {int(version)}, and this expbench reads schema {VERSION}; it is left alone"
-        return file.read(columns).cast(pa.schema([SCHEMA.field(name) for name in columns]))
+        if int(version) not in _READ:
+            return f"{path}: schema {int(version)}, and this expbench reads up to schema {VERSION}; it is left alone"
+        found = file.read([name for name in columns if name in file.schema_arrow.names])
+        for name in columns:
+            if name not in found.column_names and int(version) < VERSION:
+                found = found.append_column(name, pa.nulls(len(found), SCHEMA.field(name).type))
+        return found.select(columns).cast(pa.schema([SCHEMA.field(name) for name in columns]))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0][:120]
         return f"{path}: corrupt ({reason}); it is left alone, move it to another folder"

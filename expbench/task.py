@@ -39,7 +39,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from expbench.draws import Draws, fold
+from expbench.draws import Draws, advance, fold
 from expbench.run import Split, canonical
 from expbench.settings import Value
 
@@ -160,11 +160,15 @@ class Task(ABC):
         """What this instance asks for, in one line (the polynomial, say)."""
         return ""
 
-    def draws(self, split: Split, *, seed: int = 0, step: int = 0, device: torch.device | str = "cpu") -> Draws:
-        """The random numbers of one batch. Splits never share a key; `seed` chooses the order of the training stream."""
+    def stream(self, split: Split, seed: int = 0) -> int:
+        """The key of a stream of batches. Splits never share one; `seed` chooses the order of the training stream."""
         sizes = ("test_size", "selection_size")  # a larger test set begins with the smaller one
         settings = canonical({f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in sizes})
-        return Draws(fold(f"{type(self).__name__} {self.version} {settings} {split}", seed, step), device)
+        return fold(f"{type(self).__name__} {self.version} {settings} {split}", seed)
+
+    def draws(self, split: Split, *, seed: int = 0, step: int = 0, device: torch.device | str = "cpu") -> Draws:
+        """The random numbers of one batch."""
+        return Draws(advance(self.stream(split, seed), step), device)
 
     def train_batch(self, size: int, *, seed: int, step: int, device: torch.device | str = "cpu") -> Batch:
         """Batch number `step` of the training stream of `seed`: fresh data, never seen before."""

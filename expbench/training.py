@@ -1,24 +1,27 @@
-"""Run -> Scores: one loop for every task and every model.
+"""Runs -> Scores: one loop for every task and every model, and for as many runs at once as differ in numbers alone.
 
 Fresh data at every step, AdamW, linear warm-up and cosine decay, gradients clipped in norm. The loop yields what it
 measures: a few dozen points of the curve on the selection split, and at the end the test split, which nothing is chosen on.
+Runs that are trained together share nothing but the operations: each has its data, rates, clipping, and may diverge.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from expbench.ensemble import Ensemble
 from expbench.network import Network
-from expbench.optimizer import AdamW, clipped
+from expbench.optimizer import AdamW, clipped, rows
 from expbench.run import Run, Score, Split
+from expbench.stream import Stream
 from expbench.task import Batch, Measured, Task, total
 
 CURVE_POINTS, STEPS_BETWEEN_POINTS = 24, 25  # at most so many points, and at least so many steps from one to the next
@@ -29,13 +32,13 @@ _EVALUATED_TOKENS = 1 << 16  # tokens that go through a network at once when it 
 
 
 @contextmanager
-def surroundings(run: Run, device: str) -> Iterator[None]:
-    """What a run needs of the process: its own random state (a layer may have dropout), and as many threads as pay.
+def surroundings(run: Run, device: str, size: int = 1) -> Iterator[None]:
+    """What `size` runs like this need of the process: a random state (a layer may have dropout), and as many threads as pay.
 
     One thread where a step is so small that to share it costs more than to do it; torch's own number elsewhere.
     """
     threads = torch.get_num_threads()
-    if run.batch_size * run.L * run.D < _WORTH_SHARING:
+    if size * run.batch_size * run.L * run.D < _WORTH_SHARING:
         torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
@@ -47,6 +50,13 @@ def surroundings(run: Run, device: str) -> Iterator[None]:
 
 class Diverged(Exception):
     """The loss or its gradient is no longer finite; says at which step."""
+
+
+class Item(NamedTuple):
+    """What the loop tells of run number `member`: a score, or that it has diverged, after which nothing more comes of it."""
+
+    member: int
+    what: Score | Diverged
 
 
 def build(run: Run, task: Task, model: type, device: str) -> Network:
@@ -67,54 +77,131 @@ def build(run: Run, task: Task, model: type, device: str) -> Network:
 
 
 def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score]:
-    """Train, yielding the curve and at the end the test metrics; raises `Diverged` where training breaks down."""
-    began = time.perf_counter()
-    optimizer = AdamW(list(network.parameters()), run.weight_decay)
-    points = curve_steps(run.steps)
-    probe = _cast(next(task.split("selection", device)), run)
-    watch = _TransitionWatch(network)
-    losses: list[Tensor] = []
-    seen = _SeenInputs(run, task)
+    """Train one network, yielding the curve and at the end the test metrics; raises `Diverged` where it breaks down."""
+    for item in train_together([run], [task], Ensemble([network]), device):
+        if isinstance(item.what, Diverged):
+            raise item.what
+        yield item.what
 
-    def scores(split: Split, step: int, measured: list[Measured]) -> Iterator[Score]:
+
+def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensemble, device: str) -> Iterator[Item]:
+    """Train S networks, run i on task i; they have the same number of steps, batch size and shapes."""
+    began = time.perf_counter()
+    first, loss_of = runs[0], tasks[0]
+    alive = list(range(len(runs)))
+    stream = Stream(runs, tasks, device)
+    optimizer = AdamW(
+        ensemble.stacked(ensemble.leaves),
+        ensemble.decayed,
+        torch.tensor([run.weight_decay for run in runs], dtype=torch.float64, device=device),
+    )
+    rates = _Rates(runs, device)
+    points = curve_steps(first.steps)
+    probe = Batch(*(x[:, :PROBE] for x in _each_own(next(stream.split("selection")), len(runs))))
+    watch = _TransitionWatch(ensemble)
+    seen = _SeenInputs(runs, tasks, stream)
+    broke = _Broke(len(runs), device)
+    total_loss = torch.zeros(len(runs), device=device)
+    since = 0
+
+    def scores(i: int, split: Split, step: int, measured: Iterable[Measured]) -> Iterator[Item]:
         seconds = time.perf_counter() - began
         for metric, value, part in measured:
-            headline = metric == task.headline and not part
-            yield Score(split, step, metric, float(value), part, seconds, headline)
+            headline = metric == tasks[i].headline and not part
+            yield Item(i, Score(split, step, metric, float(value), part, seconds, headline))
 
-    network.train()
-    for step in range(1, run.steps + 1):
-        batch = _cast(task.train_batch(run.batch_size, seed=run.seed, step=step, device=device), run)
+    ensemble.template.train()
+    for step in range(1, first.steps + 1):
+        batch = stream.train(step)
         seen.add(batch.inputs)
-        with precision_context(run, device):
-            loss = task.loss(_floating(network(batch.inputs)), batch.targets)
-        raw = torch.autograd.grad(loss, optimizer.leaves, allow_unused=True, materialize_grads=True)
-        loss = loss.detach()
-        grads, norm = clipped(raw, run.clip)
-        if not math.isfinite(norm + loss):
-            raise Diverged(f"the loss or its gradient is not finite at step {step} of {run.steps}")
-        optimizer.step(grads, run.lr * learning_rate_factor(run, step - 1))
-        losses.append(loss)
-        if step in points:
-            yield from scores("train", step, [Measured("loss", float(torch.stack(losses).mean()))])
-            losses.clear()
-            if step < run.steps:
-                curve = evaluate(run, task, network, device, "selection", chunks=CURVE_CHUNKS)
-                yield from scores("selection", step, [m for m in curve if not m.slice])
-            yield from scores("selection", step, watch.probe(probe.inputs[:PROBE]))
-            yield from scores("train", step, watch.running(batch.inputs[:PROBE]))
+        with precision_context(first, device):
+            losses = ensemble.losses(loss_of, batch)
+        raw = torch.autograd.grad(losses.sum(), ensemble.leaves, allow_unused=True, materialize_grads=True)
+        grads, norms = clipped(rows(ensemble.stacked(raw)), rates.clip)
+        losses = losses.detach()
+        broke.watch(norms + losses, step)
+        optimizer.step(grads, rates.at(step - 1))
+        total_loss, since = total_loss + losses, since + 1
+        if step in points or (len(runs) == 1 and not broke.fine()):
+            for i in broke.found(alive):
+                alive.remove(i)
+                yield Item(i, Diverged(f"the loss or its gradient is not finite at step {broke.step(i)} of {first.steps}"))
+            if not alive:
+                return
+            mean = (total_loss / since).tolist()
+            total_loss, since = torch.zeros_like(losses), 0
+            at_rest, moving = watch.probe(probe.inputs), watch.running(batch.inputs[:, :PROBE])
+            curve = evaluate_together(runs, tasks, ensemble, stream, device, "selection", alive, CURVE_CHUNKS)
+            for i in alive:
+                yield from scores(i, "train", step, [Measured("loss", mean[i])])
+                if step < first.steps:
+                    yield from scores(i, "selection", step, (m for m in curve[i] if not m.slice))
+                yield from scores(i, "selection", step, at_rest[i])
+                yield from scores(i, "train", step, moving[i])
 
-    if not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
-        raise Diverged(f"a parameter is not finite after step {run.steps}, the last")
-    yield from scores("test", run.steps, seen.measure(task.split("test", device)))
+    finite = torch.stack([torch.isfinite(p).flatten(1).all(1) for p in ensemble.stacked(ensemble.leaves)]).all(0).tolist()
+    for i in [i for i in alive if not finite[i]]:
+        alive.remove(i)
+        yield Item(i, Diverged(f"a parameter is not finite after step {first.steps}, the last"))
+    for i, share in seen.measure():
+        if i in alive:
+            yield from scores(i, "test", first.steps, [Measured("seen_in_training", share)])
     splits: tuple[Split, ...] = ("selection", "test")
     for split in splits:
-        measured = evaluate(run, task, network, device, split)
-        yield from scores(split, run.steps, measured)
-        value = next(m.value for m in measured if m.metric == task.headline and not m.slice)
-        if not math.isfinite(value):
-            raise Diverged(f"{task.headline} of the {split} split is not finite after {run.steps} steps")
-        yield from scores(split, run.steps, [Measured("solved", float(task.solved(value)))])
+        found = evaluate_together(runs, tasks, ensemble, stream, device, split, alive)
+        for i in list(alive):
+            task = tasks[i]
+            yield from scores(i, split, first.steps, found[i])
+            value = next(m.value for m in found[i] if m.metric == task.headline and not m.slice)
+            if math.isfinite(value):
+                yield from scores(i, split, first.steps, [Measured("solved", float(task.solved(value)))])
+            else:
+                alive.remove(i)
+                yield Item(i, Diverged(f"{task.headline} of the {split} split is not finite after {first.steps} steps"))
+
+
+class _Rates:
+    """Learning rate and clipping of each run, in tensors: float64 (S,)."""
+
+    def __init__(self, runs: Sequence[Run], device: str) -> None:
+        by_schedule = {(run.warmup, run.steps): run for run in runs}
+        self._distinct = list(by_schedule.values())
+        which = list(by_schedule)
+        self._which = torch.tensor([which.index((run.warmup, run.steps)) for run in runs], device=device)
+        self._peak = torch.tensor([run.lr for run in runs], dtype=torch.float64, device=device)
+        clip = torch.float64 if runs[0].dtype == "float64" else torch.float32
+        self.clip = torch.tensor([run.clip for run in runs], dtype=clip, device=device)
+
+    def at(self, step: int) -> Tensor:
+        """The learning rates of update `step` (from 0)."""
+        factors = [learning_rate_factor(run, step) for run in self._distinct]
+        if len(factors) == 1:
+            return self._peak * factors[0]
+        return self._peak * torch.tensor(factors, dtype=torch.float64, device=self._peak.device)[self._which]
+
+
+class _Broke:
+    """At which step each run was no longer finite: kept on the device, looked at where there is time to wait for it."""
+
+    def __init__(self, size: int, device: str) -> None:
+        self._at = torch.zeros(size, dtype=torch.int64, device=device)
+
+    def watch(self, values: Tensor, step: int) -> None:
+        """Take note of values (S,) that are not finite."""
+        self._at = torch.where((self._at == 0) & ~torch.isfinite(values), step, self._at)
+
+    def fine(self) -> bool:
+        """Whether every run still is."""
+        return not bool(self._at.any())
+
+    def found(self, alive: Sequence[int]) -> list[int]:
+        """Those among `alive` that are not."""
+        at = self._at.tolist()
+        return [i for i in alive if at[i]]
+
+    def step(self, i: int) -> int:
+        """The step at which run i broke."""
+        return int(self._at[i])
 
 
 def learning_rate_factor(run: Run, step: int) -> float:
@@ -130,19 +217,41 @@ def curve_steps(steps: int) -> set[int]:
     return {round(steps * (i + 1) / count) for i in range(count)}
 
 
-@torch.no_grad()
 def evaluate(run: Run, task: Task, network: Network, device: str, split: Split, chunks: int | None = None) -> list[Measured]:
     """The metrics of the selection or test split, or of its first `chunks` chunks."""
-    sequences = max(1, _EVALUATED_TOKENS // task.L)
-    parts = []
-    network.eval()
-    for batch in islice(task.split(split, device), chunks):
-        batch = _cast(batch, run)
-        with precision_context(run, device):
-            outputs = torch.cat([_floating(network(inputs)) for inputs in batch.inputs.split(sequences)])
-        parts.append(task.measure(outputs, batch.targets))
-    network.train()
-    return task.summary(total(parts))
+    stream = Stream([run], [task], device)
+    return evaluate_together([run], [task], Ensemble([network]), stream, device, split, [0], chunks)[0]
+
+
+@torch.no_grad()
+def evaluate_together(
+    runs: Sequence[Run],
+    tasks: Sequence[Task],
+    ensemble: Ensemble,
+    stream: Stream,
+    device: str,
+    split: Split,
+    alive: Sequence[int],
+    chunks: int | None = None,
+) -> dict[int, list[Measured]]:
+    """The metrics of each run in `alive`, by its index."""
+    sequences = max(1, _EVALUATED_TOKENS // (tasks[0].L * len(runs)))
+    parts: dict[int, list[Mapping[str, Tensor]]] = {i: [] for i in alive}
+    ensemble.template.eval()
+    for batch, shared in islice(stream.split(split), chunks):
+        with precision_context(runs[0], device):
+            along = 0 if shared else 1
+            pieces = [ensemble.outputs(x, shared=shared) for x in batch.inputs.split(sequences, along)]
+        outputs = torch.cat(pieces, 1)
+        for i in alive:
+            parts[i].append(tasks[i].measure(outputs[i], batch.targets if shared else batch.targets[i]))
+    ensemble.template.train()
+    return {i: tasks[i].summary(total(parts[i])) for i in alive}
+
+
+def _each_own(chunk: tuple[Batch, bool], size: int) -> Batch:
+    batch, shared = chunk
+    return Batch(*(x.expand(size, *x.shape) for x in batch)) if shared else batch
 
 
 def precision_context(run: Run, device: str) -> AbstractContextManager[Any]:
@@ -150,56 +259,64 @@ def precision_context(run: Run, device: str) -> AbstractContextManager[Any]:
     return torch.autocast(device, torch.bfloat16) if run.dtype == "bfloat16" else nullcontext()
 
 
-def _cast(batch: Batch, run: Run) -> Batch:
-    dtype = torch.float64 if run.dtype == "float64" else torch.float32
-    return Batch(*(x.to(dtype) if x.is_floating_point() else x for x in batch))
-
-
-def _floating(outputs: Tensor) -> Tensor:
-    return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
-
-
 class _SeenInputs:
     """The share of test inputs that training has seen, where there are so few inputs that it must happen.
 
-    Streams of random inputs are as good as disjoint where the space of inputs exceeds 100 times the sample.
+    Streams of random inputs are as good as disjoint where the space of inputs exceeds 100 times the sample. Test inputs are
+    kept in order, and a batch leaves its mark on those that it holds.
     """
 
-    def __init__(self, run: Run, task: Task) -> None:
-        base = task.vocabulary
-        small = base is not None and base**task.L <= 100 * run.steps * run.batch_size
-        self.powers = torch.tensor([base**i for i in range(task.L)]) if small and base is not None else None
-        self.codes: list[Tensor] = []
+    def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], stream: Stream) -> None:
+        base, run = tasks[0].vocabulary, runs[0]
+        self.small = base is not None and base ** tasks[0].L <= 100 * run.steps * run.batch_size
+        if not self.small or base is None:
+            return
+        chunks = [_each_own(chunk, len(runs)).inputs for chunk in stream.split("test")]
+        self.powers = torch.tensor([base**i for i in range(tasks[0].L)], device=chunks[0].device)
+        self.codes = (torch.cat(chunks, 1) * self.powers).sum(-1).sort(1).values
+        self.hits = torch.zeros(len(runs), self.codes.shape[1] + 1, dtype=torch.bool, device=self.codes.device)
 
     def add(self, inputs: Tensor) -> None:
-        """Remember the inputs (B, L) of a training batch."""
-        if self.powers is not None:
-            self.codes.append((inputs.cpu() * self.powers).sum(1))
+        """Remember the inputs (S, B, L) of a training batch."""
+        if self.small:
+            codes = (inputs * self.powers).sum(-1)
+            at = torch.searchsorted(self.codes, codes)
+            last = self.codes.shape[1]
+            found = self.codes.gather(1, at.clamp(max=last - 1)) == codes
+            self.hits.scatter_(1, torch.where(found, at, last), True)  # the last column is for those that are not there
 
-    def measure(self, batches: Iterator[Batch]) -> list[Measured]:
-        """The share among these batches' inputs of those that were remembered."""
-        if self.powers is None:
-            return []
-        codes = torch.cat([(batch.inputs.cpu() * self.powers).sum(1) for batch in batches])
-        return [Measured("seen_in_training", float(torch.isin(codes, torch.cat(self.codes)).double().mean()))]
+    def measure(self) -> Iterator[tuple[int, float]]:
+        """For each run the share of its test inputs that were in its training batches."""
+        if self.small:
+            first = torch.searchsorted(self.codes, self.codes)  # of equal inputs the first has the mark
+            yield from enumerate(self.hits.gather(1, first).double().mean(1).tolist())
 
 
 class _TransitionWatch:
     """The statistics that mixers log: on a fixed probe, and their running extreme over the training batches looked at."""
 
-    def __init__(self, network: Network) -> None:
-        self.network = network
-        self.extreme: dict[str, float] = {}
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.ensemble = ensemble
+        self.extremes: dict[int, Tensor] = {}
 
-    def probe(self, inputs: Tensor) -> list[Measured]:
-        values = self.network.statistics(inputs)
-        measured = [Measured(name, value, f"layer={layer}") for (layer, name), value in values.items()]
-        largest = [value for (_, name), value in values.items() if name == "abar_max"]
-        return [*measured, Measured("k_hat", max(largest))] if largest else measured
+    def probe(self, inputs: Tensor) -> list[list[Measured]]:
+        """What each network's mixers log about inputs (S, B, ...)."""
+        values = {key: x.double().tolist() for key, x in self.ensemble.statistics(inputs).items()}
+        found = []
+        for i in range(self.ensemble.size):
+            measured = [Measured(name, of_each[i], f"layer={layer}") for (layer, name), of_each in values.items()]
+            largest = [of_each[i] for (_, name), of_each in values.items() if name == "abar_max"]
+            found.append([*measured, Measured("k_hat", max(largest))] if largest else measured)
+        return found
 
-    def running(self, inputs: Tensor) -> list[Measured]:
-        for (layer, name), value in self.network.statistics(inputs).items():
+    def running(self, inputs: Tensor) -> list[list[Measured]]:
+        """The largest |Abar| of each network so far, these inputs (S, B, ...) among them."""
+        for (layer, name), values in self.ensemble.statistics(inputs).items():
             if name == "abar_max":
-                part = f"layer={layer}"
-                self.extreme[part] = max(value, self.extreme.get(part, value))
-        return [Measured("abar_max_running", value, part) for part, value in self.extreme.items()]
+                before = self.extremes.get(layer)
+                self.extremes[layer] = values if before is None else torch.maximum(values, before)
+        extremes = {layer: x.double().tolist() for layer, x in self.extremes.items()}
+        return [
+            [Measured("abar_max_running", of_each[i], f"layer={layer}") for layer, of_each in extremes.items()]
+            for i in range(self.ensemble.size)
+        ]

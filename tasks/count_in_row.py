@@ -73,8 +73,7 @@ class CountInRow(Task):
         offset = draws.integers(size, n=self.classes)[:, None]
         zeros = (runs + 1).cumsum(1) - 1 - offset
         inside = torch.where((zeros >= 0) & (zeros < self.L), zeros, self.L)
-        bits = torch.ones(size, self.L + 1, dtype=torch.int64, device=runs.device)
-        return bits.scatter_(1, inside, 0)[:, : self.L]
+        return torch.ones_like(inside[:, :1]).expand(-1, self.L + 1).scatter(1, inside, 0)[:, : self.L]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy, or the mean squared error of the count; over all positions that are read."""
@@ -85,12 +84,9 @@ class CountInRow(Task):
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         scalar = self.head == "scalar"
         predicted = outputs.squeeze(-1).round() if scalar else outputs.argmax(-1)
-        labels = targets.flatten()
-        right = (predicted.flatten() == labels).long()
-        return {
-            "right": torch.zeros(self.classes, dtype=torch.int64, device=labels.device).index_add_(0, labels, right),
-            "count": torch.bincount(labels, minlength=self.classes),
-        }
+        label = F.one_hot(targets.flatten(), self.classes)
+        right = (predicted.flatten() == targets.flatten()).long()
+        return {"right": (right.unsqueeze(1) * label).sum(0), "count": label.sum(0)}
 
     def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
         """balanced_accuracy: mean over labels of the share that is right. equivalent_window: the least k such that an

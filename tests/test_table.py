@@ -21,7 +21,7 @@ def row(key: str, value: float, status: str = "ok", minutes: int = 0) -> dict[st
 def test_the_schema_is_fixed_and_every_reader_takes_it(tmp_path: Path) -> None:
     path = table.write(tmp_path, "a", [row("a", 1.5), row("a", 2.5)])
     assert pq.read_schema(path).equals(table.SCHEMA, check_metadata=False)
-    assert pq.read_metadata(path).metadata[b"expbench_schema"] == b"1"
+    assert pq.read_metadata(path).metadata[b"expbench_schema"] == str(table.VERSION).encode()
     assert pd.read_parquet(path)["value"].tolist() == [1.5, 2.5]
     assert duckdb.sql(f"select sum(value), count(created) from '{path}'").fetchall() == [(4.0, 2)]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.parquet"], "nothing is left aside"

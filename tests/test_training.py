@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from expbench import grid
-from expbench.optimizer import clipped
+from expbench.optimizer import clipped, rows
 from expbench.run import Run, Score
 from expbench.training import Diverged, build, curve_steps, evaluate, learning_rate_factor, surroundings, train
 
@@ -232,13 +232,12 @@ def test_complex_parameters_keep_their_imaginary_part_and_learn() -> None:
 
 
 def test_clipping_scales_a_shared_gradient_once() -> None:
-    shared = torch.full((4,), 3.0)
-    grads, norm = clipped((shared, shared, torch.zeros(2)), 1.0)
-    assert float(norm) == pytest.approx(72**0.5)
-    assert float(torch.cat(grads).norm()) == pytest.approx(1, rel=1e-5)
-    assert torch.equal(shared, torch.full((4,), 3.0))
-    unscaled, _ = clipped((shared,), 100.0)
-    assert torch.equal(unscaled[0], shared)
+    shared = torch.full((2, 4), 3.0)
+    grads, norms = clipped(rows([shared, shared, torch.zeros(2, 2)]), torch.tensor([1.0, 100.0]))
+    assert norms.tolist() == pytest.approx([72**0.5] * 2)
+    assert float(grads[0].norm()) == pytest.approx(1, rel=1e-5)
+    assert torch.equal(grads[1], torch.tensor([3.0] * 8 + [0.0] * 2))  # each run by its own limit
+    assert torch.equal(shared, torch.full((2, 4), 3.0))
 
 
 def test_a_parameter_that_is_no_number_at_the_end_is_a_divergence() -> None:

@@ -39,10 +39,22 @@ def linear_scan(a: Tensor, b: Tensor) -> Tensor:
 
 class _LinearScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        h = _scan(a.reshape(len(a), -1), b.reshape(len(b), -1)).view(b.shape)
-        ctx.save_for_backward(a, h)
-        return h
+    def forward(a: Tensor, b: Tensor) -> Tensor:
+        return _scan(a.reshape(len(a), -1), b.reshape(len(b), -1)).view(b.shape)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0], output)
+
+    @staticmethod
+    def vmap(info: Any, dims: tuple[int | None, int | None], a: Tensor, b: Tensor) -> tuple[Tensor, int]:
+        """One more axis after time: the recurrence is elementwise."""
+        pairs = zip((a, b), dims, strict=True)
+        a, b = (
+            x.unsqueeze(1).expand(-1, info.batch_size, *x.shape[1:]) if dim is None else x.movedim(dim, 0).transpose(0, 1)
+            for x, dim in pairs
+        )
+        return _LinearScan.apply(a, b), 1
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:

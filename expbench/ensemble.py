@@ -1,0 +1,108 @@
+"""Ensemble: networks that differ in nothing but their numbers, as one: parameters (S, ...), called under vmap.
+
+The batch is inside `torch.vmap`, autograd outside, so that the loss of a run is that of the same module called by itself, to
+rounding. A network alone is called directly, and needs no vmap: what a module does then is its own affair.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from expbench.network import Network
+from expbench.task import Batch, Task
+
+
+class Ensemble:
+    """S networks, of which the first stands for all; `leaves` are their trainable parameters, each (S, ...).
+
+    decayed: for each leaf whether weight decay applies to it.
+    """
+
+    def __init__(self, networks: Sequence[Network]) -> None:
+        self.size = len(networks)
+        self.template = networks[0]
+        names = [name for name, p in self.template.named_parameters() if p.requires_grad]
+        each = [dict(network.named_parameters()) for network in networks]
+        if self.size == 1:
+            self._parameters: dict[str, Tensor] = {name: each[0][name] for name in names}
+            self._rest: dict[str, Tensor] = {}
+        else:
+            self._parameters = {
+                name: torch.stack([parameters[name].detach() for parameters in each]).requires_grad_() for name in names
+            }
+            frozen = [{n: p.detach() for n, p in parameters.items() if n not in names} for parameters in each]
+            buffers = [frozen[i] | dict(network.named_buffers()) for i, network in enumerate(networks)]
+            self._rest = {name: torch.stack([values[name] for values in buffers]) for name in buffers[0]}
+        self.decayed = [not getattr(each[0][name], "_no_weight_decay", False) for name in names]
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What autograd differentiates: (S, ...), or of a network alone its own parameters."""
+        return list(self._parameters.values())
+
+    def stacked(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors like the leaves, with their axis S."""
+        return [x.unsqueeze(0) for x in tensors] if self.size == 1 else list(tensors)
+
+    def losses(self, task: Task, batch: Batch) -> Tensor:
+        """The loss (S,) of each network on its own batch; inputs and targets (S, B, ...)."""
+        losses: Tensor = self._each(lambda network, x, y: task.loss(_floating(network(x)), y), (0, 0), *batch)
+        return losses
+
+    def outputs(self, inputs: Tensor, *, shared: bool) -> Tensor:
+        """What the networks return for inputs (B, ...), which they share, or (S, B, ...): (S, B, ...)."""
+        outputs: Tensor = self._each(lambda network, x: _floating(network(x)), (None if shared else 0,), inputs)
+        return outputs
+
+    def statistics(self, inputs: Tensor) -> dict[tuple[int, str], Tensor]:
+        """`Network.statistics` of each network on inputs (S, B, ...): each (S,)."""
+        found: dict[tuple[int, str], Tensor] = self._each(
+            lambda network, x: self.template.statistics(x, network), (0,), inputs
+        )
+        return found
+
+    def state(self, i: int) -> dict[str, Tensor]:
+        """The state dict of network i."""
+        if self.size == 1:
+            return self.template.state_dict()
+        mine = {name: x[i].detach() for name, x in (self._parameters | self._rest).items()}
+        shared = {id(p): name for name, p in self.template.named_parameters()}  # one parameter may have several names
+        every = {name: mine[shared[id(p)]] for name, p in self.template.named_parameters(remove_duplicate=False)}
+        return {name: x for name, x in (mine | every).items() if name in self.template.state_dict()}
+
+    def _each(self, function: Callable[..., Any], dims: tuple[int | None, ...], *tensors: Tensor) -> Any:
+        """function(network, *tensors) for each network, `tensors` mapped along `dims`, results along the first axis."""
+        if self.size == 1:
+            result = function(self.template, *(x if dim is None else x[0] for x, dim in zip(tensors, dims, strict=True)))
+            return {k: v.unsqueeze(0) for k, v in result.items()} if isinstance(result, dict) else result.unsqueeze(0)
+
+        def one(parameters: dict[str, Tensor], rest: dict[str, Tensor], *args: Tensor) -> Any:
+            return function(lambda x: functional_call(self.template, (parameters, rest), (x,)), *args)
+
+        with _quietly_mapped():
+            return torch.vmap(one, in_dims=(0, 0, *dims), randomness="error")(self._parameters, self._rest, *tensors)
+
+
+@contextmanager
+def _quietly_mapped() -> Iterator[None]:
+    """Softmax attention by its definition on a CPU, whose fused kernel has no rule for vmap. Without a rule it is slow."""
+    cuda = torch.cuda.is_available()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*batching rule.*")
+        if cuda:
+            yield
+        else:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+
+
+def _floating(outputs: Tensor) -> Tensor:
+    return outputs.float() if outputs.dtype == torch.bfloat16 else outputs

@@ -1,0 +1,94 @@
+"""Stacks: which jobs are trained together, as one program.
+
+Jobs are alike that differ in nothing but numbers: seed, learning rate, weight decay, clipping, warm-up, instance, and such
+settings of a task as leave all shapes alone. Whether their module and their task can be mapped is not asked of their authors
+but tried: losses and gradients of two of them, together and alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+
+from expbench.ensemble import Ensemble
+from expbench.grid import Job
+from expbench.mixer import unsupported
+from expbench.stream import Stream
+from expbench.training import build, precision_context, surroundings
+
+_LARGEST = {"cpu": 16, "cuda": 1024}  # runs in a stack
+_WORTH_STACKING = 1 << 14  # numbers in one layer of a run, from which on a CPU is busy with it alone
+_TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2}  # relative, between a loss or gradient together and alone
+
+
+class Stack(NamedTuple):
+    """Jobs that are trained together, or one; and why it is one where alike jobs might have been stacked."""
+
+    jobs: list[Job]
+    alone_because: str | None = None
+
+
+def stacked(jobs: Sequence[Job], device: str, largest: int | None = None) -> Iterator[Stack]:
+    """The jobs in stacks; of jobs that are alike it is tried once whether they can be stacked."""
+    alike: dict[tuple[object, ...], list[Job]] = {}
+    for job in jobs:
+        alike.setdefault(_alike(job, device), []).append(job)
+    size = _LARGEST[device] if largest is None else largest
+    for group in alike.values():
+        run = group[0].run
+        trained = unsupported(group[0].model, width=run.D, dtype=run.dtype, device=device) is None
+        reason = why_alone(group, device) if trained and size > 1 and len(group) > 1 else None
+        if reason is not None or not trained:
+            yield from (Stack([job], reason) for job in group)
+            continue
+        for start in range(0, len(group), size):
+            yield Stack(group[start : start + size])
+
+
+def why_alone(group: Sequence[Job], device: str) -> str | None:
+    """Why jobs that are alike, and supported, cannot be trained together or would not be faster; None if they are."""
+    first, run = group[0], group[0].run
+    if device == "cpu" and run.batch_size * run.L * max(run.D, run.L // 16) > _WORTH_STACKING:
+        return "its steps are large enough to keep a CPU busy"
+    others = {job.task: job for job in group[1:]} | {first.task: group[-1]}
+    for other in list(others.values())[:4]:
+        try:
+            difference = _difference(first, other, device)
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # a plugin is a stranger's code, and what cannot be mapped fails in many ways
+            return f"it cannot be mapped: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if not difference <= _TOLERANCE[run.dtype]:
+            return f"mapped, its loss or gradient is another (by {difference:.1e})"
+    return None
+
+
+def _alike(job: Job, device: str) -> tuple[object, ...]:
+    run, task = job.run, job.task
+    settings = tuple(sorted((name, str(value)) for name, value in run.model_settings.items()))
+    shapes = (task.L, task.vocabulary, task.channels, task.outputs, task.readout, task.test_size, task.selection_size)
+    network = (run.model, job.model, run.model_version, settings, run.D, run.depth, run.norm, run.positions, run.residual)
+    return (run.task, run.task_version, type(task), *shapes, *network, run.steps, run.batch_size, run.dtype)
+
+
+def _difference(one: Job, other: Job, device: str) -> float:
+    """The largest relative difference of two jobs' losses and gradients, together and alone, on their first batches."""
+    pair = [one, other]
+    found = []
+    with surroundings(one.run, device), precision_context(one.run, device):
+        for members in (pair, [one], [other]):
+            networks = [build(job.run, job.task, job.model, device) for job in members]
+            ensemble = Ensemble(networks)
+            stream = Stream([job.run for job in members], [job.task for job in members], device)
+            losses = ensemble.losses(members[0].task, stream.train(1))
+            grads = torch.autograd.grad(losses.sum(), ensemble.leaves, allow_unused=True, materialize_grads=True)
+            found.append([losses.detach(), *ensemble.stacked(grads)])
+    worst = 0.0
+    for together, *alone in zip(*found, strict=True):
+        for mine, its in zip(together, alone, strict=True):
+            scale = its[0].abs().max().clamp(min=1e-12)
+            worst = max(worst, float((mine - its[0]).abs().max() / scale))
+    return worst

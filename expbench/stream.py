@@ -1,0 +1,81 @@
+"""Stream: the batches of many runs at once, the same numbers that each would draw by itself.
+
+Runs that share a task draw theirs in one operation, under `torch.vmap` over their keys; a task whose `batch` cannot be
+mapped, or that has a `train_batch` of its own, is asked for each run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from expbench.draws import Draws, advance_all, as_tensor
+from expbench.run import Run, Split
+from expbench.task import Batch, Task
+
+
+class Stream:
+    """The training batches of some runs, and the chunks of their selection and test splits."""
+
+    def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], device: str) -> None:
+        self._runs, self._tasks, self._device = runs, tasks, device
+        members: dict[Task, list[int]] = {}
+        for i, task in enumerate(tasks):
+            members.setdefault(task, []).append(i)
+        self._members = members
+        self._keys = {
+            task: as_tensor([task.stream("train", runs[i].seed) for i in found], device) for task, found in members.items()
+        }
+        order = [i for found in members.values() for i in found]
+        self._order = None if order == sorted(order) else torch.tensor(order, device=device).argsort()
+        self._dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
+        self.mapped = len(runs) > 1 and self._can_be_mapped()
+
+    def train(self, step: int) -> Batch:
+        """Batch number `step` of each run: inputs and targets (S, B, ...)."""
+        if not self.mapped:
+            return self._stacked([self._own(i, step) for i in range(len(self._runs))])
+        size = self._runs[0].batch_size
+        parts = [torch.vmap(self._drawing(task, size))(advance_all(keys, step)) for task, keys in self._keys.items()]
+        whole = [torch.cat(tensors) for tensors in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
+        return Batch(*(self._cast(x if self._order is None else x[self._order]) for x in whole))
+
+    def split(self, name: Split) -> Iterator[tuple[Batch, bool]]:
+        """The chunks of a split, and whether all runs share one: it is (B, ...), or (S, B, ...) if they do not."""
+        for chunk in zip(*(task.split(name, self._device) for task in self._members), strict=True):
+            if len(chunk) == 1:
+                yield Batch(*map(self._cast, chunk[0])), True
+            else:
+                by_task = dict(zip(self._members, chunk, strict=True))
+                yield self._stacked([by_task[task] for task in self._tasks]), False
+
+    def _drawing(self, task: Task, size: int) -> Callable[[Tensor], Batch]:
+        return lambda key: task.batch(Draws(key, self._device), size)
+
+    def _own(self, i: int, step: int) -> Batch:
+        run = self._runs[i]
+        return self._tasks[i].train_batch(run.batch_size, seed=run.seed, step=step, device=self._device)
+
+    def _can_be_mapped(self) -> bool:
+        """Whether mapped over keys a task draws what it draws for each run: tried on the first batch."""
+        own = (type(task) for task in self._members)
+        if any(cls.train_batch is not Task.train_batch or cls.draws is not Task.draws for cls in own):
+            return False
+        self.mapped = True
+        try:
+            mapped = self.train(1)
+        except Exception:  # what cannot be mapped fails in many ways
+            return False
+        for found in self._members.values():
+            for i in {found[0], found[-1]}:
+                if not all(torch.equal(x[i], self._cast(own)) for x, own in zip(mapped, self._own(i, 1), strict=True)):
+                    return False
+        return True
+
+    def _stacked(self, batches: Sequence[Batch]) -> Batch:
+        return Batch(*(self._cast(torch.stack(tensors)) for tensors in zip(*batches, strict=True)))
+
+    def _cast(self, x: Tensor) -> Tensor:
+        return x.to(self._dtype) if x.is_floating_point() else x
