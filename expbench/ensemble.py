@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._decomp import decompositions
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from expbench.network import Network
 from expbench.task import Batch, Task
@@ -87,21 +89,35 @@ class Ensemble:
         def one(parameters: dict[str, Tensor], rest: dict[str, Tensor], *args: Tensor) -> Any:
             return function(lambda x: functional_call(self.template, (parameters, rest), (x,)), *args)
 
-        with _quietly_mapped():
+        with _mapped_as_defined(self.template):
             return torch.vmap(one, in_dims=(0, 0, *dims), randomness="error")(self._parameters, self._rest, *tensors)
 
 
 @contextmanager
-def _quietly_mapped() -> Iterator[None]:
-    """Softmax attention by its definition on a CPU, whose fused kernel has no rule for vmap. Without a rule it is slow."""
-    cuda = torch.cuda.is_available()
-    with warnings.catch_warnings():
+def _mapped_as_defined(network: Network) -> Iterator[None]:
+    """By their definitions what torch has fused and has no rule for: softmax attention on a CPU, and recurrent layers.
+
+    Other operations without a rule go on slowly, which the estimate shows.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message=".*batching rule.*")
-        if cuda:
-            yield
-        else:
-            with sdpa_kernel(SDPBackend.MATH):
-                yield
+        if not torch.cuda.is_available():
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(module, torch.nn.RNNBase) for module in network.modules()):
+            stack.enter_context(_RecurrenceAsDefined())
+        yield
+
+
+class _RecurrenceAsDefined(TorchFunctionMode):
+    """nn.GRU, nn.LSTM and nn.RNN step by step, by torch's own decompositions."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        names = {"gru": "gru_impl", "lstm": "lstm_impl", "rnn_tanh": "rnn_tanh_input", "rnn_relu": "rnn_relu_input"}
+        defined = getattr(decompositions, names.get(getattr(function, "__name__", ""), ""), function)
+        return defined(*args, **(kwargs or {}))
 
 
 def _floating(outputs: Tensor) -> Tensor:

@@ -1,14 +1,20 @@
 """Runs trained together are the runs trained one by one."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
-from expbench import plugins
+from expbench import plugins, table
 from expbench.ensemble import Ensemble
 from expbench.grid import Job, Request, expand
+from expbench.network import Network
 from expbench.run import Score
-from expbench.training import Item, build, train, train_together
+from expbench.stream import Stream
+from expbench.training import Diverged, Item, build, train, train_together
+from tests.conftest import CommandLine
 
 MODELS = sorted(plugins.discover("model"))
 TASKS = {
@@ -43,3 +49,174 @@ def test_every_built_in_gives_the_scores_of_single_runs(task: str, model: str) -
             assert isinstance(a, Score)
             assert (a.split, a.step, a.metric, a.slice, a.headline) == (b.split, b.step, b.metric, b.slice, b.headline)
             assert a.value == pytest.approx(b.value, rel=1e-9, abs=1e-12), (a.metric, a.slice)
+
+
+STRANGERS = """
+import random
+import torch
+from torch import nn
+
+class Gru(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.cell = nn.GRU(width, width, batch_first=True)
+    def forward(self, x):
+        return self.cell(x)[0]
+
+class Conv(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, 3, padding=2)
+    def forward(self, x):
+        return torch.tanh(self.conv(x.mT)[..., :-2].mT)
+
+class OwnS6(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.delta, self.bc = nn.Linear(width, width), nn.Linear(width, 8)
+        self.A = nn.Parameter(-torch.rand(width, 4))
+    def forward(self, x):
+        delta = nn.functional.softplus(self.delta(x))
+        B, C = self.bc(x).chunk(2, -1)
+        h, ys = torch.zeros(*x[:, 0].shape, 4, dtype=x.dtype), []
+        for t in range(x.shape[1]):  # a Python loop over time
+            h = torch.exp(delta[:, t, :, None] * self.A) * h + (delta[:, t] * x[:, t])[..., None] * B[:, t, None]
+            ys.append((h * C[:, t, None]).sum(-1))
+        return torch.stack(ys, 1)
+
+class Sorts(nn.Module):
+    '''Looks at values: no rule of vmap's can.'''
+    def __init__(self, width):
+        super().__init__()
+        self.scale = nn.Linear(width, width)
+    def forward(self, x):
+        return self.scale(x) if x.sum().item() > 0 else -self.scale(x)
+
+class Drops(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(width, width), nn.Dropout(0.5))
+    def forward(self, x):
+        return self.inner(x)
+
+class Lucky(nn.Module):
+    '''Holds a number of its own that is no parameter.'''
+    def __init__(self, width):
+        super().__init__()
+        self.scale, self.luck = nn.Linear(width, width), float(torch.rand(()))
+    def forward(self, x):
+        return self.luck * self.scale(x)
+"""
+SMALL = (
+    "--task",
+    "polyreg",
+    "--L",
+    "4",
+    "--D",
+    "3",
+    "--seeds",
+    "0:3",
+    "--steps",
+    "3",
+    "--batch-size",
+    "4",
+    "-t",
+    "test_size=64",
+)
+
+
+@pytest.fixture
+def strangers() -> None:
+    Path("strangers.py").write_text(STRANGERS)
+
+
+def column(model: str, name: str) -> set[object]:
+    frame = table.read(Path("results")).frame
+    return set(frame.loc[(frame["kind"] == "run") & frame["model"].str.endswith(model), name].dropna())
+
+
+@pytest.mark.parametrize("model", ["Gru", "Conv", "OwnS6"])
+def test_a_strangers_module_is_stacked_as_it_is(expbench: CommandLine, strangers: None, model: str) -> None:
+    answer = expbench("run", "--models", f"strangers.py:{model}", *SMALL, "--seeds", "0:3")
+    assert answer.code == 0, answer.err
+    assert column(model, "stack_size") == {3}
+    assert column(model, "alone_because") == set()
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [("Sorts", "cannot be mapped"), ("Drops", "cannot be mapped"), ("Lucky", "its loss or gradient is another")],
+)
+def test_what_cannot_be_stacked_runs_one_by_one_and_says_why(
+    expbench: CommandLine, strangers: None, model: str, reason: str
+) -> None:
+    before = expbench("run", "--models", f"strangers.py:{model}", *SMALL, "--seeds", "0:3", "--dry-run")
+    assert f"3 runs of strangers.py:{model} one by one: " in before.out
+    assert reason in before.out
+    answer = expbench("run", "--models", f"strangers.py:{model}", *SMALL, "--seeds", "0:3")
+    assert answer.code == 0, answer.err
+    assert column(model, "stack_size") == {1}
+    assert all(reason in str(why) for why in column(model, "alone_because"))
+
+
+def test_a_run_that_diverges_in_a_stack_ends_as_it_does_alone() -> None:
+    """One learning rate of three explodes: it ends at the same step as alone, and the others do not notice."""
+    stack = jobs("polyreg", "s6-poly", lr="0.001,1e6,0.002", seeds="0", steps="60", warmup="0", instances="0")
+    items = together(stack)
+    for i, one in enumerate(stack):
+        mine = [item.what for item in items if item.member == i]
+        alone: list[Score | Diverged] = []
+        try:
+            for score in train(one.run, one.task, build(one.run, one.task, one.model, "cpu"), "cpu"):
+                alone.append(score)
+        except Diverged as diverged:
+            alone.append(diverged)
+        assert isinstance(mine[-1], Diverged) is isinstance(alone[-1], Diverged) is (one.run.lr == 1e6)
+        if isinstance(mine[-1], Diverged):
+            assert str(mine[-1]) == str(alone[-1])
+        values = [score.value for score in mine if isinstance(score, Score)]
+        assert values == pytest.approx(
+            [s.value for s in alone if isinstance(s, Score)][: len(values)], rel=1e-9, nan_ok=True
+        )
+
+
+def test_float32_agrees_from_identical_parameters() -> None:
+    """Losses and gradients at steps 0, 50 and 100 of a single run, stacked with others and alone: to 1e-5.
+
+    Beyond a step float32 trajectories part, for rounding errors grow as fast as training is chaotic.
+    """
+    stack = jobs("count-in-row", "s6", dtype="float32", seeds="0:4", lr="0.01")
+    one = stack[1]
+    network = build(one.run, one.task, one.model, "cpu")
+    for step in (0, 50, 100):
+        if step:
+            run = replace(one.run, steps=step)
+            network = build(run, one.task, one.model, "cpu")
+            list(train(run, one.task, network, "cpu"))
+        others = [build(job.run, job.task, job.model, "cpu") for job in stack]
+        others[1] = network
+        for networks, i in ((others, 1), ([network], 0)):
+            members = stack if len(networks) > 1 else [one]
+            ensemble = Ensemble(networks)
+            stream = Stream([job.run for job in members], [job.task for job in members], "cpu")
+            losses = ensemble.losses(one.task, stream.train(step + 1))
+            grads = ensemble.stacked(torch.autograd.grad(losses.sum(), ensemble.leaves))
+            if len(networks) > 1:
+                mine = [losses[i].detach(), *(g[i] for g in grads)]
+        for a, b in zip(mine, [losses[0].detach(), *(g[0] for g in grads)], strict=True):
+            assert float((a - b).norm()) <= 1e-5 * float(b.norm()) + 1e-12
+
+
+def test_too_little_memory_halves_a_stack(monkeypatch: pytest.MonkeyPatch, expbench: CommandLine) -> None:
+    def hungry(self: Ensemble, networks: Sequence[Network]) -> None:
+        if len(networks) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        original(self, networks)
+
+    original = Ensemble.__init__
+    monkeypatch.setattr(Ensemble, "__init__", hungry)
+    answer = expbench("run", "--models", "linattn", *SMALL, "--seeds", "0:5")
+    assert answer.code == 0, answer.err
+    assert "memory does not suffice for 5 runs at once, going on with 2" in answer.err
+    assert column("linattn", "stack_size") == {1, 2}
+    assert len(column("linattn", "key")) == 5
