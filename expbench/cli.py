@@ -91,7 +91,13 @@ def run(
     ] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th run, from the I-th on (I from 1).")] = "1/1",
-    save_weights: Annotated[bool, typer.Option("--save-weights", help="Keep the weights of each run.")] = False,
+    stack: Annotated[
+        int | None, typer.Option(min=1, max=1 << 16, help="Most runs trained together, 1: one by one. (default: by device)")
+    ] = None,
+    save_weights: Annotated[
+        bool,
+        typer.Option("--save-weights", help="Keep the weights of the best, median and worst seed of each cell."),
+    ] = False,
     tasks_dir: TasksDir = None,
     models_dir: ModelsDir = None,
 ) -> None:
@@ -141,7 +147,7 @@ def run(
 
             from expbench.preview import preview
 
-            print(preview(sweep.plan(jobs, Path(results), part), chosen))
+            print(preview(sweep.plan(jobs, Path(results), part), chosen, stack))
             return
         folder = table.open_folder(results)
         if save_weights:
@@ -152,7 +158,7 @@ def run(
         progress = Progress(plan.missing)
         signal.signal(signal.SIGTERM, _interrupt)
         try:
-            ended = sweep.run(plan, folder, chosen, progress, save_weights=save_weights, fail_fast=fail_fast)
+            ended = sweep.run(plan, folder, chosen, progress, save_weights=save_weights, fail_fast=fail_fast, largest=stack)
         except KeyboardInterrupt:
             progress.close()
             _say(f"interrupted after {progress.done} of {progress.count} runs; the same command goes on from here")

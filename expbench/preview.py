@@ -15,8 +15,8 @@ from expbench.text import aligned, degree_and_order
 from expbench.training import build
 
 
-def preview(plan: Plan, device: str) -> str:
-    """One line for each distinct network with its sizes and the runs done and missing, then the estimate of time."""
+def preview(plan: Plan, device: str, largest: int | None = None) -> str:
+    """One line for each distinct network with its sizes and the runs done and missing, then how long they will take."""
     missing = {job.run.key for job in plan.missing}
     cells: dict[tuple[str, ...], list[Job]] = {}
     for job in plan.jobs:
@@ -40,7 +40,7 @@ def preview(plan: Plan, device: str) -> str:
     lines = [header]
     for cell, jobs in cells.items():
         lines.append([*cell[:8], *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
-    stacks = list(stacked(plan.missing, device))
+    stacks = list(stacked(plan.missing, device, largest))
     time = estimate(stacks, device)
     extrapolated = "" if time.measured == time.shapes else f", {time.measured} of {time.shapes} shapes could be"
     return "\n".join(

@@ -19,7 +19,7 @@ from expbench.stream import Stream
 from expbench.training import build, precision_context, surroundings
 
 _LARGEST = {"cpu": 16, "cuda": 1024}  # runs in a stack
-_WORTH_STACKING = 1 << 14  # numbers in one layer of a run, from which on a CPU is busy with it alone
+_WORTH_STACKING = 1 << 13  # numbers in one layer of a run, from which on a CPU is busy with it alone
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2}  # relative, between a loss or gradient together and alone
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import torch
 
-from expbench import files, rows, table
+from expbench import rows, table, weights
 from expbench.ensemble import Ensemble
 from expbench.errors import BadInput
 from expbench.grid import Job
@@ -123,6 +123,8 @@ def run(
                 return ended
     for job in controls.values():
         measure_controls(job, folder, progress)
+    if save_weights:
+        weights.keep_three(plan.jobs, folder)
     return ended
 
 
@@ -214,7 +216,7 @@ def _write(trained: _Trained, i: int, folder: Path, device: str, save_weights: b
     else:
         outcome = Outcome("ok", value=next(s.value for s in trained.scores[i] if s.headline and s.split == "test"))
         if save_weights and trained.ensemble is not None:
-            more["weights"] = _save_weights(trained.ensemble.state(i), folder, trained.jobs[i].run.key)
+            more["weights"] = weights.save(trained.ensemble.state(i), folder, trained.jobs[i].run.key)
     return _write_outcome(trained, i, folder, device, outcome, more)
 
 
@@ -263,17 +265,6 @@ def _controls(task: Task) -> Iterator[tuple[str, str, list[Measured]]]:
     for control in task.controls():
         parts = [task.measure(control.predict(batch.inputs), batch.targets) for batch in task.split("test")]
         yield control.name, control.kind, task.summary(total(parts))
-
-
-def _save_weights(state: dict[str, torch.Tensor], folder: Path, key: str) -> str:
-    """Write the weights and return their path below the results folder."""
-    from safetensors.torch import save_file
-
-    target = folder / "weights" / f"{key}.safetensors"
-    target.parent.mkdir(exist_ok=True)
-    with files.replacing(target) as aside:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, aside)
-    return str(target.relative_to(folder))
 
 
 def _one_line(failure: BaseException) -> str:

@@ -36,7 +36,10 @@ def trace_key(frame: pd.DataFrame, folder: Path, key: str) -> str:
         parts.append(str(first["traceback"]))
     parts += [_curve(rows), _final(rows)]
     if pd.notna(first["weights"]):
-        parts.append(f"weights: {folder / str(first['weights'])}")
+        path = folder / str(first["weights"])
+        parts.append(
+            f"weights: {path}" if path.exists() else "weights: not kept, its seed is neither best, median nor worst"
+        )
     return "\n\n".join(part for part in parts if part)
 
 

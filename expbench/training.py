@@ -87,22 +87,14 @@ def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score
 def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensemble, device: str) -> Iterator[Item]:
     """Train S networks, run i on task i; they have the same number of steps, batch size and shapes."""
     began = time.perf_counter()
-    first, loss_of = runs[0], tasks[0]
+    first = runs[0]
     alive = list(range(len(runs)))
     stream = Stream(runs, tasks, device)
-    optimizer = AdamW(
-        ensemble.stacked(ensemble.leaves),
-        ensemble.decayed,
-        torch.tensor([run.weight_decay for run in runs], dtype=torch.float64, device=device),
-    )
-    rates = _Rates(runs, device)
+    steps = Steps(runs, tasks, ensemble, stream, device)
     points = curve_steps(first.steps)
     probe = Batch(*(x[:, :PROBE] for x in _each_own(next(stream.split("selection")), len(runs))))
     watch = _TransitionWatch(ensemble)
     seen = _SeenInputs(runs, tasks, stream)
-    broke = _Broke(len(runs), device)
-    total_loss = torch.zeros(len(runs), device=device)
-    since = 0
 
     def scores(i: int, split: Split, step: int, measured: Iterable[Measured]) -> Iterator[Item]:
         seconds = time.perf_counter() - began
@@ -112,24 +104,15 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
 
     ensemble.template.train()
     for step in range(1, first.steps + 1):
-        batch = stream.train(step)
+        batch = steps.take(step)
         seen.add(batch.inputs)
-        with precision_context(first, device):
-            losses = ensemble.losses(loss_of, batch)
-        raw = torch.autograd.grad(losses.sum(), ensemble.leaves, allow_unused=True, materialize_grads=True)
-        grads, norms = clipped(rows(ensemble.stacked(raw)), rates.clip)
-        losses = losses.detach()
-        broke.watch(norms + losses, step)
-        optimizer.step(grads, rates.at(step - 1))
-        total_loss, since = total_loss + losses, since + 1
-        if step in points or (len(runs) == 1 and not broke.fine()):
-            for i in broke.found(alive):
+        if step in points or (len(runs) == 1 and not steps.fine()):
+            for i, broke_at in steps.broken(alive):
                 alive.remove(i)
-                yield Item(i, Diverged(f"the loss or its gradient is not finite at step {broke.step(i)} of {first.steps}"))
+                yield Item(i, Diverged(f"the loss or its gradient is not finite at step {broke_at} of {first.steps}"))
             if not alive:
                 return
-            mean = (total_loss / since).tolist()
-            total_loss, since = torch.zeros_like(losses), 0
+            mean = steps.mean_loss()
             at_rest, moving = watch.probe(probe.inputs), watch.running(batch.inputs[:, :PROBE])
             curve = evaluate_together(runs, tasks, ensemble, stream, device, "selection", alive, CURVE_CHUNKS)
             for i in alive:
@@ -160,48 +143,67 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
                 yield Item(i, Diverged(f"{task.headline} of the {split} split is not finite after {first.steps} steps"))
 
 
+class Steps:
+    """The optimizer steps of runs that are trained together, and what is to be known of them, kept on the device.
+
+    Nothing here waits for the device, so that steps follow each other without a pause, until something is asked for.
+    """
+
+    def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensemble, stream: Stream, device: str) -> None:
+        self._run, self._task, self._ensemble, self._stream, self._device = runs[0], tasks[0], ensemble, stream, device
+        self._rates = _Rates(runs, device)
+        decay = torch.tensor([run.weight_decay for run in runs], dtype=torch.float64, device=device)
+        self._optimizer = AdamW(ensemble.stacked(ensemble.leaves), ensemble.decayed, decay)
+        self._losses: list[Tensor] = []
+        self._broke_at = torch.zeros(len(runs), dtype=torch.int64, device=device)
+
+    def take(self, step: int) -> Batch:
+        """Step number `step`, from 1; the batch that it was taken on, (S, B, ...)."""
+        batch = self._stream.train(step)
+        with precision_context(self._run, self._device):
+            losses = self._ensemble.losses(self._task, batch)
+        raw = torch.autograd.grad(losses.sum(), self._ensemble.leaves, allow_unused=True, materialize_grads=True)
+        grads, norms = clipped(rows(self._ensemble.stacked(raw)), self._rates.clip)
+        losses = losses.detach()
+        broke = (self._broke_at == 0) & ~torch.isfinite(norms + losses)
+        self._broke_at = torch.where(broke, step, self._broke_at)
+        self._optimizer.step(grads, self._rates.at(step - 1))
+        self._losses.append(losses)
+        return batch
+
+    def fine(self) -> bool:
+        """Whether all losses and gradients were finite so far."""
+        return not bool(self._broke_at.any())
+
+    def broken(self, alive: Sequence[int]) -> list[tuple[int, int]]:
+        """Those among `alive` whose loss or gradient was not, and at which step for the first time."""
+        at = self._broke_at.tolist()
+        return [(i, at[i]) for i in alive if at[i]]
+
+    def mean_loss(self) -> list[float]:
+        """Of each run the mean over the steps since this was last asked."""
+        mean: list[float] = torch.stack(self._losses).mean(0).tolist()
+        self._losses.clear()
+        return mean
+
+
 class _Rates:
-    """Learning rate and clipping of each run, in tensors: float64 (S,)."""
+    """Learning rate and clipping of each run, in tensors (S,)."""
 
     def __init__(self, runs: Sequence[Run], device: str) -> None:
-        by_schedule = {(run.warmup, run.steps): run for run in runs}
-        self._distinct = list(by_schedule.values())
-        which = list(by_schedule)
-        self._which = torch.tensor([which.index((run.warmup, run.steps)) for run in runs], device=device)
+        schedules = {(run.warmup, run.steps): run for run in runs}
+        self._distinct, order = list(schedules.values()), list(schedules)
+        self._which = torch.tensor([order.index((run.warmup, run.steps)) for run in runs], device=device)
         self._peak = torch.tensor([run.lr for run in runs], dtype=torch.float64, device=device)
-        clip = torch.float64 if runs[0].dtype == "float64" else torch.float32
-        self.clip = torch.tensor([run.clip for run in runs], dtype=clip, device=device)
+        dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
+        self.clip = torch.tensor([run.clip for run in runs], dtype=dtype, device=device)
 
     def at(self, step: int) -> Tensor:
-        """The learning rates of update `step` (from 0)."""
+        """The learning rates of update `step` (from 0), float64."""
         factors = [learning_rate_factor(run, step) for run in self._distinct]
         if len(factors) == 1:
             return self._peak * factors[0]
         return self._peak * torch.tensor(factors, dtype=torch.float64, device=self._peak.device)[self._which]
-
-
-class _Broke:
-    """At which step each run was no longer finite: kept on the device, looked at where there is time to wait for it."""
-
-    def __init__(self, size: int, device: str) -> None:
-        self._at = torch.zeros(size, dtype=torch.int64, device=device)
-
-    def watch(self, values: Tensor, step: int) -> None:
-        """Take note of values (S,) that are not finite."""
-        self._at = torch.where((self._at == 0) & ~torch.isfinite(values), step, self._at)
-
-    def fine(self) -> bool:
-        """Whether every run still is."""
-        return not bool(self._at.any())
-
-    def found(self, alive: Sequence[int]) -> list[int]:
-        """Those among `alive` that are not."""
-        at = self._at.tolist()
-        return [i for i in alive if at[i]]
-
-    def step(self, i: int) -> int:
-        """The step at which run i broke."""
-        return int(self._at[i])
 
 
 def learning_rate_factor(run: Run, step: int) -> float:

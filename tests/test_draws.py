@@ -3,7 +3,7 @@ import statistics
 import pytest
 import torch
 
-from expbench.draws import Draws, fold, mix
+from expbench.draws import Draws, advance, advance_all, as_tensor, fold, mix
 
 
 def test_the_tensor_hash_is_splitmix64() -> None:
@@ -60,3 +60,19 @@ def test_subsets_and_permutations() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_draws_the_same_numbers() -> None:
     assert torch.equal(Draws(7, "cuda").uniform(1000).cpu(), Draws(7).uniform(1000))
+
+
+def test_many_keys_at_once_draw_what_each_draws_by_itself() -> None:
+    """Under vmap over keys in a tensor, and with a step in a tensor: the same bits."""
+    streams = [fold("a stream", seed) for seed in range(3)]
+    keys = advance_all(as_tensor(streams), torch.tensor(7))
+    assert torch.equal(keys, as_tensor([advance(stream, 7) for stream in streams]))
+    assert torch.equal(keys, advance_all(as_tensor(streams), 7))
+
+    def batch(draws: Draws) -> tuple[torch.Tensor, ...]:
+        return draws.uniform(4, 2), draws.integers(5, n=9), draws.coins(3), draws.normal(6)
+
+    together = torch.vmap(lambda key: batch(Draws(key)))(keys)
+    for i, stream in enumerate(streams):
+        for mine, alone in zip(together, batch(Draws(advance(stream, 7))), strict=True):
+            assert torch.equal(mine[i], alone)

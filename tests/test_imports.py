@@ -19,7 +19,7 @@ LAYERS = [
     ["models", "network", "optimizer"],
     ["ensemble", "stream"],
     ["training", "grid", "table"],
-    ["rows", "progress", "cells", "stacks", "bench_cases", "bench_clock", "bench_exp"],
+    ["rows", "progress", "cells", "stacks", "weights", "bench_cases", "bench_clock", "bench_exp"],
     ["sweep", "estimate", "plots", "bench_plot", "bench_solvers", "bench_text"],
     ["preview", "report", "show", "doctor", "trace", "bench"],
     ["cli"],

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from expbench_tasks.polyreg import PolyReg
 
 from expbench import table
+from expbench.errors import BadInput
+from expbench.weights import load
 from tests.conftest import TINY, CommandLine
 
 SWEEP = ["run", "--task", "count-in-row,polyreg", "--models", "s6,linattn", "-t", "count-in-row:classes=4", *TINY]
@@ -187,6 +190,29 @@ def test_weights_are_kept_on_request_and_load(expbench: CommandLine) -> None:
     weights = load_file(Path("results") / run["weights"])
     assert sum(tensor.numel() for tensor in weights.values()) == run["parameters"]
     assert str(run["weights"]) in expbench("trace", run["key"]).out
+
+
+def test_the_best_median_and_worst_seed_keep_their_weights(expbench: CommandLine) -> None:
+    words = ["run", "--task", "polyreg", "--models", "linattn", "--save-weights", *TINY]
+    expbench(*words, "--seeds", "0:5")
+    frame, _ = table.read(Path("results"))
+    at_end = frame[(frame["split"] == "selection") & (frame["metric"] == "nmse") & (frame["step"] == frame["steps"])]
+    ordered = list(at_end.sort_values("value")["key"])
+    kept = {path.stem for path in Path("results/weights").iterdir()}
+    assert len(ordered) == 5
+    assert kept == {ordered[0], ordered[2], ordered[4]}
+    assert "not kept" in expbench("trace", ordered[1]).out
+    network = load("results", ordered[2][:8])
+    task = PolyReg(L=4, test_size=256)
+    batch = next(task.split("test"))
+    with torch.no_grad():
+        error = float(((network(batch.inputs.float()) - batch.targets) ** 2).mean())
+    found = frame[(frame["key"] == ordered[2]) & (frame["split"] == "test") & (frame["metric"] == "nmse")]["value"]
+    assert error == pytest.approx(float(found.iloc[0]), rel=1e-4)
+    with pytest.raises(BadInput, match="were not kept"):
+        load("results", ordered[1])
+    with pytest.raises(BadInput, match="unknown run"):
+        load("results", "nothing")
 
 
 def test_what_a_row_carries(expbench: CommandLine) -> None:

@@ -1,0 +1,84 @@
+"""Weights of trained networks: kept for the best, the median and the worst seed of each cell, and loaded again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from expbench import files, plugins, table
+from expbench.errors import BadInput, unknown
+from expbench.grid import Job, build_task, load_model, load_task
+from expbench.network import Network
+from expbench.run import Run, canonical
+from expbench.settings import Value
+from expbench.training import build
+
+
+def save(state: Mapping[str, Tensor], folder: Path, key: str) -> str:
+    """Write the weights of a run and return their path below the results folder."""
+    from safetensors.torch import save_file
+
+    target = _path(folder, key)
+    target.parent.mkdir(exist_ok=True)
+    with files.replacing(target) as aside:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, aside)
+    return str(target.relative_to(folder))
+
+
+def keep_three(jobs: Sequence[Job], folder: Path) -> None:
+    """Of each cell, that is of runs that differ in their seed alone, delete all weights but three.
+
+    Seeds are ordered by the headline metric of the selection split: the test split has no part in what is kept.
+    """
+    cells: dict[str, list[Job]] = {}
+    for job in jobs:
+        if _path(folder, job.run.key).exists():
+            cells.setdefault(canonical({**vars(job.run), "seed": None}), []).append(job)
+    crowded = [cell for cell in cells.values() if len(cell) > 3]
+    if not crowded:
+        return
+    frame, _ = table.read(folder)
+    final = frame[(frame["split"] == "selection") & frame["headline"].fillna(False).astype(bool) & (frame["slice"] == "")]
+    value = final.sort_values("step").groupby("key")["value"].last()
+    for cell in crowded:
+        ordered = sorted((job.run.key for job in cell), key=lambda key: float(value.get(key, float("nan"))))
+        for key in set(ordered) - {ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]}:
+            _path(folder, key).unlink(missing_ok=True)
+
+
+def load(folder: str | Path, key: str) -> Network:
+    """The trained network of the run whose key begins so, on the CPU and set to evaluation; raises `BadInput`.
+
+    Its model and task are imported from where the run had them.
+    """
+    from safetensors.torch import load_file
+
+    folder = table.existing_folder(str(folder))
+    frame, _ = table.read(folder)
+    runs = frame[frame["kind"] == "run"].drop_duplicates("key").set_index("key")
+    found = [k for k in runs.index if k.startswith(key)] if key else []
+    if len(found) != 1:
+        raise unknown("run" if not found else "single run (several begin so)", key, found or list(runs.index)[:20])
+    path = _path(folder, found[0])
+    if not path.exists():
+        raise BadInput(f"{path}: the weights of this run were not kept (expbench run --save-weights keeps three of a cell)")
+    row = runs.loc[found[0]].to_dict()
+    run = Run.from_row({**row, "key": found[0]})
+    for kind, origin in (("task", row["task_origin"]), ("model", row["model_origin"])):
+        if str(origin).startswith("folder "):
+            plugins.add_folder("task" if kind == "task" else "model", str(origin).removeprefix("folder "))
+    origin = str(row["model_origin"])
+    model = f"{origin}:{run.model.rpartition(':')[2]}" if origin.endswith(".py") else run.model
+    settings: dict[str, Value] = json.loads(row["task_settings"])
+    texts = {name: str(value) for name, value in settings.items() if value is not None}
+    task = build_task(load_task(plugins.find("task", run.task)), texts, run.task)
+    network = build(run, task, load_model(plugins.find("model", model)), "cpu")
+    network.load_state_dict(load_file(path))
+    return network.eval()
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / "weights" / f"{key}.safetensors"
