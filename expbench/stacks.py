@@ -19,7 +19,9 @@ from expbench.stream import Stream
 from expbench.training import build, precision_context, surroundings
 
 _LARGEST = {"cpu": 16, "cuda": 1024}  # runs in a stack
-_WORTH_STACKING = 1 << 13  # numbers in one layer of a run, from which on a CPU is busy with it alone
+# Numbers in one layer of a run, from which on a CPU is busy with it alone. Of a token there are D, of its scores with others
+# L, of its state D^2 where N is as large as D; the last two count for less, as not every layer has them.
+_WORTH_STACKING = 1 << 13
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2}  # relative, between a loss or gradient together and alone
 
 
@@ -50,7 +52,7 @@ def stacked(jobs: Sequence[Job], device: str, largest: int | None = None) -> Ite
 def why_alone(group: Sequence[Job], device: str) -> str | None:
     """Why jobs that are alike, and supported, cannot be trained together or would not be faster; None if they are."""
     first, run = group[0], group[0].run
-    if device == "cpu" and run.batch_size * run.L * max(run.D, run.L // 16) > _WORTH_STACKING:
+    if device == "cpu" and run.batch_size * run.L * max(run.D, run.L // 16, run.D**2 // 8) > _WORTH_STACKING:
         return "its steps are large enough to keep a CPU busy"
     others = {job.task: job for job in group[1:]} | {first.task: group[-1]}
     for other in list(others.values())[:4]:

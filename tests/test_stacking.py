@@ -1,6 +1,7 @@
 """Runs trained together are the runs trained one by one."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,26 +30,39 @@ def jobs(task: str, model: str, **more: object) -> list[Job]:
     return expand(Request(task=task, models=model, **(fields | TASKS[task] | more)), "cpu")  # type: ignore[arg-type]
 
 
-def together(stack: Sequence[Job]) -> list[Item]:
+def together(stack: Sequence[Job], until: int = 10**9) -> list[Item]:
     networks = [build(job.run, job.task, job.model, "cpu") for job in stack]
-    return list(train_together([job.run for job in stack], [job.task for job in stack], Ensemble(networks), "cpu"))
+    items = train_together([job.run for job in stack], [job.task for job in stack], Ensemble(networks), "cpu")
+    return list(itertools.takewhile(lambda item: isinstance(item.what, Diverged) or item.what.step <= until, items))
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("model", MODELS)
-def test_every_built_in_gives_the_scores_of_single_runs(task: str, model: str) -> None:
-    """In float64, over 100 steps of which 50 are warm-up: every number of every run, to 1e-9."""
-    stack = jobs(task, model, steps="100")
-    items = together(stack)
-    for i in range(0, len(stack), 3):
+def check_scores(stack: Sequence[Job], members: Iterable[int], until: int = 10**9) -> None:
+    items = together(stack, until)
+    for i in members:
         one = stack[i]
-        alone = list(train(one.run, one.task, build(one.run, one.task, one.model, "cpu"), "cpu"))
+        scores = train(one.run, one.task, build(one.run, one.task, one.model, "cpu"), "cpu")
+        alone = list(itertools.takewhile(lambda score: score.step <= until, scores))
         mine = [item.what for item in items if item.member == i]
-        assert len(mine) == len(alone)
+        assert len(mine) == len(alone) > 0
         for a, b in zip(mine, alone, strict=True):
             assert isinstance(a, Score)
             assert (a.split, a.step, a.metric, a.slice, a.headline) == (b.split, b.step, b.metric, b.slice, b.headline)
             assert a.value == pytest.approx(b.value, rel=1e-9, abs=1e-12), (a.metric, a.slice)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("model", MODELS)
+def test_every_built_in_trains_as_it_does_alone(task: str, model: str) -> None:
+    """float64, the first 100 steps of a warm-up of 200: losses, metrics and statistics at every point of the curve."""
+    stack = jobs(task, model, steps="200", warmup="200")
+    check_scores(stack, (0, len(stack) - 1), until=100)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_whole_runs_with_other_rates_warm_ups_clips_and_decays(task: str) -> None:
+    """To the end, the test split and the share of it that training has seen among what is compared."""
+    stack = jobs(task, "s6", steps="40", warmup="0,20", clip="0.1,1", weight_decay="0,0.1", seeds="0")
+    check_scores(stack, range(0, len(stack), 3))
 
 
 STRANGERS = """

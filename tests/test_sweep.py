@@ -42,6 +42,7 @@ def start(words: list[str]) -> "subprocess.Popen[bytes]":
 def test_an_undisturbed_sweep(undisturbed: pd.DataFrame) -> None:
     runs = undisturbed[undisturbed["kind"] == "run"]
     assert runs["key"].nunique() == 8
+    assert set(runs["stack_size"]) == {2}
     assert set(runs["status"]) == {"ok"}
     assert set(zip(runs["task"], runs["model"], strict=True)) == set(
         itertools.product(["count-in-row", "polyreg"], ["s6", "linattn"])
