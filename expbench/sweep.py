@@ -8,26 +8,21 @@ and is done. Controls are units too, one for each setting of a task.
 from __future__ import annotations
 
 import time
-import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow as pa
 import torch
 
 from expbench import rows, table, weights
-from expbench.ensemble import Ensemble
 from expbench.errors import BadInput
+from expbench.execute import Outcome, execute
 from expbench.grid import Job
-from expbench.mixer import unsupported
-from expbench.ops import backends
 from expbench.progress import Progress
-from expbench.run import Score, Status
+from expbench.run import Score
 from expbench.stacks import Stack, stacked
 from expbench.task import Measured, Task, total
-from expbench.training import Diverged, build, surroundings, train_together
 
 
 class Plan(NamedTuple):
@@ -37,24 +32,6 @@ class Plan(NamedTuple):
     missing: list[Job]
     failed_before: int
     controls: list[Job]
-
-
-class Outcome(NamedTuple):
-    """How a run ended. value: its headline metric on the test split, None without one."""
-
-    status: Status
-    error: str | None = None
-    trace: str | None = None
-    value: float | None = None
-
-    @classmethod
-    def of_failure(cls, failure: BaseException) -> Outcome:
-        """The outcome of an exception that is being handled."""
-        return cls("failed", _one_line(failure), traceback.format_exc())
-
-    def columns(self) -> rows.Row:
-        """How it ended, in the columns of the results table."""
-        return {"status": self.status, "error": self.error, "traceback": self.trace}
 
 
 def choose_device(name: str) -> str:
@@ -128,108 +105,6 @@ def run(
     return ended
 
 
-def execute(
-    stack: Stack, folder: Path, device: str, progress: Progress, *, save_weights: bool = False
-) -> Iterator[tuple[Job, Outcome]]:
-    """Train a stack and write a file for each of its jobs, when all have ended.
-
-    An exception of one job's own becomes its outcome: where a stack breaks, its jobs are run again one by one. Where memory
-    does not suffice, halves are trained one after the other. An interrupt passes through.
-    """
-    jobs = stack.jobs
-    if len(jobs) > 1:
-        trained = _Trained(jobs)
-        try:
-            trained.run(device, progress)
-        except torch.OutOfMemoryError:
-            half, reason = len(jobs) // 2, "memory did not suffice for two" if len(jobs) == 2 else None
-            progress.note(f"memory does not suffice for {len(jobs)} runs at once, going on with {half}")
-            for part in (jobs[:half], jobs[half:]):
-                yield from execute(Stack(part, reason), folder, device, progress, save_weights=save_weights)
-            return
-        except (Exception, SystemExit) as failure:
-            reason = f"a stack broke: {_one_line(failure)}"
-            progress.note(f"{jobs[0].run.task} {jobs[0].run.model}: {reason}; its runs go on one by one")
-            for job in jobs:
-                yield from execute(Stack([job], reason), folder, device, progress, save_weights=save_weights)
-            return
-        for i, job in enumerate(jobs):
-            yield job, _write(trained, i, folder, device, save_weights)
-    elif jobs:
-        yield jobs[0], _alone(stack, folder, device, progress, save_weights)
-
-
-class _Trained:
-    """What comes of jobs that are trained together: of each its scores, or how it diverged; and their networks."""
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs = jobs
-        self.scores: list[list[Score]] = [[] for _ in jobs]
-        self.diverged: dict[int, str] = {}
-        self.known: list[rows.Row] = [{} for _ in jobs]
-        self.seconds = 0.0
-        self.ensemble: Ensemble | None = None
-
-    def run(self, device: str, progress: Progress) -> None:
-        """Train them. After an exception what was known and measured until then is still there."""
-        jobs, began = self.jobs, time.perf_counter()
-        for job, known in zip(jobs, self.known, strict=True):
-            known |= rows.of_facts(job.task)
-        networks = [build(job.run, job.task, job.model, device) for job in jobs]
-        for known in self.known:
-            known |= rows.of_network(networks[0]) | {"stack_size": len(jobs)}
-        self.ensemble = Ensemble(networks)
-        runs, tasks = [job.run for job in jobs], [job.task for job in jobs]
-        with surroundings(runs[0], device, len(jobs)), backends.using(None) as used:
-            for item in train_together(runs, tasks, self.ensemble, device):
-                if isinstance(item.what, Diverged):
-                    self.diverged[item.member] = str(item.what)
-                else:
-                    self.scores[item.member].append(item.what)
-                    self.known[item.member]["backend"] = "+".join(used.names) or "torch"
-                    progress.step(jobs, item.what.step)
-        self.seconds = time.perf_counter() - began
-
-
-def _alone(stack: Stack, folder: Path, device: str, progress: Progress, save_weights: bool) -> Outcome:
-    """Train one job, if it is supported, and write its file, whatever becomes of it."""
-    job, trained, began = stack.jobs[0], _Trained(stack.jobs), time.perf_counter()
-    reason = unsupported(job.model, width=job.run.D, dtype=job.run.dtype, device=device)
-    try:
-        if reason is None:
-            trained.run(device, progress)
-            trained.known[0]["alone_because"] = stack.alone_because
-            return _write(trained, 0, folder, device, save_weights)
-        trained.known[0] |= rows.of_facts(job.task)
-        outcome = Outcome("unsupported", reason)
-    except (Exception, SystemExit) as failure:  # whatever a plugin raises ends its run, not the sweep
-        outcome = Outcome.of_failure(failure)
-    trained.seconds = time.perf_counter() - began
-    return _write_outcome(trained, 0, folder, device, outcome, {})
-
-
-def _write(trained: _Trained, i: int, folder: Path, device: str, save_weights: bool) -> Outcome:
-    """Write the file of one of the jobs that have been trained together."""
-    more: rows.Row = {}
-    if i in trained.diverged:
-        outcome = Outcome("diverged", trained.diverged[i])
-    else:
-        outcome = Outcome("ok", value=next(s.value for s in trained.scores[i] if s.headline and s.split == "test"))
-        if save_weights and trained.ensemble is not None:
-            more["weights"] = weights.save(trained.ensemble.state(i), folder, trained.jobs[i].run.key)
-    return _write_outcome(trained, i, folder, device, outcome, more)
-
-
-def _write_outcome(trained: _Trained, i: int, folder: Path, device: str, outcome: Outcome, more: rows.Row) -> Outcome:
-    job, ending = trained.jobs[i], outcome.columns() | {"run_seconds": trained.seconds} | more
-    try:
-        table.write(folder, job.run.key, rows.of_run(job, device, trained.known[i], trained.scores[i], ending))
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as failure:  # a plugin states what no column can hold
-        outcome = Outcome.of_failure(failure)
-        table.write(folder, job.run.key, rows.of_run(job, device, {}, [], ending | outcome.columns()))
-    return outcome
-
-
 def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
     """Measure and write the controls of a job's task; notes each positive control that does not solve it."""
     task, began = job.task, time.perf_counter()
@@ -265,9 +140,3 @@ def _controls(task: Task) -> Iterator[tuple[str, str, list[Measured]]]:
     for control in task.controls():
         parts = [task.measure(control.predict(batch.inputs), batch.targets) for batch in task.split("test")]
         yield control.name, control.kind, task.summary(total(parts))
-
-
-def _one_line(failure: BaseException) -> str:
-    where = traceback.extract_tb(failure.__traceback__)[-1]
-    text = " ".join(str(failure).split())[:300]
-    return f"{type(failure).__name__}: {text} ({Path(where.filename).name}:{where.lineno})"

@@ -20,6 +20,7 @@ LAYERS = [
     ["ensemble", "stream"],
     ["training", "grid", "table"],
     ["rows", "progress", "cells", "stacks", "weights", "bench_cases", "bench_clock", "bench_exp"],
+    ["execute"],
     ["sweep", "estimate", "plots", "bench_plot", "bench_solvers", "bench_text"],
     ["preview", "report", "show", "doctor", "trace", "bench"],
     ["cli"],
