@@ -104,21 +104,32 @@ class Monomials:
         self.coefficients = list(coefficients)
         self.exponents = list(exponents)
         self.degree = max(sum(e.values()) for e in self.exponents)
+        self._made: dict[torch.device, list[tuple[Tensor, Tensor | None, Tensor]]] = {}
 
     def evaluate(self, x: Tensor) -> Tensor:
         y = torch.zeros_like(x[:, 0])
-        by_size: dict[int, list[tuple[float, dict[int, int]]]] = defaultdict(list)
-        for c, e in zip(self.coefficients, self.exponents, strict=True):
-            by_size[len(e)].append((c, e))
-        for terms in by_size.values():
-            variables = torch.tensor([list(e.keys()) for _, e in terms], dtype=torch.int64, device=x.device)
-            powers = torch.tensor([list(e.values()) for _, e in terms], dtype=torch.int64, device=x.device)
-            weights = torch.tensor([c for c, _ in terms], dtype=x.dtype, device=x.device)
-            factors = x[:, variables]
-            if bool((powers != 1).any()):
-                factors = factors**powers
-            y = y + factors.prod(-1) @ weights
+        for variables, powers, weights in self._tables(x.device):
+            factors = x[:, variables] if powers is None else x[:, variables] ** powers
+            y = y + factors.prod(-1) @ weights.to(x.dtype)
         return y
+
+    def _tables(self, device: torch.device) -> list[tuple[Tensor, Tensor | None, Tensor]]:
+        """Of the monomials with as many variables each: variables, powers (None if all are 1), coefficients; made once."""
+        if device not in self._made:
+            by_size: dict[int, list[tuple[float, dict[int, int]]]] = defaultdict(list)
+            for c, e in zip(self.coefficients, self.exponents, strict=True):
+                by_size[len(e)].append((c, e))
+            self._made[device] = [
+                (
+                    torch.tensor([list(e.keys()) for _, e in terms], dtype=torch.int64, device=device),
+                    torch.tensor([list(e.values()) for _, e in terms], dtype=torch.int64, device=device)
+                    if any(power != 1 for _, e in terms for power in e.values())
+                    else None,
+                    torch.tensor([c for c, _ in terms], dtype=torch.float64, device=device),
+                )
+                for terms in by_size.values()
+            ]
+        return self._made[device]
 
     def recompute(self, x: Tensor) -> Tensor:
         y = torch.zeros_like(x[:, 0])

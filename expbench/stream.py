@@ -33,12 +33,12 @@ class Stream:
         self._dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
         self.mapped = len(runs) > 1 and self._can_be_mapped()
 
-    def train(self, step: int) -> Batch:
-        """Batch number `step` of each run: inputs and targets (S, B, ...)."""
+    def train(self, step: int, on_device: Tensor | None = None) -> Batch:
+        """Batch number `step` of each run: inputs and targets (S, B, ...). on_device: the same number as a tensor."""
         if not self.mapped:
             return self._stacked([self._own(i, step) for i in range(len(self._runs))])
-        size = self._runs[0].batch_size
-        parts = [torch.vmap(self._drawing(task, size))(advance_all(keys, step)) for task, keys in self._keys.items()]
+        size, now = self._runs[0].batch_size, step if on_device is None else on_device
+        parts = [torch.vmap(self._drawing(task, size))(advance_all(keys, now)) for task, keys in self._keys.items()]
         whole = [torch.cat(tensors) for tensors in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
         return Batch(*(self._cast(x if self._order is None else x[self._order]) for x in whole))
 

@@ -154,21 +154,25 @@ class Steps:
         self._rates = _Rates(runs, device)
         decay = torch.tensor([run.weight_decay for run in runs], dtype=torch.float64, device=device)
         self._optimizer = AdamW(ensemble.stacked(ensemble.leaves), ensemble.decayed, decay)
-        self._losses: list[Tensor] = []
+        self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._broke_at = torch.zeros(len(runs), dtype=torch.int64, device=device)
+        dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
+        self._total, self._since = torch.zeros(len(runs), dtype=dtype, device=device), 0
 
     def take(self, step: int) -> Batch:
         """Step number `step`, from 1; the batch that it was taken on, (S, B, ...)."""
-        batch = self._stream.train(step)
+        self._step.fill_(step)
+        batch = self._stream.train(step, self._step)
         with precision_context(self._run, self._device):
             losses = self._ensemble.losses(self._task, batch)
         raw = torch.autograd.grad(losses.sum(), self._ensemble.leaves, allow_unused=True, materialize_grads=True)
         grads, norms = clipped(rows(self._ensemble.stacked(raw)), self._rates.clip)
         losses = losses.detach()
         broke = (self._broke_at == 0) & ~torch.isfinite(norms + losses)
-        self._broke_at = torch.where(broke, step, self._broke_at)
-        self._optimizer.step(grads, self._rates.at(step - 1))
-        self._losses.append(losses)
+        self._broke_at.copy_(torch.where(broke, self._step, self._broke_at))
+        self._optimizer.step(grads, self._rates.at(self._step - 1))
+        self._total += losses
+        self._since += 1
         return batch
 
     def fine(self) -> bool:
@@ -182,28 +186,29 @@ class Steps:
 
     def mean_loss(self) -> list[float]:
         """Of each run the mean over the steps since this was last asked."""
-        mean: list[float] = torch.stack(self._losses).mean(0).tolist()
-        self._losses.clear()
+        mean: list[float] = (self._total / self._since).tolist()
+        self._total.zero_()
+        self._since = 0
         return mean
 
 
 class _Rates:
-    """Learning rate and clipping of each run, in tensors (S,)."""
+    """Learning rate and clipping of each run, in tensors (S,): the rate is `learning_rate_factor` times its peak."""
 
     def __init__(self, runs: Sequence[Run], device: str) -> None:
-        schedules = {(run.warmup, run.steps): run for run in runs}
-        self._distinct, order = list(schedules.values()), list(schedules)
-        self._which = torch.tensor([order.index((run.warmup, run.steps)) for run in runs], device=device)
-        self._peak = torch.tensor([run.lr for run in runs], dtype=torch.float64, device=device)
-        dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
-        self.clip = torch.tensor([run.clip for run in runs], dtype=dtype, device=device)
+        def each(values: Iterable[float], dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.tensor(list(values), dtype=dtype, device=device)
 
-    def at(self, step: int) -> Tensor:
+        self._peak = each(run.lr for run in runs)
+        self._warmup = each(run.warmup for run in runs)
+        self._decay = each(max(1, run.steps - run.warmup) for run in runs)
+        self.clip = each((run.clip for run in runs), torch.float64 if runs[0].dtype == "float64" else torch.float32)
+
+    def at(self, step: Tensor) -> Tensor:
         """The learning rates of update `step` (from 0), float64."""
-        factors = [learning_rate_factor(run, step) for run in self._distinct]
-        if len(factors) == 1:
-            return self._peak * factors[0]
-        return self._peak * torch.tensor(factors, dtype=torch.float64, device=self._peak.device)[self._which]
+        rising = (step + 1) / self._warmup.clamp(min=1)
+        falling = 0.5 + 0.5 * torch.cos(math.pi * (step - self._warmup) / self._decay)
+        return self._peak * torch.where(step < self._warmup, rising, falling)
 
 
 def learning_rate_factor(run: Run, step: int) -> float:

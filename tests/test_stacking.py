@@ -14,7 +14,7 @@ from expbench.grid import Job, Request, expand
 from expbench.network import Network
 from expbench.run import Score
 from expbench.stream import Stream
-from expbench.training import Diverged, Item, build, train, train_together
+from expbench.training import Diverged, Item, _Rates, build, learning_rate_factor, train, train_together
 from tests.conftest import CommandLine
 
 MODELS = sorted(plugins.discover("model"))
@@ -63,6 +63,14 @@ def test_whole_runs_with_other_rates_warm_ups_clips_and_decays(task: str) -> Non
     """To the end, the test split and the share of it that training has seen among what is compared."""
     stack = jobs(task, "s6", steps="40", warmup="0,20", clip="0.1,1", weight_decay="0,0.1", seeds="0")
     check_scores(stack, range(0, len(stack), 3))
+
+
+def test_rates_in_tensors_are_the_schedule() -> None:
+    stack = jobs("polyreg", "linattn", warmup="0,7,100", steps="100")
+    rates = _Rates([job.run for job in stack], "cpu")
+    for step in (0, 6, 7, 8, 50, 99):
+        expected = [job.run.lr * learning_rate_factor(job.run, step) for job in stack]
+        assert rates.at(torch.tensor(step)).tolist() == pytest.approx(expected, rel=1e-13, abs=1e-18)
 
 
 STRANGERS = """
