@@ -14,9 +14,10 @@ import torch
 
 from expbench.ensemble import Ensemble
 from expbench.grid import Job, Request, expand
+from expbench.steps import Steps
 from expbench.stream import Stream
 from expbench.text import aligned
-from expbench.training import Steps, build, surroundings
+from expbench.training import build, surroundings
 
 
 def milliseconds(jobs: Sequence[Job], device: str, seconds: float) -> float:

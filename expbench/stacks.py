@@ -15,8 +15,9 @@ import torch
 from expbench.ensemble import Ensemble
 from expbench.grid import Job
 from expbench.mixer import unsupported
+from expbench.steps import precision_context
 from expbench.stream import Stream
-from expbench.training import build, precision_context, surroundings
+from expbench.training import build, surroundings
 
 _LARGEST = {"cpu": 16, "cuda": 1024}  # runs in a stack
 # Numbers in one layer of a run, from which on a CPU is busy with it alone. Of a token there are D, of its scores with others

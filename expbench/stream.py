@@ -79,3 +79,9 @@ class Stream:
 
     def _cast(self, x: Tensor) -> Tensor:
         return x.to(self._dtype) if x.is_floating_point() else x
+
+
+def each_own(chunk: tuple[Batch, bool], size: int) -> Batch:
+    """A chunk of `Stream.split` with a batch for each of `size` runs: (S, B, ...)."""
+    batch, shared = chunk
+    return Batch(*(x.expand(size, *x.shape) for x in batch)) if shared else batch

@@ -10,19 +10,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from expbench.ensemble import Ensemble
 from expbench.network import Network
-from expbench.optimizer import AdamW, clipped, rows
 from expbench.run import Run, Score, Split
-from expbench.stream import Stream
+from expbench.steps import Steps, precision_context
+from expbench.stream import Stream, each_own
 from expbench.task import Batch, Measured, Task, total
+from expbench.watch import TransitionWatch
 
 CURVE_POINTS, STEPS_BETWEEN_POINTS = 24, 25  # at most so many points, and at least so many steps from one to the next
 CURVE_CHUNKS = 1  # chunks of the selection split that a point of the curve looks at; the last point sees them all
@@ -92,9 +93,8 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
     stream = Stream(runs, tasks, device)
     steps = Steps(runs, tasks, ensemble, stream, device)
     points = curve_steps(first.steps)
-    probe = Batch(*(x[:, :PROBE] for x in _each_own(next(stream.split("selection")), len(runs))))
-    watch = _TransitionWatch(ensemble)
-    seen = _SeenInputs(runs, tasks, stream)
+    probe = Batch(*(x[:, :PROBE] for x in each_own(next(stream.split("selection")), len(runs))))
+    watch = TransitionWatch(ensemble)
 
     def scores(i: int, split: Split, step: int, measured: Iterable[Measured]) -> Iterator[Item]:
         seconds = time.perf_counter() - began
@@ -105,7 +105,6 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
     ensemble.template.train()
     for step in range(1, first.steps + 1):
         batch = steps.take(step)
-        seen.add(batch.inputs)
         if step in points or (len(runs) == 1 and not steps.fine()):
             for i, broke_at in steps.broken(alive):
                 alive.remove(i)
@@ -126,7 +125,7 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
     for i in [i for i in alive if not finite[i]]:
         alive.remove(i)
         yield Item(i, Diverged(f"a parameter is not finite after step {first.steps}, the last"))
-    for i, share in seen.measure():
+    for i, share in steps.seen.measure():
         if i in alive:
             yield from scores(i, "test", first.steps, [Measured("seen_in_training", share)])
     splits: tuple[Split, ...] = ("selection", "test")
@@ -141,81 +140,6 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
             else:
                 alive.remove(i)
                 yield Item(i, Diverged(f"{task.headline} of the {split} split is not finite after {first.steps} steps"))
-
-
-class Steps:
-    """The optimizer steps of runs that are trained together, and what is to be known of them, kept on the device.
-
-    Nothing here waits for the device, so that steps follow each other without a pause, until something is asked for.
-    """
-
-    def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensemble, stream: Stream, device: str) -> None:
-        self._run, self._task, self._ensemble, self._stream, self._device = runs[0], tasks[0], ensemble, stream, device
-        self._rates = _Rates(runs, device)
-        decay = torch.tensor([run.weight_decay for run in runs], dtype=torch.float64, device=device)
-        self._optimizer = AdamW(ensemble.stacked(ensemble.leaves), ensemble.decayed, decay)
-        self._step = torch.zeros((), dtype=torch.int64, device=device)
-        self._broke_at = torch.zeros(len(runs), dtype=torch.int64, device=device)
-        dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
-        self._total, self._since = torch.zeros(len(runs), dtype=dtype, device=device), 0
-
-    def take(self, step: int) -> Batch:
-        """Step number `step`, from 1; the batch that it was taken on, (S, B, ...)."""
-        self._step.fill_(step)
-        batch = self._stream.train(step, self._step)
-        with precision_context(self._run, self._device):
-            losses = self._ensemble.losses(self._task, batch)
-        raw = torch.autograd.grad(losses.sum(), self._ensemble.leaves, allow_unused=True, materialize_grads=True)
-        grads, norms = clipped(rows(self._ensemble.stacked(raw)), self._rates.clip)
-        losses = losses.detach()
-        broke = (self._broke_at == 0) & ~torch.isfinite(norms + losses)
-        self._broke_at.copy_(torch.where(broke, self._step, self._broke_at))
-        self._optimizer.step(grads, self._rates.at(self._step - 1))
-        self._total += losses
-        self._since += 1
-        return batch
-
-    def fine(self) -> bool:
-        """Whether all losses and gradients were finite so far."""
-        return not bool(self._broke_at.any())
-
-    def broken(self, alive: Sequence[int]) -> list[tuple[int, int]]:
-        """Those among `alive` whose loss or gradient was not, and at which step for the first time."""
-        at = self._broke_at.tolist()
-        return [(i, at[i]) for i in alive if at[i]]
-
-    def mean_loss(self) -> list[float]:
-        """Of each run the mean over the steps since this was last asked."""
-        mean: list[float] = (self._total / self._since).tolist()
-        self._total.zero_()
-        self._since = 0
-        return mean
-
-
-class _Rates:
-    """Learning rate and clipping of each run, in tensors (S,): the rate is `learning_rate_factor` times its peak."""
-
-    def __init__(self, runs: Sequence[Run], device: str) -> None:
-        def each(values: Iterable[float], dtype: torch.dtype = torch.float64) -> Tensor:
-            return torch.tensor(list(values), dtype=dtype, device=device)
-
-        self._peak = each(run.lr for run in runs)
-        self._warmup = each(run.warmup for run in runs)
-        self._decay = each(max(1, run.steps - run.warmup) for run in runs)
-        self.clip = each((run.clip for run in runs), torch.float64 if runs[0].dtype == "float64" else torch.float32)
-
-    def at(self, step: Tensor) -> Tensor:
-        """The learning rates of update `step` (from 0), float64."""
-        rising = (step + 1) / self._warmup.clamp(min=1)
-        falling = 0.5 + 0.5 * torch.cos(math.pi * (step - self._warmup) / self._decay)
-        return self._peak * torch.where(step < self._warmup, rising, falling)
-
-
-def learning_rate_factor(run: Run, step: int) -> float:
-    """The share of the peak learning rate used for update `step` (from 0): linear warm-up, then a half cosine to 0."""
-    if step < run.warmup:
-        return (step + 1) / run.warmup
-    return 0.5 + 0.5 * math.cos(math.pi * (step - run.warmup) / max(1, run.steps - run.warmup))
 
 
 def curve_steps(steps: int) -> set[int]:
@@ -254,76 +178,3 @@ def evaluate_together(
             parts[i].append(tasks[i].measure(outputs[i], batch.targets if shared else batch.targets[i]))
     ensemble.template.train()
     return {i: tasks[i].summary(total(parts[i])) for i in alive}
-
-
-def _each_own(chunk: tuple[Batch, bool], size: int) -> Batch:
-    batch, shared = chunk
-    return Batch(*(x.expand(size, *x.shape) for x in batch)) if shared else batch
-
-
-def precision_context(run: Run, device: str) -> AbstractContextManager[Any]:
-    """Autocast for bfloat16, nothing otherwise."""
-    return torch.autocast(device, torch.bfloat16) if run.dtype == "bfloat16" else nullcontext()
-
-
-class _SeenInputs:
-    """The share of test inputs that training has seen, where there are so few inputs that it must happen.
-
-    Streams of random inputs are as good as disjoint where the space of inputs exceeds 100 times the sample. Test inputs are
-    kept in order, and a batch leaves its mark on those that it holds.
-    """
-
-    def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], stream: Stream) -> None:
-        base, run = tasks[0].vocabulary, runs[0]
-        self.small = base is not None and base ** tasks[0].L <= 100 * run.steps * run.batch_size
-        if not self.small or base is None:
-            return
-        chunks = [_each_own(chunk, len(runs)).inputs for chunk in stream.split("test")]
-        self.powers = torch.tensor([base**i for i in range(tasks[0].L)], device=chunks[0].device)
-        self.codes = (torch.cat(chunks, 1) * self.powers).sum(-1).sort(1).values
-        self.hits = torch.zeros(len(runs), self.codes.shape[1] + 1, dtype=torch.bool, device=self.codes.device)
-
-    def add(self, inputs: Tensor) -> None:
-        """Remember the inputs (S, B, L) of a training batch."""
-        if self.small:
-            codes = (inputs * self.powers).sum(-1)
-            at = torch.searchsorted(self.codes, codes)
-            last = self.codes.shape[1]
-            found = self.codes.gather(1, at.clamp(max=last - 1)) == codes
-            self.hits.scatter_(1, torch.where(found, at, last), True)  # the last column is for those that are not there
-
-    def measure(self) -> Iterator[tuple[int, float]]:
-        """For each run the share of its test inputs that were in its training batches."""
-        if self.small:
-            first = torch.searchsorted(self.codes, self.codes)  # of equal inputs the first has the mark
-            yield from enumerate(self.hits.gather(1, first).double().mean(1).tolist())
-
-
-class _TransitionWatch:
-    """The statistics that mixers log: on a fixed probe, and their running extreme over the training batches looked at."""
-
-    def __init__(self, ensemble: Ensemble) -> None:
-        self.ensemble = ensemble
-        self.extremes: dict[int, Tensor] = {}
-
-    def probe(self, inputs: Tensor) -> list[list[Measured]]:
-        """What each network's mixers log about inputs (S, B, ...)."""
-        values = {key: x.double().tolist() for key, x in self.ensemble.statistics(inputs).items()}
-        found = []
-        for i in range(self.ensemble.size):
-            measured = [Measured(name, of_each[i], f"layer={layer}") for (layer, name), of_each in values.items()]
-            largest = [of_each[i] for (_, name), of_each in values.items() if name == "abar_max"]
-            found.append([*measured, Measured("k_hat", max(largest))] if largest else measured)
-        return found
-
-    def running(self, inputs: Tensor) -> list[list[Measured]]:
-        """The largest |Abar| of each network so far, these inputs (S, B, ...) among them."""
-        for (layer, name), values in self.ensemble.statistics(inputs).items():
-            if name == "abar_max":
-                before = self.extremes.get(layer)
-                self.extremes[layer] = values if before is None else torch.maximum(values, before)
-        extremes = {layer: x.double().tolist() for layer, x in self.extremes.items()}
-        return [
-            [Measured("abar_max_running", of_each[i], f"layer={layer}") for layer, of_each in extremes.items()]
-            for i in range(self.ensemble.size)
-        ]

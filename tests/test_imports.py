@@ -18,6 +18,8 @@ LAYERS = [
     ["ops", "task", "mixer", "polynomial"],
     ["models", "network", "optimizer"],
     ["ensemble", "stream"],
+    ["watch"],
+    ["steps"],
     ["training", "grid", "table"],
     ["rows", "progress", "cells", "stacks", "weights", "bench_cases", "bench_clock", "bench_exp"],
     ["execute"],

@@ -13,8 +13,9 @@ from expbench.ensemble import Ensemble
 from expbench.grid import Job, Request, expand
 from expbench.network import Network
 from expbench.run import Score
+from expbench.steps import _Rates, learning_rate_factor
 from expbench.stream import Stream
-from expbench.training import Diverged, Item, _Rates, build, learning_rate_factor, train, train_together
+from expbench.training import Diverged, Item, build, train, train_together
 from tests.conftest import CommandLine
 
 MODELS = sorted(plugins.discover("model"))

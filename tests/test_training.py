@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from expbench import grid
 from expbench.optimizer import clipped, rows
 from expbench.run import Run, Score
-from expbench.training import Diverged, build, curve_steps, evaluate, learning_rate_factor, surroundings, train
+from expbench.steps import learning_rate_factor
+from expbench.training import Diverged, build, curve_steps, evaluate, surroundings, train
 
 
 def job(**changes: Any) -> grid.Job:

@@ -1,0 +1,100 @@
+"""Steps: what happens at each step of training, for runs that are trained together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from expbench.ensemble import Ensemble
+from expbench.optimizer import AdamW, clipped, rows
+from expbench.run import Run
+from expbench.stream import Stream
+from expbench.task import Batch, Task
+from expbench.watch import SeenInputs
+
+
+class Steps:
+    """The optimizer steps of runs that are trained together, and what is to be known of them, kept on the device.
+
+    Nothing here waits for the device, so that steps follow each other without a pause, until something is asked for.
+    """
+
+    def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensemble, stream: Stream, device: str) -> None:
+        self._run, self._task, self._ensemble, self._stream, self._device = runs[0], tasks[0], ensemble, stream, device
+        self.seen = SeenInputs(runs, tasks, stream)
+        self._rates = _Rates(runs, device)
+        decay = torch.tensor([run.weight_decay for run in runs], dtype=torch.float64, device=device)
+        self._optimizer = AdamW(ensemble.stacked(ensemble.leaves), ensemble.decayed, decay)
+        self._step = torch.zeros((), dtype=torch.int64, device=device)
+        self._broke_at = torch.zeros(len(runs), dtype=torch.int64, device=device)
+        dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
+        self._total, self._since = torch.zeros(len(runs), dtype=dtype, device=device), 0
+
+    def take(self, step: int) -> Batch:
+        """Step number `step`, from 1; the batch that it was taken on, (S, B, ...)."""
+        self._step.fill_(step)
+        batch = self._stream.train(step, self._step)
+        self.seen.add(batch.inputs)
+        with precision_context(self._run, self._device):
+            losses = self._ensemble.losses(self._task, batch)
+        raw = torch.autograd.grad(losses.sum(), self._ensemble.leaves, allow_unused=True, materialize_grads=True)
+        grads, norms = clipped(rows(self._ensemble.stacked(raw)), self._rates.clip)
+        losses = losses.detach()
+        broke = (self._broke_at == 0) & ~torch.isfinite(norms + losses)
+        self._broke_at.copy_(torch.where(broke, self._step, self._broke_at))
+        self._optimizer.step(grads, self._rates.at(self._step - 1))
+        self._total += losses
+        self._since += 1
+        return batch
+
+    def fine(self) -> bool:
+        """Whether all losses and gradients were finite so far."""
+        return not bool(self._broke_at.any())
+
+    def broken(self, alive: Sequence[int]) -> list[tuple[int, int]]:
+        """Those among `alive` whose loss or gradient was not, and at which step for the first time."""
+        at = self._broke_at.tolist()
+        return [(i, at[i]) for i in alive if at[i]]
+
+    def mean_loss(self) -> list[float]:
+        """Of each run the mean over the steps since this was last asked."""
+        mean: list[float] = (self._total / self._since).tolist()
+        self._total.zero_()
+        self._since = 0
+        return mean
+
+
+class _Rates:
+    """Learning rate and clipping of each run, in tensors (S,): the rate is `learning_rate_factor` times its peak."""
+
+    def __init__(self, runs: Sequence[Run], device: str) -> None:
+        def each(values: Iterable[float], dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.tensor(list(values), dtype=dtype, device=device)
+
+        self._peak = each(run.lr for run in runs)
+        self._warmup = each(run.warmup for run in runs)
+        self._decay = each(max(1, run.steps - run.warmup) for run in runs)
+        self.clip = each((run.clip for run in runs), torch.float64 if runs[0].dtype == "float64" else torch.float32)
+
+    def at(self, step: Tensor) -> Tensor:
+        """The learning rates of update `step` (from 0), float64."""
+        rising = (step + 1) / self._warmup.clamp(min=1)
+        falling = 0.5 + 0.5 * torch.cos(math.pi * (step - self._warmup) / self._decay)
+        return self._peak * torch.where(step < self._warmup, rising, falling)
+
+
+def learning_rate_factor(run: Run, step: int) -> float:
+    """The share of the peak learning rate used for update `step` (from 0): linear warm-up, then a half cosine to 0."""
+    if step < run.warmup:
+        return (step + 1) / run.warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - run.warmup) / max(1, run.steps - run.warmup))
+
+
+def precision_context(run: Run, device: str) -> AbstractContextManager[Any]:
+    """Autocast for bfloat16, nothing otherwise."""
+    return torch.autocast(device, torch.bfloat16) if run.dtype == "bfloat16" else nullcontext()
