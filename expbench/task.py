@@ -130,11 +130,15 @@ class Task(ABC):
 
     @abstractmethod
     def batch(self, draws: Draws, size: int) -> Batch:
-        """`size` fresh sequences with their targets."""
+        """`size` fresh sequences with their targets; of tensor operations alone, it draws for many runs at once."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The scalar to minimise. outputs: (B, O) where `readout` is last, else (B, L, O)."""
+        """The scalar to minimise. outputs: (B, O) where `readout` is last, else (B, L, O).
+
+        Of runs that are trained together, whose tasks differ in numbers alone, one task's loss is called for all (which is
+        tried beforehand): what differs belongs in the targets.
+        """
 
     @abstractmethod
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
