@@ -21,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 from expbench.network import Network
 from expbench.task import Batch, Task
 
+_DEFINITIONS = {"gru": "gru_impl", "lstm": "lstm_impl", "rnn_tanh": "rnn_tanh_input", "rnn_relu": "rnn_relu_input"}
+
 
 class Ensemble:
     """S networks, of which the first stands for all; `leaves` are their trainable parameters, each (S, ...).
@@ -43,6 +45,7 @@ class Ensemble:
             frozen = [{n: p.detach() for n, p in parameters.items() if n not in names} for parameters in each]
             buffers = [frozen[i] | dict(network.named_buffers()) for i, network in enumerate(networks)]
             self._rest = {name: torch.stack([values[name] for values in buffers]) for name in buffers[0]}
+        self._recurrent = any(isinstance(module, torch.nn.RNNBase) for module in self.template.modules())
         self.decayed = [not getattr(each[0][name], "_no_weight_decay", False) for name in names]
 
     @property
@@ -89,12 +92,12 @@ class Ensemble:
         def one(parameters: dict[str, Tensor], rest: dict[str, Tensor], *args: Tensor) -> Any:
             return function(lambda x: functional_call(self.template, (parameters, rest), (x,)), *args)
 
-        with _mapped_as_defined(self.template):
+        with _mapped_as_defined(self._recurrent):
             return torch.vmap(one, in_dims=(0, 0, *dims), randomness="error")(self._parameters, self._rest, *tensors)
 
 
 @contextmanager
-def _mapped_as_defined(network: Network) -> Iterator[None]:
+def _mapped_as_defined(recurrent: bool) -> Iterator[None]:
     """By their definitions what torch has fused and has no rule for: softmax attention on a CPU, and recurrent layers.
 
     Other operations without a rule go on slowly, which the estimate shows.
@@ -104,7 +107,7 @@ def _mapped_as_defined(network: Network) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*batching rule.*")
         if not torch.cuda.is_available():
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if any(isinstance(module, torch.nn.RNNBase) for module in network.modules()):
+        if recurrent:
             stack.enter_context(_RecurrenceAsDefined())
         yield
 
@@ -115,8 +118,8 @@ class _RecurrenceAsDefined(TorchFunctionMode):
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        names = {"gru": "gru_impl", "lstm": "lstm_impl", "rnn_tanh": "rnn_tanh_input", "rnn_relu": "rnn_relu_input"}
-        defined = getattr(decompositions, names.get(getattr(function, "__name__", ""), ""), function)
+        name = _DEFINITIONS.get(getattr(function, "__name__", ""))
+        defined = getattr(decompositions, name, function) if name else function
         return defined(*args, **(kwargs or {}))
 
 

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from expbench.ensemble import Ensemble
 from expbench.grid import Job
-from expbench.mixer import unsupported
 from expbench.progress import work
 from expbench.stacks import Stack
 from expbench.stream import Stream
@@ -40,8 +39,7 @@ def estimate(stacks: Sequence[Stack], device: str, limit: float = _LIMIT_SECONDS
     """Time a short run of each distinct shape; shapes left when `limit` seconds are spent are scaled by their work."""
     by_shape: dict[tuple[object, ...], list[Stack]] = {}
     for stack in stacks:
-        run = stack.jobs[0].run
-        if unsupported(stack.jobs[0].model, width=run.D, dtype=run.dtype, device=device) is None:
+        if stack.jobs[0].unsupported(device) is None:
             by_shape.setdefault(_shape(stack), []).append(stack)
     began = time.perf_counter()
     seconds = timed_work = 0.0

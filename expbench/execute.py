@@ -14,7 +14,6 @@ import torch
 from expbench import rows, table, weights
 from expbench.ensemble import Ensemble
 from expbench.grid import Job
-from expbench.mixer import unsupported
 from expbench.ops import backends
 from expbench.progress import Progress
 from expbench.run import Score, Status
@@ -107,7 +106,7 @@ class _Trained:
 def _alone(stack: Stack, folder: Path, device: str, progress: Progress, save_weights: bool) -> Outcome:
     """Train one job, if it is supported, and write its file, whatever becomes of it."""
     job, trained, began = stack.jobs[0], _Trained(stack.jobs), time.perf_counter()
-    reason = unsupported(job.model, width=job.run.D, dtype=job.run.dtype, device=device)
+    reason = job.unsupported(device)
     try:
         if reason is None:
             trained.run(device, progress)

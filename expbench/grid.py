@@ -63,6 +63,10 @@ class Job(NamedTuple):
     task_origin: str
     model_origin: str
 
+    def unsupported(self, device: str) -> str | None:
+        """Why its model cannot run as asked on that device, in words; None if it can."""
+        return unsupported(self.model, width=self.run.D, dtype=self.run.dtype, device=device)
+
 
 def expand(request: Request, device: str) -> list[Job]:
     """Every run of the cross product, each once, in the order task, model, sizes, seed; raises `BadInput`."""

@@ -24,13 +24,12 @@ class AdamW:
     def __init__(self, parameters: Sequence[Tensor], decayed: Sequence[bool], weight_decay: Tensor) -> None:
         self._parameters = [_real(p.detach()) for p in parameters]
         self._sizes = [p[0].numel() for p in self._parameters]
-        rows = torch.cat([p.flatten(1) for p in self._parameters], 1) if parameters else weight_decay.new_empty(0)
-        self._means, self._squares = torch.zeros_like(rows), torch.zeros_like(rows)
+        values = rows(self._parameters)
+        self._means, self._squares = torch.zeros_like(values), torch.zeros_like(values)
         shares = [torch.full((size,), float(d)) for size, d in zip(self._sizes, decayed, strict=True)]
-        decay = weight_decay.unsqueeze(1) * torch.cat(shares).to(rows) if bool((weight_decay != 0).any()) else None
-        self._decay = decay
-        self._corrections = torch.ones(2, dtype=torch.float64, device=rows.device)  # beta^t
-        self._betas = torch.tensor(BETAS, dtype=torch.float64, device=rows.device)
+        self._decay = weight_decay.unsqueeze(1) * torch.cat(shares).to(values) if bool((weight_decay != 0).any()) else None
+        self._corrections = torch.ones(2, dtype=torch.float64, device=values.device)  # beta^t
+        self._betas = torch.tensor(BETAS, dtype=torch.float64, device=values.device)
 
     @torch.no_grad()
     def step(self, grads: Tensor, lr: Tensor) -> None:
@@ -50,9 +49,9 @@ class AdamW:
 
 
 @torch.no_grad()
-def rows(grads: Sequence[Tensor]) -> Tensor:
-    """The gradients (S, ...) of all parameters as rows (S, P)."""
-    return torch.cat([_real(g).flatten(1) for g in grads], 1)
+def rows(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors (S, ...), such as the gradients of all parameters, as rows (S, P)."""
+    return torch.cat([_real(x).flatten(1) for x in tensors], 1)
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from expbench.estimate import estimate
 from expbench.grid import Job
-from expbench.mixer import unsupported
 from expbench.progress import duration
 from expbench.stacks import Stack, stacked
 from expbench.sweep import Plan
@@ -72,7 +71,7 @@ def _cell(job: Job) -> tuple[str, ...]:
 
 
 def _sizes(job: Job, device: str) -> list[str]:
-    reason = unsupported(job.model, width=job.run.D, dtype=job.run.dtype, device=device)
+    reason = job.unsupported(device)
     if reason is not None:
         return ["-", "-", f"unsupported: {reason}"]
     network = build(job.run, job.task, job.model, "cpu")

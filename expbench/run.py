@@ -92,9 +92,13 @@ class Run:
         sizes = f"L={self.L}" + (f" degree={degree}" if degree is not None else "") + f" D={self.D} depth={self.depth}"
         return f"{self.task} {self.model} {sizes} seed={self.seed} instance={self.task_settings.get('instance', 0)}"
 
+    def model_from(self, origin: str) -> str:
+        """The name that finds its model again, given where it came from (`Plugin.origin`): a file by its path."""
+        return f"{origin}:{self.model.rpartition(':')[2]}" if origin.endswith(".py") else self.model
+
     def command(self, model_origin: str = "", task_origin: str = "") -> str:
         """The command line that runs exactly this run again, given where its plugins came from (`Plugin.origin`)."""
-        model = f"{model_origin}:{self.model.rpartition(':')[2]}" if model_origin.endswith(".py") else self.model
+        model = self.model_from(model_origin)
         words = ["expbench", "run", "--task", self.task, "--models", model, "--seeds", str(self.seed)]
         for option in ("D", "depth", "norm", "positions", "lr", "dtype"):
             words += [f"--{option}", _text(getattr(self, option))]

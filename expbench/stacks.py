@@ -2,7 +2,7 @@
 
 Jobs are alike that differ in nothing but numbers: seed, learning rate, weight decay, clipping, warm-up, instance, and such
 settings of a task as leave all shapes alone. Whether their module and their task can be mapped is not asked of their authors
-but tried: losses and gradients of two of them, together and alone.
+but tried: losses and gradients of a few of them, together and alone.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from expbench.ensemble import Ensemble
 from expbench.grid import Job
-from expbench.mixer import unsupported
 from expbench.steps import precision_context
 from expbench.stream import Stream
 from expbench.training import build, surroundings
@@ -23,6 +23,7 @@ _LARGEST = {"cpu": 16, "cuda": 1024}  # runs in a stack
 # Numbers in one layer of a run, from which on a CPU is busy with it alone. Of a token there are D, of its scores with others
 # L, of its state D^2 where N is as large as D; the last two count for less, as not every layer has them.
 _WORTH_STACKING = 1 << 13
+_TRIED = 4  # tasks of a stack beside the first, on which it is tried beforehand
 _TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2}  # relative, between a loss or gradient together and alone
 
 
@@ -40,8 +41,7 @@ def stacked(jobs: Sequence[Job], device: str, largest: int | None = None) -> Ite
         alike.setdefault(_alike(job, device), []).append(job)
     size = _LARGEST[device] if largest is None else largest
     for group in alike.values():
-        run = group[0].run
-        trained = unsupported(group[0].model, width=run.D, dtype=run.dtype, device=device) is None
+        trained = group[0].unsupported(device) is None
         reason = why_alone(group, device) if trained and size > 1 and len(group) > 1 else None
         if reason is not None or not trained:
             yield from (Stack([job], reason) for job in group)
@@ -56,16 +56,12 @@ def why_alone(group: Sequence[Job], device: str) -> str | None:
     if device == "cpu" and run.batch_size * run.L * max(run.D, run.L // 16, run.D**2 // 8) > _WORTH_STACKING:
         return "its steps are large enough to keep a CPU busy"
     others = {job.task: job for job in group[1:]} | {first.task: group[-1]}
-    for other in list(others.values())[:4]:
-        try:
-            difference = _difference(first, other, device)
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # a plugin is a stranger's code, and what cannot be mapped fails in many ways
-            return f"it cannot be mapped: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        if not difference <= _TOLERANCE[run.dtype]:
-            return f"mapped, its loss or gradient is another (by {difference:.1e})"
+    try:
+        difference = _difference([first, *list(others.values())[:_TRIED]], device)
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code, and what cannot be mapped fails in many ways
+        return f"it cannot be mapped: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if not difference <= _TOLERANCE[run.dtype]:
+        return f"mapped, its loss or gradient is another (by {difference:.1e})"
     return None
 
 
@@ -77,21 +73,24 @@ def _alike(job: Job, device: str) -> tuple[object, ...]:
     return (run.task, run.task_version, type(task), *shapes, *network, run.steps, run.batch_size, run.dtype)
 
 
-def _difference(one: Job, other: Job, device: str) -> float:
-    """The largest relative difference of two jobs' losses and gradients, together and alone, on their first batches."""
-    pair = [one, other]
-    found = []
-    with surroundings(one.run, device), precision_context(one.run, device):
-        for members in (pair, [one], [other]):
-            networks = [build(job.run, job.task, job.model, device) for job in members]
-            ensemble = Ensemble(networks)
-            stream = Stream([job.run for job in members], [job.task for job in members], device)
-            losses = ensemble.losses(members[0].task, stream.train(1))
-            grads = torch.autograd.grad(losses.sum(), ensemble.leaves, allow_unused=True, materialize_grads=True)
-            found.append([losses.detach(), *ensemble.stacked(grads)])
+def _difference(jobs: Sequence[Job], device: str) -> float:
+    """The largest relative difference between losses and gradients of jobs together and alone, on their first batches."""
+    run = jobs[0].run
+    with surroundings(run, device), precision_context(run, device):
+        together = _loss_and_gradients(jobs, device)
+        alone = [_loss_and_gradients([job], device) for job in jobs]
     worst = 0.0
-    for together, *alone in zip(*found, strict=True):
-        for mine, its in zip(together, alone, strict=True):
-            scale = its[0].abs().max().clamp(min=1e-12)
-            worst = max(worst, float((mine - its[0]).abs().max() / scale))
+    for mine, *its in zip(together, *alone, strict=True):
+        for i, own in enumerate(its):
+            scale = own[0].abs().max().clamp(min=1e-12)
+            worst = max(worst, float((mine[i] - own[0]).abs().max() / scale))
     return worst
+
+
+def _loss_and_gradients(jobs: Sequence[Job], device: str) -> list[Tensor]:
+    """Of the jobs' first batches: the loss (S,), then the gradient (S, ...) of each parameter."""
+    ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
+    stream = Stream([job.run for job in jobs], [job.task for job in jobs], device)
+    losses = ensemble.losses(jobs[0].task, stream.train(1))
+    grads = torch.autograd.grad(losses.sum(), ensemble.leaves, allow_unused=True, materialize_grads=True)
+    return [losses.detach(), *ensemble.stacked(grads)]

@@ -7,6 +7,7 @@ mapped, or that has a `train_batch` of its own, is asked for each run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -31,16 +32,12 @@ class Stream:
         order = [i for found in members.values() for i in found]
         self._order = None if order == sorted(order) else torch.tensor(order, device=device).argsort()
         self._dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
-        self.mapped = len(runs) > 1 and self._can_be_mapped()
 
     def train(self, step: int, on_device: Tensor | None = None) -> Batch:
         """Batch number `step` of each run: inputs and targets (S, B, ...). on_device: the same number as a tensor."""
-        if not self.mapped:
-            return self._stacked([self._own(i, step) for i in range(len(self._runs))])
-        size, now = self._runs[0].batch_size, step if on_device is None else on_device
-        parts = [torch.vmap(self._drawing(task, size))(advance_all(keys, now)) for task, keys in self._keys.items()]
-        whole = [torch.cat(tensors) for tensors in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
-        return Batch(*(self._cast(x if self._order is None else x[self._order]) for x in whole))
+        if self.mapped:
+            return self._all(step if on_device is None else on_device)
+        return self._stacked([self._own(i, step) for i in range(len(self._runs))])
 
     def split(self, name: Split) -> Iterator[tuple[Batch, bool]]:
         """The chunks of a split, and whether all runs share one: it is (B, ...), or (S, B, ...) if they do not."""
@@ -51,6 +48,13 @@ class Stream:
                 by_task = dict(zip(self._members, chunk, strict=True))
                 yield self._stacked([by_task[task] for task in self._tasks]), False
 
+    def _all(self, step: int | Tensor) -> Batch:
+        """`train` in one operation for each task."""
+        size = self._runs[0].batch_size
+        parts = [torch.vmap(self._drawing(task, size))(advance_all(keys, step)) for task, keys in self._keys.items()]
+        whole = [torch.cat(tensors) for tensors in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
+        return Batch(*(self._cast(x if self._order is None else x[self._order]) for x in whole))
+
     def _drawing(self, task: Task, size: int) -> Callable[[Tensor], Batch]:
         return lambda key: task.batch(Draws(key, self._device), size)
 
@@ -58,14 +62,14 @@ class Stream:
         run = self._runs[i]
         return self._tasks[i].train_batch(run.batch_size, seed=run.seed, step=step, device=self._device)
 
-    def _can_be_mapped(self) -> bool:
+    @cached_property
+    def mapped(self) -> bool:
         """Whether mapped over keys a task draws what it draws for each run: tried on the first batch."""
         own = (type(task) for task in self._members)
-        if any(cls.train_batch is not Task.train_batch or cls.draws is not Task.draws for cls in own):
+        if len(self._runs) == 1 or any(c.train_batch is not Task.train_batch or c.draws is not Task.draws for c in own):
             return False
-        self.mapped = True
         try:
-            mapped = self.train(1)
+            mapped = self._all(1)
         except Exception:  # what cannot be mapped fails in many ways
             return False
         for found in self._members.values():

@@ -174,6 +174,16 @@ def read(folder: Path) -> Results:
     return Results(frame.merge(kept, on=["key", "file"], how="inner").drop(columns="file"), problems)
 
 
+def rows_of_run(frame: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The rows of the one run whose key begins with `key`; raises `BadInput` if there is none or more than one."""
+    runs = frame[frame["kind"] == "run"]
+    keys = sorted(k for k in runs["key"].unique() if k.startswith(key)) if key else []
+    if len(keys) != 1:
+        raise unknown("run" if not keys else "single run (several begin so)", key, keys or list(runs["key"].unique())[:20])
+    rows: pd.DataFrame = runs[runs["key"] == keys[0]]
+    return rows
+
+
 def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
     """How the unit of each key in the folder ended, and one line for each file that could not be read. Without pandas."""
     tables, problems = _read_files(folder, ["key", "status"])

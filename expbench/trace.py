@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from expbench.errors import unknown
 from expbench.run import Run
-from expbench.table import PROVENANCE
+from expbench.table import PROVENANCE, rows_of_run
 from expbench.text import aligned, number
 
 if TYPE_CHECKING:
@@ -18,14 +17,10 @@ if TYPE_CHECKING:
 
 def trace_key(frame: pd.DataFrame, folder: Path, key: str) -> str:
     """The page of the one run whose key begins with `key`; raises `BadInput` if there is none or more than one."""
-    runs = frame[frame["kind"] == "run"]
-    keys = sorted(k for k in runs["key"].unique() if k.startswith(key)) if key else []
-    if len(keys) != 1:
-        raise unknown("run" if not keys else "single run (several begin so)", key, keys or list(runs["key"].unique())[:20])
-    rows = runs[runs["key"] == keys[0]]
+    rows = rows_of_run(frame, key)
     first = rows.iloc[0]
-    run = Run.from_row(first.to_dict())
-    lines = [["key", keys[0]], ["run", run.title()], ["status", str(first["status"])]]
+    run = Run.from_row({str(name): value for name, value in first.items()})
+    lines = [["key", first["key"]], ["run", run.title()], ["status", str(first["status"])]]
     if pd.notna(first["error"]):
         lines.append(["error", str(first["error"])])
     lines += [["task settings", str(first["task_settings"])], ["model settings", str(first["model_settings"])]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from expbench import files, plugins, table
-from expbench.errors import BadInput, unknown
+from expbench.errors import BadInput
 from expbench.grid import Job, build_task, load_model, load_task
 from expbench.network import Network
 from expbench.run import Run, canonical
@@ -41,7 +41,7 @@ def keep_three(jobs: Sequence[Job], folder: Path) -> None:
     if not crowded:
         return
     frame, _ = table.read(folder)
-    final = frame[(frame["split"] == "selection") & frame["headline"].fillna(False).astype(bool) & (frame["slice"] == "")]
+    final = frame[(frame["split"] == "selection") & frame["headline"].fillna(False).astype(bool)]
     value = final.sort_values("step").groupby("key")["value"].last()
     for cell in crowded:
         ordered = sorted((job.run.key for job in cell), key=lambda key: float(value.get(key, float("nan"))))
@@ -58,24 +58,19 @@ def load(folder: str | Path, key: str) -> Network:
 
     folder = table.existing_folder(str(folder))
     frame, _ = table.read(folder)
-    runs = frame[frame["kind"] == "run"].drop_duplicates("key").set_index("key")
-    found = [k for k in runs.index if k.startswith(key)] if key else []
-    if len(found) != 1:
-        raise unknown("run" if not found else "single run (several begin so)", key, found or list(runs.index)[:20])
-    path = _path(folder, found[0])
+    row = {str(name): value for name, value in table.rows_of_run(frame, key).iloc[0].items()}
+    path = _path(folder, row["key"])
     if not path.exists():
         raise BadInput(f"{path}: the weights of this run were not kept (expbench run --save-weights keeps three of a cell)")
-    row = runs.loc[found[0]].to_dict()
-    run = Run.from_row({**row, "key": found[0]})
-    for kind, origin in (("task", row["task_origin"]), ("model", row["model_origin"])):
-        if str(origin).startswith("folder "):
-            plugins.add_folder("task" if kind == "task" else "model", str(origin).removeprefix("folder "))
-    origin = str(row["model_origin"])
-    model = f"{origin}:{run.model.rpartition(':')[2]}" if origin.endswith(".py") else run.model
+    run = Run.from_row(row)
+    origins: dict[plugins.Kind, str] = {"task": str(row["task_origin"]), "model": str(row["model_origin"])}
+    for kind, origin in origins.items():
+        if origin.startswith("folder "):
+            plugins.add_folder(kind, origin.removeprefix("folder "))
     settings: dict[str, Value] = json.loads(row["task_settings"])
     texts = {name: str(value) for name, value in settings.items() if value is not None}
     task = build_task(load_task(plugins.find("task", run.task)), texts, run.task)
-    network = build(run, task, load_model(plugins.find("model", model)), "cpu")
+    network = build(run, task, load_model(plugins.find("model", run.model_from(origins["model"]))), "cpu")
     network.load_state_dict(load_file(path))
     return network.eval()
 
