@@ -1,41 +1,119 @@
 """How much faster runs are when they are trained together: python benchmarks/stacking.py [--device cuda]
 
-Times training steps alone (data, loss, gradient, clipping, AdamW), of a stack and of one run by itself, and prints for each
-model and size milliseconds a step, and how many times as many runs a second the stack trains.
+Times training steps alone (data, loss, gradient, clipping, AdamW), of stacks and of one run by itself; on a GPU as a CUDA
+graph, and one run also operation by operation. Prints for each model and size milliseconds a step, how many times as many
+runs a second the stack trains, and what stands behind the time of a stack:
+
+kernels, busy: how many kernels a step launches, and their time in ms (the rest are gaps between them);
+kept, copy: what autograd keeps from the forward for the backward, in MB, and the ms that a copy of as much takes (it must be
+written once and read once).
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
+from torch.profiler import ProfilerActivity, profile
 
+from expbench import provenance
 from expbench.ensemble import Ensemble
 from expbench.grid import Job, Request, expand
 from expbench.steps import Steps
 from expbench.stream import Stream
-from expbench.text import aligned
+from expbench.text import aligned, number
 from expbench.training import build, surroundings
 
+ENOUGH = 5  # steps before any is timed: some are eager, then one is captured
 
-def milliseconds(jobs: Sequence[Job], device: str, seconds: float) -> float:
-    """Of a step of these jobs together: the median of several timings."""
+
+@contextmanager
+def training(jobs: Sequence[Job], device: str, captured: bool = True) -> Iterator[Steps]:
     runs, tasks = [job.run for job in jobs], [job.task for job in jobs]
     with surroundings(runs[0], device, len(jobs)):
         ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
-        steps = Steps(runs, tasks, ensemble, Stream(runs, tasks, device), device)
-        taken, times, ends = 0, [], time.perf_counter() + seconds
-        while len(times) < 3 or time.perf_counter() < ends:
-            began = time.perf_counter()
-            for _ in range(5):
-                taken += 1
-                steps.take(taken)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times.append((time.perf_counter() - began) / 5)
-        return 1e3 * sorted(times[1:])[len(times[1:]) // 2]
+        steps = Steps(runs, tasks, ensemble, Stream(runs, tasks, device), device, captured=captured)
+        for _ in range(ENOUGH):
+            steps.take()
+        if device == "cuda" and captured and not steps.captured:
+            raise SystemExit(f"{runs[0].model}: {steps.eager_because}")
+        yield steps
+
+
+def milliseconds(steps: Steps, device: str, seconds: float) -> float:
+    """Of a step: the median of several timings."""
+    times, ends = [], time.perf_counter() + seconds
+    while len(times) < 4 or time.perf_counter() < ends:
+        began = time.perf_counter()
+        for _ in range(5):
+            steps.take()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append((time.perf_counter() - began) / 5)
+    return 1e3 * sorted(times[1:])[len(times[1:]) // 2]
+
+
+def kernels(steps: Steps, largest: int) -> tuple[float, float]:
+    """How many kernels a step has, and their time in ms; prints the `largest`."""
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        for _ in range(3):
+            steps.take()
+        torch.cuda.synchronize()
+    events = sorted(found.key_averages(), key=lambda event: -event.self_device_time_total)
+    for event in events[:largest]:
+        print(f"  {event.self_device_time_total / 3e3:8.3f} ms {event.count // 3:4d} x {event.key[:150]}")
+    return sum(event.count for event in events) / 3, sum(event.self_device_time_total for event in events) / 3e3
+
+
+def kept_bytes(jobs: Sequence[Job], device: str) -> int:
+    """What autograd keeps for the backward of a step."""
+    runs, tasks = [job.run for job in jobs], [job.task for job in jobs]
+    ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
+    storages: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        losses = ensemble.losses(tasks[0], Stream(runs, tasks, device).train(1))
+        assert losses.requires_grad  # what it keeps is alive until here
+    return sum(storages.values())
+
+
+def copy_ms(size: int) -> float:
+    a = torch.empty(max(1, size), dtype=torch.uint8, device="cuda")
+    b = torch.empty_like(a)
+    began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    b.copy_(a)
+    began.record()
+    for _ in range(10):
+        b.copy_(a)
+    ended.record()
+    torch.cuda.synchronize()
+    return began.elapsed_time(ended) / 10
+
+
+def measure(jobs: Sequence[Job], device: str, seconds: float, largest: int) -> dict[str, Any]:
+    """A stack beside nothing else; what is compared with is measured by `main`, once for each size."""
+    row: dict[str, Any] = {"runs": len(jobs)}
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with training(jobs, device) as steps:
+        row["stack_ms"] = milliseconds(steps, device, seconds)
+        if device == "cuda":
+            row["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
+            row["kernels"], row["busy_ms"] = kernels(steps, largest)
+    if device == "cuda":
+        kept = kept_bytes(jobs, device)
+        row |= {"kept_mb": kept / 1e6, "copy_ms": copy_ms(kept)}
+    return row
 
 
 def main() -> None:
@@ -43,24 +121,48 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--models", default="s6,s6-bbar-b,s6-poly,s6-poly-disc,ssm,linattn,polyattn,attn")
     parser.add_argument("--task", default="count-in-row")
+    parser.add_argument("-t", action="append", default=[], help="a setting of the task, name=value")
+    parser.add_argument("--instances", default="0")
     parser.add_argument("--sizes", default="32x20x2", help="BxLxD, several parted by commas")
     parser.add_argument("--stacks", default="16")
     parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--kernels", type=int, default=0, help="print so many of the longest kernels of each stack")
+    parser.add_argument("--out", type=Path, help="a Parquet file for the table")
     options = parser.parse_args()
-    lines = [["model", "BxLxD", "runs", "stack ms", "single ms", "runs a second, times single"]]
+    device, rows = options.device, []
     for size in options.sizes.split(","):
         B, L, D = size.split("x")
         for model in options.models.split(","):
-            alone = 0.0
+            single: dict[str, float] = {}
             for count in map(int, options.stacks.split(",")):
                 request = Request(
-                    task=options.task, models=model, L=L, D=D, seeds=f"0:{count}", batch_size=B, steps="1000000"
+                    task=options.task,
+                    models=model,
+                    L=L,
+                    D=D,
+                    seeds=f"0:{count}",
+                    batch_size=B,
+                    steps="1000000",
+                    task_settings=tuple(options.t),
+                    instances=options.instances,
                 )
-                jobs = expand(request, options.device)
-                alone = alone or milliseconds(jobs[:1], options.device, options.seconds)
-                stack = milliseconds(jobs, options.device, options.seconds)
-                lines.append([model, size, str(count), f"{stack:.2f}", f"{alone:.2f}", f"{alone * count / stack:.1f}"])
-    print(aligned(lines))
+                jobs = expand(request, device)[:count]
+                if not single:
+                    for captured in (False, True) if device == "cuda" else (False,):
+                        with training(jobs[:1], device, captured) as steps:
+                            name = "single_graph_ms" if captured else "single_ms"
+                            single[name] = milliseconds(steps, device, options.seconds)
+                row = {"model": model, "size": size, **single, **measure(jobs, device, options.seconds, options.kernels)}
+                for name in single:
+                    row[f"times_{name.removesuffix('_ms')}"] = single[name] * count / row["stack_ms"]
+                rows.append(row)
+    columns = list(rows[0])
+    print(aligned([columns, *([v if isinstance(v, str) else number(v) for v in row.values()] for row in rows)]))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        known = {"task": options.task, "settings": " ".join(options.t), "device_name": provenance.device_name(device)}
+        known |= {**provenance.versions(), "git_commit": provenance.git_commit()}
+        pd.DataFrame(rows).assign(**known).to_parquet(options.out)
 
 
 if __name__ == "__main__":

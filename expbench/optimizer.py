@@ -18,28 +18,33 @@ class AdamW:
     """The optimizer's state for stacked parameters (S, ...), which it updates in place.
 
     weight_decay (S,) is decoupled: parameters shrink by lr * weight_decay at each step, except those for which `decayed` is
-    false (as Mamba has it for A and the skip). Complex parameters are pairs of real ones.
+    false (as Mamba has it for A and the skip). Complex parameters are pairs of real ones. means: (S, P), of the gradients.
     """
 
     def __init__(self, parameters: Sequence[Tensor], decayed: Sequence[bool], weight_decay: Tensor) -> None:
         self._parameters = [_real(p.detach()) for p in parameters]
         self._sizes = [p[0].numel() for p in self._parameters]
         values = rows(self._parameters)
-        self._means, self._squares = torch.zeros_like(values), torch.zeros_like(values)
+        self.means, self._squares = torch.zeros_like(values), torch.zeros_like(values)
         shares = [torch.full((size,), float(d)) for size, d in zip(self._sizes, decayed, strict=True)]
         self._decay = weight_decay.unsqueeze(1) * torch.cat(shares).to(values) if bool((weight_decay != 0).any()) else None
         self._corrections = torch.ones(2, dtype=torch.float64, device=values.device)  # beta^t
         self._betas = torch.tensor(BETAS, dtype=torch.float64, device=values.device)
+
+    @property
+    def state(self) -> list[Tensor]:
+        """All that a step changes, beside `means`."""
+        return [*self._parameters, self._squares, self._corrections]
 
     @torch.no_grad()
     def step(self, grads: Tensor, lr: Tensor) -> None:
         """Update the parameters from gradients (S, P), as `rows` makes them, by the learning rates lr (S,), float64."""
         self._corrections *= self._betas
         correction_1, correction_2 = 1 - self._corrections
-        self._means.lerp_(grads, 1 - BETAS[0])
+        self.means.lerp_(grads, 1 - BETAS[0])
         self._squares.mul_(BETAS[1]).addcmul_(grads, grads, value=1 - BETAS[1])
         roots = self._squares.sqrt() / correction_2.sqrt().to(grads) + EPSILON
-        changes = self._means / roots * (lr / correction_1).to(grads).unsqueeze(1)
+        changes = self.means / roots * (lr / correction_1).to(grads).unsqueeze(1)
         parts = changes.split(self._sizes, 1)
         if self._decay is not None:
             factors = (1 - lr.to(self._decay).unsqueeze(1) * self._decay).split(self._sizes, 1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from expbench.ensemble import Ensemble
 from expbench.grid import Job
-from expbench.steps import precision_context
+from expbench.steps import TOLERANCE, precision_context
 from expbench.stream import Stream
 from expbench.training import build, surroundings
 
@@ -24,7 +24,6 @@ _LARGEST = {"cpu": 16, "cuda": 1024}  # runs in a stack
 # L, of its state D^2 where N is as large as D; the last two count for less, as not every layer has them.
 _WORTH_STACKING = 1 << 13
 _TRIED = 4  # tasks of a stack beside the first, on which it is tried beforehand
-_TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2}  # relative, between a loss or gradient together and alone
 
 
 class Stack(NamedTuple):
@@ -60,7 +59,7 @@ def why_alone(group: Sequence[Job], device: str) -> str | None:
         difference = _difference([first, *list(others.values())[:_TRIED]], device)
     except (Exception, SystemExit) as error:  # a plugin is a stranger's code, and what cannot be mapped fails in many ways
         return f"it cannot be mapped: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if not difference <= _TOLERANCE[run.dtype]:
+    if not difference <= TOLERANCE[run.dtype]:
         return f"mapped, its loss or gradient is another (by {difference:.1e})"
     return None
 

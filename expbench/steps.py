@@ -1,9 +1,12 @@
-"""Steps: what happens at each step of training, for runs that are trained together."""
+"""Steps: what happens at each step of training, for runs that are trained together.
+
+On a GPU the first steps are taken operation by operation, and the others as a CUDA graph of the same operations.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,20 +14,34 @@ import torch
 from torch import Tensor
 
 from expbench.ensemble import Ensemble
+from expbench.graph import capture
 from expbench.optimizer import AdamW, clipped, rows
 from expbench.run import Run
 from expbench.stream import Stream
 from expbench.task import Batch, Task
 from expbench.watch import SeenInputs
 
+_EAGER_STEPS = 3  # before a step is captured: kernels are compiled and tables of a task made meanwhile
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2}  # relative, between a loss or gradient found in two ways
+
 
 class Steps:
     """The optimizer steps of runs that are trained together, and what is to be known of them, kept on the device.
 
     Nothing here waits for the device, so that steps follow each other without a pause, until something is asked for.
+    captured: whether steps are captured on a GPU (a few eager ones come first). eager_because: why they could not be.
     """
 
-    def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensemble, stream: Stream, device: str) -> None:
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        tasks: Sequence[Task],
+        ensemble: Ensemble,
+        stream: Stream,
+        device: str,
+        *,
+        captured: bool = True,
+    ) -> None:
         self._run, self._task, self._ensemble, self._stream, self._device = runs[0], tasks[0], ensemble, stream, device
         self.seen = SeenInputs(runs, tasks, stream)
         self._rates = _Rates(runs, device)
@@ -33,12 +50,41 @@ class Steps:
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._broke_at = torch.zeros(len(runs), dtype=torch.int64, device=device)
         dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
-        self._total, self._since = torch.zeros(len(runs), dtype=dtype, device=device), 0
+        self._total = torch.zeros(len(runs), dtype=dtype, device=device)
+        self._taken = self._since = 0
+        self._capturing = captured and device == "cuda"
+        self._replay: Callable[[], Batch] | None = None
+        self._held: Batch | None = None  # what a graph reads, where it does not draw its batches itself
+        self.eager_because: str | None = None
 
-    def take(self, step: int) -> Batch:
-        """Step number `step`, from 1; the batch that it was taken on, (S, B, ...)."""
-        self._step.fill_(step)
-        batch = self._stream.train(step, self._step)
+    def take(self) -> Batch:
+        """The next step; the batch (S, B, ...) that it was taken on, over which the step after it may write."""
+        self._taken += 1
+        self._since += 1
+        fresh = None if self._stream.mapped else self._stream.train(self._taken)
+        if self._capturing and self._taken > _EAGER_STEPS:
+            self._capturing, self._held = False, fresh
+            judged = [self._total, self._optimizer.means]
+            state = [*judged, self._step, self._broke_at, *self._optimizer.state, *self.seen.state]
+            batch, self._replay, self.eager_because = capture(
+                lambda: self._once(fresh), state, judged, TOLERANCE[self._run.dtype]
+            )
+            return batch
+        if self._replay is None:
+            return self._once(fresh)
+        for held, new in zip(self._held or (), fresh or (), strict=True):
+            held.copy_(new)
+        return self._replay()
+
+    @property
+    def captured(self) -> bool:
+        """Whether steps are replayed as a CUDA graph by now."""
+        return self._replay is not None
+
+    def _once(self, batch: Batch | None) -> Batch:
+        """One step, of operations on tensors alone, on this batch or on the one that it draws."""
+        self._step += 1
+        batch = self._stream.train_at(self._step) if batch is None else batch
         self.seen.add(batch.inputs)
         with precision_context(self._run, self._device):
             losses = self._ensemble.losses(self._task, batch)
@@ -49,7 +95,6 @@ class Steps:
         self._broke_at.copy_(torch.where(broke, self._step, self._broke_at))
         self._optimizer.step(grads, self._rates.at(self._step - 1))
         self._total += losses
-        self._since += 1
         return batch
 
     def fine(self) -> bool:

@@ -33,11 +33,18 @@ class Stream:
         self._order = None if order == sorted(order) else torch.tensor(order, device=device).argsort()
         self._dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
 
-    def train(self, step: int, on_device: Tensor | None = None) -> Batch:
-        """Batch number `step` of each run: inputs and targets (S, B, ...). on_device: the same number as a tensor."""
+    def train(self, step: int) -> Batch:
+        """Batch number `step`, from 1, of each run: inputs and targets (S, B, ...)."""
         if self.mapped:
-            return self._all(step if on_device is None else on_device)
+            return self.train_at(step)
         return self._stacked([self._own(i, step) for i in range(len(self._runs))])
+
+    def train_at(self, step: int | Tensor) -> Batch:
+        """`train` of streams that are `mapped`, in one operation for each task; the number may be a tensor."""
+        size = self._runs[0].batch_size
+        parts = [torch.vmap(self._drawing(task, size))(advance_all(keys, step)) for task, keys in self._keys.items()]
+        whole = [torch.cat(tensors) for tensors in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
+        return Batch(*(self._cast(x if self._order is None else x[self._order]) for x in whole))
 
     def split(self, name: Split) -> Iterator[tuple[Batch, bool]]:
         """The chunks of a split, and whether all runs share one: it is (B, ...), or (S, B, ...) if they do not."""
@@ -47,13 +54,6 @@ class Stream:
             else:
                 by_task = dict(zip(self._members, chunk, strict=True))
                 yield self._stacked([by_task[task] for task in self._tasks]), False
-
-    def _all(self, step: int | Tensor) -> Batch:
-        """`train` in one operation for each task."""
-        size = self._runs[0].batch_size
-        parts = [torch.vmap(self._drawing(task, size))(advance_all(keys, step)) for task, keys in self._keys.items()]
-        whole = [torch.cat(tensors) for tensors in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
-        return Batch(*(self._cast(x if self._order is None else x[self._order]) for x in whole))
 
     def _drawing(self, task: Task, size: int) -> Callable[[Tensor], Batch]:
         return lambda key: task.batch(Draws(key, self._device), size)
@@ -65,11 +65,13 @@ class Stream:
     @cached_property
     def mapped(self) -> bool:
         """Whether mapped over keys a task draws what it draws for each run: tried on the first batch."""
+        if len(self._runs) == 1 and self._device == "cpu":  # nothing to gain, as no graph is captured there
+            return False
         own = (type(task) for task in self._members)
-        if len(self._runs) == 1 or any(c.train_batch is not Task.train_batch or c.draws is not Task.draws for c in own):
+        if any(c.train_batch is not Task.train_batch or c.draws is not Task.draws for c in own):
             return False
         try:
-            mapped = self._all(1)
+            mapped = self.train_at(1)
         except Exception:  # what cannot be mapped fails in many ways
             return False
         for found in self._members.values():

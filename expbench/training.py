@@ -104,8 +104,8 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
 
     ensemble.template.train()
     for step in range(1, first.steps + 1):
-        batch = steps.take(step)
-        if step in points or (len(runs) == 1 and not steps.fine()):
+        batch = steps.take()
+        if step in points or (len(runs) == 1 and device == "cpu" and not steps.fine()):
             for i, broke_at in steps.broken(alive):
                 alive.remove(i)
                 yield Item(i, Diverged(f"the loss or its gradient is not finite at step {broke_at} of {first.steps}"))

@@ -30,6 +30,11 @@ class SeenInputs:
         self.codes = (torch.cat(chunks, 1) * self.powers).sum(-1).sort(1).values
         self.hits = torch.zeros(len(runs), self.codes.shape[1] + 1, dtype=torch.bool, device=self.codes.device)
 
+    @property
+    def state(self) -> list[Tensor]:
+        """All that `add` changes."""
+        return [self.hits] if self.small else []
+
     def add(self, inputs: Tensor) -> None:
         """Remember the inputs (S, B, L) of a training batch."""
         if self.small:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 # Each layer may import those above it in this list, and its own members.
 LAYERS = [
     ["errors"],
-    ["settings", "plugins", "reach", "text", "statistics", "provenance", "files"],
+    ["settings", "plugins", "reach", "text", "statistics", "provenance", "files", "graph"],
     ["run", "draws"],
     ["ops", "task", "mixer", "polynomial"],
     ["models", "network", "optimizer"],
