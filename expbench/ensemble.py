@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from expbench.network import Network
+from expbench.ops import narrow
 from expbench.task import Batch, Task
 
 _DEFINITIONS = {"gru": "gru_impl", "lstm": "lstm_impl", "rnn_tanh": "rnn_tanh_input", "rnn_relu": "rnn_relu_input"}
@@ -98,15 +99,16 @@ class Ensemble:
 
 @contextmanager
 def _mapped_as_defined(recurrent: bool) -> Iterator[None]:
-    """By their definitions what torch has fused and has no rule for: softmax attention on a CPU, and recurrent layers.
+    """By their definitions what torch has fused and has no rule for, or one that fails: softmax attention, recurrent layers.
 
-    Other operations without a rule go on slowly, which the estimate shows.
+    Other operations without a rule go on slowly, which the estimate shows. On a GPU narrow layers have kernels of ours.
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message=".*batching rule.*")
-        if not torch.cuda.is_available():
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if narrow.available():
+            stack.enter_context(narrow.Narrow())
         if recurrent:
             stack.enter_context(_RecurrenceAsDefined())
         yield

@@ -11,6 +11,7 @@ from expbench.ensemble import Ensemble
 from expbench.grid import Job
 from expbench.progress import work
 from expbench.stacks import Stack
+from expbench.steps import Steps
 from expbench.stream import Stream
 from expbench.task import CHUNK
 from expbench.training import (
@@ -20,10 +21,9 @@ from expbench.training import (
     curve_steps,
     evaluate_together,
     surroundings,
-    train_together,
 )
 
-_STEPS = 3
+_STEPS, _BEFORE = {"cpu": 3, "cuda": 20}, {"cpu": 0, "cuda": 5}  # steps that are timed, and those before them (some eager)
 _LIMIT_SECONDS = 20.0
 
 
@@ -72,16 +72,20 @@ def _seconds(jobs: Sequence[Job], device: str) -> float:
     """Seconds of jobs that are trained together: their steps, their evaluations on the curve, and the last ones."""
     run, task = jobs[0].run, jobs[0].task
     ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
-    short = [replace(job.run, steps=_STEPS, warmup=0) for job in jobs]
+    short = [replace(job.run, warmup=0) for job in jobs]
     small = [replace(job.task, test_size=CHUNK, selection_size=CHUNK) for job in jobs]
     with surroundings(run, device, len(jobs)):
-        for item in train_together(short, small, ensemble, device):
-            if isinstance(item.what, Diverged):
-                raise item.what
-            step = item.what.seconds / _STEPS
-            break
+        stream = Stream(short, small, device)
+        steps = Steps(short, small, ensemble, stream, device)
+        for taken in range(_BEFORE[device] + _STEPS[device]):
+            if taken == _BEFORE[device]:
+                began = time.perf_counter()
+            steps.take()
+        if not steps.fine():  # asks the device, which by then has taken them all
+            raise Diverged("within a few steps")
+        step = (time.perf_counter() - began) / _STEPS[device]
         began = time.perf_counter()
-        evaluate_together(short, small, ensemble, Stream(short, small, device), device, "selection", range(len(jobs)))
+        evaluate_together(short, small, ensemble, stream, device, "selection", range(len(jobs)))
         sequence = (time.perf_counter() - began) / CHUNK
     curve = CHUNK * CURVE_CHUNKS * len(curve_steps(run.steps))
     return step * run.steps + sequence * (curve + task.selection_size + (task.test_size or 0))

@@ -48,27 +48,34 @@ def execute(
     does not suffice, halves are trained one after the other. An interrupt passes through.
     """
     jobs = stack.jobs
-    if len(jobs) > 1:
-        trained = _Trained(jobs)
-        try:
-            trained.run(device, progress)
-        except torch.OutOfMemoryError:
-            del trained
-            half, reason = len(jobs) // 2, "memory did not suffice for two" if len(jobs) == 2 else None
-            progress.note(f"memory does not suffice for {len(jobs)} runs at once, going on with {half}")
-            for part in (jobs[:half], jobs[half:]):
-                yield from execute(Stack(part, reason), folder, device, progress, save_weights=save_weights)
-            return
-        except (Exception, SystemExit) as failure:
-            reason = f"a stack broke: {_one_line(failure)}"
-            progress.note(f"{jobs[0].run.task} {jobs[0].run.model}: {reason}; its runs go on one by one")
-            for job in jobs:
-                yield from execute(Stack([job], reason), folder, device, progress, save_weights=save_weights)
-            return
-        for i, job in enumerate(jobs):
-            yield job, _write(trained, i, folder, device, save_weights)
-    elif jobs:
+    if len(jobs) == 1:
         yield jobs[0], _alone(stack, folder, device, progress, save_weights)
+    if len(jobs) <= 1:
+        return
+    trained, parts = _together(jobs, device, progress)
+    for i, job in enumerate(trained.jobs):
+        yield job, _write(trained, i, folder, device, save_weights)
+    for part in parts:
+        yield from execute(part, folder, device, progress, save_weights=save_weights)
+
+
+def _together(jobs: list[Job], device: str, progress: Progress) -> tuple[_Trained, list[Stack]]:
+    """Train jobs as one program; where that breaks, nothing is trained, and what is left are smaller stacks.
+
+    It returns before they are run, so that nothing of the failure keeps memory from them.
+    """
+    trained = _Trained(jobs)
+    try:
+        trained.run(device, progress)
+    except torch.OutOfMemoryError:
+        half, reason = len(jobs) // 2, "memory did not suffice for two" if len(jobs) == 2 else None
+        progress.note(f"memory does not suffice for {len(jobs)} runs at once, going on with {half}")
+        return _Trained([]), [Stack(jobs[:half], reason), Stack(jobs[half:], reason)]
+    except (Exception, SystemExit) as failure:
+        reason = f"a stack broke: {_one_line(failure)}"
+        progress.note(f"{jobs[0].run.task} {jobs[0].run.model}: {reason}; its runs go on one by one")
+        return _Trained([]), [Stack([job], reason) for job in jobs]
+    return trained, []
 
 
 class _Trained:
@@ -93,7 +100,7 @@ class _Trained:
         self.ensemble = Ensemble(networks)
         runs, tasks = [job.run for job in jobs], [job.task for job in jobs]
         with surroundings(runs[0], device, len(jobs)), backends.using(None) as used:
-            for item in train_together(runs, tasks, self.ensemble, device):
+            for item in train_together(runs, tasks, self.ensemble, device, self._eager):
                 if isinstance(item.what, Diverged):
                     self.diverged[item.member] = str(item.what)
                 else:
@@ -101,6 +108,10 @@ class _Trained:
                     self.known[item.member]["backend"] = "+".join(used.names) or "torch"
                     progress.step(jobs, item.what.step)
         self.seconds = time.perf_counter() - began
+
+    def _eager(self, reason: str) -> None:
+        for known in self.known:
+            known["eager_because"] = reason
 
 
 def _alone(stack: Stack, folder: Path, device: str, progress: Progress, save_weights: bool) -> Outcome:

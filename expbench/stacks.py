@@ -19,7 +19,10 @@ from expbench.steps import TOLERANCE, precision_context
 from expbench.stream import Stream
 from expbench.training import build, surroundings
 
-_LARGEST = {"cpu": 16, "cuda": 1024}  # runs in a stack
+_LARGEST = {"cpu": 16, "cuda": 1024}  # runs in a stack, if memory suffices
+# Of the memory that is free, what a stack may take by its trial's measure: a step is kept twice, as a graph and as the eager
+# steps before it had it, and evaluations need room too.
+_SHARE_OF_MEMORY = 0.4
 # Numbers in one layer of a run, from which on a CPU is busy with it alone. Of a token there are D, of its scores with others
 # L, of its state D^2 where N is as large as D; the last two count for less, as not every layer has them.
 _WORTH_STACKING = 1 << 13
@@ -38,30 +41,31 @@ def stacked(jobs: Sequence[Job], device: str, largest: int | None = None) -> Ite
     alike: dict[tuple[object, ...], list[Job]] = {}
     for job in jobs:
         alike.setdefault(_alike(job, device), []).append(job)
-    size = _LARGEST[device] if largest is None else largest
     for group in alike.values():
-        trained = group[0].unsupported(device) is None
-        reason = why_alone(group, device) if trained and size > 1 and len(group) > 1 else None
-        if reason is not None or not trained:
-            yield from (Stack([job], reason) for job in group)
-            continue
+        size, reason = 1, None
+        if group[0].unsupported(device) is None and largest != 1 and len(group) > 1:
+            size, reason = together(group, device)
+        if largest is not None:
+            size = min(size, largest)
         for start in range(0, len(group), size):
-            yield Stack(group[start : start + size])
+            yield Stack(group[start : start + size], reason)
 
 
-def why_alone(group: Sequence[Job], device: str) -> str | None:
-    """Why jobs that are alike, and supported, cannot be trained together or would not be faster; None if they are."""
+def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
+    """How many of these jobs, which are alike and supported, are best trained together; and if it is one, why."""
     first, run = group[0], group[0].run
     if device == "cpu" and run.batch_size * run.L * max(run.D, run.L // 16, run.D**2 // 8) > _WORTH_STACKING:
-        return "its steps are large enough to keep a CPU busy"
+        return 1, "its steps are large enough to keep a CPU busy"
     others = {job.task: job for job in group[1:]} | {first.task: group[-1]}
     try:
-        difference = _difference([first, *list(others.values())[:_TRIED]], device)
+        difference, size = _trial([first, *list(others.values())[:_TRIED]], device)
     except (Exception, SystemExit) as error:  # a plugin is a stranger's code, and what cannot be mapped fails in many ways
-        return f"it cannot be mapped: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return 1, f"it cannot be mapped: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if not difference <= TOLERANCE[run.dtype]:
-        return f"mapped, its loss or gradient is another (by {difference:.1e})"
-    return None
+        return 1, f"mapped, its loss or gradient is another (by {difference:.1e})"
+    if size == 1:
+        return 1, "memory does not suffice for two"
+    return min(size, _LARGEST[device]), None
 
 
 def _alike(job: Job, device: str) -> tuple[object, ...]:
@@ -72,18 +76,25 @@ def _alike(job: Job, device: str) -> tuple[object, ...]:
     return (run.task, run.task_version, type(task), *shapes, *network, run.steps, run.batch_size, run.dtype)
 
 
-def _difference(jobs: Sequence[Job], device: str) -> float:
-    """The largest relative difference between losses and gradients of jobs together and alone, on their first batches."""
-    run = jobs[0].run
+def _trial(jobs: Sequence[Job], device: str) -> tuple[float, int]:
+    """The largest relative difference between losses and gradients of jobs together and alone, on their first batches; and
+    for how many such jobs the memory of a GPU suffices, by what these have taken."""
+    run, size = jobs[0].run, _LARGEST[device]
     with surroundings(run, device), precision_context(run, device):
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before, free = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
         together = _loss_and_gradients(jobs, device)
+        if device == "cuda":
+            each = (torch.cuda.max_memory_allocated() - before) / len(jobs)
+            size = max(1, int(_SHARE_OF_MEMORY * (free - before) / max(1.0, each)))
         alone = [_loss_and_gradients([job], device) for job in jobs]
     worst = 0.0
     for mine, *its in zip(together, *alone, strict=True):
         for i, own in enumerate(its):
             scale = own[0].abs().max().clamp(min=1e-12)
             worst = max(worst, float((mine[i] - own[0]).abs().max() / scale))
-    return worst
+    return worst, size
 
 
 def _loss_and_gradients(jobs: Sequence[Job], device: str) -> list[Tensor]:

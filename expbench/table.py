@@ -22,8 +22,8 @@ from expbench.errors import BadInput, unknown
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 2
-_READ = (1, 2)  # of an older schema, columns that it lacks are null
+VERSION = 3
+_READ = (1, 2, 3)  # of an older schema, columns that it lacks are null
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 COLUMNS: dict[str, pa.DataType] = {
     # what was run; `kind` is run, or baseline, oracle, positive or chance for a control
@@ -83,6 +83,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "backend": _TEXT,
     "stack_size": _WHOLE,
     "alone_because": _TEXT,
+    "eager_because": _TEXT,
     "expbench": _TEXT,
     "python": _TEXT,
     "torch": _TEXT,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import NamedTuple
@@ -29,7 +29,7 @@ CURVE_POINTS, STEPS_BETWEEN_POINTS = 24, 25  # at most so many points, and at le
 CURVE_CHUNKS = 1  # chunks of the selection split that a point of the curve looks at; the last point sees them all
 PROBE = 64  # sequences on which mixers log their statistics
 _WORTH_SHARING = 1 << 14  # numbers in one layer's input
-_EVALUATED_TOKENS = 1 << 16  # tokens that go through a network at once when it is evaluated
+_EVALUATED_TOKENS = {"cpu": 1 << 16, "cuda": 1 << 22}  # that go through the networks at once when they are evaluated
 
 
 @contextmanager
@@ -85,8 +85,17 @@ def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score
         yield item.what
 
 
-def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensemble, device: str) -> Iterator[Item]:
-    """Train S networks, run i on task i; they have the same number of steps, batch size and shapes."""
+def train_together(
+    runs: Sequence[Run],
+    tasks: Sequence[Task],
+    ensemble: Ensemble,
+    device: str,
+    eager: Callable[[str], None] = lambda reason: None,
+) -> Iterator[Item]:
+    """Train S networks, run i on task i; they have the same number of steps, batch size and shapes.
+
+    eager: told why, if steps cannot be captured on a GPU.
+    """
     began = time.perf_counter()
     first = runs[0]
     alive = list(range(len(runs)))
@@ -105,6 +114,8 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
     ensemble.template.train()
     for step in range(1, first.steps + 1):
         batch = steps.take()
+        if step in points and steps.eager_because is not None:
+            eager(steps.eager_because)
         if step in points or (len(runs) == 1 and device == "cpu" and not steps.fine()):
             for i, broke_at in steps.broken(alive):
                 alive.remove(i)
@@ -166,7 +177,7 @@ def evaluate_together(
     chunks: int | None = None,
 ) -> dict[int, list[Measured]]:
     """The metrics of each run in `alive`, by its index."""
-    sequences = max(1, _EVALUATED_TOKENS // (tasks[0].L * len(runs)))
+    sequences = max(1, _EVALUATED_TOKENS[device] // (tasks[0].L * len(runs)))
     parts: dict[int, list[Mapping[str, Tensor]]] = {i: [] for i in alive}
     ensemble.template.eval()
     for batch, shared in islice(stream.split(split), chunks):
