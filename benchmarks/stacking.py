@@ -31,6 +31,10 @@ from expbench.text import aligned, number
 from expbench.training import build, surroundings
 
 ENOUGH = 5  # steps before any is timed: some are eager, then one is captured
+TIMED = {
+    "cpu": 5,
+    "cuda": 25,
+}  # steps from one look at the clock to the next: on a GPU as many as from point to point of the curve
 
 
 @contextmanager
@@ -51,11 +55,11 @@ def milliseconds(steps: Steps, device: str, seconds: float) -> float:
     times, ends = [], time.perf_counter() + seconds
     while len(times) < 4 or time.perf_counter() < ends:
         began = time.perf_counter()
-        for _ in range(5):
+        for _ in range(TIMED[device]):
             steps.take()
         if device == "cuda":
             torch.cuda.synchronize()
-        times.append((time.perf_counter() - began) / 5)
+        times.append((time.perf_counter() - began) / TIMED[device])
     return 1e3 * sorted(times[1:])[len(times[1:]) // 2]
 
 
