@@ -52,7 +52,8 @@ def training(jobs: Sequence[Job], device: str, captured: bool = True) -> Iterato
 
 def milliseconds(steps: Steps, device: str, seconds: float) -> float:
     """Of a step: the median of several timings."""
-    times, ends = [], time.perf_counter() + seconds
+    times: list[float] = []
+    ends = time.perf_counter() + seconds
     while len(times) < 4 or time.perf_counter() < ends:
         began = time.perf_counter()
         for _ in range(TIMED[device]):
@@ -101,7 +102,7 @@ def copy_ms(size: int) -> float:
         b.copy_(a)
     ended.record()
     torch.cuda.synchronize()
-    return began.elapsed_time(ended) / 10
+    return float(began.elapsed_time(ended)) / 10
 
 
 def measured(jobs: Sequence[Job], device: str, seconds: float) -> dict[str, Any]:
