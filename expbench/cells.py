@@ -71,6 +71,30 @@ class Cell:
             return None
         return max(self.values) if self.higher_is_better else min(self.values)
 
+    @cached_property
+    def floor(self) -> float | None:
+        """The least error that any network of this class can have: the mean over instances; None where it is not known."""
+        known = self.runs.dropna(subset=["floor"]).drop_duplicates("instance")["floor"]
+        return float(known.mean()) if len(known) else None
+
+    @property
+    def reading(self) -> str:
+        """What the cell says about its class of networks (9.7): what it cannot represent, and what was or was not found.
+
+        At its floor is a mean within a tenth of it, or whose interval holds it. A floor below the threshold that counts as
+        solved forbids nothing; and that no run solves a task is no proof that none could.
+        """
+        if not self.values:
+            return "-"
+        mean, low, high = self.interval
+        if self.floor is not None and not self.higher_is_better and self.floor > self.solved_at:
+            if high < 0.99 * self.floor:
+                return "BELOW its floor"
+            return "at its floor" if mean <= 1.1 * self.floor or low <= self.floor else "above its floor"
+        if self.solved == self.trials:
+            return "solved"
+        return "solved by some" if self.solved else "unknown"
+
     @property
     def trials(self) -> int:
         """Runs that count towards the share solved: those that ended well or diverged."""

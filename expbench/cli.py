@@ -25,6 +25,8 @@ _DEVICES = ("auto", "cpu", "cuda")
 
 bench_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
+theory_app = typer.Typer(rich_markup_mode=None)
+app.add_typer(theory_app, name="theory")
 
 ResultsOption = Annotated[str, typer.Option("--results", metavar="FOLDER", help="Folder of the results table.")]
 TasksDir = Annotated[
@@ -305,6 +307,80 @@ def bench_scan(
     options = bench.Options(chosen, seconds, check, threads)
     signal.signal(signal.SIGTERM, _interrupt)
     raise SystemExit(bench.run(planned, options, notes, table.open_folder(out, "--out", "results/bench"), _say))
+
+
+@theory_app.callback(invoke_without_command=True)
+def theory_root(context: typer.Context) -> None:
+    """What layers can compute, by theorem: degrees measured beside formulas, and weights that are set."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+@theory_app.command("degree")
+def theory_degree(
+    models: Annotated[
+        str, typer.Option(metavar="LIST", help="Models by name, or path/file.py:Class, or module:Class.")
+    ] = "s6-poly,s6-poly-disc,ssm,linattn,polyattn,s6,attn",
+    L: Annotated[str, typer.Option("--L", metavar="LIST", help="Lengths.")] = "2,4,6,8,10,12",
+    D: Annotated[str, typer.Option("--D", metavar="LIST", help="Widths.")] = "2",
+    depth: Annotated[str, typer.Option(metavar="LIST", help="Numbers of layers.")] = "1,2",
+    residual: Annotated[str, typer.Option(metavar="LIST", help="Residual connections: on, off.")] = "on",
+    model_setting: ModelSettings = None,
+    limit: Annotated[int, typer.Option(min=1, max=1 << 22, help="Largest degree that is measured.")] = 1 << 15,
+    models_dir: ModelsDir = None,
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Where degree.parquet, degree.md and degree.svg are put.")
+    ] = "results/theory",
+) -> None:
+    """Measure degree and interaction order exactly, beside the formulas that the models state.
+
+    Networks have no normalisation. The exit code is 1 if one differs from its formula.
+    """
+    _add_folders(None, models_dir)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from expbench import grid, table
+    from expbench.theory import survey
+
+    request = grid.Request(
+        task="polyreg",
+        models=models,
+        L=L,
+        D=D,
+        depth=depth,
+        residual=residual,
+        norm="none",
+        seeds="0",
+        dtype="float64",
+        model_settings=tuple(model_setting or ()),
+    )
+    jobs = grid.expand(request, "cpu")
+    folder = table.open_folder(out, "--out", "results/theory")
+    lines = []
+    for line in survey.survey(jobs, limit):
+        lines.append(line)
+        _say(f"[{len(lines)}/{len(jobs)}] {line.model} L={line.L} depth={line.depth}: {line.verdict}")
+    print(survey.text(lines))
+    print(", ".join(map(str, survey.write(lines, folder))))
+    if any(line.verdict == "DIFFERS" for line in lines):
+        raise SystemExit(1)
+
+
+@theory_app.command("construct")
+def theory_construct(
+    what: Annotated[str, typer.Argument(help="lemma2, count-in-row, or a polynomial, as '2*x1^2*x3 - x2*x4 + 0.5'.")],
+    L: Annotated[
+        int | None, typer.Option("--L", help="Length. (default: of a polynomial its last variable, else 16 or 64)")
+    ] = None,
+    D: Annotated[int, typer.Option("--D", min=1, max=256, help="Width of the head of lemma2.")] = 4,
+    N: Annotated[int, typer.Option("--N", min=1, max=256, help="States of the head of lemma2.")] = 4,
+) -> None:
+    """Set the weights of the suite's own layers so that they compute something, and say how exactly they do.
+
+    A polynomial becomes four Mamba blocks (Theorem 2), a head of linear attention one S6 layer (Lemma 2).
+    """
+    from expbench.theory.demonstrate import demonstrate
+
+    print(demonstrate(what, L, D, N))
 
 
 def _add_folders(tasks_dir: list[str] | None, models_dir: list[str] | None) -> None:

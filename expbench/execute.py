@@ -95,8 +95,8 @@ class _Trained:
         for job, known in zip(jobs, self.known, strict=True):
             known |= rows.of_facts(job.task)
         networks = [build(job.run, job.task, job.model, device) for job in jobs]
-        for known in self.known:
-            known |= rows.of_network(networks[0]) | {"stack_size": len(jobs)}
+        for job, known in zip(jobs, self.known, strict=True):
+            known |= rows.of_network(networks[0]) | rows.of_floor(job.task, networks[0]) | {"stack_size": len(jobs)}
         self.ensemble = Ensemble(networks)
         runs, tasks = [job.run for job in jobs], [job.task for job in jobs]
         with surroundings(runs[0], device, len(jobs)), backends.using(None) as used:

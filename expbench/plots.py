@@ -22,6 +22,7 @@ _PANELS = 6
 _NAMED = 16  # names in a legend
 _LEAST = 1e-5  # errors below this are drawn here
 _TOLD_APART = ["model_settings", "model_version", "task_version", *SIZES, *TRAINING]
+_FLOOR_STYLE: Any = {"markersize": 14, "markeredgewidth": 2}
 _STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -70,6 +71,9 @@ def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> 
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
         for cell in group:
             axes.plot([cell[axis]] * len(cell.values), cell.values, ".", color=colour, alpha=0.4, markersize=4)
+        floors = [(cell[axis], floor) for cell in group for floor in _floor(cell)]
+        if floors:
+            axes.plot(*zip(*floors, strict=True), "_", color=colour, label=f"{name}: floor", **_FLOOR_STYLE)
     # where L and degree are crossed, a control is no line: the figure of controls shows each place by itself
     shown = controls[(controls["kind"] != "positive") & controls[axis].notna() & (not crossed)]
     for style, (control, rows) in zip(_DASHES, shown.groupby("model", sort=False), strict=False):
@@ -97,16 +101,19 @@ def depth_against_degree(cells: Sequence[Cell]) -> Figure:
     figure, panels = _panels(len(groups), width=1.4 + 0.6 * len(degrees), height=1.2 + 0.45 * len(depths), most=len(groups))
     for axes, (name, group) in zip(panels, groups.items(), strict=True):
         field = np.full((len(depths), len(degrees)), np.nan)
+        floors: dict[tuple[int, int], list[str]] = {}
         for cell in group:
             place = depths.index(cell["depth"]), degrees.index(cell[axis])
             assert np.isnan(field[place]), "two cells in one field"
             field[place] = cell.interval.center
+            floors[place] = [f"floor {number(floor)}" for floor in _floor(cell)]
         colours = "viridis" if cells[0].higher_is_better else "viridis_r"
         axes.imshow(_shade(field, cells[0]), origin="lower", aspect="auto", cmap=colours, vmin=0, vmax=1)
         for (row, column), value in np.ndenumerate(field):
             if not np.isnan(value):
                 badge = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.2}
-                axes.text(column, row, number(value), ha="center", va="center", fontsize=7, color="black", bbox=badge)
+                text = "\n".join([number(value), *floors[row, column]])
+                axes.text(column, row, text, ha="center", va="center", fontsize=7, color="black", bbox=badge)
         axes.set_xticks(range(len(degrees)), [str(degree) for degree in degrees])
         axes.set_yticks(range(len(depths)), [str(depth) for depth in depths])
         axes.set_title(name, fontsize=9)
@@ -156,6 +163,8 @@ def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
             row = models.index(names[id(cell)])
             values = [max(value, floor) for value in cell.values]
             axes.plot(values, [row] * len(values), "o", color=_COLOURS[row], alpha=0.6, markersize=5)
+            for drawn in _floor(cell):
+                axes.plot([drawn], [row], "|", color=_COLOURS[row], **_FLOOR_STYLE)
         kept = controls[controls["L"] == place[0]]
         kept = kept if place[1] is None else kept[kept["degree"] == place[1]]
         for name, value in zip(kept["model"], kept["value"], strict=True):
@@ -169,6 +178,11 @@ def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
             axes.set_xscale("log")
             axes.set_xlim(left=_LEAST * 0.8)
     return figure
+
+
+def _floor(cell: Cell) -> list[float]:
+    """The floor of a cell, if there is one to be seen: an error, and not below what is drawn."""
+    return [cell.floor] if cell.floor is not None and not cell.higher_is_better and cell.floor >= _LEAST else []
 
 
 def _panels(count: int, width: float, height: float, most: int = _PANELS) -> tuple[Figure, list[Axes]]:

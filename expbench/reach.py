@@ -12,24 +12,29 @@ from typing import NamedTuple
 
 
 class Reach(NamedTuple):
-    """Upper bounds, attained for generic weights: `degree[t]` and `order[t]` of the polynomial at position t (from 0)."""
+    """Upper bounds, attained for generic weights: `degree[t]` and `order[t]` of the polynomial at position t (from 0).
+
+    anchored: whether every term that joins two positions or more holds t itself, as those of one attention layer do.
+    """
 
     degree: tuple[int, ...]
     order: tuple[int, ...]
+    anchored: bool = False
 
     @classmethod
     def of_inputs(cls, length: int) -> Reach:
         """The reach of the embedded input: each position an affine function of its own token."""
-        return cls((1,) * length, (1,) * length)
+        return cls((1,) * length, (1,) * length, anchored=True)
 
     @classmethod
-    def capped(cls, degree: list[int], order: list[int]) -> Reach:
+    def capped(cls, degree: list[int], order: list[int], *, anchored: bool = False) -> Reach:
         """A reach whose order at position t is cut to the t+1 positions that a causal network has seen."""
-        return cls(tuple(degree), tuple(min(o, t + 1) for t, o in enumerate(order)))
+        return cls(tuple(degree), tuple(min(o, t + 1) for t, o in enumerate(order)), anchored)
 
     def __or__(self, other: Reach) -> Reach:
         """The reach of a sum (a residual connection): the larger at each position."""
         return Reach(
             tuple(map(max, self.degree, other.degree)),
             tuple(map(max, self.order, other.order)),
+            self.anchored and other.anchored,
         )

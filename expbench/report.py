@@ -22,7 +22,9 @@ Each row is a model in one setting. The mean is over seeds; where there are seve
 is its 95 % interval (Student's t). `solved` is the share of runs that reach the task's threshold, with Wilson's interval;
 a run that diverged counts as unsolved and has no part in the mean. Learning rates are those given on the command line: **not
 tuned**. `reach` is the polynomial degree of the network's output and how many positions one term of it can join; a network
-with a normalisation, softmax, exp or softplus in it has no polynomial bound. Protocol: norm, positions, residual, skip."""
+with a normalisation, softmax, exp or softplus in it has no polynomial bound. `floor` is the least error that any network of
+that degree, joining positions as this one does, can have: a cell at it says what the class cannot represent, `unknown` that
+nothing was found, which is no proof. Protocol: norm, positions, residual, skip."""
 
 
 def write_report(
@@ -126,7 +128,7 @@ def _results(cells: list[Cell], metric: str) -> str:
     ]
     names = plots.labels(cells, without=[*_COLUMNS, *PROTOCOL])
     header = ["model", *columns, metric, "95 % interval", "best", "solved", "every run (seed: value)"]
-    header += ["parameters", "state", "reach", "protocol"]
+    header += ["floor", "reading", "parameters", "state", "reach", "protocol"]
     lines = [
         [names[id(cell)], *(_plain(cell[column]) for column in columns), *_outcome(cell), *_sizes(cell), _protocol(cell)]
         for cell in cells
@@ -149,7 +151,8 @@ def _outcome(cell: Cell) -> list[str]:
             *(cell.runs[c] for c in ("instance", "seed", "value", "status")), strict=True
         )
     ]
-    return [mean, spread, number(cell.best), solved, ", ".join(runs)]
+    floor = number(cell.floor) if cell.floor is not None else NO_BOUND
+    return [mean, spread, number(cell.best), solved, ", ".join(runs), floor, cell.reading]
 
 
 def _sizes(cell: Cell) -> list[str]:

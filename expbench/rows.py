@@ -42,6 +42,15 @@ def of_network(network: Network) -> Row:
     }
 
 
+def of_floor(task: Task, network: Network) -> Row:
+    """The least error that any network of that reach can have on a task; null where it has no polynomial bound."""
+    reach = network.reach()
+    floor = None if reach is None else task.floor(reach)
+    return {"floor": None, "floor_degree": None, "floor_structure": None} | (
+        {} if floor is None else {"floor": floor.both, "floor_degree": floor.degree, "floor_structure": floor.structure}
+    )
+
+
 def of_facts(task: Task) -> Row:
     """What is known of a task's labels, computed once for each setting."""
     return {_FACTS.get(name, name): value for name, value in _facts(task)._asdict().items()}

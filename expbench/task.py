@@ -40,6 +40,8 @@ import torch
 from torch import Tensor
 
 from expbench.draws import Draws, advance, fold
+from expbench.floors import Floor
+from expbench.reach import Reach
 from expbench.run import Split, canonical
 from expbench.settings import Value
 
@@ -159,6 +161,10 @@ class Task(ABC):
     def facts(self) -> LabelFacts:
         """What is known about the labels of this instance."""
         return LabelFacts()
+
+    def floor(self, reach: Reach) -> Floor | None:
+        """The least headline metric, an error, that any network of that reach can have; None where it is not known."""
+        return None
 
     def describe(self) -> str:
         """What this instance asks for, in one line (the polynomial, say)."""

@@ -25,8 +25,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from expbench import floors
 from expbench.draws import Draws, fold
 from expbench.polynomial import Inputs, Moments, Monomials, Polynomial, Suffix
+from expbench.reach import Reach
 from expbench.task import (
     LONGEST,
     Batch,
@@ -247,6 +249,9 @@ class PolyReg(Task):
         effective = float((y**2).sum() ** 2 / (y**4).sum())
         well_posed = self.moments.kurtosis <= KURTOSIS_LIMIT and effective >= SAMPLE_LIMIT
         return LabelFacts(self.moments.kurtosis, self.moments.interaction_order, effective, well_posed)
+
+    def floor(self, reach: Reach) -> floors.Floor:
+        return floors.floor(self.polynomial, self.distribution, self.L, reach)
 
     def describe(self) -> str:
         return f"y = {self.polynomial.text()}, x {self.describe_inputs()}, standardised"

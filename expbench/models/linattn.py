@@ -39,6 +39,7 @@ def attention_reach(inputs: Reach, power: int) -> Reach:
     """The reach of sum_{j<=t} phi(q_t . k_j) v_j for a polynomial phi of degree `power`.
 
     A term holds `power` factors of position t and `power` + 1 of one j; each factor of a position shares that position.
+    Where t and j hold nothing but themselves, every pair that is joined has t in it.
     """
     degree, order = [], []
     top_degree = top_order = 0
@@ -46,4 +47,4 @@ def attention_reach(inputs: Reach, power: int) -> Reach:
         top_degree, top_order = max(top_degree, d), max(top_order, o)
         degree.append(power * d + (power + 1) * top_degree)
         order.append(2 + power * (o - 1) + (power + 1) * (top_order - 1))
-    return Reach.capped(degree, order)
+    return Reach.capped(degree, order, anchored=max(inputs.order) == 1)

@@ -50,5 +50,5 @@ class SSM(Mixer):
     def reach(self, inputs: Reach) -> Reach:
         """A linear layer: the largest degree and order so far."""
         positions = range(1, len(inputs.degree) + 1)
-        degree, order = ([max(values[:t]) for t in positions] for values in inputs)
-        return Reach.capped(degree, order)
+        degree, order = ([max(values[:t]) for t in positions] for values in (inputs.degree, inputs.order))
+        return Reach.capped(degree, order, anchored=max(order) == 1)

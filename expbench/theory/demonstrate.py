@@ -1,0 +1,67 @@
+"""Demonstrate: a construction's weights are set, it is evaluated in float64, and what comes of it is told in a few lines."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+
+from expbench.draws import Draws, fold
+from expbench.errors import BadInput
+from expbench.text import aligned, number
+from expbench.theory import construct
+from expbench.theory.text import parse
+
+_SEQUENCES = 64
+_LONGEST = 1 << 12
+
+
+def demonstrate(what: str, L: int | None, D: int, N: int) -> str:
+    """What comes of ``lemma2``, of ``count-in-row``, or of a polynomial as text; raises `BadInput` for another text."""
+    if what == "lemma2":
+        return _lemma2(_length(L, 16), D, N)
+    if what == "count-in-row":
+        return _count_in_row(_length(L, 64))
+    try:
+        parsed = parse(what, L)
+    except BadInput as error:
+        raise BadInput(f"{error}; or take lemma2 or count-in-row") from error
+    used = max((variable + 1 for exponents in parsed.exponents for variable in exponents), default=1)
+    return construct.report(construct.theorem2(parsed, _length(L, used)))
+
+
+def _length(L: int | None, default: int) -> int:
+    L = default if L is None else L
+    if not 1 <= L <= _LONGEST:
+        raise BadInput(f"--L: {L} is not between 1 and {_LONGEST}")
+    return L
+
+
+def _lemma2(L: int, D: int, N: int) -> str:
+    """A random head of linear attention, as each form of S6."""
+    draws = Draws(fold("lemma2", L, D, N))
+    W_Q, W_K, W_V, x = draws.normal(N, D), draws.normal(N, D), draws.normal(D, D), draws.normal(_SEQUENCES, L, D)
+    scores = (x @ W_Q.mT @ (x @ W_K.mT).mT).tril()
+    expected = scores @ x @ W_V
+    lines = [["S6 layer", "largest error, relative to the largest value"]]
+    for form in get_args(construct.Form):
+        with torch.no_grad():
+            error = float((construct.lemma2(W_Q, W_K, W_V, form)(x) - expected).abs().max() / expected.abs().max())
+        lines.append([form, number(error)])
+    return "\n".join(
+        [f"a head of linear attention with D={D}, N={N}, at L={L}, as one S6 layer and a linear map:", aligned(lines)]
+    )
+
+
+def _count_in_row(L: int) -> str:
+    """One channel against the definition, on random bits with long runs among them."""
+    draws = Draws(fold("count in row", L))
+    bits = (draws.uniform(_SEQUENCES, L) < draws.uniform(_SEQUENCES, 1)).long()
+    network = construct.count_in_row(L)
+    with torch.no_grad():
+        found = network(bits).squeeze(-1)
+    positions = torch.arange(1, L + 1)
+    expected = positions - torch.where(bits == 0, positions, 0).cummax(1).values
+    wrong = int((found != expected).sum())
+    parameters = sum(p.numel() for p in network.parameters())
+    return f"one S6 channel with one state, {parameters} parameters: {wrong} of {expected.numel()} counts are wrong (L={L})"

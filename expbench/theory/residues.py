@@ -1,0 +1,232 @@
+"""Residues: numbers modulo a prime in the place of a network's activations, so that what it computes is computed exactly.
+
+A network that is polynomial in its inputs may be run on elements of a prime field: its own code, with every addition and
+multiplication modulo the prime. Real constants (weights, 1/L, Taylor coefficients) become residues: fractions with small
+denominators exactly, all others arbitrary but fixed ones, as generic as the weights that they come from; 0 stays 0. Whatever
+is not an addition or a multiplication (exp, softmax, a normalisation, a comparison) raises `NotPolynomial`, which names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from expbench.draws import mix
+from expbench.errors import BadInput
+
+PRIMES = (2**31 - 1, 2**31 - 19)  # below 2^31, so that a product of two residues fits into int64
+_LARGEST_DENOMINATOR = 5040  # 7!: of the coefficients of exp
+_aten = torch.ops.aten
+
+
+class NotPolynomial(BadInput):
+    """An `operation` on activations that is no polynomial."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(f"{operation} of activations is no polynomial")
+        self.operation = operation
+
+
+class Residues(torch.Tensor):
+    """Integers `values` (int64, 0..p-1) that behave as a float64 tensor whose arithmetic is modulo p."""
+
+    values: Tensor  # type: ignore[assignment]
+
+    @staticmethod
+    def __new__(cls, values: Tensor) -> Residues:
+        made: Residues = torch.Tensor._make_wrapper_subclass(
+            cls, values.shape, strides=values.stride(), storage_offset=values.storage_offset(), dtype=torch.float64
+        )
+        made.values = values
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
+        raise RuntimeError(f"{function} on residues outside `modulo`")  # pragma: no cover
+
+    def __repr__(self) -> str:  # type: ignore[override]
+        return f"Residues({self.values})"
+
+
+@contextmanager
+def modulo(p: int) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Within it, residues have arithmetic modulo the prime p; yields what makes them of a tensor of integers or reals."""
+    field = _Field(p)
+    with torch.no_grad(), field:
+        yield field.lifted
+
+
+class _Field(TorchDispatchMode):
+    def __init__(self, p: int) -> None:
+        super().__init__()
+        self.p = p
+        self._known: dict[float, int] = {}
+
+    def lifted(self, x: Any) -> Any:
+        """x as residues, if it is a number or a tensor of numbers."""
+        if isinstance(x, Residues):
+            return x
+        if isinstance(x, Tensor):
+            with _outside():
+                if x.dtype == torch.bool or not x.dtype.is_floating_point:
+                    return Residues(x.long() % self.p)
+                distinct, where = x.double().unique(return_inverse=True)
+                values = torch.tensor([self.number(value) for value in distinct.tolist()], dtype=torch.int64)
+                return Residues(values[where].reshape(x.shape))
+        return Residues(torch.tensor(self.number(float(x))))
+
+    def number(self, value: float) -> int:
+        """The residue of a real constant."""
+        if value not in self._known:
+            fraction = Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
+            if float(fraction) == value:
+                found = fraction.numerator * pow(fraction.denominator, -1, self.p)
+            else:  # any residue, the same each time, and the negative one for the negative number
+                found = mix(hash(abs(value))) * (1 if value > 0 else -1)
+            self._known[value] = found % self.p
+        return self._known[value]
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        packet = function.overloadpacket
+        flat = [*args, *kwargs.values(), *(x for a in args if isinstance(a, list | tuple) for x in a)]
+        if not any(isinstance(x, Residues) for x in flat):
+            made = function(*args, **kwargs)
+            # a tensor that a layer makes to write its states into
+            return self.lifted(made) if packet in _BUFFERS and made.dtype.is_floating_point else made
+        out = kwargs.pop("out", None)
+        in_place = function._schema.name.endswith("_") and not function._schema.name.endswith("__")
+        result = self._computed(function, packet, args, kwargs, in_place)
+        if in_place or out is not None:
+            target = args[0] if in_place else out
+            if not isinstance(target, Residues):
+                raise NotPolynomial(f"writing ({packet.__name__}) into a tensor without activations")
+            target.values.copy_(result.values)
+            return target
+        return result
+
+    def _computed(self, function: Any, packet: Any, args: Any, kwargs: Any, in_place: bool) -> Any:
+        if packet in _STRUCTURE or (in_place and packet in (_aten.copy_, _aten.zero_)):
+            if packet is _aten.copy_:
+                return self.lifted(args[1])
+            if packet is _aten.zero_:
+                return Residues(torch.zeros_like(args[0].values))
+            if packet in (_aten.cat, _aten.stack):
+                args = ([self.lifted(x) for x in args[0]], *args[1:])
+            if packet is _aten.where:
+                args = (args[0], self.lifted(args[1]), self.lifted(args[2]))
+            kwargs.pop("dtype", None)
+            plain, named = tree_map(lambda x: x.values if isinstance(x, Residues) else x, (args, kwargs))
+            return tree_map(lambda x: Residues(x) if isinstance(x, Tensor) else x, function(*plain, **named))
+        name = packet.__name__.rstrip("_") if in_place else packet.__name__
+        rule = getattr(self, f"_{name}", None)
+        if rule is None:
+            raise NotPolynomial(name)
+        kwargs.pop("dtype", None)
+        return Residues(rule(*args, **kwargs))
+
+    # Each rule takes what the operation takes, and returns values.
+
+    def _values(self, x: Any) -> Tensor:
+        values: Tensor = self.lifted(x).values
+        return values
+
+    def _add(self, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
+        return (self._values(a) + self._values(b) * self.number(float(alpha)) % self.p) % self.p
+
+    def _sub(self, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
+        return (self._values(a) - self._values(b) * self.number(float(alpha)) % self.p) % self.p
+
+    def _rsub(self, a: Any, b: Any, alpha: float = 1) -> Tensor:
+        return self._sub(b, a, alpha=alpha)
+
+    def _neg(self, a: Any) -> Tensor:
+        return -self._values(a) % self.p
+
+    def _mul(self, a: Any, b: Any) -> Tensor:
+        return self._values(a) * self._values(b) % self.p
+
+    def _div(self, a: Any, b: Any) -> Tensor:
+        if isinstance(b, Residues):
+            raise NotPolynomial("the inverse")
+        inverse = 1 / b.double() if isinstance(b, Tensor) else 1 / float(b)
+        return self._values(a) * self._values(inverse) % self.p
+
+    def _addcmul(self, a: Any, b: Any, c: Any, *, value: float = 1) -> Tensor:
+        return (self._values(a) + self._mul(b, c) * self.number(float(value))) % self.p
+
+    def _pow(self, a: Any, exponent: Any) -> Tensor:
+        if not isinstance(exponent, int | float) or exponent != int(exponent) or not 0 <= exponent <= 64:
+            raise NotPolynomial(f"the power {exponent}")
+        result = torch.ones_like(self._values(a))
+        for _ in range(int(exponent)):
+            result = result * self._values(a) % self.p
+        return result
+
+    def _square(self, a: Any) -> Tensor:
+        return self._pow(a, 2)
+
+    def _mm(self, a: Any, b: Any) -> Tensor:
+        left, right = self._values(a), self._values(b)
+        return (left.unsqueeze(-1) * right.unsqueeze(-3) % self.p).sum(-2) % self.p
+
+    _bmm = _matmul = _mm
+
+    def _mv(self, a: Any, b: Any) -> Tensor:
+        return (self._values(a) * self._values(b) % self.p).sum(-1) % self.p
+
+    _dot = _mv
+
+    def _addmm(self, a: Any, b: Any, c: Any) -> Tensor:
+        return (self._values(a) + self._mm(b, c)) % self.p
+
+    _baddbmm = _addmm
+
+    def _sum(self, a: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
+        values = self._values(a)
+        return (values.sum() if dim is None else values.sum(dim, keepdim)) % self.p
+
+    def _mean(self, a: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
+        total = self._sum(a, dim, keepdim)
+        return total * self.number(total.numel() / max(1, self._values(a).numel())) % self.p
+
+    def _cumsum(self, a: Any, dim: int) -> Tensor:
+        return self._values(a).cumsum(dim) % self.p
+
+    def _cumprod(self, a: Any, dim: int) -> Tensor:
+        steps = list(self._values(a).unbind(dim))
+        for i in range(1, len(steps)):
+            steps[i] = steps[i] * steps[i - 1] % self.p
+        return torch.stack(steps, dim)
+
+    def _prod(self, a: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
+        values = self._values(a)
+        values = self._cumprod(a, dim).select(dim, -1) if dim is not None else self._cumprod(a.flatten(), 0)[-1]
+        return values.unsqueeze(dim) if keepdim and dim is not None else values
+
+
+@contextmanager
+def _outside() -> Iterator[None]:
+    """Plain arithmetic, while a field is in force."""
+    with torch.utils._python_dispatch._disable_current_modes():
+        yield
+
+
+_BUFFERS = {_aten.zeros, _aten.empty, _aten.new_zeros, _aten.new_empty}
+_STRUCTURE = {
+    getattr(_aten, name)
+    for name in (
+        *("view", "_unsafe_view", "reshape", "expand", "permute", "transpose", "t", "unsqueeze", "squeeze", "select"),
+        *("slice", "split", "split_with_sizes", "unbind", "chunk", "unfold", "diagonal", "as_strided", "alias", "detach"),
+        *("clone", "contiguous", "_to_copy", "to", "lift_fresh", "cat", "stack", "flip", "roll", "tril", "triu", "where"),
+        *("index", "index_select", "gather", "zeros_like", "empty_like", "constant_pad_nd", "repeat", "copy_", "zero_"),
+        *("_reshape_alias", "movedim", "new_zeros", "new_empty"),
+    )
+}

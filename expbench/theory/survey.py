@@ -1,0 +1,187 @@
+"""A survey of degrees: for models, lengths and depths what formulas say beside what is measured, as table and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from matplotlib.figure import Figure
+
+from expbench import files, plots, provenance
+from expbench.grid import Job
+from expbench.reach import Reach
+from expbench.run import canonical
+from expbench.settings import Value
+from expbench.text import aligned, markdown_table
+from expbench.theory.degree import MOST_POSITIONS, Extent, degree_of, generic, has_degree, order_of
+from expbench.theory.residues import NotPolynomial
+from expbench.training import build
+
+_UNKNOWN_UP_TO = 1 << 10  # a degree that no formula states is looked for up to here
+_HEADER = ["model", "settings", "L", "depth", "degree", "measured", "order", "measured", "linear attention needs", "verdict"]
+
+
+class Line(NamedTuple):
+    """One network. formula, measured: its extent; None where it has none, or is too large to measure.
+
+    linear_depth: the layers of linear attention that reach this degree. verdict: ``agrees``, ``degree agrees`` (the order
+    is that of too many positions to measure), ``DIFFERS``, ``not stated``, ``not measured`` or ``not polynomial (...)``.
+    """
+
+    model: str
+    settings: dict[str, Value]
+    L: int
+    depth: int
+    formula: Extent | None
+    measured: Extent | None
+    linear_depth: int | None
+    verdict: str
+
+
+def survey(jobs: Sequence[Job], limit: int) -> Iterator[Line]:
+    """A line for each network; degrees above `limit` are not measured, for that takes as many points."""
+    for job in jobs:
+        run = job.run
+        network = build(run, job.task, job.model, "cpu")
+        formula = _last(network.reach())
+        measured, verdict = None, "not measured"
+        try:
+            measured = _measured(generic(network), run.L, job.task.channels, formula, limit)
+        except NotPolynomial as why:
+            verdict = f"not polynomial ({why.operation})"
+        if measured is not None and formula is not None:
+            alike = formula.degree == measured.degree and measured.order in (None, formula.order)
+            verdict = "DIFFERS" if not alike else "agrees" if measured.order is not None else "degree agrees"
+        elif measured is not None:
+            verdict = "not stated"
+        known = formula or measured
+        depth = None if known is None else _linear_depth(known.degree)
+        yield Line(run.model, run.model_settings, run.L, run.depth, formula, measured, depth, verdict)
+
+
+def _last(reach: Reach | None) -> Extent | None:
+    return None if reach is None else Extent(reach.degree[-1], reach.order[-1])
+
+
+def _measured(network: Any, length: int, channels: int, formula: Extent | None, limit: int) -> Extent | None:
+    if formula is None:
+        degree = degree_of(network, length, channels, min(limit, _UNKNOWN_UP_TO))
+    elif formula.degree > limit:
+        return None
+    elif has_degree(network, length, channels, formula.degree):
+        degree = formula.degree
+    else:
+        degree = degree_of(network, length, channels, 2 * formula.degree)
+    if degree is None:
+        return None
+    return Extent(degree, order_of(network, length, channels) if length <= MOST_POSITIONS else None)
+
+
+def _linear_depth(degree: int) -> int:
+    """ceil(log_3 degree): N layers of linear attention have degree 3^N."""
+    depth, reached = 0, 1
+    while reached < degree:
+        depth, reached = depth + 1, 3 * reached
+    return depth
+
+
+def text(lines: Sequence[Line]) -> str:
+    """The table, and how many agree."""
+    agree, differ = (sum(verdict in line.verdict for line in lines) for verdict in ("agrees", "DIFFERS"))
+    counted = f"{len(lines)} networks: {agree} agree with their formula, {differ} differ"
+    return "\n".join([aligned([_HEADER, *_table(lines)]), "", counted])
+
+
+def _table(lines: Sequence[Line]) -> list[list[str]]:
+    return [_cells(line, name) for line, name in zip(lines, _settings(lines), strict=True)]
+
+
+def _settings(lines: Sequence[Line]) -> list[str]:
+    """Of each line those settings in which the lines of its model differ, as a text."""
+    values: dict[tuple[str, str], set[Value]] = {}
+    for line in lines:
+        for name, value in line.settings.items():
+            values.setdefault((line.model, name), set()).add(value)
+    return [
+        " ".join(f"{name}={value}" for name, value in line.settings.items() if len(values[line.model, name]) > 1)
+        for line in lines
+    ]
+
+
+def _cells(line: Line, settings: str) -> list[str]:
+    formula, measured = (("-", "-") if e is None else tuple(map(_short, e)) for e in (line.formula, line.measured))
+    depth = "-" if line.linear_depth is None else str(line.linear_depth)
+    sizes = [str(line.L), str(line.depth), formula[0], measured[0], formula[1], measured[1], depth]
+    return [line.model, settings, *sizes, line.verdict]
+
+
+def _short(value: int | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if value < 10**9 else f"{value:.2e}"
+
+
+def write(lines: Sequence[Line], folder: Path) -> list[Path]:
+    """Write degree.parquet, degree.md and degree.svg into the folder."""
+    paths = [folder / f"degree.{kind}" for kind in ("parquet", "md", "svg")]
+    rows = []
+    for line in lines:
+        row = (
+            line._asdict()
+            | {"settings": canonical(line.settings)}
+            | provenance.versions()
+            | {"git_commit": provenance.git_commit()}
+        )
+        for name in ("formula", "measured"):
+            extent = row.pop(name)
+            for part in ("degree", "order"):
+                value = None if extent is None else getattr(extent, part)
+                row[f"{name}_{part}"] = None if value is None else float(value)
+        rows.append(row)
+    with files.replacing(paths[0]) as aside:
+        pq.write_table(pa.Table.from_pylist(rows), aside, compression="zstd")
+    with files.replacing(paths[1]) as aside:
+        aside.write_text(f"# Degree and interaction order\n\n{markdown_table(_HEADER, _table(lines))}\n", "utf-8")
+    drawn = [line for line in lines if line.formula or line.measured]
+    with files.replacing(paths[2]) as aside:
+        plots.save(_figure(drawn), aside)
+    return paths
+
+
+def _figure(lines: Sequence[Line]) -> Figure:
+    """Degree, order and the linear attention that reaches the degree, against L; a line for each model and depth."""
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    panels = figure.subplots(1, 3)
+    groups: dict[tuple[str, str, int], list[Line]] = {}
+    for line, settings in zip(lines, _settings(lines), strict=True):
+        groups.setdefault((line.model, settings, line.depth), []).append(line)
+    colours = dict(zip(dict.fromkeys((m, s) for m, s, _ in groups), list(mpl.color_sequences["tab10"]) * 20, strict=False))
+    titles = ("total degree", "positions joined in a term", "layers of linear attention that reach the degree")
+    for (model, settings, depth), group in groups.items():
+        name = f"{model}{' ' if settings else ''}{settings}, depth {depth}"
+        for axes, title in zip(panels, titles, strict=True):
+            extents = [(line, line.formula or line.measured) for line in sorted(group, key=lambda line: line.L)]
+            y = {
+                titles[0]: [e.degree for _, e in extents if e],
+                titles[1]: [e.order for _, e in extents if e],
+                titles[2]: [line.linear_depth for line, _ in extents],
+            }[title]
+            style = {1: "-", 2: "--", 3: "-.", 4: ":"}.get(depth, (0, (depth, 1)))
+            x = [line.L for line, _ in extents]
+            axes.plot(x, y, "o", linestyle=style, color=colours[model, settings], markersize=3, label=name)
+            axes.set_title(title, fontsize=9)
+            axes.set_xlabel("L")
+    for axes in panels[:2]:
+        axes.set_yscale("log")
+    lengths = sorted({line.L for line in lines})
+    for axes in panels:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(lengths, [str(length) for length in lengths])
+        axes.minorticks_off()
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles[:24], names[:24], loc="outside right upper", fontsize=7, frameon=False)
+    return figure
