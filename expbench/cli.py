@@ -234,6 +234,37 @@ def show(
 
 
 @app.command()
+def check(
+    layer: Annotated[str, typer.Argument(help="A model by name, or path/file.py:Class, or module:Class.")],
+    D: Annotated[str, typer.Option("--D", metavar="LIST", help="Widths.")] = "1,2,4,7",
+    L: Annotated[str, typer.Option("--L", metavar="LIST", help="Lengths.")] = "1,2,5,16",
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the scans: auto, reference, torch, triton, mamba.")
+    ] = "auto",
+    model_setting: ModelSettings = None,
+    models_dir: ModelsDir = None,
+) -> None:
+    """Check a layer on a CPU: causality, gradients, determinism, stacking, number types, and what it states of itself.
+
+    The exit code is 1 if a check fails.
+    """
+    _add_folders(None, models_dir)
+    from expbench.ops import backends
+
+    _check("--backend", backend, ("auto", *backends.BACKENDS))
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from expbench import grid
+    from expbench.theory import check as checking
+
+    with backends.using(None if backend == "auto" else backend):
+        widths, lengths = grid.whole("--D", D, most=256), grid.whole("--L", L, most=512)
+        findings = checking.check(layer, widths=widths, lengths=lengths, settings=model_setting or [])
+    print(checking.text(findings))
+    if any(finding.verdict == "fail" for finding in findings):
+        raise SystemExit(1)
+
+
+@app.command()
 def doctor() -> None:
     """Print versions, device, and which optional backends work.
 

@@ -71,19 +71,19 @@ class Job(NamedTuple):
 def expand(request: Request, device: str) -> list[Job]:
     """Every run of the cross product, each once, in the order task, model, sizes, seed; raises `BadInput`."""
     training = [
-        _whole("--D", request.D, most=1 << 16),
-        _whole("--depth", request.depth, most=1 << 12),
+        whole("--D", request.D, most=1 << 16),
+        whole("--depth", request.depth, most=1 << 12),
         _choice("--norm", request.norm, get_args(Norm)),
         [None] if request.positions is None else _choice("--positions", request.positions, get_args(Positions)),
         [value == "on" for value in _choice("--residual", request.residual, ("on", "off"))],
         _real("--lr", request.lr, above=0.0),
-        _whole("--steps", request.steps, most=10**9),
-        _whole("--batch-size", request.batch_size, most=1 << 24),
-        [None] if request.warmup is None else _whole("--warmup", request.warmup, least=0, most=10**9),
+        whole("--steps", request.steps, most=10**9),
+        whole("--batch-size", request.batch_size, most=1 << 24),
+        [None] if request.warmup is None else whole("--warmup", request.warmup, least=0, most=10**9),
         _real("--weight-decay", request.weight_decay),
         _real("--clip", request.clip, above=0.0),
         _choice("--dtype", request.dtype, get_args(DType)),
-        _whole("--seeds", request.seeds, least=0),
+        whole("--seeds", request.seeds, least=0),
     ]
     task_names = settings.split_list(request.task, "--task")
     model_names = settings.split_list(request.models, "--models")
@@ -277,7 +277,8 @@ def assignments(texts: Sequence[str], option: str, names: list[str], kind: str, 
     return given
 
 
-def _whole(option: str, text: str, least: int = 1, most: int = 2**63 - 1) -> list[int]:
+def whole(option: str, text: str, least: int = 1, most: int = 2**63 - 1) -> list[int]:
+    """A list of whole numbers, as the user wrote it; raises `BadInput` for what is none, or not within the bounds."""
     values: list[int] = [_number(option, member, int) for member in settings.split_list(text, option)]
     for value in values:
         if value < least:

@@ -11,6 +11,7 @@ sparse    product of `degree` positions, chosen by the instance
 distant   product of `degree` positions, evenly spaced from the first to the last
 pairwise  sum of products of disjoint pairs, chosen by the instance: degree 2, no advantage of long products expected
 random    sum of `terms` monomials, coefficients N(0, 1), exponents 0..`max_exponent`, chosen by the instance
+given     the polynomial that `formula` is, such as 2*x1^2*x3 - x2*x4
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from torch import Tensor
 
 from expbench import floors
 from expbench.draws import Draws, fold
+from expbench.errors import BadInput
 from expbench.polynomial import Inputs, Moments, Monomials, Polynomial, Suffix
+from expbench.polynomial_text import parse
 from expbench.reach import Reach
 from expbench.task import (
     LONGEST,
@@ -59,11 +62,12 @@ class PolyReg(Task):
     family: see above. degree: of the polynomial (default: L for suffix and product, 4 for sparse, 2 for distant; any that
     the family can have). inputs: ``unit`` is uniform on [lo, hi], ``signs`` is -1 with probability eps and else +1.
     terms: monomials of random (None: 5), pairs of pairwise (None: L // 2). label_var: the variance to which labels
-    are scaled (the paper's Table 2 suggests 20); the normalised error is divided by it.
+    are scaled (the paper's Table 2 suggests 20); the normalised error is divided by it. formula: of given, at most 12
+    monomials.
     """
 
     L: int = 16
-    family: Literal["suffix", "product", "sparse", "distant", "pairwise", "random"] = "suffix"
+    family: Literal["suffix", "product", "sparse", "distant", "pairwise", "random", "given"] = "suffix"
     degree: int | None = None
     inputs: Literal["unit", "signs"] = "unit"
     lo: float | None = None
@@ -72,6 +76,7 @@ class PolyReg(Task):
     terms: int | None = None
     max_exponent: int = 2
     label_var: float = 1.0
+    formula: str | None = None
 
     headline = "nmse"
     higher_is_better = False
@@ -90,6 +95,7 @@ class PolyReg(Task):
         if self.lo is not None and not -1e3 <= self.lo <= self.hi - 1e-9:
             raise ValueError(f"lo={self.lo} must be below hi={self.hi} (by 1e-9 at the least), and -1000 at the least")
         self._check_terms()
+        self._check_formula()
         self._resolve_degree()
         if not (self.moments.variance > 1e-300 and math.isfinite(self.moments.kurtosis)):
             raise ValueError(
@@ -116,8 +122,25 @@ class PolyReg(Task):
         if not 1 <= self.terms <= most:
             raise ValueError(f"terms={self.terms}: family {self.family} at L={self.L} can have 1 to {most}")
 
+    def _check_formula(self) -> None:
+        if (self.family == "given") != (self.formula is not None):
+            raise ValueError("family given needs a formula, as formula='2*x1^2*x3 - x2*x4', and no other family has one")
+        if self.formula is not None:
+            try:
+                terms = len(parse(self.formula, self.L).coefficients)
+            except BadInput as error:
+                raise ValueError(f"formula: {error}") from error
+            if not 1 <= terms <= _MOST_TERMS:
+                raise ValueError(f"formula={self.formula!r} has {terms} monomials, and can have 1 to {_MOST_TERMS}")
+
     def _resolve_degree(self) -> None:
         L = self.L
+        if self.formula is not None:
+            degree = self.polynomial.degree
+            if self.degree not in (None, degree):
+                raise ValueError(f"degree={self.degree}: the formula has degree {degree}")
+            resolve_setting(self, "degree", degree)
+            return
         if self.family == "random" and self.inputs == "signs" and self.max_exponent != 1:
             raise ValueError("family random with inputs=signs needs max_exponent=1, since x^2 = 1 there")
         defaults = {"suffix": L, "product": L, "sparse": min(4, L), "distant": min(2, L), "pairwise": 2, "random": None}
@@ -148,6 +171,9 @@ class PolyReg(Task):
     def polynomial(self) -> Polynomial:
         """The polynomial of this instance; its inputs' distribution has no part in its choice."""
         family = f"polyreg {self.family} {self.L} {self.degree} {self.terms} {self.max_exponent}"
+        if self.formula is not None:
+            parsed = parse(self.formula, self.L)
+            return Monomials(parsed.coefficients, parsed.exponents)  # labels are standardised: a constant has no effect
         draws = Draws(fold(family, self.instance))
         degree = self.degree or 0
         if self.family == "suffix":

@@ -17,8 +17,8 @@ from expbench.errors import BadInput
 from expbench.models.linattn import LinAttn
 from expbench.models.s6 import S6
 from expbench.models.s6_poly import S6Poly
+from expbench.polynomial_text import Parsed, parse
 from expbench.theory.construct import Form, count_in_row, lemma2, of_linattn, report, theorem2
-from expbench.theory.text import Parsed, parse
 
 FORMS: tuple[Form, ...] = ("s6", "s6-bbar-b", "s6-poly", "s6-poly-linear")
 

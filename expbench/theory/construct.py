@@ -24,9 +24,9 @@ from expbench.models.s6_bbar_b import S6BbarB
 from expbench.models.s6_poly import S6Poly
 from expbench.network import Network
 from expbench.polynomial import Monomials
+from expbench.polynomial_text import Parsed
 from expbench.task import LONGEST, Batch, Measured, Task
 from expbench.text import aligned, number
-from expbench.theory.text import Parsed
 
 Form = Literal["s6", "s6-bbar-b", "s6-poly", "s6-poly-linear"]
 Windows = Literal["disjoint", "printed"]

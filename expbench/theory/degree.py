@@ -34,10 +34,13 @@ class Extent(NamedTuple):
 
 
 def generic(network: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy in float64 with random normal parameters: no product of them is 0 by the initialisation's doing."""
+    """A copy in float64 with random normal parameters: no product of them is 0 by the initialisation's doing.
+
+    What is not trained stays as it is: it may be a mask.
+    """
     made = copy.deepcopy(network).double()
     generator = torch.Generator().manual_seed(seed)
-    for parameter in made.parameters():
+    for parameter in (p for p in made.parameters() if p.requires_grad):
         parameter.requires_grad_(False)
         parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     return made

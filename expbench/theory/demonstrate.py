@@ -8,9 +8,9 @@ import torch
 
 from expbench.draws import Draws, fold
 from expbench.errors import BadInput
+from expbench.polynomial_text import parse
 from expbench.text import aligned, number
 from expbench.theory import construct
-from expbench.theory.text import parse
 
 _SEQUENCES = 64
 _LONGEST = 1 << 12
@@ -48,9 +48,7 @@ def _lemma2(L: int, D: int, N: int) -> str:
         with torch.no_grad():
             error = float((construct.lemma2(W_Q, W_K, W_V, form)(x) - expected).abs().max() / expected.abs().max())
         lines.append([form, number(error)])
-    return "\n".join(
-        [f"a head of linear attention with D={D}, N={N}, at L={L}, as one S6 layer and a linear map:", aligned(lines)]
-    )
+    return f"a head of linear attention, D={D}, N={N}, L={L}, as one S6 layer and a linear map:\n{aligned(lines)}"
 
 
 def _count_in_row(L: int) -> str:
