@@ -40,7 +40,7 @@ def test_every_command(expbench: CommandLine) -> None:
             assert words[0] in ("make", "."), f"nothing runs {command}"
             if words[0] == "make":
                 assert f"\n{words[1]}: " in (ROOT / "Makefile").read_text()
-    assert set(ran) == {"run", "report", "list", "show", "doctor", "bench"}
+    assert set(ran) == {"run", "report", "list", "show", "doctor", "bench", "check", "theory"}
 
 
 @pytest.mark.usefixtures("files")

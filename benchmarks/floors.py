@@ -1,0 +1,57 @@
+"""From the runs of floors.sh to what is committed under results/floors: a table, its figure, and whether a run lies too low."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from expbench import plots, table
+from expbench.cells import gather, with_context
+from expbench.text import aligned, number
+
+TARGET = Path(__file__).parent.parent / "results" / "floors"
+
+
+def main(runs: Path) -> None:
+    TARGET.mkdir(parents=True, exist_ok=True)
+    (TARGET / "table.parquet").unlink(missing_ok=True)
+    for path in runs.glob("*.parquet"):
+        shutil.copy(path, TARGET)
+    frame, _ = table.read(table.compact(TARGET, "table").parent)
+    frame = with_context(frame)
+    test = frame[(frame["kind"] == "run") & (frame["split"] == "test")]
+    error = test[test["metric"] == "nmse_standard_error"].set_index("key")["value"]
+    nmse = test[test["headline"].fillna(False).astype(bool)].set_index("key")
+    low = nmse[nmse["value"] + 2 * error.reindex(nmse.index) < nmse["floor"]]
+    header = [
+        "task",
+        "L",
+        "model",
+        "depth",
+        "floor",
+        "degree alone",
+        "structure alone",
+        "mean",
+        "interval",
+        "best",
+        "reading",
+    ]
+    lines = [header]
+    for cell in gather(frame):
+        first, interval = cell.runs.iloc[0], cell.interval
+        spread = f"{number(interval.low)} to {number(interval.high)}"
+        floors = [number(first[name]) for name in ("floor", "floor_degree", "floor_structure")]
+        place = [cell["context"], str(cell["L"]), cell["model"], str(cell["depth"]), *floors]
+        lines.append([*place, number(interval.center), spread, number(cell.best), cell.reading])
+    print(aligned(lines))
+    print(f"{len(nmse)} runs; {len(low)} lie below their floor by more than two standard errors of their test set")
+    product = frame[frame["context"].str.contains("family=product") & frame["context"].str.contains("inputs=unit")]
+    controls = product[(product["kind"] == "baseline") & product["headline"].fillna(False).astype(bool)]
+    figure = plots.metric_against(gather(product), controls, "L")
+    figure.axes[0].set_title("product of L inputs on [0, 1], no normalisation; bars are floors", fontsize=9)
+    plots.save(figure, TARGET / "figure.svg")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
