@@ -1,4 +1,4 @@
-"""From the runs of floors.sh to what is committed under results/floors: a table, its figure, and whether a run lies too low."""
+"""From the runs of floors.sh to what is committed under results/floors: a table, its figure, and runs that lie too low."""
 
 from __future__ import annotations
 

@@ -78,6 +78,7 @@ class PolyReg(Task):
     label_var: float = 1.0
     formula: str | None = None
 
+    version = 2  # a setting more is another key of the random numbers
     headline = "nmse"
     higher_is_better = False
     solved_at = 0.01
