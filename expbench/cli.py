@@ -414,6 +414,38 @@ def theory_construct(
     print(demonstrate(what, L, D, N))
 
 
+@theory_app.command("realise")
+def theory_realise(
+    formula: Annotated[str, typer.Argument(help="A polynomial, as 'x1*x2*x3'.")],
+    L: Annotated[int | None, typer.Option("--L", min=1, max=4096, help="Length. (default: the last variable)")] = None,
+    noise: Annotated[str, typer.Option(metavar="LIST", help="Sizes of the noise.")] = "0,0.001,0.01,0.03,0.1,0.3",
+    seeds: Annotated[str, typer.Option(metavar="LIST", help="Seeds of noise and data.")] = "0:10",
+    steps: Annotated[int, typer.Option(min=1, max=10**6, help="Optimizer steps.")] = 1000,
+    lr: Annotated[float, typer.Option(min=1e-9, max=10.0, help="Peak learning rate.")] = 0.003,
+    batch_size: Annotated[int, typer.Option(min=1, max=1 << 16, help="Sequences in a step.")] = 64,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda.")] = "auto",
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Where realise.parquet and realise.svg are put.")
+    ] = "results/theory",
+) -> None:
+    """Start training at a construction plus noise, and from scratch: what can be represented, and what is found."""
+    _check("--device", device, _DEVICES)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from expbench import grid, sweep, table
+    from expbench.progress import counting
+    from expbench.theory import realise
+
+    sizes, numbers = grid.real("--noise", noise), grid.whole("--seeds", seeds, least=0)
+    chosen = sweep.choose_device(device)
+    folder = table.open_folder(out, "--out", "results/theory")
+    with counting("steps", steps) as told:
+        found = realise.realise(
+            formula, L, sizes, numbers, steps=steps, lr=lr, batch_size=batch_size, device=chosen, told=told
+        )
+    print(realise.text(found, formula))
+    print(", ".join(map(str, realise.write(found, formula, folder))))
+
+
 def _add_folders(tasks_dir: list[str] | None, models_dir: list[str] | None) -> None:
     from expbench import plugins
 

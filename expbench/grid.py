@@ -76,12 +76,12 @@ def expand(request: Request, device: str) -> list[Job]:
         _choice("--norm", request.norm, get_args(Norm)),
         [None] if request.positions is None else _choice("--positions", request.positions, get_args(Positions)),
         [value == "on" for value in _choice("--residual", request.residual, ("on", "off"))],
-        _real("--lr", request.lr, above=0.0),
+        real("--lr", request.lr, above=0.0),
         whole("--steps", request.steps, most=10**9),
         whole("--batch-size", request.batch_size, most=1 << 24),
         [None] if request.warmup is None else whole("--warmup", request.warmup, least=0, most=10**9),
-        _real("--weight-decay", request.weight_decay),
-        _real("--clip", request.clip, above=0.0),
+        real("--weight-decay", request.weight_decay),
+        real("--clip", request.clip, above=0.0),
         _choice("--dtype", request.dtype, get_args(DType)),
         whole("--seeds", request.seeds, least=0),
     ]
@@ -288,7 +288,8 @@ def whole(option: str, text: str, least: int = 1, most: int = 2**63 - 1) -> list
     return values
 
 
-def _real(option: str, text: str, above: float | None = None) -> list[float]:
+def real(option: str, text: str, above: float | None = None) -> list[float]:
+    """A list of numbers, as the user wrote it; raises `BadInput` for what is none, is negative, or not above `above`."""
     values: list[float] = [_number(option, member, float) for member in settings.split_list(text, option)]
     for value in values:
         if value < 0 or (above is not None and value <= above):

@@ -1,0 +1,219 @@
+"""Realisability against learnability: a polynomial's construction, disturbed by noise, and how far training brings it back.
+
+That four Mamba blocks can be a polynomial (Theorem 2) does not mean that gradient descent finds it. The construction is
+disturbed by normal noise of several sizes, and trained; beside it the same blocks are trained from torch's initialisation.
+All of them are one stack. The polynomial is representable, for the construction is there; whether it is found is measured.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expbench import files, grid, plots, provenance
+from expbench.draws import Draws
+from expbench.ensemble import Ensemble
+from expbench.network import Network
+from expbench.polynomial_text import parse
+from expbench.run import Run, Score, Split
+from expbench.statistics import share_interval
+from expbench.stream import Stream
+from expbench.task import Batch, Measured, Task
+from expbench.text import aligned, number
+from expbench.theory.construct import Construction, theorem2
+from expbench.training import evaluate_together, surroundings, train_together
+
+RECOVERED = 1e-3  # NMSE from which on a run has found the polynomial
+SCRATCH = "scratch"
+
+
+class Trained(NamedTuple):
+    """One run. start: the size of the noise, or ``scratch``. before, after: NMSE on the test split; None if it diverged."""
+
+    start: str
+    seed: int
+    before: float
+    after: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padded(Task):
+    """A task whose inputs have zeros appended, as a construction needs them; all else is that of `inner`."""
+
+    inner: Task
+    headline = "nmse"
+    higher_is_better = False
+    solved_at = RECOVERED
+
+    @property
+    def channels(self) -> int:
+        return self.inner.channels
+
+    @property
+    def readout(self) -> Literal["last", "all"]:
+        return self.inner.readout
+
+    def stream(self, split: Split, seed: int = 0) -> int:
+        return self.inner.stream(split, seed)
+
+    def batch(self, draws: Draws, size: int) -> Batch:
+        inputs, targets = self.inner.batch(draws, size)
+        return Batch(F.pad(inputs, (0, 0, 0, self.L - self.inner.L)), targets)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.inner.loss(outputs, targets)
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        return self.inner.measure(outputs, targets)
+
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+        return self.inner.summary(totals)
+
+
+def realise(
+    formula: str,
+    L: int | None,
+    sigmas: Sequence[float],
+    seeds: Sequence[int],
+    *,
+    steps: int,
+    lr: float,
+    batch_size: int,
+    device: str,
+    told: Callable[[int], None] = lambda step: None,
+) -> list[Trained]:
+    """Train the construction of `formula` from each noise and each seed, and from scratch, all in one stack.
+
+    told: called now and then with the number of steps that are done. Raises `BadInput` for a formula or size that cannot be.
+    """
+    parsed = parse(formula, L)
+    used = max((variable + 1 for exponents in parsed.exponents for variable in exponents), default=1)
+    construction = theorem2(parsed, L or used)
+    request = grid.Request(
+        task="polyreg",
+        models="s6-poly",
+        L=str(construction.L),
+        norm="none",
+        seeds=",".join(map(str, seeds)),
+        steps=str(steps),
+        lr=str(lr),
+        batch_size=str(batch_size),
+        task_settings=("family=given", f"formula={formula}", "test_size=4096"),
+    )
+    jobs = grid.expand(request, device)
+    task = Padded(L=construction.L + construction.padding, inner=jobs[0].task, test_size=4096)
+    starts = [*(f"{sigma:g}" for sigma in sigmas), SCRATCH]
+    members = [(start, job.run) for start in starts for job in jobs]
+    networks = [_started(construction, task, start, run).to(device) for start, run in members]
+    before, after = _trained([run for _, run in members], task, Ensemble(networks), device, told)
+    return [Trained(start, run.seed, before[i], after.get(i)) for i, (start, run) in enumerate(members)]
+
+
+def _started(construction: Construction, task: Padded, start: str, run: Run) -> Network:
+    """The construction on standardised labels, disturbed by noise of that size; or its blocks, initialised by torch."""
+    network = copy.deepcopy(construction.network).float()
+    network.requires_grad_()
+    generator = torch.Generator().manual_seed(run.seed)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        if start == SCRATCH:
+            for module in network.modules():
+                if isinstance(module, nn.Linear):
+                    module.reset_parameters()
+            network.code.weight.normal_(std=0.02)
+            return network
+        inner: Any = task.inner
+        shift, there = inner.standardise(torch.tensor([0.0, 1.0])).tolist()
+        network.head.weight *= there - shift
+        network.head.bias.fill_(shift)  # the formula's constant is no part of a standardised label
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=float(start))
+    return network
+
+
+def _trained(
+    runs: Sequence[Run], task: Padded, ensemble: Ensemble, device: str, told: Callable[[int], None]
+) -> tuple[list[float], dict[int, float]]:
+    """The NMSE of each network before its training, and after it of those that have not diverged."""
+    tasks: list[Task] = [task] * len(runs)
+    with surroundings(runs[0], device, len(runs)):
+        stream = Stream(runs, tasks, device)
+        found = evaluate_together(runs, tasks, ensemble, stream, device, "test", range(len(runs)))
+        before = [next(m.value for m in found[i] if m.metric == task.headline) for i in range(len(runs))]
+        after = {}
+        for item in train_together(runs, tasks, ensemble, device):
+            score = item.what
+            if isinstance(score, Score):
+                told(score.step)
+            if isinstance(score, Score) and score.headline and score.split == "test":
+                after[item.member] = score.value
+    return before, after
+
+
+def text(found: Sequence[Trained], formula: str) -> str:
+    """A line for each start: the errors, and how many runs have found the polynomial."""
+    lines = [["noise", "before", "after: median", "best", "worst", f"found (at most {RECOVERED:g})"]]
+    for start, runs in _by_start(found).items():
+        ended = sorted(math.inf if run.after is None else run.after for run in runs)
+        before = sorted(run.before for run in runs)
+        share = share_interval(sum(value <= RECOVERED for value in ended), len(ended))
+        wilson = f"{sum(value <= RECOVERED for value in ended)}/{len(ended)} ({number(share.low)} to {number(share.high)})"
+        middle = len(runs) // 2
+        lines.append([start, number(before[middle]), *map(number, (ended[middle], ended[0], ended[-1])), wilson])
+    return f"{formula}, as four Mamba blocks; normalised errors on the test split\n{aligned(lines)}\n{reading(found)}"
+
+
+def reading(found: Sequence[Trained]) -> str:
+    """What that says of the four blocks (9.7): the construction exists, whether or not training finds it."""
+    scratch = [run for run in found if run.start == SCRATCH]
+    if any(run.after is not None and run.after <= RECOVERED for run in scratch):
+        return f"representable, and found from scratch by the best of {len(scratch)}"
+    return f"representable, but not found from scratch by the best of {len(scratch)} (which is no proof that it cannot be)"
+
+
+def write(found: Sequence[Trained], formula: str, folder: Path) -> list[Path]:
+    """Write realise.parquet and realise.svg into the folder."""
+    paths = [folder / "realise.parquet", folder / "realise.svg"]
+    known = {"formula": formula, **provenance.versions(), "git_commit": provenance.git_commit()}
+    with files.replacing(paths[0]) as aside:
+        pq.write_table(pa.Table.from_pylist([run._asdict() | known for run in found]), aside, compression="zstd")
+    with files.replacing(paths[1]) as aside:
+        plots.save(_figure(found, formula), aside)
+    return paths
+
+
+def _figure(found: Sequence[Trained], formula: str) -> Figure:
+    """The error of every run before and after its training, against the noise that it began with."""
+    figure = Figure(figsize=(5.5, 3.4), layout="constrained")
+    axes = figure.subplots()
+    starts = list(_by_start(found))
+    for values, marker, colour, name in (("before", "_", "0.6", "before"), ("after", "o", "tab:blue", "after")):
+        drawn = [(starts.index(run.start), getattr(run, values)) for run in found if getattr(run, values) is not None]
+        x, y = zip(*((place, max(value, 1e-14)) for place, value in drawn), strict=True)
+        axes.plot(x, y, marker, color=colour, alpha=0.7, label=f"{name} training")
+    axes.axhline(RECOVERED, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_yscale("log")
+    axes.set_xticks(range(len(starts)), starts)
+    axes.set_xlabel("noise on the construction's weights")
+    axes.set_ylabel("nmse (test)")
+    axes.set_title(f"{formula}, four Mamba blocks", fontsize=9)
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _by_start(found: Sequence[Trained]) -> dict[str, list[Trained]]:
+    groups: dict[str, list[Trained]] = {}
+    for run in found:
+        groups.setdefault(run.start, []).append(run)
+    return groups
