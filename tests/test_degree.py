@@ -1,6 +1,7 @@
 """Degrees and interaction orders, measured exactly, are those of the formulas."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_measured_is_stated(model: str, settings: dict[str, Any]) -> None:
 def test_a_degree_that_nothing_is_known_of() -> None:
     class Own(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            y = torch.zeros(x.shape[0], 1, dtype=x.dtype)  # a buffer that activations are written into
+            y = torch.empty(x.shape[0], 1, dtype=x.dtype)  # a buffer that activations are written into
             y[:, 0] = (x[:, 0, 0] ** 3 - 2) * x[:, 2, 0] / 7 + x.sum((1, 2)).square()
             return y
 
@@ -94,11 +95,12 @@ def test_operations(function: Any, degree: int) -> None:
     ("function", "named"),
     [
         (torch.exp, "exp"),
-        (lambda x: x.softmax(1), "_softmax"),
+        (lambda x: x.softmax(1), "softmax"),
         (lambda x: 1 / x, "reciprocal"),
         (lambda x: x.clamp(min=0), "clamp"),
         (lambda x: x**0.5, "power 0.5"),
         (nn.LayerNorm(1), "layer_norm"),
+        (lambda x: x * math.inf, "constant inf"),
     ],
 )
 def test_what_is_not_polynomial_is_named(function: Any, named: str) -> None:

@@ -8,6 +8,7 @@ is not an addition or a multiplication (exp, softmax, a normalisation, a compari
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -84,6 +85,8 @@ class _Field(TorchDispatchMode):
 
     def number(self, value: float) -> int:
         """The residue of a real constant."""
+        if not math.isfinite(value):
+            raise NotPolynomial(f"the constant {value}")
         if value not in self._known:
             fraction = Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
             if float(fraction) == value:
@@ -99,8 +102,9 @@ class _Field(TorchDispatchMode):
         flat = [*args, *kwargs.values(), *(x for a in args if isinstance(a, list | tuple) for x in a)]
         if not any(isinstance(x, Residues) for x in flat):
             made = function(*args, **kwargs)
-            # a tensor that a layer makes to write its states into
-            return self.lifted(made) if packet in _BUFFERS and made.dtype.is_floating_point else made
+            if packet in _BUFFERS and made.dtype.is_floating_point:  # a tensor that a layer makes to write its states into
+                return Residues(torch.zeros(made.shape, dtype=torch.int64))
+            return made
         out = kwargs.pop("out", None)
         in_place = function._schema.name.endswith("_") and not function._schema.name.endswith("__")
         result = self._computed(function, packet, args, kwargs, in_place)
@@ -128,7 +132,7 @@ class _Field(TorchDispatchMode):
         name = packet.__name__.rstrip("_") if in_place else packet.__name__
         rule = getattr(self, f"_{name}", None)
         if rule is None:
-            raise NotPolynomial(name)
+            raise NotPolynomial("softmax attention" if name.startswith("_scaled_dot_product") else name.lstrip("_"))
         kwargs.pop("dtype", None)
         return Residues(rule(*args, **kwargs))
 
