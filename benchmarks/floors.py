@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -14,29 +13,12 @@ TARGET = Path(__file__).parent.parent / "results" / "floors"
 
 
 def main(runs: Path) -> None:
-    TARGET.mkdir(parents=True, exist_ok=True)
-    (TARGET / "table.parquet").unlink(missing_ok=True)
-    for path in runs.glob("*.parquet"):
-        shutil.copy(path, TARGET)
-    frame, _ = table.read(table.compact(TARGET, "table").parent)
-    frame = with_context(frame)
+    frame = with_context(table.collect(runs, TARGET, "table"))
     test = frame[(frame["kind"] == "run") & (frame["split"] == "test")]
     error = test[test["metric"] == "nmse_standard_error"].set_index("key")["value"]
     nmse = test[test["headline"].fillna(False).astype(bool)].set_index("key")
     low = nmse[nmse["value"] + 2 * error.reindex(nmse.index) < nmse["floor"]]
-    header = [
-        "task",
-        "L",
-        "model",
-        "depth",
-        "floor",
-        "degree alone",
-        "structure alone",
-        "mean",
-        "interval",
-        "best",
-        "reading",
-    ]
+    header = ["task", "L", "model", "depth", "floor", "by degree", "by structure", "mean", "interval", "best", "reading"]
     lines = [header]
     for cell in gather(frame):
         first, interval = cell.runs.iloc[0], cell.interval

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -23,12 +22,7 @@ def pair_floor(L: int, r: float = 1 / 3) -> float:
 
 
 def main(runs: Path) -> None:
-    TARGET.mkdir(parents=True, exist_ok=True)
-    (TARGET / "table.parquet").unlink(missing_ok=True)
-    for path in runs.glob("*.parquet"):
-        shutil.copy(path, TARGET)
-    frame, _ = table.read(table.compact(TARGET, "table").parent)
-    frame = with_context(frame)
+    frame = with_context(table.collect(runs, TARGET, "table"))
     product = frame[frame["context"].str.contains("family=product")]
     controls = product[(product["kind"] == "baseline") & product["headline"]]
     figure = plots.metric_against(gather(product), controls, "L")

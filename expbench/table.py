@@ -120,18 +120,15 @@ def _write(folder: Path, name: str, table: pa.Table) -> Path:
     return target
 
 
-def compact(folder: Path, name: str) -> Path:
-    """Put every row set of a folder into the one file ``folder/name.parquet`` and take the other files away."""
-    before = sorted(folder.glob("*.parquet"))
-    frame, problems = read(folder)
+def collect(runs: Path, folder: Path, name: str) -> pd.DataFrame:
+    """Write every row set in the folder `runs` into the one file ``folder/name.parquet``, and return its rows."""
+    frame, problems = read(runs)
     if problems:
         raise BadInput(problems[0])
     frame = frame.sort_values(["task", "kind", "key", "model", "split", "step", "metric", "slice"], kind="stable")
-    path = _write(folder, name, pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False))
-    for other in before:
-        if other != path:
-            other.unlink()
-    return path
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder, name, pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False))
+    return frame
 
 
 def open_folder(path: str, option: str = "--results", example: str = "results") -> Path:

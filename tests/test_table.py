@@ -27,6 +27,19 @@ def test_the_schema_is_fixed_and_every_reader_takes_it(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.parquet"], "nothing is left aside"
 
 
+def test_runs_are_collected_into_one_file(tmp_path: Path) -> None:
+    runs, folder = tmp_path / "runs", tmp_path / "new" / "folder"
+    runs.mkdir()
+    table.write(runs, "1", [row("a", 1), row("b", 2)])
+    table.write(runs, "2", [row("a", 3, minutes=1)])
+    frame = table.collect(runs, folder, "table")
+    assert sorted(frame["value"]) == [2, 3]
+    assert table.read(folder).frame["value"].tolist() == frame["value"].tolist()
+    (runs / "3.parquet").write_text("no table")
+    with pytest.raises(BadInput, match="corrupt"):
+        table.collect(runs, folder, "table")
+
+
 def test_a_column_that_is_not_in_the_schema_is_refused(tmp_path: Path) -> None:
     documented = Path(__file__).parent.parent / "results" / "README.md"
     for name in table.COLUMNS:
