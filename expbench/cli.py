@@ -446,6 +446,41 @@ def theory_realise(
     print(", ".join(map(str, realise.write(found, formula, folder))))
 
 
+@theory_app.command("bound")
+def theory_bound(
+    L: Annotated[int, typer.Option("--L", help="Length.")] = 8,
+    D: Annotated[int, typer.Option("--D", help="Width.")] = 4,
+    N: Annotated[int, typer.Option("--N", help="States of a channel.")] = 4,
+    classes: Annotated[int, typer.Option(help="Classes: counts of a run of 1s, cut at the last.")] = 4,
+    samples: Annotated[int, typer.Option(help="Sequences that are trained on.")] = 512,
+    seed: Annotated[int, typer.Option(help="Of data and weights.")] = 0,
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 300,
+) -> None:
+    """Train one bare layer of Eq. 6, and set the bound of Theorem 3 beside its true gap; vacuous is called vacuous."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from expbench.theory.bound import demonstrate_bound
+
+    print(demonstrate_bound(L=L, D=D, N=N, classes=classes, samples=samples, seed=seed, steps=steps))
+
+
+@theory_app.command("correlation")
+def theory_correlation(
+    statistic: Annotated[str, typer.Option(metavar="NAME", help="k_hat, abar_max, frac_abs_gt_1.")] = "k_hat",
+    results: ResultsOption = "results",
+) -> None:
+    """Rank correlation of the largest |Abar| with the loss over training, over the runs of each cell."""
+    _check("--statistic", statistic, ("k_hat", "abar_max", "frac_abs_gt_1"))
+    from expbench import table
+    from expbench.theory import correlation
+
+    frame, problems = table.read(table.existing_folder(results))
+    found = correlation.correlations(frame, statistic)
+    if not found:
+        raise BadInput(f"{results} holds no run that logs {statistic}; expbench run --task polyreg --models s6 makes some")
+    print(correlation.text(found))
+    _bad_files(problems)
+
+
 def _add_folders(tasks_dir: list[str] | None, models_dir: list[str] | None) -> None:
     from expbench import plugins
 

@@ -1,0 +1,505 @@
+"""The generalisation bound of one bare layer of Eq. 6 under a linear classifier: Theorem 3 of arXiv 2502.02209, computed.
+
+The class: f(x)_c = W_c . y_L, where y is S6 with Bbar = B (`S6BbarB`: softplus and exp; no skip, no bias of B and C) of
+inputs x_t with |x_t| <= 1 that are not learned. A trained embedding in front is no part of the class, and the bound says
+nothing of such a network. The bias of Delta is counted: it is the weight of one more coordinate of x, always 1, that S_Delta
+alone sees; a layer whose bias is held at zero is in the same class. With xi independent signs, m samples, C classes
+    R_X(F) = (1/m) E_xi sup_{f in F} |sum_{i,c} xi_ic f(x^(i))_c|.
+
+`paper_bound` is a RECONSTRUCTION of the theorem: which norms stand in Gamma, what its logarithm is of, and the place of C
+could not be read from the text. `rigorous_bound` was derived anew:
+
+    y_L is a sum over j of products of x_L, x_j, x_j and h = exp(A sum_{k>j} softplus(S_Delta x_k)). Hoelder takes rho_W and
+    rho_BC out and leaves the largest of C D^3 signed sums. With r = L - j the exponent is at most r log K <= 0, so that
+    h = K^r + K^r (e^v - 1), v <= 0. The constants sum to the term with 1/(1-K). e^v - 1 and softplus - log 2 are 0 at 0 and
+    contractions, to which the inequality of Ledoux and Talagrand (1991) for convex increasing functions applies; here that
+    is the exponential, so that a maximum of many costs the root of a logarithm (Golowich et al. 2018). At last
+    sum_r r K^r <= K/(1-K)^2, and the 2 before it parts the moving from the constant part of v. Without the shifts by r log K
+    and log 2 neither exp nor softplus is 0 at 0, and the inequality does not apply.
+
+Both are far above 1 wherever K is near 1, as it is at Mamba's initialisation; that is called vacuous, and nothing is hidden.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expbench.draws import Draws, fold
+from expbench.errors import BadInput
+from expbench.models.s6_bbar_b import S6BbarB
+from expbench.network import Network
+from expbench.text import aligned, number
+
+QUANTILES = (0.1, 0.25, 0.5, 0.75)  # of the training margins, at which the margin gamma is tried
+DELTA = 0.05  # the bounds hold with probability 1 - DELTA over the training sample
+LIPSCHITZ = 4.0  # 2 (symmetrisation) sqrt 2 (Maurer 2016) sqrt 2 (the margin f_y - max_j f_j, in the Euclidean norm)
+_GRID = 4  # a norm is rounded up to a multiple of 1/_GRID before the union is taken over all of them
+_TOLERANCE = 1e-6  # |x_t| is 1 to rounding
+_LARGEST = {"L": 256, "D": 16, "N": 64, "classes": 64, "samples": 1 << 16, "steps": 100_000}
+_MOST_STATES = 1 << 24  # samples x L x D x N, of which training keeps some in memory
+_TEST_SIZE = 4096
+_ASCENT_ON = 128  # at most so many samples in the example of the Monte-Carlo bound
+_EMBEDDING = "a trained embedding in front of the layer"
+
+
+class Classifier(nn.Module):
+    """A bare layer of width D with N states and a linear read-out of y_L without bias: x (B, L, D) -> (B, C), float64.
+
+    The biases of B and C are held at zero. That of Delta is trained from zero: Abar begins near 2^A, and not just below 1.
+    """
+
+    def __init__(self, D: int, *, N: int, classes: int) -> None:
+        super().__init__()
+        self.layer = S6BbarB(D, N=N, layout="full_bias", skip=False)
+        self.head = nn.Linear(D, classes, bias=False)
+        for bias in (self.layer.to_b.bias, self.layer.to_c.bias, self.layer.to_delta.bias):
+            nn.init.zeros_(bias)
+        self.layer.to_b.bias.requires_grad_(False)
+        self.layer.to_c.bias.requires_grad_(False)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: Tensor = self.head(self.layer(x)[:, -1])
+        return outputs
+
+
+class Limits(NamedTuple):
+    """What holds the class of functions together; a layer is a member of the class that its own norms span.
+
+    rho_W: sum |W_cd|. rho_BC: sum_n |S_B,n|_1 |S_C,n|_1. rho_A: max |A_dn|. rho_D: max_d |S_Delta,d|_2, the bias being the
+    last entry of S_Delta,d. log_K: log of K, which |Abar| <= K for every |x| <= 1.
+    """
+
+    rho_W: float
+    rho_BC: float
+    rho_A: float
+    rho_D: float
+    log_K: float
+
+
+class Norms(NamedTuple):
+    """The norms of one layer and its classifier.
+
+    W_F, S_B_F, S_C_F: Frobenius norms of W (C, D), S_B and S_C (N, D). limits: those of its class. D, N, classes: its sizes.
+    """
+
+    W_F: float
+    S_B_F: float
+    S_C_F: float
+    limits: Limits
+    D: int
+    N: int
+    classes: int
+
+    @property
+    def Gamma(self) -> float:
+        """|W|_F |S_B|_F |S_C|_F max|A| max_d|S_Delta,d|_2."""
+        return self.W_F * self.S_B_F * self.S_C_F * self.limits.rho_A * self.limits.rho_D
+
+    @property
+    def K(self) -> float:
+        """What |Abar| does not exceed for any |x| <= 1: max_{d,n} exp(-|A_dn| softplus(b_d - |S_Delta,d|_2)).
+
+        It always exists and is below 1, for A < 0 < softplus, though rounding may make it 1.
+        """
+        return math.exp(self.limits.log_K)
+
+
+class Inputs(NamedTuple):
+    """What the bounds need of m samples of length L: energy is max_t sum_i |x_t^(i)|_2^2, at most m."""
+
+    m: int
+    L: int
+    energy: float
+
+
+class Bound(NamedTuple):
+    """err_P <= margin_error + complexity + confidence, for the margin gamma.
+
+    margin_error: err_S^gamma, the share of the sample whose margin is at most gamma. complexity: of the class, R_X's part.
+    confidence: what the sample's chance and the union over classes cost.
+    """
+
+    margin: float
+    margin_error: float
+    complexity: float
+    confidence: float
+
+    @property
+    def total(self) -> float:
+        """The whole bound; it may exceed 1."""
+        return self.margin_error + self.complexity + self.confidence
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether it says no more of an error than that it is at most 1."""
+        return not self.total < 1
+
+    @property
+    def reading(self) -> str:
+        """``vacuous`` or ``below 1``."""
+        return "vacuous" if self.vacuous else "below 1"
+
+
+class LowerBound(NamedTuple):
+    """Monte-Carlo lower bound of R_X: the mean over draws of xi of the largest value found, and its standard error."""
+
+    mean: float
+    standard_error: float
+
+
+def eligible(what: nn.Module | str, settings: Mapping[str, object] | None = None) -> str | None:
+    """Why the bound does not hold for a module, or for a model of the suite by name; None if it does.
+
+    settings, for a name: ``depth``, ``norm``, ``residual``, ``skip``, ``positions``, by default the suite's; ``embedding``,
+    ``trained`` unless it is ``fixed``; ``K``, the largest |Abar|, if it is known.
+    """
+    if isinstance(what, str):
+        return _eligible_name(what, settings or {})
+    if isinstance(what, Classifier):
+        return _eligible_layer(what.layer)
+    if isinstance(what, Network):
+        return _eligible_network(what)
+    return _eligible_layer(what)
+
+
+def _eligible_name(name: str, given: Mapping[str, object]) -> str | None:
+    defaults = {
+        "depth": 1,
+        "norm": "layer",
+        "residual": True,
+        "skip": True,
+        "positions": "none",
+        "embedding": "trained",
+        "K": 0,
+    }
+    settings = {**defaults, **given}
+    K = settings["K"]
+    reasons = [
+        (name != "s6-bbar-b", f"{name} is not Eq. 6 (s6-bbar-b is)"),
+        (settings["depth"] != 1, f"{settings['depth']} layers, and the bound is that of one"),
+        (settings["norm"] != "none", "normalisation before the layer"),
+        (bool(settings["residual"]), "a residual connection"),
+        (bool(settings["skip"]), "a skip, the term D x_t"),
+        (settings["embedding"] != "fixed" or settings["positions"] == "learned", _EMBEDDING),
+        (isinstance(K, int | float) and not K < 1, f"K = {K} is not below 1"),
+    ]
+    return next((reason for refused, reason in reasons if refused), None)
+
+
+def _eligible_network(network: Network) -> str | None:
+    inner = network.mixers[0] if len(network.mixers) else None
+    reasons = [
+        (type(inner) is not S6BbarB, f"{type(inner).__name__} is not Eq. 6 (S6BbarB is)"),
+        (len(network.mixers) != 1, f"{len(network.mixers)} layers, and the bound is that of one"),
+        (any(not isinstance(norm, nn.Identity) for norm in network.norms), "normalisation before the layer"),
+        (network.residual, "a residual connection"),
+        (any(p.requires_grad for part in (network.embed, network.code) for p in part.parameters()), _EMBEDDING),
+        (not network.last, "every position is read, and the bound is that of y_L"),
+        (_has_bias(network.head), "a bias of the read-out"),
+    ]
+    return next((reason for refused, reason in reasons if refused), None) or _eligible_layer(network.mixers[0])
+
+
+def _eligible_layer(layer: nn.Module) -> str | None:
+    if type(layer) is not S6BbarB:
+        return f"{type(layer).__name__} is not Eq. 6 (S6BbarB is)"
+    if layer.skip is not None:
+        return "a skip, the term D x_t"
+    if layer.full and (_has_bias(layer.to_b) or _has_bias(layer.to_c)):
+        return "a bias of B or C that is not held at zero"
+    K = math.exp(_log_K(layer))
+    return None if K < 1 else f"K = {number(K)} is not below 1"
+
+
+def _has_bias(linear: nn.Linear) -> bool:
+    bias: Tensor | None = linear.bias
+    return bias is not None and (bias.requires_grad or bool(bias.detach().any()))
+
+
+def _matrices(layer: S6BbarB) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """S_B, S_C (N, D), S_Delta (D, D) and its bias (D,), in float64."""
+    bias = layer.to_delta.bias.detach().double()
+    if layer.full:
+        weights = [linear.weight.detach().double() for linear in (layer.to_b, layer.to_c, layer.to_delta)]
+        return weights[0], weights[1], weights[2], bias
+    low, S_B, S_C = layer.to_all.weight.detach().double().split([layer.rank, layer.N, layer.N])
+    return S_B, S_C, layer.to_delta.weight.detach().double() @ low, bias
+
+
+def _log_K(layer: S6BbarB) -> float:
+    _, _, S_Delta, bias = _matrices(layer)
+    least = F.softplus(bias - S_Delta.norm(dim=1))  # of softplus(S_Delta,d . x + b_d), over |x| <= 1
+    return -float((layer.A_log.detach().double().exp() * least[:, None]).min())
+
+
+def norms_of(layer: S6BbarB, W: Tensor) -> Norms:
+    """The norms of a layer under the classifier W (C, D); raises `BadInput` if the bound does not hold for the layer."""
+    if (reason := _eligible_layer(layer)) is not None:
+        raise BadInput(f"the bound does not hold: {reason}")
+    S_B, S_C, S_Delta, bias = _matrices(layer)
+    W = W.detach().double()
+    limits = Limits(
+        rho_W=float(W.abs().sum()),
+        rho_BC=float((S_B.abs().sum(1) * S_C.abs().sum(1)).sum()),
+        rho_A=float(layer.A_log.detach().double().exp().max()),
+        rho_D=float(torch.cat([S_Delta, bias[:, None]], 1).norm(dim=1).max()),
+        log_K=_log_K(layer),
+    )
+    return Norms(float(W.norm()), float(S_B.norm()), float(S_C.norm()), limits, W.shape[1], layer.N, W.shape[0])
+
+
+def inputs_of(x: Tensor) -> Inputs:
+    """What the bounds need of inputs x (m, L, D); raises `BadInput` if one is longer than 1."""
+    squares = x.detach().double().square().sum(-1)
+    longest = float(squares.max().sqrt())
+    if not longest <= 1 + _TOLERANCE:
+        raise BadInput(f"the bound needs inputs with |x_t| <= 1; the longest is {number(longest)}")
+    return Inputs(x.shape[0], x.shape[1], float(squares.sum(0).max()))
+
+
+@torch.no_grad()
+def k_hat(layer: S6BbarB, x: Tensor) -> float:
+    """The largest |Abar| that inputs x (m, L, D) meet from the second step on (the first has no past); 0 where L = 1."""
+    abar = layer.discretise(x[:, 1:])[2]
+    return float(abar.abs().max()) if abar.numel() else 0.0
+
+
+@torch.no_grad()
+def margins(outputs: Tensor, labels: Tensor) -> Tensor:
+    """f_y - max_{j != y} f_j (m,) of outputs (m, C)."""
+    right = outputs.gather(1, labels[:, None])
+    return (right - outputs.scatter(1, labels[:, None], -math.inf).max(1, keepdim=True).values).squeeze(1)
+
+
+def margin_error(margin: Tensor, gamma: float = 0.0) -> float:
+    """err^gamma: the share of margins that are at most gamma; at 0 the error, ties counted as errors."""
+    return float((margin <= gamma).double().mean())
+
+
+def complexity(limits: Limits, inputs: Inputs, *, D: int, N: int, classes: int) -> float:
+    """What R_X of the class is at most:
+
+    (rho_W rho_BC / m) (sqrt(2 m log(2 C D^3)) / (1-K) + 2 K / (1-K)^2 M (1 + sqrt(2 log(2 C D^3 N (L+1))))),
+    M = max(rho_A rho_D sqrt(energy + m), (rho_A log 2 + log(1/K)) sqrt(m)); energy + m for the coordinate that is always 1.
+    """
+    m, below = inputs.m, -math.expm1(limits.log_K)
+    if below <= 0:
+        return math.inf
+    sums = 2 * classes * D**3
+    M = max(
+        limits.rho_A * limits.rho_D * math.sqrt(inputs.energy + m),
+        (limits.rho_A * math.log(2) - limits.log_K) * math.sqrt(m),
+    )
+    constant = math.sqrt(2 * m * math.log(sums)) / below
+    moving = 2 * math.exp(limits.log_K) / below**2 * M * (1 + math.sqrt(2 * math.log(sums * N * (inputs.L + 1))))
+    return limits.rho_W * limits.rho_BC / m * (constant + moving)
+
+
+def rigorous_bound(norms: Norms, inputs: Inputs, *, gamma: float, margin_error: float, delta: float = DELTA) -> Bound:
+    """err_P <= err_S^gamma + 4 R_X(F_1) + 3 sqrt(log(2 / delta') / (2m)), at once for all weights and all gamma > 0.
+
+    F_1: the class of f / gamma, whose rho_W rho_BC / gamma, rho_A, rho_D and 1 / (1-K) are rounded up to quarters j/4; each
+    of these countably many classes has its share delta' = delta / prod j (j+1). So neither the norms, nor K, nor gamma need
+    be fixed before the data are seen. The 4 is `LIPSCHITZ`: a margin changes by at most sqrt 2 times the change of f.
+    """
+    _check(gamma, delta)
+    own = norms.limits
+    below = -math.expm1(own.log_K)
+    if below <= 0:
+        return Bound(gamma, margin_error, math.inf, math.inf)
+    scales = (own.rho_W * own.rho_BC / gamma, own.rho_A, own.rho_D, 1 / below)
+    steps = [max(1, math.ceil(_GRID * scale)) for scale in scales]
+    steps[3] = max(steps[3], _GRID + 1)
+    product, rho_A, rho_D, inverse = (step / _GRID for step in steps)
+    limits = Limits(product, 1.0, rho_A, rho_D, math.log1p(-1 / inverse))
+    upper = complexity(limits, inputs, D=norms.D, N=norms.N, classes=norms.classes)
+    log_share = math.log(delta) - sum(math.log(step) + math.log(step + 1) for step in steps)
+    confidence = 3 * math.sqrt((math.log(2) - log_share) / (2 * inputs.m))
+    return Bound(gamma, margin_error, LIPSCHITZ * upper, confidence)
+
+
+def paper_bound(norms: Norms, inputs: Inputs, *, gamma: float, margin_error: float, delta: float = DELTA) -> Bound:
+    """RECONSTRUCTION of Theorem 3 as it is printed, for a gamma and a K that are fixed before the data are seen:
+
+    err_P <= err_S^gamma + 2 sqrt 2 (Gamma+1) D^2 / (gamma m) K / (K-1)^2 (1 + sqrt(2 log(4 L^2 D^2 N))) sqrt(energy + m)
+    + 3 sqrt(log(2 (Gamma+2)^2 / delta) / (2m)).
+    Not certain: the norms in Gamma, the argument of the logarithm, whether C belongs in it. The +1 and +2 are the union over
+    the classes Gamma <= j. What its argument leaves open: exp and softplus are not 0 at 0, and 2 sqrt 2 takes the margin to
+    be 1-Lipschitz in the Euclidean norm (it is sqrt 2). To rely on a bound take `rigorous_bound`.
+    """
+    _check(gamma, delta)
+    m, below, size = inputs.m, -math.expm1(norms.limits.log_K), norms.Gamma
+    confidence = 3 * math.sqrt(math.log(2 * (size + 2) ** 2 / delta) / (2 * m))
+    if below <= 0:
+        return Bound(gamma, margin_error, math.inf, confidence)
+    scale = 2 * math.sqrt(2) * (size + 1) * norms.D**2 / (gamma * m)
+    logarithm = 1 + math.sqrt(2 * math.log(4 * inputs.L**2 * norms.D**2 * norms.N))
+    upper = scale * norms.K / below**2 * logarithm * math.sqrt(inputs.energy + m)
+    return Bound(gamma, margin_error, upper, confidence)
+
+
+def _check(gamma: float, delta: float) -> None:
+    if not gamma > 0:
+        raise BadInput(f"gamma={number(gamma)}: a margin is above 0")
+    if not 0 < delta < 1:
+        raise BadInput(f"delta={number(delta)} must lie between 0 and 1")
+
+
+def rademacher_lower(
+    limits: Limits, x: Tensor, *, classes: int, seed: int, draws: int = 16, restarts: int = 8, steps: int = 20
+) -> LowerBound:
+    """A Monte-Carlo lower bound of R_X of the class with these limits, on inputs x (m, L, D).
+
+    For each of `draws` xi the best of W, S_B and S_C is known, for they enter linearly: all weight on one product. A_dn and
+    S_Delta,d of that one channel are sought by `steps` projected ascents from `restarts` random points; every point that is
+    looked at is in the class, so the largest value bounds the supremum from below. Raises `BadInput` if the class is empty.
+    """
+    x = x.detach().double()
+    m, _, D = x.shape
+    source = Draws(fold("rademacher", seed))
+    xi = torch.where(source.coins(draws, m, classes), 1.0, -1.0).double()
+    augmented = torch.cat([x, torch.ones_like(x[..., :1])], -1)
+    read = torch.einsum("tic,ia->tica", xi, x[:, -1])
+    squares = torch.einsum("ijb,ijd->ijbd", x, x)
+
+    def value(a: Tensor, s: Tensor) -> Tensor:
+        """(draws, restarts), of a = |A_dn| (draws, restarts) and s (draws, restarts, D+1)."""
+        delta = F.softplus(torch.einsum("ije,tre->trij", augmented, s))
+        after = delta.sum(-1, keepdim=True) - delta.cumsum(-1)
+        state = torch.einsum("trij,ijbd->tribd", torch.exp(-a[..., None, None] * after), squares)
+        return torch.einsum("tica,tribd->trcabd", read, state).abs().flatten(2).amax(-1)
+
+    a = limits.rho_A * source.uniform(draws, restarts)
+    direction = F.normalize(source.normal(draws, restarts, D + 1), dim=-1)
+    s = limits.rho_D * source.uniform(draws, restarts, 1) * direction
+    best = torch.zeros(draws, dtype=torch.float64)
+    for step in range(steps + 1):
+        a, s = (t.detach().requires_grad_() for t in _into_class(a.detach(), s.detach(), limits))
+        found = value(a, s)
+        best = torch.maximum(best, found.detach().amax(1))
+        slope_a, slope_s = torch.autograd.grad(found.sum(), (a, s))
+        rate = 0.5 / (1 + step)
+        a = a + rate * limits.rho_A * slope_a.sign()
+        s = s + rate * limits.rho_D * F.normalize(slope_s, dim=-1)
+    of_each = limits.rho_W * limits.rho_BC / m * best
+    return LowerBound(float(of_each.mean()), float(of_each.std()) / math.sqrt(draws) if draws > 1 else math.nan)
+
+
+def _into_class(a: Tensor, s: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
+    """The nearest to a and s that is simple to name, in the class: |s| <= rho_D, a <= rho_A, a softplus(b - |S|) >= log 1/K.
+
+    b - |S| is concave in s and largest, rho_D, where s is all bias: towards that point one reaches the class at last.
+    """
+    s = s * (limits.rho_D / s.norm(dim=-1, keepdim=True).clamp(min=1e-300)).clamp(max=1)
+    required = -limits.log_K / limits.rho_A  # of softplus, for the largest a
+    least = -math.inf if required <= 0 else required + math.log(-math.expm1(-required))  # softplus's inverse
+    if not least <= limits.rho_D * (1 + 1e-12):
+        raise BadInput(f"no layer has max|A| <= {number(limits.rho_A)}, |S_Delta,d| <= {number(limits.rho_D)} and that K")
+    room = s[..., -1:] - s[..., :-1].norm(dim=-1, keepdim=True)
+    share = ((least - room) / (limits.rho_D - room).clamp(min=1e-300)).clamp(0, 1)
+    bias_only = torch.zeros_like(s)
+    bias_only[..., -1] = limits.rho_D
+    s = (1 - share) * s + share * bias_only
+    room = s[..., -1] - s[..., :-1].norm(dim=-1)
+    lowest = (-limits.log_K / F.softplus(room)).clamp(max=limits.rho_A)
+    return torch.maximum(a, lowest).clamp(max=limits.rho_A), s
+
+
+def problem(draws: Draws, size: int, *, L: int, D: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Sequences x (size, L, D) and labels (size,): bits as two fixed unit vectors, and the run of 1s at the end, capped.
+
+    Each sequence has its own share of 1s, uniform in [0, 1), so that long runs are not rare.
+    """
+    bits = draws.uniform(size, L) < draws.uniform(size, 1)
+    labels = bits.flip(1).long().cumprod(1).sum(1).clamp(max=classes - 1)
+    fixed = Draws(fold("unit vectors", D))
+    one = F.normalize(fixed.normal(D), dim=0)
+    other = fixed.normal(D)
+    zero = F.normalize(other - (other @ one) * one, dim=0) if D > 1 else -one
+    return torch.where(bits[..., None], one, zero), labels
+
+
+def fit(x: Tensor, labels: Tensor, *, N: int, classes: int, seed: int, steps: int) -> Classifier:
+    """A classifier trained on all of x (m, L, D) at every step, by Adam at a rate of 0.03 on the cross-entropy."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        classifier = Classifier(x.shape[-1], N=N, classes=classes)
+    optimizer = torch.optim.Adam([p for p in classifier.parameters() if p.requires_grad], lr=0.03)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(classifier(x), labels).backward()
+        optimizer.step()
+    return classifier
+
+
+def demonstrate_bound(*, L: int, D: int, N: int, classes: int, samples: int, seed: int, steps: int) -> str:
+    """Train a bare layer on `samples` sequences of `problem`, and tell what both bounds say of it beside its true error.
+
+    Raises `BadInput` for sizes that make no sense, and where training ends in a layer that the bound does not hold for.
+    """
+    given = {"L": L, "D": D, "N": N, "classes": classes, "samples": samples, "steps": steps}
+    for name, value in given.items():
+        least = 0 if name == "steps" else 2 if name in ("L", "classes", "samples") else 1
+        largest = min(_LARGEST[name], L + 1) if name == "classes" else _LARGEST[name]
+        if not least <= value <= largest:
+            raise BadInput(f"--{name}: {value} is not between {least} and {largest}")
+    if (states := samples * L * D * N) > _MOST_STATES:
+        raise BadInput(f"--samples: samples x L x D x N = {states} is more than {_MOST_STATES}")
+    x, labels = problem(Draws(fold("bound train", seed)), samples, L=L, D=D, classes=classes)
+    x_test, labels_test = problem(Draws(fold("bound test", seed)), _TEST_SIZE, L=L, D=D, classes=classes)
+    classifier = fit(x, labels, N=N, classes=classes, seed=seed, steps=steps)
+    with torch.no_grad():
+        train = margins(classifier(x), labels)
+        test_error = margin_error(margins(classifier(x_test), labels_test))
+    norms, inputs = norms_of(classifier.layer, classifier.head.weight), inputs_of(x)
+    own, part = norms.limits, x[:_ASCENT_ON]
+    lower = rademacher_lower(own, part, classes=classes, seed=seed)
+    upper = complexity(own, inputs_of(part), D=D, N=N, classes=classes)
+    train_error = margin_error(train)
+    facts = [
+        ["quantity", "value", "what it is"],
+        ["|W|_F", number(norms.W_F), "classifier"],
+        ["sum|W|", number(own.rho_W), "rho_W"],
+        ["|S_B|_F", number(norms.S_B_F), ""],
+        ["|S_C|_F", number(norms.S_C_F), ""],
+        ["rho_BC", number(own.rho_BC), "sum_n |S_B,n|_1 |S_C,n|_1"],
+        ["max|A|", number(own.rho_A), "rho_A"],
+        ["max|S_Delta,d|", number(own.rho_D), "rho_D, with the bias of Delta as the weight of a constant coordinate"],
+        ["Gamma", number(norms.Gamma), "|W|_F |S_B|_F |S_C|_F max|A| max|S_Delta,d|"],
+        ["K-hat", f"{k_hat(classifier.layer, x):.4f}", "largest |Abar| on the training inputs"],
+        ["K", f"{norms.K:.4f}", "no |x| <= 1 has a larger |Abar|"],
+        ["K/(1-K)^2", number(norms.K / math.expm1(own.log_K) ** 2), "the factor of both bounds"],
+        [
+            "R_X, found",
+            number(lower.mean),
+            f"Monte Carlo, from below, {len(part)} samples; +- {number(lower.standard_error)}",
+        ],
+        ["R_X, bound", number(upper), f"analytic, from above, the same {len(part)} samples"],
+        ["train error", number(train_error), ""],
+        ["test error", number(test_error), f"{_TEST_SIZE} fresh sequences"],
+        ["gap", number(test_error - train_error), "what the bounds bound"],
+    ]
+    lines = [["bound", "quantile", "gamma", "err_S^gamma", "complexity", "confidence", "whole", "reading"]]
+    for quantile in QUANTILES:
+        gamma = float(train.quantile(quantile))
+        for name, bound in (("rigorous", rigorous_bound), ("paper (reconstruction)", paper_bound)):
+            if not gamma > 0:
+                lines.append([name, number(quantile), number(gamma), *["-"] * 4, "no positive margin"])
+                continue
+            found = bound(norms, inputs, gamma=gamma, margin_error=margin_error(train, gamma))
+            terms = [gamma, found.margin_error, found.complexity, found.confidence, found.total]
+            lines.append([name, number(quantile), *map(number, terms), found.reading])
+    return (
+        f"one bare layer of Eq. 6 and a linear classifier, L={L} D={D} N={N}, {samples} samples of capped count in row "
+        f"({classes} classes), bits as fixed unit vectors:\n{aligned(facts)}\n\n"
+        f"with probability {1 - DELTA:g} the error of fresh sequences is at most"
+        " (gamma: a quantile of the training margins):\n"
+        f"{aligned(lines)}"
+    )

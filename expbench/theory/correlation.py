@@ -1,0 +1,168 @@
+"""Whether large transitions go with bad fits: the rank correlation of the largest |Abar| with the loss over training.
+
+Theorem 3 of arXiv 2502.02209 bounds the error by a factor that grows without end as the largest |Abar| nears 1. Here that
+number, as it is measured at each point of a run's curve, is set beside the headline metric and the training loss there.
+Spearman's coefficient is taken within a run, over its points; runs, not points, are the independent units of the interval.
+A correlation over training is no cause: both may follow the step alone. Without torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from expbench.cells import Cell, gather, varying, with_context
+from expbench.statistics import CONFIDENCE, Interval, share_interval
+from expbench.text import aligned, number
+
+FEWEST_RUNS, FEWEST_POINTS = 10, 3
+_RESAMPLES = 10_000
+_NAMED = ["L", "degree", "test_size", "D", "depth", "norm", "positions", "residual", "steps", "batch_size", "lr", "dtype"]
+
+
+class Correlation(NamedTuple):
+    """One cell and one series. against: ``training loss``, or the metric and the split of the headline.
+
+    higher_is_better: of that series, and so what the sign means. coefficients: Spearman's, of each run that has at least
+    3 points and in which neither series is constant. interval: their mean with its percentile-bootstrap interval over runs,
+    whose ends are NaN where there are fewer than 10. below_one: the share of the runs that log |Abar| with K_hat < 1
+    throughout, on the probe and on the training batches looked at, with Wilson's interval.
+    """
+
+    cell: Cell
+    statistic: str
+    against: str
+    higher_is_better: bool
+    coefficients: tuple[float, ...]
+    interval: Interval
+    below_one: Interval
+
+    @property
+    def too_few(self) -> bool:
+        """Whether there are too few runs for an interval."""
+        return len(self.coefficients) < FEWEST_RUNS
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's rank correlation, ties at their mean rank; NaN where a series is constant or has fewer than 3 points."""
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} and {len(y)} points cannot be paired")
+    ranks = [pd.Series(list(values), dtype="float64").rank().to_numpy() for values in (x, y)]
+    if len(x) < FEWEST_POINTS or any(not np.ptp(rank) > 0 for rank in ranks):  # scipy.stats would say the same, in seconds
+        return math.nan
+    a, b = (rank - rank.mean() for rank in ranks)
+    return float(np.clip((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()), -1, 1))
+
+
+def bootstrap_interval(values: Sequence[float]) -> Interval:
+    """Mean with its percentile-bootstrap interval, the same every time; the ends are NaN for fewer than 10 values."""
+    if not len(values):
+        return Interval(math.nan, math.nan, math.nan)
+    mean = float(np.mean(values))
+    if len(values) < FEWEST_RUNS:
+        return Interval(mean, math.nan, math.nan)
+    picked = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(np.asarray(values)[picked].mean(1), [tail, 100 - tail])
+    return Interval(mean, float(low), float(high))
+
+
+def correlations(frame: pd.DataFrame, statistic: str = "k_hat") -> list[Correlation]:
+    """Two for each cell of a results table whose runs log `statistic`: with the headline and with the training loss.
+
+    frame: as `expbench.table.read` has it. statistic: ``k_hat``, or one that is logged by layer (``abar_max``,
+    ``frac_abs_gt_1``), of which the largest over layers is taken; k_hat is abar_max where a run has no row of it. Runs
+    that diverged count up to where they did.
+    """
+    if frame.empty:
+        return []
+    rows = frame[(frame["kind"] == "run") & np.isfinite(frame["value"].astype(float))]
+    at_rest = rows[rows["split"] == "selection"]
+    by_run = _largest(at_rest, statistic)
+    if statistic == "k_hat":
+        older = _largest(at_rest, "abar_max")
+        by_run = {**older, **by_run}
+    curves = at_rest[at_rest["headline"].fillna(False).astype(bool) & (at_rest["slice"].fillna("") == "")]
+    losses = rows[(rows["split"] == "train") & (rows["metric"] == "loss")]
+    series = [("", _by_step(curves)), ("training loss", _by_step(losses))]
+    above = _reaches_one(frame)
+    found = []
+    for cell in gather(with_context(frame)):
+        keys = [key for key in cell.runs["key"] if key in by_run]
+        if not keys:
+            continue
+        below_one = share_interval(sum(key not in above for key in keys), len(keys))
+        for name, values in series:
+            each = [_paired(by_run[key], values.get(key, {})) for key in keys]
+            known = tuple(rho for rho in each if not math.isnan(rho))
+            against, better = (name, False) if name else (f"{cell.metric or 'headline'} (selection)", cell.higher_is_better)
+            found.append(Correlation(cell, statistic, against, better, known, bootstrap_interval(known), below_one))
+    return found
+
+
+def _by_step(rows: pd.DataFrame) -> dict[str, dict[int, float]]:
+    """The largest value at each step of each run."""
+    found: dict[str, dict[int, float]] = {}
+    largest = rows.groupby(["key", "step"], as_index=False)["value"].max()
+    for key, step, value in zip(largest["key"], largest["step"], largest["value"], strict=True):
+        found.setdefault(str(key), {})[int(step)] = float(value)
+    return found
+
+
+def _largest(rows: pd.DataFrame, metric: str) -> dict[str, dict[int, float]]:
+    return _by_step(rows[rows["metric"] == metric])
+
+
+def _reaches_one(frame: pd.DataFrame) -> set[Any]:
+    """The runs whose largest |Abar| is, at some point, not below 1; a number that is not finite is not."""
+    logged = frame[frame["metric"].isin(["k_hat", "abar_max", "abar_max_running"])]
+    return set(logged[~(logged["value"] < 1)]["key"])
+
+
+def _paired(x: dict[int, float], y: dict[int, float]) -> float:
+    steps = sorted(x.keys() & y.keys())
+    return spearman([x[step] for step in steps], [y[step] for step in steps])
+
+
+def text(found: Sequence[Correlation]) -> str:
+    """An aligned table with a line for each correlation, or one line that says that there is none."""
+    if not found:
+        return "no run logs its transitions: there is nothing to correlate"
+    cells = [one.cell for one in found]
+    named = varying(cells, _NAMED)
+    settings = _differing([(cell["task"], cell["context"].split(", ")) for cell in cells])
+    options = _differing([(cell["model"], _settings(cell["model_settings"])) for cell in cells])
+    header = ["task", "model", "settings", *named, "with", "better is", "runs", "mean rho"]
+    lines = [[*header, f"{CONFIDENCE:.0%} interval", "K_hat < 1 throughout"]]
+    for one, *own in zip(found, settings, options, strict=True):
+        mean, low, high = one.interval
+        share, least, most = one.below_one
+        few = f"too few runs ({len(one.coefficients)} of {FEWEST_RUNS})"
+        lines.append(
+            [
+                *(one.cell["task"], one.cell["model"], ", ".join(filter(None, own)) or "-"),
+                *("-" if one.cell[column] is None else str(one.cell[column]) for column in named),
+                one.against,
+                "higher" if one.higher_is_better else "lower",
+                str(len(one.coefficients)),
+                f"{mean:+.2f}" if math.isfinite(mean) else "-",
+                few if one.too_few else f"{low:+.2f} to {high:+.2f}",
+                f"{share:.0%} ({number(least)} to {number(most)})",
+            ]
+        )
+    statistics = ", ".join(sorted({one.statistic for one in found}))
+    return f"Spearman's rank correlation of {statistics} with each series, over the points of a run:\n{aligned(lines)}"
+
+
+def _settings(written: str | None) -> list[str]:
+    return [f"{name}={value}" for name, value in json.loads(written or "{}").items()]
+
+
+def _differing(named: Sequence[tuple[str, list[str]]]) -> list[str]:
+    """Of each list those entries that not all lists of the same name have, as one text."""
+    return [", ".join(e for e in own if any(e not in other for n, other in named if n == name)) for name, own in named]
