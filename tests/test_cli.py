@@ -37,7 +37,7 @@ def test_show_works_for_every_plugin(expbench: CommandLine, name: str) -> None:
 
 def test_show_of_a_task(expbench: CommandLine) -> None:
     out = expbench("show", "polyreg", "--L", "4", "-t", "family=product").out
-    assert re.search(r"family +suffix\|product\|sparse\|distant\|pairwise\|random +suffix +product", out)
+    assert re.search(r"family +suffix\|product\|sparse\|distant\|pairwise\|random\|given +suffix +product", out)
     assert re.search(r"degree +int or none +None +4", out)
     assert "y = x1*x2*x3*x4" in out
     assert "judged by: nmse, solved at at most 0.01; chance 1" in out
