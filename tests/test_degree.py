@@ -145,10 +145,21 @@ from expbench.reach import Reach
 class Square(Mixer):
     def __init__(self, width):
         super().__init__()
+        self.after = lambda y: y
     def forward(self, x):
-        return x * x.cumsum(1)
+        return self.after(x * x.cumsum(1))
     def reach(self, inputs):
         return Reach.capped([3 * d for d in inputs.degree], [1 for _ in inputs.order])
+
+class Exp(Square):
+    def __init__(self, width):
+        super().__init__(width)
+        self.after = lambda y: y.exp()
+
+class High(Square):
+    def __init__(self, width):
+        super().__init__(width)
+        self.after = lambda y: y**9
 """
 
 
@@ -158,6 +169,10 @@ def test_a_formula_that_is_wrong_is_found(expbench: CommandLine) -> None:
     assert answer.code == 1
     lines = [line.split() for line in answer.out.splitlines()]
     assert ["wrong.py:Square", "3", "1", "3", "2", "1", "2", "1", "DIFFERS"] in lines
+    for name, how in (("Exp", "not polynomial (exp)"), ("High", "above degree 12")):
+        answer = expbench("theory", "degree", "--models", f"wrong.py:{name}", "--L", "3", "--depth", "1")
+        assert answer.code == 1
+        assert f"DIFFERS: {how}" in answer.out
 
 
 def test_bad_input(expbench: CommandLine) -> None:

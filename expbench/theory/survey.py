@@ -29,7 +29,7 @@ class Line(NamedTuple):
     """One network. formula, measured: its extent; None where it has none, or is too large to measure.
 
     linear_depth: the layers of linear attention that reach this degree. verdict: ``agrees``, ``degree agrees`` (the order
-    is that of too many positions to measure), ``DIFFERS``, ``not stated``, ``not measured`` or ``not polynomial (...)``.
+    is that of too many positions to measure), ``DIFFERS`` (and how), ``not stated``, ``not measured``, ``not polynomial``.
     """
 
     model: str
@@ -48,16 +48,7 @@ def survey(jobs: Sequence[Job], limit: int) -> Iterator[Line]:
         run = job.run
         network = build(run, job.task, job.model, "cpu")
         formula = _last(network.reach())
-        measured, verdict = None, "not measured"
-        try:
-            measured = _measured(generic(network), run.L, job.task.channels, formula, limit)
-        except NotPolynomial as why:
-            verdict = f"not polynomial ({why.operation})"
-        if measured is not None and formula is not None:
-            alike = formula.degree == measured.degree and measured.order in (None, formula.order)
-            verdict = "DIFFERS" if not alike else "agrees" if measured.order is not None else "degree agrees"
-        elif measured is not None:
-            verdict = "not stated"
+        measured, verdict = _judged(generic(network), run.L, job.task.channels, formula, limit)
         known = formula or measured
         depth = None if known is None else _linear_depth(known.degree)
         yield Line(run.model, run.model_settings, run.L, run.depth, formula, measured, depth, verdict)
@@ -67,18 +58,26 @@ def _last(reach: Reach | None) -> Extent | None:
     return None if reach is None else Extent(reach.degree[-1], reach.order[-1])
 
 
-def _measured(network: Any, length: int, channels: int, formula: Extent | None, limit: int) -> Extent | None:
+def _judged(network: Any, length: int, channels: int, formula: Extent | None, limit: int) -> tuple[Extent | None, str]:
+    """What is measured, and the verdict on the formula."""
+    if formula is not None and formula.degree > limit:
+        return None, "not measured"
+    stated = "" if formula is None else "DIFFERS: "
+    try:
+        most = min(limit, _UNKNOWN_UP_TO) if formula is None else 4 * formula.degree
+        as_stated = formula is not None and has_degree(network, length, channels, formula.degree)
+        degree = formula.degree if formula and as_stated else degree_of(network, length, channels, most)
+        if degree is None:
+            return None, f"{stated}above degree {most}"
+        order = order_of(network, length, channels) if length <= MOST_POSITIONS else None
+    except NotPolynomial as why:
+        return None, f"{stated}not polynomial ({why.operation})"
+    measured = Extent(degree, order)
     if formula is None:
-        degree = degree_of(network, length, channels, min(limit, _UNKNOWN_UP_TO))
-    elif formula.degree > limit:
-        return None
-    elif has_degree(network, length, channels, formula.degree):
-        degree = formula.degree
-    else:
-        degree = degree_of(network, length, channels, 2 * formula.degree)
-    if degree is None:
-        return None
-    return Extent(degree, order_of(network, length, channels) if length <= MOST_POSITIONS else None)
+        return measured, "not stated"
+    if formula.degree != degree or order not in (None, formula.order):
+        return measured, "DIFFERS"
+    return measured, "agrees" if order is not None else "degree agrees"
 
 
 def _linear_depth(degree: int) -> int:
