@@ -458,7 +458,7 @@ def theory_bound(
 ) -> None:
     """Train one bare layer of Eq. 6, and set the bound of Theorem 3 beside its true gap; vacuous is called vacuous."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from expbench.theory.bound import demonstrate_bound
+    from expbench.theory.bound_example import demonstrate_bound
 
     print(demonstrate_bound(L=L, D=D, N=N, classes=classes, samples=samples, seed=seed, steps=steps))
 

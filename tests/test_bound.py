@@ -21,19 +21,16 @@ from expbench.theory.bound import (
     Limits,
     Norms,
     complexity,
-    demonstrate_bound,
     eligible,
-    fit,
     inputs_of,
     k_hat,
     margin_error,
     margins,
     norms_of,
     paper_bound,
-    problem,
-    rademacher_lower,
     rigorous_bound,
 )
+from expbench.theory.bound_example import demonstrate_bound, fit, problem, rademacher_lower
 
 LIMITS = Limits(rho_W=2.0, rho_BC=3.0, rho_A=1.5, rho_D=1.2, log_K=math.log(0.8))
 BARE = {"skip": False, "norm": "none", "residual": False, "embedding": "fixed"}
