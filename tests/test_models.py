@@ -417,3 +417,25 @@ def test_position_codes(positions: Any, extra: int) -> None:
     assert (len({str(row) for row in embedded.tolist()}) == 1) == (positions == "none")
     if positions == "index":
         torch.testing.assert_close(embedded[4], coded.code.weight)
+
+
+@torch.no_grad()
+def test_taylor_variants_tend_to_the_exact_layer() -> None:
+    """With the same weights and |u| <= 1: each polynomial within its remainder, outputs closer degree by degree."""
+    exact = double(S6(3))
+    x = 0.5 * tokens(2, 9, 3)
+    y, before = exact(x), math.inf
+    delta, u, _ = exact.discretise(x)
+    assert float(u.abs().max()) <= 1
+    for k in (1, 2, 3, 4, 6):
+        layer = S6PolyDisc(3, taylor=k, center="bias").double()
+        layer.load_state_dict(exact.state_dict() | {"expansion_point": exact.to_delta.bias})
+        close, v, power = layer.discretise(x)
+        moved = (layer.project(x)[0] - exact.to_delta.bias).abs()
+        assert bool(((close - delta).abs() <= moved ** (k + 1) + 1e-12).all())  # |softplus^(k+1)| < (k+1)!
+        remainder = v.clamp(min=0).exp() * v.abs() ** (k + 1) / math.factorial(k + 1)  # a polynomial Delta may be below 0
+        assert bool(((power - v.exp()).abs() <= remainder + 1e-12).all())
+        error = float((layer(x) - y).abs().max())
+        assert error < before / 2, k
+        before = error
+    assert before < 1e-3

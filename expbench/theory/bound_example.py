@@ -1,4 +1,4 @@
-"""What stands beside the bound of Theorem 3: its complexity from below, by Monte Carlo, and the true gap of a trained layer."""
+"""Beside the bound of Theorem 3: its complexity from below, by Monte Carlo, and the true gap of a trained layer."""
 
 from __future__ import annotations
 
