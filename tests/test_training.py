@@ -127,7 +127,7 @@ def test_evaluation_does_not_depend_on_how_it_is_cut(monkeypatch: pytest.MonkeyP
     one = job(models="attn", dtype="float64")
     network = build(one.run, one.task, one.model, "cpu")
     whole = evaluate(one.run, one.task, network, "cpu", "test")
-    monkeypatch.setattr("expbench.training._EVALUATED_TOKENS", 12)
+    monkeypatch.setattr("expbench.training._EVALUATED_TOKENS", {"cpu": 12})
     for a, b in zip(whole, evaluate(one.run, one.task, network, "cpu", "test"), strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-12)
     y = torch.cat([batch.targets for batch in one.task.split("test")])
