@@ -79,7 +79,7 @@ class Cell:
 
     @property
     def reading(self) -> str:
-        """What the cell says about its class of networks (9.7): what it cannot represent, and what was or was not found.
+        """What the cell says about its class of networks: what it cannot represent, and what was or was not found.
 
         At its floor is a mean within a tenth of it, or whose interval holds it. A floor below the threshold that counts as
         solved forbids nothing; and that no run solves a task is no proof that none could.

@@ -175,7 +175,7 @@ def text(found: Sequence[Trained], formula: str) -> str:
 
 
 def reading(found: Sequence[Trained]) -> str:
-    """What that says of the four blocks (9.7): the construction exists, whether or not training finds it."""
+    """What that says of the four blocks: the construction exists, whether or not training finds it."""
     scratch = [run for run in found if run.start == SCRATCH]
     if any(run.after is not None and run.after <= RECOVERED for run in scratch):
         return f"representable, and found from scratch by the best of {len(scratch)}"
