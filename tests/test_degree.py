@@ -47,7 +47,7 @@ def test_measured_is_stated(model: str, settings: dict[str, Any]) -> None:
         reach = made.reach()
         assert has_degree(made, L, 1, reach.degree[-1]), (depth, L)
         assert order_of(made, L, 1) == reach.order[-1], (depth, L)
-        if depth == 1:
+        if L == 3:
             assert not has_degree(made, L, 1, reach.degree[-1] - 1)
             assert not has_degree(made, L, 1, reach.degree[-1] + 1)
 

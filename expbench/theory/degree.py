@@ -92,6 +92,8 @@ def order_of(network: nn.Module, length: int, channels: int) -> int:
             values = torch.stack([pairs[:, 0], (pairs[:, 1] - pairs[:, 0]) % p], 1).view(values.shape)
         joined = chosen.sum(1)[values.any(1)]
         largest = max(largest, int(joined.max()) if len(joined) else -1)
+        if largest == length:  # which one prime proves
+            break
     return largest
 
 

@@ -12,12 +12,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from expbench.draws import mix
 from expbench.errors import BadInput
@@ -65,10 +65,13 @@ def modulo(p: int) -> Iterator[Callable[[Tensor], Tensor]]:
 
 
 class _Field(TorchDispatchMode):
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its compiler, and calls it around every operation
+
     def __init__(self, p: int) -> None:
         super().__init__()
         self.p = p
-        self._known: dict[float, int] = {}
 
     def lifted(self, x: Any) -> Any:
         """x as residues, if it is a number or a tensor of numbers."""
@@ -85,16 +88,7 @@ class _Field(TorchDispatchMode):
 
     def number(self, value: float) -> int:
         """The residue of a real constant."""
-        if not math.isfinite(value):
-            raise NotPolynomial(f"the constant {value}")
-        if value not in self._known:
-            fraction = Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
-            if float(fraction) == value:
-                found = fraction.numerator * pow(fraction.denominator, -1, self.p)
-            else:  # any residue, the same each time, and the negative one for the negative number
-                found = mix(hash(abs(value))) * (1 if value > 0 else -1)
-            self._known[value] = found % self.p
-        return self._known[value]
+        return _residue(value, self.p)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -127,8 +121,8 @@ class _Field(TorchDispatchMode):
             if packet is _aten.where:
                 args = (args[0], self.lifted(args[1]), self.lifted(args[2]))
             kwargs.pop("dtype", None)
-            plain, named = tree_map(lambda x: x.values if isinstance(x, Residues) else x, (args, kwargs))
-            return tree_map(lambda x: Residues(x) if isinstance(x, Tensor) else x, function(*plain, **named))
+            found = function(*map(_plain, args), **{key: _plain(value) for key, value in kwargs.items()})
+            return Residues(found) if isinstance(found, Tensor) else type(found)(map(Residues, found))
         name = packet.__name__.rstrip("_") if in_place else packet.__name__
         rule = getattr(self, f"_{name}", None)
         if rule is None:
@@ -214,6 +208,24 @@ class _Field(TorchDispatchMode):
         values = self._values(a)
         values = self._cumprod(a, dim).select(dim, -1) if dim is not None else self._cumprod(a.flatten(), 0)[-1]
         return values.unsqueeze(dim) if keepdim and dim is not None else values
+
+
+@lru_cache(maxsize=1 << 16)
+def _residue(value: float, p: int) -> int:
+    if not math.isfinite(value):
+        raise NotPolynomial(f"the constant {value}")
+    fraction = Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
+    if float(fraction) == value:
+        return fraction.numerator * pow(fraction.denominator, -1, p) % p
+    # any residue, the same each time, and the negative one for the negative number
+    return mix(hash(abs(value))) * (1 if value > 0 else -1) % p
+
+
+def _plain(x: Any) -> Any:
+    """An argument with its residues as integers."""
+    if isinstance(x, Residues):
+        return x.values
+    return [_plain(member) for member in x] if isinstance(x, list | tuple) else x
 
 
 @contextmanager
