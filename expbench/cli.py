@@ -29,6 +29,10 @@ theory_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(theory_app, name="theory")
 
 ResultsOption = Annotated[str, typer.Option("--results", metavar="FOLDER", help="Folder of the results table.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda.")]
+BackendOption = Annotated[
+    str, typer.Option("--backend", metavar="NAME", help="Of the scans: auto, reference, torch, triton, mamba.")
+]
 TasksDir = Annotated[
     list[str] | None, typer.Option("--tasks-dir", metavar="FOLDER", help="Folder whose files are tasks; may be repeated.")
 ]
@@ -83,10 +87,8 @@ def run(
     weight_decay: Annotated[str, typer.Option(metavar="LIST", help="Weight decay of AdamW.")] = "0",
     clip: Annotated[str, typer.Option(metavar="LIST", help="Largest norm of the gradient.")] = "1.0",
     dtype: Annotated[str, typer.Option(metavar="LIST", help="float32, float64, bfloat16 (autocast).")] = "float32",
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda.")] = "auto",
-    backend: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the scans: auto, reference, torch, triton, mamba.")
-    ] = "auto",
+    device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
     results: ResultsOption = "results",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, with an estimate of the time.")
@@ -238,9 +240,7 @@ def check(
     layer: Annotated[str, typer.Argument(help="A model by name, or path/file.py:Class, or module:Class.")],
     D: Annotated[str, typer.Option("--D", metavar="LIST", help="Widths.")] = "1,2,4,7",
     L: Annotated[str, typer.Option("--L", metavar="LIST", help="Lengths.")] = "1,2,5,16",
-    backend: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the scans: auto, reference, torch, triton, mamba.")
-    ] = "auto",
+    backend: BackendOption = "auto",
     model_setting: ModelSettings = None,
     models_dir: ModelsDir = None,
 ) -> None:
@@ -316,7 +316,7 @@ def bench_scan(
     gate: Annotated[
         bool | None, typer.Option("--gate/--no-gate", help="y silu(z). (default: where N is 16 or more)")
     ] = None,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda.")] = "auto",
+    device: DeviceOption = "auto",
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads on a CPU.")] = 1,
     seconds: Annotated[float, typer.Option(help="How long each number is measured.")] = 0.3,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Hold results against float64 first.")] = True,
@@ -423,7 +423,7 @@ def theory_realise(
     steps: Annotated[int, typer.Option(min=1, max=10**6, help="Optimizer steps.")] = 1000,
     lr: Annotated[float, typer.Option(min=1e-9, max=10.0, help="Peak learning rate.")] = 0.003,
     batch_size: Annotated[int, typer.Option(min=1, max=1 << 16, help="Sequences in a step.")] = 64,
-    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda.")] = "auto",
+    device: DeviceOption = "auto",
     out: Annotated[
         str, typer.Option(metavar="FOLDER", help="Where realise.parquet and realise.svg are put.")
     ] = "results/theory",

@@ -9,8 +9,10 @@ from functools import lru_cache
 from typing import Any
 
 from expbench import provenance
+from expbench.floors import Floor
 from expbench.grid import Job
 from expbench.network import Network
+from expbench.reach import Reach
 from expbench.run import Run, Score, canonical, content_key
 from expbench.task import LabelFacts, Task
 
@@ -45,10 +47,10 @@ def of_network(network: Network) -> Row:
 def of_floor(task: Task, network: Network) -> Row:
     """The least error that any network of that reach can have on a task; null where it has no polynomial bound."""
     reach = network.reach()
-    floor = None if reach is None else task.floor(reach)
-    return {"floor": None, "floor_degree": None, "floor_structure": None} | (
-        {} if floor is None else {"floor": floor.both, "floor_degree": floor.degree, "floor_structure": floor.structure}
-    )
+    floor = None if reach is None else _floor(task, reach)
+    if floor is None:
+        return {"floor": None, "floor_degree": None, "floor_structure": None}
+    return {"floor": floor.both, "floor_degree": floor.degree, "floor_structure": floor.structure}
 
 
 def of_facts(task: Task) -> Row:
@@ -93,6 +95,11 @@ def of_controls(job: Job, scores: Sequence[tuple[str, str, Score]], ending: Row)
 @lru_cache(maxsize=64)
 def _facts(task: Task) -> LabelFacts:
     return task.facts()
+
+
+@lru_cache(maxsize=64)
+def _floor(task: Task, reach: Reach) -> Floor | None:
+    return task.floor(reach)
 
 
 def _of_task(job: Job) -> Row:

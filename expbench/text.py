@@ -23,10 +23,11 @@ def number(value: float | None) -> str:
 
 def degree_and_order(reach: Reach | None) -> str:
     """Total degree and interaction order of the output at the last position."""
-    return NO_BOUND if reach is None else f"degree {_large(reach.degree[-1])}, order {reach.order[-1]}"
+    return NO_BOUND if reach is None else f"degree {whole(reach.degree[-1])}, order {reach.order[-1]}"
 
 
-def _large(value: int) -> str:
+def whole(value: int) -> str:
+    """A whole number in full, or to three digits from 10^9 on."""
     return str(value) if value < 10**9 else f"{value:.2e}"
 
 

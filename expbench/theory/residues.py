@@ -79,7 +79,7 @@ class _Field(TorchDispatchMode):
             return x
         if isinstance(x, Tensor):
             with _outside():
-                if x.dtype == torch.bool or not x.dtype.is_floating_point:
+                if not x.dtype.is_floating_point:
                     return Residues(x.long() % self.p)
                 distinct, where = x.double().unique(return_inverse=True)
                 values = torch.tensor([self.number(value) for value in distinct.tolist()], dtype=torch.int64)
@@ -111,7 +111,7 @@ class _Field(TorchDispatchMode):
         return result
 
     def _computed(self, function: Any, packet: Any, args: Any, kwargs: Any, in_place: bool) -> Any:
-        if packet in _STRUCTURE or (in_place and packet in (_aten.copy_, _aten.zero_)):
+        if packet in _STRUCTURE:
             if packet is _aten.copy_:
                 return self.lifted(args[1])
             if packet is _aten.zero_:

@@ -16,7 +16,7 @@ from expbench.grid import Job
 from expbench.reach import Reach
 from expbench.run import canonical
 from expbench.settings import Value
-from expbench.text import aligned, markdown_table
+from expbench.text import aligned, markdown_table, whole
 from expbench.theory.degree import MOST_POSITIONS, Extent, degree_of, generic, has_degree, order_of
 from expbench.theory.residues import NotPolynomial
 from expbench.training import build
@@ -119,9 +119,7 @@ def _cells(line: Line, settings: str) -> list[str]:
 
 
 def _short(value: int | None) -> str:
-    if value is None:
-        return "-"
-    return str(value) if value < 10**9 else f"{value:.2e}"
+    return "-" if value is None else whole(value)
 
 
 def write(lines: Sequence[Line], folder: Path) -> list[Path]:

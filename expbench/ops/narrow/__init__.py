@@ -113,13 +113,14 @@ def _norm(x: Tensor, shape: Any, weight: Tensor | None, bias: Tensor | None, eps
 
 def _ours(*tensors: Tensor | None) -> bool:
     """Whether these are what our kernels take; and says that they run."""
-    fits = all(x is None or (_on_device(x) and x.dtype == torch.float32) for x in tensors) and not torch.is_autocast_enabled(
-        "cuda"
-    )
-    if fits:
-        backends.ran("narrow layers", "triton")
-        return True
-    return False
+    if torch.is_autocast_enabled("cuda") or not all(x is None or _suits(x) for x in tensors):
+        return False
+    backends.ran("narrow layers", "triton")
+    return True
+
+
+def _suits(x: Tensor) -> bool:
+    return _on_device(x) and x.dtype == torch.float32
 
 
 def _on_device(x: Tensor) -> bool:
