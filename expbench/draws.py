@@ -9,8 +9,10 @@ tensor, so that under `torch.vmap` the keys of many runs draw all their batches 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -68,6 +70,16 @@ def _mix_tensor(z: Tensor) -> Tensor:
     return z ^ _shift(z, 31)
 
 
+def _one_kernel(key: Tensor) -> bool:
+    """Whether it is on a GPU and Triton is there: by torch's operations, drawing is a third of the launches of a step."""
+    return key.is_cuda and _triton()
+
+
+@cache
+def _triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 class Draws:
     """The random numbers that belong to one key, an int or an int64 tensor without axes (as `as_tensor` has it).
 
@@ -79,17 +91,25 @@ class Draws:
         self._calls = 0
         self._device = device
 
-    def _bits(self, shape: tuple[int, ...]) -> Tensor:
+    def _base(self) -> int | Tensor:
+        """The key of the next call."""
         calls, key = self._calls, self._key
-        base = advance_all(key, calls) if isinstance(key, Tensor) else _signed(advance(key, calls))
         self._calls += 1
+        return advance_all(key, calls) if isinstance(key, Tensor) else _signed(advance(key, calls))
+
+    def _bits(self, shape: tuple[int, ...]) -> Tensor:
         counter = torch.arange(1, math.prod(shape) + 1, device=self._device, dtype=torch.int64)
-        return _mix_tensor(counter * _signed(_GOLDEN) + base).view(shape)
+        return _mix_tensor(counter * _signed(_GOLDEN) + self._base()).view(shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
         """Float64 numbers, uniform in [low, high), 53 bits each; shape `shape`."""
-        number: Tensor = _shift(self._bits(shape), 11).double() * ((high - low) * 2.0**-53) + low
-        return number
+        if isinstance(self._key, Tensor) and _one_kernel(self._key):
+            from expbench.draws_kernel import Uniform
+
+            number: Tensor = Uniform.apply(self._base()[None], math.prod(shape))[0].view(shape)
+        else:
+            number = _shift(self._bits(shape), 11).double() * 2.0**-53
+        return number if (low, high) == (0, 1) else number * (high - low) + low
 
     def integers(self, *shape: int, n: int) -> Tensor:
         """Int64 numbers, uniform in 0..n-1 (the bias is below n / 2^53); shape `shape`."""

@@ -3,6 +3,7 @@ import statistics
 import pytest
 import torch
 
+from expbench import draws as draws_module
 from expbench.draws import Draws, advance, advance_all, as_tensor, fold, mix
 
 
@@ -76,3 +77,21 @@ def test_many_keys_at_once_draw_what_each_draws_by_itself() -> None:
     for i, stream in enumerate(streams):
         for mine, alone in zip(together, batch(Draws(advance(stream, 7))), strict=True):
             assert torch.equal(mine[i], alone)
+
+
+def test_one_kernel_draws_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    keys = as_tensor([fold("a", i) for i in range(6)], "cuda" if torch.cuda.is_available() else "cpu")
+
+    def drawn(key: torch.Tensor) -> list[torch.Tensor]:
+        draws = Draws(key, key.device)
+        shaped = [draws.uniform(7, 300), draws.uniform(3, low=-2.5, high=7.3), draws.normal(50)]
+        return [*shaped, draws.coins(10), draws.integers(9, n=7), draws.uniform(0)]
+
+    monkeypatch.setattr(draws_module, "_one_kernel", lambda key: False)
+    plain = torch.vmap(drawn)(keys)
+    monkeypatch.setattr(draws_module, "_one_kernel", lambda key: True)
+    for i, expected in enumerate(plain):
+        assert torch.equal(torch.vmap(drawn)(keys)[i], expected)
+        assert torch.equal(torch.vmap(torch.vmap(drawn))(keys.view(2, 3))[i].flatten(0, 1), expected)
+        assert torch.equal(drawn(keys[4])[i], expected[4])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["errors"],
     ["settings", "plugins", "reach", "text", "statistics", "provenance", "files", "graph", "polynomial_text"],
-    ["run", "draws"],
+    ["run", "draws", "draws_kernel"],
     ["ops", "mixer", "polynomial"],
     ["floors"],
     ["task"],

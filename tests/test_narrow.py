@@ -97,6 +97,20 @@ def test_cross_entropy(S: int, rows: int, classes: int, calls: list[str]) -> Non
         check(lambda input, target: F.cross_entropy(input, target, ignore_index=1), logits, calls)
 
 
+@pytest.mark.parametrize(("S", "batch", "sizes"), [(1, (3, 5), (1, 2)), (4, (1100,), (2, 2, 2)), (3, (2, 9), (17, 1, 5, 8))])
+def test_split(S: int, batch: tuple[int, ...], sizes: tuple[int, ...], calls: list[str]) -> None:
+    powers = torch.arange(1, len(sizes) + 1).tolist()  # each part is used in another way
+    x = {"x": random(S, *batch, sum(sizes))}
+    for parted in (lambda x: x.split(list(sizes), -1), lambda x: torch.split(x, sizes, dim=x.ndim - 1)):
+        check(lambda x, f=parted: torch.cat([p**n for p, n in zip(f(x), powers, strict=True)], -1), x, calls)
+    if len(set(sizes)) == 1:
+        check(lambda x: torch.cat([p**n for p, n in zip(x.chunk(len(sizes), -1), powers, strict=True)], -1), x, calls)
+
+
+def test_a_part_that_is_not_used_has_no_gradient(calls: list[str]) -> None:
+    check(lambda x: x.split([1, 2], -1)[1] ** 2, {"x": random(3, 4, 3)}, calls)
+
+
 def test_inputs_that_models_share(calls: list[str]) -> None:
     x, weight = random(30, 4).to(DEVICE), random(3, 5, 4).to(DEVICE)
     with narrow.Narrow():
@@ -116,6 +130,11 @@ def test_inputs_that_models_share(calls: list[str]) -> None:
         lambda: F.embedding(torch.arange(3), random(4, 2), padding_idx=0),
         lambda: F.embedding(torch.arange(3), random(9, 2)),
         lambda: F.cross_entropy(random(5, 3), torch.arange(5) % 3, reduction="sum"),
+        lambda: random(4, 6).split([2, 2], 0)[1],
+        lambda: random(4, 6).split(3, -1)[1],
+        lambda: random(4, 6).split([6], -1)[0],
+        lambda: random(4, 66).split([33, 33], -1)[0],
+        lambda: random(4, 5).chunk(2, -1)[0],
         lambda: F.cross_entropy(random(5, 3), random(5, 3).softmax(1)),
         lambda: F.cross_entropy(random(5, 300), torch.arange(5)),
     ],

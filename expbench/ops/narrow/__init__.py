@@ -1,4 +1,4 @@
-"""Narrow layers: linear maps, norms, embeddings and cross-entropy of a few numbers, for stacks of tiny models on a GPU.
+"""Narrow layers: linear maps, norms, embeddings, splits and cross-entropy of a few numbers, for stacks on a GPU.
 
 What torch has for these is made for rows of hundreds: at two channels its LayerNorm reaches a hundredth of the memory's
 bandwidth. `Narrow` puts kernels of ours in their place; the values are those of torch, to rounding.
@@ -18,6 +18,7 @@ from expbench.ops import backends
 
 _NARROW, _WIDEST = 8, 64  # numbers of a row that a linear map takes, and that it returns
 _WIDEST_ROW = 256  # of a norm, or classes of a cross-entropy
+_MOST_PARTS = 4  # that a row is split into
 _TILE, _WARPS = 1024, 4  # numbers in a block of rows, and warps that share it
 _PROGRAMS = 2048  # enough to fill any GPU
 
@@ -94,12 +95,35 @@ def cross_entropy(
     return loss.squeeze(0)
 
 
-_OURS: dict[Any, Callable[..., Tensor]] = {
+def split(input: Tensor, split_size_or_sections: Any = None, dim: int = 0, *, split_size: Any = None) -> tuple[Tensor, ...]:
+    """`torch.split` of x (..., I) along its last axis into two to four parts, each of its own memory, or NotImplemented."""
+    sizes = split_size if split_size_or_sections is None else split_size_or_sections
+    if dim not in (-1, input.ndim - 1) or isinstance(sizes, int) or not 2 <= len(sizes) <= _MOST_PARTS:
+        return NotImplemented  # type: ignore[no-any-return]
+    width = input.shape[-1]
+    if sum(sizes) != width or min(sizes) < 1 or width > _WIDEST or not _ours(input):
+        return NotImplemented  # type: ignore[no-any-return]
+    parts = _Split.apply(input.reshape(1, -1, width), tuple(sizes))
+    return tuple(part.reshape(*input.shape[:-1], -1) for part in parts)
+
+
+def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
+    """`torch.chunk` likewise, where the parts are equal."""
+    if input.ndim == 0 or chunks < 1 or input.shape[-1] % chunks:
+        return NotImplemented  # type: ignore[no-any-return]
+    return split(input, [input.shape[-1] // chunks] * chunks, dim)
+
+
+_OURS: dict[Any, Callable[..., Any]] = {
     F.linear: linear,
     F.layer_norm: layer_norm,
     F.rms_norm: rms_norm,
     F.embedding: embedding,
     F.cross_entropy: cross_entropy,
+    torch.split: split,
+    torch.Tensor.split: split,
+    torch.chunk: chunk,
+    torch.Tensor.chunk: chunk,
 }
 
 
@@ -212,6 +236,48 @@ class _Norm(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
         y: Tensor = _Norm.apply(*_joined(info.batch_size, in_dims[:3], arguments[:3]), *arguments[3:])
         return y.unflatten(0, (info.batch_size, -1)), 0
+
+
+class _Split(torch.autograd.Function):
+    """x (S, R, I) -> parts (S, R, I_k), each of its own memory; a mapped axis joins S.
+
+    Torch has views of x instead, which are copied where they are used; and it is slow at putting their gradients together.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+        from expbench.ops.narrow import kernels
+
+        parts = tuple(x.new_empty(*x.shape[:2], size) for size in sizes)
+        _side_by_side(kernels.split, x.contiguous(), parts)
+        return parts
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        from expbench.ops.narrow import kernels
+
+        whole = grads[0].new_empty(*grads[0].shape[:2], sum(grad.shape[2] for grad in grads))
+        _side_by_side(kernels.join, whole, tuple(grad.contiguous() for grad in grads))
+        return whole, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        parts = _Split.apply(*_joined(info.batch_size, in_dims[:1], arguments[:1]), arguments[1])
+        return tuple(part.unflatten(0, (info.batch_size, -1)) for part in parts), (0,) * len(parts)
+
+
+def _side_by_side(kernel: Any, whole: Tensor, parts: tuple[Tensor, ...]) -> None:
+    """Call `kernel` on rows of numbers and on the parts of each."""
+    rows, width = whole.shape[0] * whole.shape[1], whole.shape[2]
+    wide, tile = _tile(width)
+    missing = _MOST_PARTS - len(parts)
+    sizes = (*(part.shape[2] for part in parts), *[0] * missing)
+    kernel[(-(-rows // tile),)](whole, *parts, *[None] * missing, rows, *sizes, wide, tile, num_warps=_WARPS)
 
 
 class _CrossEntropy(torch.autograd.Function):

@@ -164,3 +164,68 @@ def cross_entropy_backward(X, TARGET, SCALE, DX, R, IGNORED, IN: tl.constexpr, I
     share = e / tl.sum(e, axis=1)[:, None] - tl.where(ins[None, :] == target[:, None], 1.0, 0.0)
     scale = tl.where(target == IGNORED, 0.0, tl.load(SCALE + model))
     tl.store(DX + row[:, None] * IN + ins[None, :], share * scale[:, None], mask=inside)
+
+
+@triton.jit
+def split(
+    X,
+    A,
+    B,
+    C,
+    D,
+    R,
+    NA: tl.constexpr,
+    NB: tl.constexpr,
+    NC: tl.constexpr,
+    ND: tl.constexpr,
+    IN2: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Rows of X (R, NA + NB + NC + ND) into A (R, NA) to D (R, ND); C and D may be None, and their sizes 0."""
+    rows, ins = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, IN2)
+    there, width = (rows < R)[:, None], NA + NB + NC + ND
+    x = tl.load(X + rows[:, None] * width + ins[None, :], mask=there & (ins < width)[None, :], other=0.0)
+    _store_part(A, x, rows, there, ins, 0, NA)
+    _store_part(B, x, rows, there, ins, NA, NB)
+    if C is not None:
+        _store_part(C, x, rows, there, ins, NA + NB, NC)
+    if D is not None:
+        _store_part(D, x, rows, there, ins, NA + NB + NC, ND)
+
+
+@triton.jit
+def join(
+    X,
+    A,
+    B,
+    C,
+    D,
+    R,
+    NA: tl.constexpr,
+    NB: tl.constexpr,
+    NC: tl.constexpr,
+    ND: tl.constexpr,
+    IN2: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """The reverse of `split`: X from A to D."""
+    rows, ins = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, IN2)
+    there, width = (rows < R)[:, None], NA + NB + NC + ND
+    x = _load_part(A, rows, there, ins, 0, NA) + _load_part(B, rows, there, ins, NA, NB)  # 0 where it is another's
+    if C is not None:
+        x += _load_part(C, rows, there, ins, NA + NB, NC)
+    if D is not None:
+        x += _load_part(D, rows, there, ins, NA + NB + NC, ND)
+    tl.store(X + rows[:, None] * width + ins[None, :], x, mask=there & (ins < width)[None, :])
+
+
+@triton.jit
+def _store_part(PART, x, rows, there, ins, START: tl.constexpr, SIZE: tl.constexpr):
+    own = there & (ins >= START)[None, :] & (ins < START + SIZE)[None, :]
+    tl.store(PART + rows[:, None] * SIZE + (ins - START)[None, :], x, mask=own)
+
+
+@triton.jit
+def _load_part(PART, rows, there, ins, START: tl.constexpr, SIZE: tl.constexpr):
+    own = there & (ins >= START)[None, :] & (ins < START + SIZE)[None, :]
+    return tl.load(PART + rows[:, None] * SIZE + (ins - START)[None, :], mask=own, other=0.0)
