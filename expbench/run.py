@@ -21,6 +21,7 @@ TRAINING_VERSION = 2  # raised when the loop, the network or the optimizer would
 Norm = Literal["layer", "rms", "none"]
 Positions = Literal["none", "sin", "learned", "index"]
 DType = Literal["float32", "float64", "bfloat16"]
+Init = Literal["default", "construct:lemma2", "construct:count-in-row", "construct:theorem2"]
 Split = Literal["train", "selection", "test"]
 Status = Literal["ok", "diverged", "unsupported", "failed"]
 
@@ -43,7 +44,10 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training, fully resolved. `model` and `task` are plugin names; `D` is the width; `lr` the peak learning rate."""
+    """One training, fully resolved. `model` and `task` are plugin names; `D` is the width; `lr` the peak learning rate.
+
+    init: the weights that it starts from; init_noise: the size of the normal noise on each of them.
+    """
 
     task: str
     task_version: str
@@ -64,18 +68,24 @@ class Run:
     clip: float
     seed: int
     dtype: DType
+    init: Init = "default"
+    init_noise: float = 0.0
 
     @property
     def key(self) -> str:
         """16 hexadecimal digits that name this run."""
-        return content_key({"training_version": TRAINING_VERSION, **dataclasses.asdict(self)})
+        content = {n: value for n, value in dataclasses.asdict(self).items() if n not in LATER or value != LATER[n]}
+        return content_key({"training_version": TRAINING_VERSION, **content})
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Run:
-        """The run that a row of the results table belongs to."""
+        """The run that a row of the results table belongs to; fields that came after its schema are absent or null there."""
         kinds = {"int": int, "float": float, "bool": bool}
-        values = {
-            f.name: kinds.get(str(f.type), str)(row[f.name]) for f in dataclasses.fields(cls) if "settings" not in f.name
+        known = {name: value for name, value in row.items() if value is not None and value == value}
+        values: dict[str, Any] = {
+            f.name: kinds.get(str(f.type), str)(known[f.name])
+            for f in dataclasses.fields(cls)
+            if "settings" not in f.name and (f.name in known or f.name not in LATER)
         }
         return cls(
             task_settings=json.loads(row["task_settings"]), model_settings=json.loads(row["model_settings"]), **values
@@ -111,6 +121,9 @@ class Run:
             str(self.batch_size),
         ]
         words += ["--warmup", str(self.warmup), "--weight-decay", _text(self.weight_decay), "--clip", _text(self.clip)]
+        for name, default in LATER.items():
+            if getattr(self, name) != default:
+                words += [f"--{name.replace('_', '-')}", _text(getattr(self, name))]
         for name, value in self.task_settings.items():
             axis = {"L": "--L", "degree": "--degree", "instance": "--instances"}.get(name)
             if value is not None:
@@ -122,6 +135,10 @@ class Run:
             if origin.startswith("folder "):
                 words += [f"--{kind}-dir", origin.removeprefix("folder ")]
         return shlex.join(words)
+
+
+# Fields that came after the first tables, with what holds where they are not stated: there they are not in the key either.
+LATER = {f.name: f.default for f in dataclasses.fields(Run) if f.default is not dataclasses.MISSING}
 
 
 def _text(value: Value) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from expbench.constructions import initial
 from expbench.ensemble import Ensemble
 from expbench.network import Network
 from expbench.run import Run, Score, Split
@@ -73,8 +74,9 @@ def build(run: Run, task: Task, model: type, device: str) -> Network:
             positions=run.positions,
             residual=run.residual,
         )
-    network = network.to(device)
-    return network.double() if run.dtype == "float64" else network.float()  # bfloat16 is autocast around float32
+        network = network.double() if run.dtype == "float64" else network.float()  # bfloat16 is autocast around float32
+        initial.start(network, run, task)
+    return network.to(device)
 
 
 def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score]:

@@ -114,6 +114,25 @@ def test_four_blocks_are_any_polynomial() -> None:
         assert made.padding == max(sum(e.values()) for e in parsed.exponents)
 
 
+def test_windows_that_begin_as_early_as_they_can() -> None:
+    generator = random.Random(2)
+    longest = 0
+    for seed in range(100):
+        parsed = some(generator, 4, 6, 5)
+        made = theorem2(parsed, 4, windows="earliest")
+        assert made.error(normal(16, 4, seed=seed)).max() < 1e-12, parsed
+        ends = []
+        for exponents in parsed.exponents:
+            end = 0
+            for variable, exponent in exponents.items():
+                end = max(end, variable) + exponent
+            ends.append(end)
+        assert made.padding == max(0, *(end - 4 for end in ends)), "no more than a chain of windows needs"
+        longest = max(longest, made.padding)
+    assert longest > 1
+    assert theorem2(parse("x1*x2*x3*x4"), 4, windows="earliest").padding == 0
+
+
 def test_all_monomials_of_degree_4_in_4_variables() -> None:
     exponents = [e for e in itertools.product(range(5), repeat=4) if 0 < sum(e) <= 4]
     parsed = Parsed(1.0, normal(len(exponents)).tolist(), [{v: k for v, k in enumerate(e) if k} for e in exponents])

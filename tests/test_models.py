@@ -43,7 +43,7 @@ def tokens(*shape: int, seed: int = 1) -> Tensor:
 
 
 def test_the_built_in_models_are_all_here() -> None:
-    assert set(MODELS) >= {"s6", "s6-bbar-b", "s6-poly-disc", "s6-poly", "ssm", "linattn", "polyattn", "attn"}
+    assert set(MODELS) >= {"s6", "s6-bbar-b", "s6-poly-disc", "s6-poly", "mamba-poly", "ssm", "linattn", "polyattn", "attn"}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -76,6 +76,73 @@ def test_what_a_cell_says() -> None:
     assert cell.solved_share.center == 0.25
 
 
+@pytest.mark.parametrize(
+    ("floor", "values", "expected"),
+    [
+        (0.5, [0.5, 0.52], "not representable (at its floor)"),
+        (0.5, [0.7, 0.72], "not representable (above its floor)"),
+        (0.5, [None, None], "not representable (above its floor)"),
+        (0.5, [0.1, 0.1], "BELOW its floor"),
+        (0.005, [0.3, 0.4], "unknown"),
+        (None, [0.3, None], "unknown"),
+        (None, [None, None], "unknown"),
+        (0.0, [0.001, 0.3], "solved by some"),
+        (0.0, [0.001, None], "solved by some"),
+        (None, [0.001, 0.002], "solved"),
+    ],
+)
+def test_what_a_cell_says_of_its_class(floor: float | None, values: list[float | None], expected: str) -> None:
+    (cell,) = gather(with_context(frame_of(runs(values, floor=floor))))
+    assert cell.reading == expected
+    assert gather(with_context(frame_of([row(status="unsupported", headline=None, value=None)])))[0].reading == "-"
+
+
+SUFFIX = '{"L":8,"degree":8,"family":"suffix"}'
+TRAINED_OTHERWISE: dict[str, Any] = {
+    "lr": 0.1, "steps": 99, "warmup": 9, "batch_size": 9, "weight_decay": 0.1, "clip": 9.0, "dtype": "float64",
+    "init": "construct:theorem2", "init_noise": 0.1, "task_settings": SUFFIX.replace("}", ',"instance":1,"test_size":9}'),
+}  # fmt: skip
+ANOTHER_CLASS: dict[str, Any] = {
+    "task": "mine", "task_version": "2", "L": 9, "degree": 7, "task_settings": SUFFIX.replace("suffix", "product"),
+    "model": "ssm", "model_version": "2", "model_settings": '{"N":5}', "D": 5, "depth": 2,
+    "norm": "none", "positions": "sin", "residual": False, "skip": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reading"),
+    [
+        *((column, value, "representable, not found") for column, value in TRAINED_OTHERWISE.items()),
+        *((column, value, "unknown") for column, value in ANOTHER_CLASS.items()),
+    ],
+)
+def test_what_another_cell_of_the_class_solves_can_be_represented(column: str, value: Any, reading: str) -> None:
+    other: dict[str, Any] = {"task_settings": SUFFIX} | {column: value}
+    rows = [*runs([0.3, None], task_settings=SUFFIX), *runs([0.3, 0.001], **other)]
+    cells = gather(with_context(frame_of(rows)))
+    assert {cell.solved: cell.reading for cell in cells} == {0: reading, 1: "solved by some"}
+
+
+def test_a_floor_above_the_threshold_is_said_before_all_else() -> None:
+    rows = [*runs([0.5, 0.51], floor=0.5), *runs([0.001, 0.9], lr=0.1, floor=0.5)]
+    assert [cell.reading for cell in gather(with_context(frame_of(rows)))] == [
+        "not representable (at its floor)",
+        "BELOW its floor",
+    ]
+
+
+def test_where_runs_started_is_told_where_it_is_not_the_default(tmp_path: Path) -> None:
+    text = write_report(frame_of(runs([0.5], init="default", init_noise=0.0)), tmp_path).read_text()
+    assert "init" not in text.partition("Same in all rows")[2]
+    text = write_report(frame_of(runs([0.5], init="construct:lemma2", init_noise=0.25)), tmp_path).read_text()
+    assert "init=construct:lemma2, init_noise=0.25" in text
+    rows = [*runs([0.5], init="default", init_noise=0.0), *runs([0.4], init="construct:lemma2", init_noise=0.0)]
+    header, *lines = section(write_report(frame_of(rows), tmp_path).read_text(), "model")
+    assert "init_noise" not in header
+    assert [line[header.index("init")] for line in lines] == ["construct:lemma2", "default"]
+    assert "s6 init=construct:lemma2" in (tmp_path / "report/figures/1-polyreg-curves.svg").read_text()
+
+
 def test_cells_part_by_everything_but_seed_and_instance() -> None:
     other = '{"L":8,"degree":8,"family":"suffix","instance":1,"lo":0.5}'
     rows = [

@@ -83,6 +83,16 @@ def test_files_that_are_not_ours_or_not_whole_are_named_and_left_alone(tmp_path:
     assert table.statuses(tmp_path)[0] == {"w": "ok"}
 
 
+def test_a_table_of_an_older_schema_says_what_its_rows_meant(tmp_path: Path) -> None:
+    later = ["init", "init_noise"]
+    older = table.SCHEMA.empty_table().drop_columns(later).schema.with_metadata({"expbench_schema": "3"})
+    pq.write_table(pa.Table.from_pylist([row("a", 1)], schema=older), tmp_path / "a.parquet")
+    table.write(tmp_path, "b", [row("b", 2) | {"init": "construct:lemma2", "init_noise": 0.5}])
+    frame, problems = table.read(tmp_path)
+    assert problems == []
+    assert frame.set_index("key").loc[["a", "b"], later].to_numpy().tolist() == [["default", 0.0], ["construct:lemma2", 0.5]]
+
+
 def test_finished(tmp_path: Path) -> None:
     table.write(tmp_path, "a", [row("a", 1)])
     table.write(tmp_path, "b", [row("b", 1, "failed")])

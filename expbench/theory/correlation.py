@@ -22,7 +22,10 @@ from expbench.text import aligned, number
 
 FEWEST_RUNS, FEWEST_POINTS = 10, 3
 _RESAMPLES = 10_000
-_NAMED = ["L", "degree", "test_size", "D", "depth", "norm", "positions", "residual", "steps", "batch_size", "lr", "dtype"]
+_NAMED = [
+    *("L", "degree", "test_size", "D", "depth", "norm", "positions", "residual", "steps", "batch_size", "lr", "dtype"),
+    *("init", "init_noise"),
+]
 
 
 class Correlation(NamedTuple):

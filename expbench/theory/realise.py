@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expbench import files, grid, plots, provenance
+from expbench.constructions.initial import disturb
+from expbench.constructions.theorem2 import standardise
 from expbench.draws import Draws
 from expbench.ensemble import Ensemble
 from expbench.network import Network
@@ -124,7 +126,6 @@ def _started(construction: Construction, task: Padded, start: str, run: Run) -> 
     """The construction on standardised labels, disturbed by noise of that size; or its blocks, initialised by torch."""
     network = copy.deepcopy(construction.network).float()
     network.requires_grad_()
-    generator = torch.Generator().manual_seed(run.seed)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         if start == SCRATCH:
@@ -133,12 +134,8 @@ def _started(construction: Construction, task: Padded, start: str, run: Run) -> 
                     module.reset_parameters()
             network.code.weight.normal_(std=0.02)
             return network
-        inner: Any = task.inner
-        shift, there = inner.standardise(torch.tensor([0.0, 1.0])).tolist()
-        network.head.weight *= there - shift
-        network.head.bias.fill_(shift)  # the formula's constant is no part of a standardised label
-        for parameter in network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=float(start))
+        standardise(network, task.inner)
+        disturb(network, float(start))
     return network
 
 
