@@ -57,3 +57,26 @@ def share_interval(successes: int, trials: int) -> Interval:
     low = center - half if successes else 0.0  # exact at both ends, where rounding would leave a trace
     high = center + half if successes < trials else 1.0
     return Interval(p, low, high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values (1979): of all claimed where these are at most .05, nothing is false in .95 of cases."""
+    adjusted = [math.nan] * len(p_values)
+    reached = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = reached
+    return adjusted
+
+
+def best_of(values: Sequence[float], k: int, *, higher_is_better: bool) -> float:
+    """The expected best of k values drawn without replacement: what makes the best of few runs and of many comparable.
+
+    The i-th from the worst is the best of C(i - 1, k - 1) of the C(n, k) draws. NaN of fewer than k values.
+    """
+    n = len(values)
+    if not 1 <= k <= n:
+        return math.nan
+    worst_first = sorted(values, reverse=not higher_is_better)
+    draws = math.comb(n, k)
+    return sum(math.comb(i, k - 1) / draws * value for i, value in enumerate(worst_first))
