@@ -31,7 +31,7 @@ from expbench.text import aligned, number
 from expbench.training import build, surroundings
 
 ENOUGH = 5  # steps before any is timed: some are eager, then one is captured
-GRAPHS_BEFORE = 4  # that are captured before any is timed: the first in a process replay an eighth faster than all later ones
+GRAPHS_BEFORE = 4  # captured before any is timed: the first ones in a process replay an eighth faster than all later ones
 TIMED = {
     "cpu": 5,
     "cuda": 25,

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import pyarrow as pa
 
+from expbench.rates import choose
 from expbench.statistics import Interval, nested_interval, share_interval
 from expbench.table import COLUMNS
 
 SIZES = ("test_size", "selection_size")
 PROTOCOL = ("norm", "positions", "residual")  # what stands around a layer
-TRAINING = ("D", "depth", *PROTOCOL, "steps", "batch_size", "lr", "weight_decay", "clip", "dtype")
+TRAINING = ("D", "depth", *PROTOCOL, "steps", "batch_size", "lr", "weight_decay", "clip", "dtype", "init", "init_noise")
 _IGNORED = ("L", "degree", "instance", *SIZES)
 _IDENTITY = [
     *(
@@ -34,25 +36,50 @@ _IDENTITY = [
         "norm",
     ),
     *("positions", "residual", "skip", "steps", "warmup", "batch_size", "lr", "weight_decay", "clip", "dtype"),
+    *("init", "init_noise"),
+]
+# A class of networks on a task, however they are trained: what one of them computes, all of the class can represent.
+_CLASS = [
+    *("task", "task_version", "context", "L", "degree", "model", "model_version", "model_settings"),
+    *("D", "depth", "norm", "positions", "residual", "skip"),
 ]
 _STATED = [
-    *("parameters", "state_size", "network_degree", "network_order", "label_kurtosis", "label_interaction_order"),
-    *("effective_sample_size", "well_posed"),
+    *("parameters", "state_size", "flops_per_token", "network_degree", "network_order"),
+    *("label_kurtosis", "label_interaction_order", "effective_sample_size", "well_posed"),
 ]
+
+
+class Tuning(NamedTuple):
+    """How the learning rate of a cell was chosen: of which rates, by how many runs in all, and which is the best of them."""
+
+    rates: tuple[float, ...]
+    runs: int
+    best: float
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting of everything but seed and instance. `facts`: its columns by name; `runs`: a row a run, with `value`."""
+    """One setting of everything but seed and instance. `facts`: its columns by name; `runs`: a row a run, with `value`.
+
+    representable: whether a run of the same class of networks solves the task, in this cell or in another. tuning: of the
+    cells that are alike but for the rate; None if there was none.
+    """
 
     facts: dict[str, Any]
     runs: pd.DataFrame
     metric: str
     higher_is_better: bool
     solved_at: float
+    representable: bool = False
+    tuning: Tuning | None = None
 
     def __getitem__(self, column: str) -> Any:
         return self.facts[column]
+
+    @property
+    def tuned(self) -> bool:
+        """Whether its learning rate is the one that tuning chose."""
+        return self.tuning is not None and self.tuning.best == self["lr"]
 
     @cached_property
     def values(self) -> list[float]:
@@ -82,18 +109,20 @@ class Cell:
         """What the cell says about its class of networks: what it cannot represent, and what was or was not found.
 
         At its floor is a mean within a tenth of it, or whose interval holds it. A floor below the threshold that counts as
-        solved forbids nothing; and that no run solves a task is no proof that none could.
+        solved forbids nothing. That no run of a cell solves a task is no proof that none could; that a run of the same class
+        does proves that it can.
         """
-        if not self.values:
+        if not self.trials:
             return "-"
-        mean, low, high = self.interval
         if self.floor is not None and not self.higher_is_better and self.floor > self.solved_at:
-            if high < 0.99 * self.floor:
+            mean, low, high = self.interval
+            if high < 0.99 * self.floor or self.solved:
                 return "BELOW its floor"
-            return "at its floor" if mean <= 1.1 * self.floor or low <= self.floor else "above its floor"
-        if self.solved == self.trials:
-            return "solved"
-        return "solved by some" if self.solved else "unknown"
+            at = mean <= 1.1 * self.floor or low <= self.floor  # neither where all have diverged
+            return f"not representable ({'at' if at else 'above'} its floor)"
+        if self.solved:
+            return "solved" if self.solved == self.trials else "solved by some"
+        return "representable, not found" if self.representable else "unknown"
 
     @property
     def trials(self) -> int:
@@ -139,6 +168,7 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
     runs = runs.astype({"seed": "int64", "instance": "int64"})  # controls have no seed, which makes the column real
     final = runs[runs["headline"].fillna(False).astype(bool) & (runs["split"] == "test")]
     per_run = runs.drop_duplicates("key").drop(columns=["value", "metric"])
+    tuning = _tunings(frame)
     # a run that broke down late may have measured something on the way: only one that ended well has a result
     values = final[final["status"] == "ok"].drop_duplicates("key")[["key", "value", "metric"]]
     per_run = per_run.merge(values, on="key", how="left")
@@ -155,9 +185,35 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
                 str(metrics.iloc[0]) if len(metrics) else "",
                 bool(group["higher_is_better"].iloc[0]),
                 float(group["solved_at"].iloc[0]),
+                tuning=tuning.get(_but_rate(facts)),
             )
         )
-    return cells
+    found = {_class(cell) for cell in cells if cell.solved}
+    return [replace(cell, representable=_class(cell) in found) for cell in cells]
+
+
+def _tunings(frame: pd.DataFrame) -> dict[tuple[str, ...], Tuning]:
+    """How rates were chosen, by the identity of cells without their rate."""
+    tuning = frame[frame["kind"] == "tuning"]
+    last = (tuning["split"] == "selection") & (tuning["step"] == tuning["steps"]) & tuning["headline"].fillna(False)
+    values = tuning[last.astype(bool) & (tuning["status"] == "ok")].set_index("key")["value"]
+    found = {}
+    for _, group in tuning.drop_duplicates("key").groupby([c for c in _IDENTITY if c != "lr"], dropna=False):
+        tried: dict[float, list[float | None]] = {}
+        for key, lr in zip(group["key"], group["lr"], strict=True):
+            tried.setdefault(float(lr), []).append(values.get(key))
+        best = choose(tried, bool(group["higher_is_better"].iloc[0]))
+        facts = {name: _typed(name, group[name].iloc[0]) for name in _IDENTITY}
+        found[_but_rate(facts)] = Tuning(tuple(sorted(tried)), len(group), best)
+    return found
+
+
+def _but_rate(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(facts[name]) for name in _IDENTITY if name != "lr")
+
+
+def _class(cell: Cell) -> tuple[Any, ...]:
+    return tuple(cell[column] for column in _CLASS)
 
 
 def _typed(name: str, value: Any) -> Any:

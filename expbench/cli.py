@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from expbench.errors import BadInput, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from logging.handlers import MemoryHandler
+
+    from expbench.campaign import How
+    from expbench.grid import Job
 
 app = typer.Typer(
     name="expbench",
@@ -32,6 +36,9 @@ ResultsOption = Annotated[str, typer.Option("--results", metavar="FOLDER", help=
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda.")]
 BackendOption = Annotated[
     str, typer.Option("--backend", metavar="NAME", help="Of the scans: auto, reference, torch, triton, mamba.")
+]
+TimeLimit = Annotated[
+    float | None, typer.Option(metavar="MINUTES", help="Begin nothing new after so many minutes. (default: no limit)")
 ]
 TasksDir = Annotated[
     list[str] | None, typer.Option("--tasks-dir", metavar="FOLDER", help="Folder whose files are tasks; may be repeated.")
@@ -67,16 +74,22 @@ def run(
     models: Annotated[str, typer.Option(metavar="LIST", help="Models by name, or path/file.py:Class, or module:Class.")],
     L: Annotated[str | None, typer.Option("--L", metavar="LIST", help="Lengths. (default: the task's)")] = None,
     degree: Annotated[str | None, typer.Option(metavar="LIST", help="Degrees of the task. (default: the task's)")] = None,
-    D: Annotated[str, typer.Option("--D", metavar="LIST", help="Widths.")] = "4",
+    D: Annotated[str | None, typer.Option("--D", metavar="LIST", help="Widths. (default: 4)")] = None,
+    match: Annotated[
+        str | None, typer.Option(metavar="WHAT=N", help="In place of --D: params=N, or state=N, within 5 % for each model.")
+    ] = None,
     depth: Annotated[str, typer.Option(metavar="LIST", help="Numbers of layers.")] = "1",
     norm: Annotated[str, typer.Option(metavar="LIST", help="Before each mixer: layer, rms, none.")] = "layer",
     positions: Annotated[
         str | None, typer.Option(metavar="LIST", help="Position codes: none, sin, learned, index. (default: the model's)")
     ] = None,
     residual: Annotated[str, typer.Option(metavar="LIST", help="Residual connections: on, off.")] = "on",
-    lr: Annotated[str, typer.Option(metavar="LIST", help="Peak learning rates.")] = "0.01",
+    lr: Annotated[
+        str, typer.Option(metavar="LIST", help="Peak learning rates; or auto, which chooses one for each cell.")
+    ] = "0.01",
     seeds: Annotated[str, typer.Option(metavar="LIST", help="Seeds of weights and of the order of the data.")] = "0:3",
     instances: Annotated[str, typer.Option(metavar="LIST", help="Members of a random family (which polynomial).")] = "0",
+    paired: Annotated[bool, typer.Option("--paired", help="Seed i on instance i, in place of --instances.")] = False,
     task_setting: TaskSettings = None,
     model_setting: ModelSettings = None,
     steps: Annotated[str, typer.Option(metavar="LIST", help="Optimizer steps.")] = "2000",
@@ -87,6 +100,10 @@ def run(
     weight_decay: Annotated[str, typer.Option(metavar="LIST", help="Weight decay of AdamW.")] = "0",
     clip: Annotated[str, typer.Option(metavar="LIST", help="Largest norm of the gradient.")] = "1.0",
     dtype: Annotated[str, typer.Option(metavar="LIST", help="float32, float64, bfloat16 (autocast).")] = "float32",
+    init: Annotated[
+        str, typer.Option(metavar="LIST", help="default, construct:lemma2, construct:count-in-row, construct:theorem2.")
+    ] = "default",
+    init_noise: Annotated[str, typer.Option(metavar="LIST", help="Sizes of normal noise on the first weights.")] = "0",
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     results: ResultsOption = "results",
@@ -94,7 +111,8 @@ def run(
         bool, typer.Option("--dry-run", help="Print what would be run, with an estimate of the time.")
     ] = False,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False,
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Only every N-th run, from the I-th on (I from 1).")] = "1/1",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts (I from 1).")] = "1/1",
+    time_limit: TimeLimit = None,
     stack: Annotated[
         int | None, typer.Option(min=1, max=1 << 16, help="Most runs trained together, 1: one by one. (default: by device)")
     ] = None,
@@ -117,8 +135,9 @@ def run(
     _check("--backend", backend, ("auto", *backends.BACKENDS))
     # Read when torch is loaded: threads that wait without spinning are as fast alone, and twice as fast on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from expbench import grid, sweep, table
-    from expbench.progress import Progress
+    from pathlib import Path
+
+    from expbench import campaign, grid, sweep, table
 
     chosen = sweep.choose_device(device)
     request = grid.Request(
@@ -128,51 +147,110 @@ def run(
         degree=degree,
         instances=instances,
         D=D,
+        match=match,
         depth=depth,
         norm=norm,
         positions=positions,
         residual=residual,
         lr=lr,
         seeds=seeds,
+        paired=paired,
         steps=steps,
         batch_size=batch_size,
         warmup=warmup,
         weight_decay=weight_decay,
         clip=clip,
         dtype=dtype,
+        init=init,
+        init_noise=init_noise,
         task_settings=tuple(task_setting or ()),
         model_settings=tuple(model_setting or ()),
     )
     held = _hold_log()
     with backends.using(None if backend == "auto" else backend):
         jobs = grid.expand(request, chosen)
+        how = campaign.How(
+            Path(results), chosen, lr == "auto", part, _seconds(time_limit), save_weights, fail_fast, largest=stack
+        )
         if dry_run:
-            from pathlib import Path
-
-            from expbench.preview import preview
-
-            print(preview(sweep.plan(jobs, Path(results), part), chosen, stack))
+            print(campaign.preview(jobs, how))
             return
-        folder = table.open_folder(results)
+        table.open_folder(results)
         if save_weights:
-            table.open_folder(str(folder / "weights"))
-        plan = sweep.plan(jobs, folder, part)
+            table.open_folder(str(how.folder / "weights"))
+        sweep.plan(jobs, how.folder)  # raises if the folder holds what is no results table
         _show_log(held)
-        _say(f"{_count(plan)} on {chosen}, into {folder}")
-        progress = Progress(plan.missing)
-        signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            ended = sweep.run(plan, folder, chosen, progress, save_weights=save_weights, fail_fast=fail_fast, largest=stack)
-        except KeyboardInterrupt:
-            progress.close()
-            _say(f"interrupted after {progress.done} of {progress.count} runs; the same command goes on from here")
-            raise SystemExit(130) from None
-        progress.close()
-        ran = ", ".join(f"{n} {status}" for status, n in sorted(ended.items())) or "none"
-        _say(f"ran {sum(ended.values())} ({ran}); results in {folder}; expbench report draws them")
-        if ended["failed"]:
-            _say("some runs failed: their rows hold the error, and the same command tries them again")
-            raise SystemExit(1)
+        _campaign(jobs, how)
+
+
+def _campaign(jobs: Sequence[Job], how: How) -> None:
+    """Run jobs, say how they ended, and exit as they did."""
+    from expbench import campaign
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        ended = campaign.run(jobs, how, _say)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on from here")
+        raise SystemExit(130) from None
+    ran = ", ".join(f"{n} {status}" for status, n in sorted(ended.counts.items())) or "none"
+    _say(f"ran {ended.counts.total()} ({ran}); results in {how.folder}; expbench report draws them")
+    if ended.counts["failed"]:
+        _say("some runs failed: their rows hold the error, and the same command tries them again")
+        raise SystemExit(1)
+    if ended.stopped:
+        _say("stopped at the time limit; the same command goes on from here")
+
+
+@app.command()
+def reproduce(
+    preset: Annotated[str, typer.Argument(help="table2.")],
+    results: Annotated[
+        str | None, typer.Option("--results", metavar="FOLDER", help="Folder of the results. (default: results/PRESET)")
+    ] = None,
+    device: DeviceOption = "auto",
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of every row: does everything run?")] = False,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts (I from 1).")] = "1/1",
+    time_limit: TimeLimit = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be run, with an estimate of the time.")
+    ] = False,
+) -> None:
+    """Run a study of the paper again, its claims fixed beforehand; judge them, and report beside the published numbers.
+
+    It can be interrupted, and limited in time; the same command goes on from there.
+    """
+    from expbench.presets import PRESETS
+    from expbench.presets import smoke as smaller
+
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    _check("--device", device, _DEVICES)
+    part, seconds = _shard(shard), _seconds(time_limit)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from pathlib import Path
+
+    from expbench import campaign, claims, grid, sweep, table
+    from expbench.report import write_report
+
+    study = smaller(PRESETS[preset]()) if smoke else PRESETS[preset]()
+    chosen = sweep.choose_device(device)
+    folder = Path(results or f"results/{preset}")
+    held = _hold_log()
+    jobs = [job for request in study.requests for job in grid.expand(request, chosen)]
+    how = campaign.How(folder, chosen, tunes=True, shard=part, seconds=seconds)
+    if dry_run:
+        print(campaign.preview(jobs, how))
+        return
+    table.open_folder(str(folder))
+    sweep.plan(jobs, folder)  # raises if the folder holds what is no results table
+    for claim in study.claims:
+        claims.write(claim, folder)
+    _show_log(held)
+    _campaign(jobs, how)
+    frame, problems = table.read(folder)
+    print(write_report(frame, folder))
+    _bad_files(problems)
 
 
 @app.command()
@@ -502,9 +580,12 @@ def _shard(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-def _count(plan: Any) -> str:
-    again = f", {plan.failed_before} of them failed before" if plan.failed_before else ""
-    return f"{len(plan.jobs)} runs: {len(plan.jobs) - len(plan.missing)} done, {len(plan.missing)} to run{again}"
+def _seconds(minutes: float | None) -> float | None:
+    if minutes is None:
+        return None
+    if not 0 < minutes <= 100_000:  # nan is not either
+        raise BadInput(f"--time-limit: {minutes:g} is not between 0 and 100000 minutes")
+    return 60 * minutes
 
 
 def _bad_files(problems: list[str]) -> None:

@@ -106,7 +106,9 @@ class Draws:
         if isinstance(self._key, Tensor) and _one_kernel(self._key):
             from expbench.draws_kernel import Uniform
 
-            number: Tensor = Uniform.apply(self._base()[None], math.prod(shape))[0].view(shape)
+            base = self._base()
+            assert isinstance(base, Tensor)
+            number: Tensor = Uniform.apply(base[None], math.prod(shape))[0].view(shape)
         else:
             number = _shift(self._bits(shape), 11).double() * 2.0**-53
         return number if (low, high) == (0, 1) else number * (high - low) + low

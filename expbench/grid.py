@@ -16,11 +16,14 @@ import torch
 from torch import nn
 
 from expbench import plugins, settings
+from expbench.constructions import initial
 from expbench.errors import BadInput, unknown
+from expbench.matching import Around, Target, match
 from expbench.mixer import Mixer, unsupported
 from expbench.ops.backends import Unable
 from expbench.plugins import Plugin
-from expbench.run import DType, Norm, Positions, Run
+from expbench.rates import RESERVED, START
+from expbench.run import DType, Init, Norm, Positions, Run
 from expbench.settings import Value
 from expbench.task import Task, total
 
@@ -37,19 +40,23 @@ class Request:
     L: str | None = None
     degree: str | None = None
     instances: str = "0"
-    D: str = "4"
+    D: str | None = None  # 4, or what `match` comes to
+    match: str | None = None
     depth: str = "1"
     norm: str = "layer"
     positions: str | None = None
     residual: str = "on"
-    lr: str = "0.01"
+    lr: str = "0.01"  # or auto
     seeds: str = "0:3"
+    paired: bool = False  # whether seed i is run on instance i alone
     steps: str = "2000"
     batch_size: str = "64"
     warmup: str | None = None
     weight_decay: str = "0"
     clip: str = "1.0"
     dtype: str = "float32"
+    init: str = "default"
+    init_noise: str = "0"
     task_settings: Sequence[str] = field(default_factory=tuple)
     model_settings: Sequence[str] = field(default_factory=tuple)
 
@@ -69,21 +76,29 @@ class Job(NamedTuple):
 
 
 def expand(request: Request, device: str) -> list[Job]:
-    """Every run of the cross product, each once, in the order task, model, sizes, seed; raises `BadInput`."""
+    """Every run of the cross product, each once, in the order task, model, sizes, seed; raises `BadInput`.
+
+    Where rates are still to be chosen, each run has the lowest that will be tried.
+    """
+    target = None if request.match is None else Target.parse(request.match)
+    if target and request.D is not None:
+        raise BadInput(f"--match {request.match}: the width follows from it; leave out --D")
     training = [
-        whole("--D", request.D, most=1 << 16),
+        [None] if target else whole("--D", request.D or "4", most=1 << 16),
         whole("--depth", request.depth, most=1 << 12),
         _choice("--norm", request.norm, get_args(Norm)),
         [None] if request.positions is None else _choice("--positions", request.positions, get_args(Positions)),
         [value == "on" for value in _choice("--residual", request.residual, ("on", "off"))],
-        real("--lr", request.lr, above=0.0),
+        [START[0]] if request.lr == "auto" else real("--lr", request.lr, above=0.0),
         whole("--steps", request.steps, most=10**9),
         whole("--batch-size", request.batch_size, most=1 << 24),
         [None] if request.warmup is None else whole("--warmup", request.warmup, least=0, most=10**9),
         real("--weight-decay", request.weight_decay),
         real("--clip", request.clip, above=0.0),
         _choice("--dtype", request.dtype, get_args(DType)),
-        whole("--seeds", request.seeds, least=0),
+        _choice("--init", request.init, get_args(Init)),
+        real("--init-noise", request.init_noise),
+        whole("--seeds", request.seeds, least=0, most=RESERVED - 1),
     ]
     task_names = settings.split_list(request.task, "--task")
     model_names = settings.split_list(request.models, "--models")
@@ -91,19 +106,31 @@ def expand(request: Request, device: str) -> list[Job]:
     models = [model for name in model_names for model in _models(name, model_names, request)]
     jobs: dict[str, Job] = {}
     checked: set[str] = set()
+    matched: dict[tuple[str, ...], tuple[int, dict[str, Value]]] = {}
     for task, model, point in itertools.product(tasks, models, itertools.product(*training)):
-        D, depth, norm, positions, residual, lr, steps, batch_size, warmup, weight_decay, clip, dtype, seed = point
+        D, depth, norm, positions, residual, lr, steps, batch_size, warmup, weight_decay, clip, dtype, *start, seed = point
+        if request.paired and seed != task.task.instance:
+            continue
+        positions = positions or default_positions(model.cls, model.plugin.name)
+        values = model.values
+        if target:
+            around = Around(depth, norm, positions, residual)
+            asked = {name: value for name, value in task_values(task.task).items() if name != "instance"}
+            known = (task.plugin.name, model.plugin.name, *map(str, (asked, values, around)))
+            if known not in matched:
+                matched[known] = match(task.task, model.cls, model.plugin.name, values, around, target)
+            D, values = matched[known]
         run = Run(
             task=task.plugin.name,
             task_version=task.version,
             task_settings=task_values(task.task),
             model=model.plugin.name,
             model_version=model.version,
-            model_settings=resolved_settings(model.cls, model.values, D),
+            model_settings=resolved_settings(model.cls, values, D),
             D=D,
             depth=depth,
             norm=norm,
-            positions=positions or default_positions(model.cls, model.plugin.name),
+            positions=positions,
             residual=residual,
             steps=steps,
             warmup=min(200, steps // 10) if warmup is None else min(warmup, steps),
@@ -113,7 +140,10 @@ def expand(request: Request, device: str) -> list[Job]:
             clip=clip,
             seed=seed,
             dtype=dtype,
+            init=start[0],
+            init_noise=start[1],
         )
+        initial.check(run, model.cls)
         contract = f"{run.model} {run.model_version} {run.model_settings} {D} {dtype}"
         if contract not in checked and unsupported(model.cls, width=D, dtype=dtype, device=device) is None:
             check_mixer(model.cls, run.model, D, run.model_settings, run.L, device, dtype)
@@ -158,7 +188,8 @@ def default_positions(model: type, name: str) -> Positions:
 def _tasks(name: str, all_names: list[str], request: Request) -> Iterator[_Task]:
     plugin = plugins.find("task", name)
     cls = load_task(plugin)
-    axes = {"instance": settings.split_list(request.instances, "--instances")}
+    instances = request.seeds if request.paired else request.instances
+    axes = {"instance": [str(i) for i in whole("--instances", instances, least=0, most=RESERVED - 1)]}
     for setting, text in (("L", request.L), ("degree", request.degree)):
         if text is not None:
             axes[setting] = settings.split_list(text, f"--{setting}")

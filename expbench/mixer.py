@@ -55,6 +55,13 @@ class Mixer(nn.Module):
         """Numbers that must be kept to go on after L tokens of one sequence; None if unknown."""
         return None
 
+    def flops(self, L: int) -> float | None:
+        """Floating-point operations of the forward pass for one token, on average over a sequence of L; None if unknown.
+
+        A multiplication, an addition, an exponential or the like is one; a linear map of m to n numbers is 2 m n.
+        """
+        return None
+
     def reach(self, inputs: Reach) -> Reach | None:
         """The reach of the output for an input of that reach; None where the layer is not polynomial."""
         return None
@@ -68,6 +75,11 @@ def state_size(layer: nn.Module, L: int) -> int | None:
     """`Mixer.state_size` of any module; None for one that does not state it."""
     state: int | None = layer.state_size(L) if isinstance(layer, Mixer) else None
     return state
+
+
+def flops(layer: nn.Module, L: int) -> float | None:
+    """`Mixer.flops` of any module; None for one that does not state it."""
+    return layer.flops(L) if isinstance(layer, Mixer) else None
 
 
 def unsupported(model: type, *, width: int, dtype: str, device: str) -> str | None:

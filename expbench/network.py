@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from expbench.mixer import Mixer, state_size
+from expbench.mixer import Mixer, flops, state_size
 from expbench.reach import Reach
 from expbench.run import Norm, Positions
 from expbench.task import Task
@@ -74,6 +74,18 @@ class Network(nn.Module):
         """Numbers that must be kept to go on after L tokens of one sequence, over all layers; None if a mixer is silent."""
         sizes = [state_size(mixer, self.length) for mixer in self.mixers]
         return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def flops(self) -> float | None:
+        """Floating-point operations of the forward pass for one token (`Mixer.flops`), without norms; None if not known.
+
+        The read-out counts where it is applied: at every position, or at the last one of L.
+        """
+        layers = [flops(mixer, self.length) for mixer in self.mixers]
+        if None in layers:
+            return None
+        embed = 2 * self.embed.weight.numel() if isinstance(self.embed, nn.Linear) else 0
+        head = 2 * self.head.weight.numel() / (self.length if self.last else 1)
+        return embed + head + sum(layer for layer in layers if layer is not None)
 
     @torch.no_grad()
     def statistics(self, inputs: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> dict[tuple[int, str], Tensor]:

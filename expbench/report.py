@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from expbench import plots
+from expbench import claims, ledger, plots, verdict_text, verdicts
 from expbench.cells import PROTOCOL, SIZES, TRAINING, Cell, gather, varying, with_context
 from expbench.errors import BadInput, unknown
+from expbench.run import LATER
 from expbench.text import NO_BOUND, markdown_table, number
 
 _COLUMNS = ["L", "degree", *SIZES, *(column for column in TRAINING if column not in PROTOCOL)]
@@ -20,11 +21,15 @@ _LABELS = ["label_kurtosis", "label_interaction_order", "effective_sample_size"]
 _PREFACE = """\
 Each row is a model in one setting. The mean is over seeds; where there are several instances it is over their means, and so
 is its 95 % interval (Student's t). `solved` is the share of runs that reach the task's threshold, with Wilson's interval;
-a run that diverged counts as unsolved and has no part in the mean. Learning rates are those given on the command line: **not
-tuned**. `reach` is the polynomial degree of the network's output and how many positions one term of it can join; a network
-with a normalisation, softmax, exp or softplus in it has no polynomial bound. `floor` is the least error that any network of
-that degree, joining positions as this one does, can have: a cell at it says what the class cannot represent, `unknown` that
-nothing was found, which is no proof. Protocol: norm, positions, residual, skip."""
+a run that diverged counts as unsolved and has no part in the mean. `rate` says how the learning rate was chosen: as the
+best of so many, by so many runs with seeds that are not reported, on the selection split; or that it was **not tuned**.
+`reach` is the polynomial degree of the network's output and how many positions one term of it can join; a network with a
+normalisation, softmax, exp or softplus in it has no polynomial bound. `floor` is the least error that any network of that
+degree, joining positions as this one does, can have. Where no run of a cell solves the task, `reading` says what is known
+of the network: `not representable`, for its floor lies above the threshold (and whether the mean is at it); `representable,
+not found`, for the same network solves the same task in another cell, with another learning rate, say, or more steps, or
+from a construction (`--init`); `unknown`, for neither is so: that nothing was found is no proof.
+Protocol: norm, positions, residual, skip."""
 
 
 def write_report(
@@ -42,7 +47,7 @@ def write_report(
     if tasks is not None:
         kept = kept[kept["task"].isin(tasks)]
     if models is not None:
-        kept = kept[(kept["kind"] != "run") | kept["model"].isin(models)]
+        kept = kept[~kept["kind"].isin(["run", "tuning"]) | kept["model"].isin(models)]
     kept = with_context(kept)
     cells = gather(kept)
     if not cells:
@@ -55,13 +60,26 @@ def write_report(
         raise BadInput(
             f"{target} cannot be written ({error.strerror or error}); move it away, or give another --results"
         ) from error
-    parts = [f"# expbench report\n\n{_headline(kept, cells)}\n\n{_PREFACE}"]
+    parts = [f"# expbench report\n\n{_headline(kept, cells)}", *_claims(frame, folder), *_ledger(kept)]
+    parts.append(f"## How to read the tables\n\n{_PREFACE}")
     sections = groupby(cells, key=lambda cell: (cell["task"], cell["context"]))
     for index, ((task, context), section) in enumerate(sections, start=1):
         parts.append(_section(list(section), kept, task, context, f"{index}-{task}", target))
     path = target / "report.md"
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
+
+
+def _claims(frame: pd.DataFrame, folder: Path) -> list[str]:
+    """What has become of the claims that were written into the folder; of all, as Holm's correction is for all."""
+    made = claims.read(folder)
+    return [f"## Claims\n\n{verdict_text.markdown(verdicts.judge(made, frame))}"] if made else []
+
+
+def _ledger(frame: pd.DataFrame) -> list[str]:
+    """What was published, if some of it was run."""
+    found = ledger.entries(frame)
+    return [f"## Beside the published numbers\n\n{ledger.text(found)}"] if any(entry.cell for entry in found) else []
 
 
 def _headline(frame: pd.DataFrame, cells: Sequence[Cell]) -> str:
@@ -76,7 +94,7 @@ def _headline(frame: pd.DataFrame, cells: Sequence[Cell]) -> str:
 
 def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, name: str, target: Path) -> str:
     controls = frame[
-        (frame["kind"] != "run")
+        ~frame["kind"].isin(["run", "tuning"])
         & (frame["task"] == task)
         & (frame["context"] == context)
         & frame["headline"].fillna(False).astype(bool)
@@ -124,13 +142,18 @@ def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) 
 def _results(cells: list[Cell], metric: str) -> str:
     columns = varying(cells, _COLUMNS)
     same = [
-        f"{column}={_plain(cells[0][column])}" for column in _COLUMNS if column not in columns and _known(cells[0][column])
+        f"{column}={_plain(cells[0][column])}"
+        for column in _COLUMNS
+        if column not in columns and _known(cells[0][column]) and cells[0][column] != LATER.get(column)
     ]
     names = plots.labels(cells, without=[*_COLUMNS, *PROTOCOL])
     header = ["model", *columns, metric, "95 % interval", "best", "solved", "every run (seed: value)"]
-    header += ["floor", "reading", "parameters", "state", "reach", "protocol"]
+    header += ["floor", "reading", "rate", "parameters", "state", "FLOPs a token", "reach", "protocol"]
     lines = [
-        [names[id(cell)], *(_plain(cell[column]) for column in columns), *_outcome(cell), *_sizes(cell), _protocol(cell)]
+        [
+            *(names[id(cell)], *(_plain(cell[column]) for column in columns)),
+            *(*_outcome(cell), _rate(cell), *_sizes(cell), _protocol(cell)),
+        ]
         for cell in cells
     ]
     return f"Same in all rows: {', '.join(same)}.\n\n{markdown_table(header, lines)}"
@@ -158,7 +181,15 @@ def _outcome(cell: Cell) -> list[str]:
 def _sizes(cell: Cell) -> list[str]:
     degree, order = cell["network_degree"], cell["network_order"]
     reach = f"degree {int(degree)}, order {int(order)}" if _known(degree) else NO_BOUND
-    return [_plain(cell["parameters"]), _plain(cell["state_size"]), reach]
+    flops = cell["flops_per_token"]
+    return [*map(_plain, (cell["parameters"], cell["state_size"])), number(flops) if _known(flops) else "-", reach]
+
+
+def _rate(cell: Cell) -> str:
+    if cell.tuning is None or not cell.tuned:
+        return "**not tuned**"
+    edge = ", at the edge" if cell["lr"] in (cell.tuning.rates[0], cell.tuning.rates[-1]) else ""
+    return f"best of {len(cell.tuning.rates)}, {cell.tuning.runs} runs{edge}"
 
 
 def _protocol(cell: Cell) -> str:

@@ -12,6 +12,7 @@ from expbench import provenance
 from expbench.floors import Floor
 from expbench.grid import Job
 from expbench.network import Network
+from expbench.rates import RESERVED
 from expbench.reach import Reach
 from expbench.run import Run, Score, canonical, content_key
 from expbench.task import LabelFacts, Task
@@ -39,6 +40,7 @@ def of_network(network: Network) -> Row:
     return {
         "parameters": network.parameter_count(),
         "state_size": network.state_size(),
+        "flops_per_token": network.flops(),
         "network_degree": min(reach.degree[-1], _LARGEST) if reach is not None else None,
         "network_order": reach.order[-1] if reach is not None else None,
     }
@@ -70,7 +72,7 @@ def of_run(job: Job, device: str, known: Row, scores: Sequence[Score], ending: R
         **_provenance(job, device, run.dtype),
         **{name: getattr(run, name) for name in _RUN_FIELDS},
         "key": run.key,
-        "kind": "run",
+        "kind": "tuning" if run.seed >= RESERVED else "run",
         "model_settings": canonical(run.model_settings),
         "skip": skip if isinstance(skip, bool) else None,
         **known,

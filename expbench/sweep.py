@@ -7,6 +7,7 @@ and is done. Controls are units too, one for each setting of a task.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -43,12 +44,22 @@ def choose_device(name: str) -> str:
     return name
 
 
-def plan(jobs: Sequence[Job], folder: Path, shard: tuple[int, int] = (1, 1)) -> Plan:
-    """What of `jobs` the folder lacks; `shard` (i, n) keeps every n-th job, from the i-th on.
+class Options(NamedTuple):
+    """save_weights: of three seeds of each cell. fail_fast: stop at a failure. largest: most runs that are trained together.
+    ends: by `time.monotonic`, when no further stack is begun."""
+
+    save_weights: bool = False
+    fail_fast: bool = False
+    largest: int | None = None
+    ends: float = math.inf
+
+
+def plan(jobs: Sequence[Job], folder: Path) -> Plan:
+    """What of `jobs` the folder lacks.
 
     Raises `BadInput` if the folder holds a file that is no results table: whether it holds a result is not ours to guess.
     """
-    jobs = list(jobs)[shard[0] - 1 :: shard[1]]
+    jobs = list(jobs)
     status: dict[str, str] = {}
     if folder.is_dir():
         status, problems = table.statuses(folder)
@@ -64,25 +75,18 @@ def plan(jobs: Sequence[Job], folder: Path, shard: tuple[int, int] = (1, 1)) -> 
     )
 
 
-def run(
-    plan: Plan,
-    folder: Path,
-    device: str,
-    progress: Progress,
-    *,
-    save_weights: bool = False,
-    fail_fast: bool = False,
-    largest: int | None = None,
-) -> Counter[str]:
-    """Measure the missing controls, run the missing jobs, at most `largest` together, and count how they ended.
+def run(plan: Plan, folder: Path, device: str, progress: Progress, options: Options) -> Counter[str]:
+    """Measure the missing controls, run the missing jobs, and count how they ended; fewer than are missing if stopped.
 
     A run that another process has finished meanwhile counts as `elsewhere`. After an interrupt the folder holds every run
     that had ended, and the same sweep goes on from there.
     """
     ended: Counter[str] = Counter()
     controls = {rows.controls_key(job): job for job in plan.controls}
-    for stack in stacked(plan.missing, device, largest):
+    for stack in stacked(plan.missing, device, options.largest):
         left = []
+        if time.monotonic() > options.ends:
+            return ended
         for job in stack.jobs:
             own = controls.pop(rows.controls_key(job), None)
             if own is not None:
@@ -92,15 +96,16 @@ def run(
                 progress.skip(job)
             else:
                 left.append(job)
-        for job, outcome in execute(Stack(left, stack.alone_because), folder, device, progress, save_weights=save_weights):
+        part = Stack(left, stack.alone_because)
+        for job, outcome in execute(part, folder, device, progress, save_weights=options.save_weights):
             ended[outcome.status] += 1
             progress.end(job, outcome.status, outcome.error, outcome.value)
-            if fail_fast and outcome.status == "failed":
+            if options.fail_fast and outcome.status == "failed":
                 progress.note(outcome.trace or "")
                 return ended
     for job in controls.values():
         measure_controls(job, folder, progress)
-    if save_weights:
+    if options.save_weights:
         weights.keep_three(plan.jobs, folder)
     return ended
 

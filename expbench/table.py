@@ -7,26 +7,29 @@ one row set a key. results/README.md explains the columns.
 from __future__ import annotations
 
 import os
+import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from expbench import files
 from expbench.errors import BadInput, unknown
+from expbench.run import LATER
 
 if TYPE_CHECKING:
     import pandas as pd
 
-VERSION = 3
-_READ = (1, 2, 3)  # of an older schema, columns that it lacks are null
+VERSION = 4
+_READ = (1, 2, 3, 4)  # of an older schema, columns that it lacks are null, or as `LATER` has them
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 COLUMNS: dict[str, pa.DataType] = {
-    # what was run; `kind` is run, or baseline, oracle, positive or chance for a control
+    # what was run; `kind` is run, tuning (chose a learning rate), or baseline, oracle, positive or chance for a control
     "key": _TEXT,
     "kind": _TEXT,
     "status": _TEXT,
@@ -55,6 +58,8 @@ COLUMNS: dict[str, pa.DataType] = {
     "clip": _REAL,
     "seed": _WHOLE,
     "dtype": _TEXT,
+    "init": _TEXT,
+    "init_noise": _REAL,
     # what was measured
     "split": _TEXT,
     "slice": _TEXT,
@@ -68,6 +73,7 @@ COLUMNS: dict[str, pa.DataType] = {
     # what is known of the network and of the labels
     "parameters": _WHOLE,
     "state_size": _WHOLE,
+    "flops_per_token": _REAL,
     "network_degree": _WHOLE,
     "network_order": _WHOLE,
     "floor": _REAL,
@@ -97,6 +103,9 @@ COLUMNS: dict[str, pa.DataType] = {
 }
 SCHEMA = pa.schema(list(COLUMNS.items()), metadata={"expbench_schema": str(VERSION)})
 PROVENANCE = [*list(COLUMNS)[list(COLUMNS).index("run_seconds") :], "seconds", "traceback"]  # not part of the result
+
+
+_NAMED = re.compile("[0-9a-f]{16}")  # a file of one run, by its key
 
 
 class Results(NamedTuple):
@@ -196,6 +205,23 @@ def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
     return status, problems
 
 
+def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
+    """Of those of these runs that ended well the headline metric on the selection split, at the end. Without pandas."""
+    names = ["key", "status", "split", "step", "steps", "headline", "value"]
+    found: dict[str, float] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        own = path.stem in keys
+        if not own and _NAMED.fullmatch(path.stem):  # another run's
+            continue
+        part = _read_file(path, names)
+        if isinstance(part, str):
+            continue
+        last = pc.and_(pc.equal(part["split"], "selection"), pc.equal(part["step"], part["steps"]))
+        part = part.filter(pc.and_(pc.and_(last, part["headline"]), pc.equal(part["status"], "ok")))
+        found |= {k: v for k, v in zip(part["key"].to_pylist(), part["value"].to_pylist(), strict=True) if k in keys}
+    return found
+
+
 def _read_files(folder: Path, columns: list[str]) -> tuple[list[pa.Table], list[str]]:
     with ThreadPoolExecutor() as pool:
         answers = list(pool.map(lambda path: _read_file(path, columns), sorted(folder.glob("*.parquet"))))
@@ -213,7 +239,8 @@ def _read_file(path: Path, columns: list[str]) -> pa.Table | str:
         found = file.read([name for name in columns if name in file.schema_arrow.names])
         for name in columns:
             if name not in found.column_names and int(version) < VERSION:
-                found = found.append_column(name, pa.nulls(len(found), SCHEMA.field(name).type))
+                meant = pa.scalar(LATER.get(name), SCHEMA.field(name).type)
+                found = found.append_column(name, pa.repeat(meant, len(found)))
         return found.select(columns).cast(pa.schema([SCHEMA.field(name) for name in columns]))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0][:120]

@@ -58,7 +58,7 @@ RUN = ["run", "--task", "polyreg", "--models", "linattn"]
         ([*RUN, "--L", "0:1000000000000"], "has more than 100000 members"),
         ([*RUN, "--D", "10000000"], "--D: 10000000 is too large, the most is 65536"),
         ([*RUN, "--seeds", "18446744073709551615"], "--seeds: 18446744073709551615 is too large"),
-        ([*RUN, "--instances", "99999999999999999999"], "instance=99999999999999999999 must be"),
+        ([*RUN, "--instances", "99999999999999999999"], "--instances: 99999999999999999999 is too large"),
         ([*RUN, "--lr", "1e38"], "--lr: 1e+38 is too large"),
         ([*RUN, "--shard", "²/3"], "--shard"),
         ([*RUN, "--results", ""], "--results: the name of the folder is empty"),

@@ -14,6 +14,7 @@ def test_list_names_every_plugin_with_its_summary(expbench: CommandLine) -> None
     out = expbench("list").out
     for name in (
         "count-in-row",
+        "finite",
         "polyreg",
         "s6",
         "s6-bbar-b",

@@ -19,6 +19,7 @@ CELLS: list[dict[str, Any]] = [
     {"family": "pairwise"},
     {"family": "random", "L": 6},
     {"family": "random", "L": 6, "degree": 4, "terms": 3},
+    {"family": "random", "L": 4, "instance": 2},  # one of its monomials is a constant
 ]
 IDS = [" ".join(map(str, cell.values())) for cell in CELLS]
 

@@ -26,6 +26,11 @@ class Attn(Mixer):
         q, k, v = self.qkv(x).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, L, D)
 
+    def flops(self, L: int) -> float:
+        """Queries, keys, values; with each of (L+1)/2 tokens a score, its share of the softmax, and a sum of values."""
+        width = self.qkv.in_features
+        return 6 * width**2 + (L + 1) / 2 * (4 * width + 3 * self.heads)
+
     def state_size(self, L: int) -> int:
         """Keys and values of every token."""
         return 2 * L * self.qkv.in_features

@@ -27,6 +27,10 @@ class LinAttn(Mixer):
         q, k, v = self.qkv(x).chunk(3, -1)
         return linear_attention(q, k, v) / x.shape[1]
 
+    def flops(self, L: int) -> float:
+        """Queries, keys, values; the running sum of k v^T (2 D^2), and what q reads of it (2 D^2)."""
+        return 10 * int(self.qkv.in_features) ** 2
+
     def state_size(self, L: int) -> int:
         """The running sum of k v^T."""
         return int(self.qkv.in_features) ** 2

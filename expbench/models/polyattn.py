@@ -33,6 +33,11 @@ class PolyAttn(Mixer):
         y: Tensor = scores.tril() @ v / x.shape[1]
         return y
 
+    def flops(self, L: int) -> float:
+        """Queries, keys, values; with each of (L+1)/2 tokens a score, its polynomial, and a sum of values."""
+        width = int(self.qkv.in_features)
+        return 6 * width**2 + (L + 1) / 2 * (4 * width + 2 * self.taylor)
+
     def state_size(self, L: int) -> int:
         """Keys and values of every token, or the sums over monomials of the key, whichever is smaller."""
         width = int(self.qkv.in_features)

@@ -33,6 +33,7 @@ class S6(Mixer):
     """
 
     discretise_b: ClassVar[bool] = True
+    of_exp = 1  # operations that Abar takes, given u
 
     def __init__(
         self,
@@ -94,6 +95,12 @@ class S6(Mixer):
         """Delta (B, L, D), u = Delta A and Abar (B, L, D, N) for tokens x (B, L, D)."""
         transition, A = self.transition()
         return discretised(self.argument(self.project(x)[0]), A, transition)
+
+    def flops(self, L: int) -> float:
+        """Linear maps; of each channel softplus and Delta x; of each state u = Delta A, exp, the recurrence (2), its input (1)
+        and its output (2)."""
+        maps = sum(2 * m.in_features * m.out_features for m in self.modules() if isinstance(m, nn.Linear))
+        return maps + 4 * len(self.A_log) + (6 + self.of_exp) * self.A_log.numel()
 
     def state_size(self, L: int) -> int:
         return self.A_log.numel()

@@ -51,6 +51,7 @@ class S6PolyDisc(S6):
             raise ValueError(f"arg_scale={arg_scale} must be above 0")
         self.taylor, self.center, self.guard, self.arg_scale = taylor, center, guard, arg_scale
         self.linear = transition == "linear"
+        self.of_exp = 0 if self.linear else 2 * taylor
         with torch.no_grad():
             if self.linear:
                 self.to_delta.bias.fill_(1.0)

@@ -44,6 +44,10 @@ class SSM(Mixer):
             y = y + self.skip * x
         return y.transpose(0, 1)
 
+    def flops(self, L: int) -> float:
+        """Of each channel and state two operations of the recurrence, one of its input and two of its output."""
+        return 5 * self.A_log.numel()
+
     def state_size(self, L: int) -> int:
         return self.A_log.numel()
 

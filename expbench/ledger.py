@@ -1,0 +1,129 @@
+"""The ledger: what was published beside what was measured here. Published numbers are data with a source, in `published/`.
+
+A published number is the mean of three seeds, in a setting that the paper's text leaves open in part. It is held against
+every cell of ours that may be meant: it reproduces where it lies in the interval that holds the mean of three further seeds
+of ours in 95 of 100 cases, and differs elsewhere. Errors on labels that the text does not define are not comparable.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Literal, NamedTuple
+
+import pandas as pd
+
+from expbench.cells import Cell, gather, with_context
+from expbench.resampling import further_mean_interval
+from expbench.statistics import Interval
+from expbench.text import markdown_table, number
+
+SOURCE = "arXiv 2502.02209v1, Table 2, means of three seeds"
+Verdict = Literal["reproduces", "differs", "not comparable", "not run"]
+_MODELS = {"S6": "s6", "Self-Attention": "attn"}
+# The widths of the counting rows are not printed. These are the only ones at which embedding, head and layers come to the
+# printed parameters: 2 with a scalar head, 4 with one of 20 classes.
+_IMPLIED = dict.fromkeys((35, 63, 29, 51, 95), (2, "scalar")) | dict.fromkeys((176, 244, 380), (4, "classes"))
+
+
+class Published(NamedTuple):
+    """A printed number. D, head: as printed, or as the number of parameters implies (None: neither)."""
+
+    task: str
+    model: str
+    positions: str
+    depth: int
+    D: int
+    head: str | None
+    metric: str
+    value: float
+    parameters: int
+
+    @property
+    def row(self) -> str:
+        """The row of the paper's table."""
+        with_code = "with" if self.positions == "sin" else "without"
+        layers = "layer" if self.depth == 1 else "layers"
+        return f"{self.task}: {self.model}, {with_code} position code, {self.depth} {layers}, D={self.D}"
+
+
+class Entry(NamedTuple):
+    """A published number and one cell of ours that may be meant; or none, where it was not run.
+
+    ours: the mean of three seeds, on average, and the interval of such means, in the units of the published number.
+    """
+
+    published: Published
+    cell: Cell | None
+    ours: Interval | None
+    verdict: Verdict
+
+
+@cache
+def table2() -> tuple[Published, ...]:
+    """The rows of Table 2."""
+    text = files("expbench").joinpath("published/table2.csv").read_text(encoding="utf-8")
+    return tuple(_published(row) for row in csv.DictReader(text.splitlines()))
+
+
+def _published(row: dict[str, str]) -> Published:
+    parameters = int(row["parameters"])
+    D, head = (int(row["D"]), None) if row["D"] else _IMPLIED[parameters]
+    positions = "sin" if row["positions"] == "yes" else "none"
+    where = (_MODELS[row["model"]], positions, int(row["layers"]), D, head)
+    return Published(row["task"], *where, row["metric"], float(row["value"]), parameters)
+
+
+def entries(frame: pd.DataFrame) -> list[Entry]:
+    """Each published number with each of our cells that may be meant."""
+    found = with_context(frame)
+    cells = gather(found)
+    runs = (found["kind"] == "run") & (found["status"] == "ok")
+    test = found[runs & (found["split"] == "test") & (found["slice"] == "")]
+    by_metric = {str(metric): rows.set_index("key")["value"] for metric, rows in test.groupby("metric")}
+    return [entry for published in table2() for entry in _entries(published, cells, by_metric)]
+
+
+def _entries(published: Published, cells: Sequence[Cell], values: dict[str, pd.Series[float]]) -> Iterator[Entry]:
+    meant = [cell for cell in cells if _may_be(published, cell)]
+    if not meant:
+        yield Entry(published, None, None, "not run")
+    percent = published.metric == "accuracy_percent"
+    for cell in meant:
+        mine = values.get("accuracy" if percent else "mse", pd.Series(dtype=float))
+        runs = cell.runs.assign(mine=cell.runs["key"].map(mine) * (100 if percent else 1))
+        ours = further_mean_interval([list(group.dropna()) for _, group in runs.groupby("instance")["mine"]])
+        verdict: Verdict = "not comparable" if not percent else "differs"
+        if percent and ours.low <= published.value <= ours.high:
+            verdict = "reproduces"
+        yield Entry(published, cell, ours, verdict)
+
+
+def _may_be(published: Published, cell: Cell) -> bool:
+    fixed = ("task", "model", "positions", "depth", "D")
+    return all(cell[name] == getattr(published, name) for name in fixed) and bool(cell.values)
+
+
+def text(found: Sequence[Entry]) -> str:
+    """The ledger as Markdown: a line for each published number and each setting of ours."""
+    header = ["published row", "parameters", "published", "ours: mean of 3 seeds", "95 % of such means", "parameters here"]
+    lines = []
+    for entry in found:
+        row = [entry.published.row, str(entry.published.parameters), number(entry.published.value)]
+        if entry.cell is None or entry.ours is None:
+            lines.append([*row, "-", "-", "-", "-", entry.verdict])
+            continue
+        spread = f"{number(entry.ours.low)} to {number(entry.ours.high)}"
+        parts = [str(entry.cell["context"]), f"norm={entry.cell['norm']}", *_layout(entry.cell)]
+        setting = ", ".join(part for part in parts if part)
+        lines.append([*row, number(entry.ours.center), spread, str(entry.cell["parameters"]), setting, entry.verdict])
+    return f"Published: {SOURCE}.\n\n{markdown_table([*header, 'setting here', 'verdict'], lines)}"
+
+
+def _layout(cell: Cell) -> list[str]:
+    import json
+
+    layout = json.loads(cell["model_settings"]).get("layout")
+    return [f"layout={layout}"] if layout else []
