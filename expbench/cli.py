@@ -276,6 +276,19 @@ def report(
     _bad_files(problems)
 
 
+@app.command()
+def compact(
+    results: ResultsOption = "results",
+    curves: Annotated[
+        bool, typer.Option("--curves/--no-curves", help="Keep what was measured on the way, and by label and layer.")
+    ] = True,
+) -> None:
+    """Put the files of a results folder into one, table.parquet, as for a repository."""
+    from expbench import table
+
+    print(table.compact(table.existing_folder(results), curves=curves))
+
+
 @app.command("list")
 def list_plugins(tasks_dir: TasksDir = None, models_dir: ModelsDir = None) -> None:
     """List the tasks and models, without importing any."""

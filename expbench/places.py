@@ -46,8 +46,8 @@ class Subject:
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        """A row for each instance and seed that ended well or diverged, on labels that are not ill-posed; the latest if there
-        are several."""
+        """A row for each instance and seed that ended well or diverged, on labels that are not ill-posed; of several the
+        latest."""
         runs = self.cell.runs[["instance", "seed", "value", "created", "status"]]
         runs = runs[runs["status"].isin(["ok", "diverged"]) & ~self._ill_posed].sort_values("created", kind="stable")
         return runs.drop_duplicates(["instance", "seed"], keep="last")

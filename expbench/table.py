@@ -129,15 +129,40 @@ def _write(folder: Path, name: str, table: pa.Table) -> Path:
     return target
 
 
-def collect(runs: Path, folder: Path, name: str) -> pd.DataFrame:
-    """Write every row set in the folder `runs` into the one file ``folder/name.parquet``, and return its rows."""
+def collect(runs: Path, folder: Path, name: str, *, curves: bool = True) -> pd.DataFrame:
+    """Write every row set in the folder `runs` into the one file ``folder/name.parquet``, and return its rows.
+
+    curves: keep what was measured on the way, parts of splits, and all of the runs that chose learning rates; without, of
+    these remains what they were chosen by, of the others the whole splits after the last step.
+    """
     frame, problems = read(runs)
     if problems:
         raise BadInput(problems[0])
+    if not curves:
+        frame = frame[_at_the_end(frame)]
     frame = frame.sort_values(["task", "kind", "key", "model", "split", "step", "metric", "slice"], kind="stable")
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, name, pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False))
     return frame
+
+
+def _at_the_end(frame: pd.DataFrame) -> pd.Series[bool]:
+    """The rows that say how a run or a control ended."""
+    unmeasured = frame["metric"].isna()
+    last = (frame["step"] == frame["steps"]) & (frame["slice"] == "") & frame["split"].isin(["selection", "test"])
+    chose = last & (frame["split"] == "selection") & frame["headline"].fillna(False).astype(bool)
+    run = (frame["kind"] == "run") & last
+    control = ~frame["kind"].isin(["run", "tuning"]) & (frame["slice"] == "")
+    return unmeasured | run | control | ((frame["kind"] == "tuning") & chose)
+
+
+def compact(folder: Path, *, curves: bool = True) -> Path:
+    """Put all that a folder holds into its one file ``table.parquet``, and remove the files it was in (`collect`)."""
+    before = [path for path in folder.glob("*.parquet") if path.stem != "table"]
+    collect(folder, folder, "table", curves=curves)
+    for path in before:  # what was written meanwhile stays
+        path.unlink(missing_ok=True)
+    return folder / "table.parquet"
 
 
 def open_folder(path: str, option: str = "--results", example: str = "results") -> Path:

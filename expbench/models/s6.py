@@ -97,8 +97,8 @@ class S6(Mixer):
         return discretised(self.argument(self.project(x)[0]), A, transition)
 
     def flops(self, L: int) -> float:
-        """Linear maps; of each channel softplus and Delta x; of each state u = Delta A, exp, the recurrence (2), its input (1)
-        and its output (2)."""
+        """Linear maps; of each channel softplus and Delta x; of each state u = Delta A, exp, its input, the recurrence and
+        the output (two each)."""
         maps = sum(2 * m.in_features * m.out_features for m in self.modules() if isinstance(m, nn.Linear))
         return maps + 4 * len(self.A_log) + (6 + self.of_exp) * self.A_log.numel()
 

@@ -1,0 +1,53 @@
+"""What the figures of generalisation.py and taylor.py share: panels, lines of means with their intervals, one legend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from expbench.cells import Cell
+from expbench.statistics import Interval, nested_interval
+from expbench.text import number
+
+COLOURS = mpl.color_sequences["tab10"]
+
+
+def mean(cell: Cell, values: Mapping[str, float] | pd.Series[float]) -> Interval:
+    """The mean over instances and seeds of what `values` gives for the keys of a cell's runs that ended well."""
+    runs = cell.runs[cell.runs["status"] == "ok"]
+    each = runs["key"].map(values)
+    return nested_interval([list(group.dropna()) for _, group in each.groupby(runs["instance"])])
+
+
+def spread(interval: Interval) -> str:
+    """The ends of an interval, or a dash where they are not known."""
+    return "-" if pd.isna(interval.low) else f"{number(interval.low)} to {number(interval.high)}"
+
+
+def panels(lines: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """A figure and its panels, line by line."""
+    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(4.6 * columns, 3.4 * lines), layout="constrained")
+        return figure, list(figure.subplots(lines, columns, squeeze=False).flat)
+
+
+def line(axes: Axes, points: Sequence[tuple[int, Interval]], least: float, most: float, **style: Any) -> None:
+    """Means over `points`, with a band where their interval is known, cut to what the metric can be; no mean, no point."""
+    known = sorted((x, interval) for x, interval in points if not pd.isna(interval.center))
+    if not known:
+        return
+    x = [place for place, _ in known]
+    axes.plot(x, [interval.center for _, interval in known], **{"marker": "o", "markersize": 4, **style})
+    ends = [(i.center, i.center) if pd.isna(i.low) else (max(i.low, least), min(i.high, most)) for _, i in known]
+    axes.fill_between(x, [low for low, _ in ends], [high for _, high in ends], color=style["color"], alpha=0.12, linewidth=0)
+
+
+def legend(figure: Figure) -> None:
+    """One legend for all panels, to the right."""
+    found = {name: handle for axes in figure.axes for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(found.values()), list(found), loc="outside right upper", fontsize=8, frameon=False)

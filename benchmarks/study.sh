@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# A study of the paper, by several processes that share a GPU: bash benchmarks/study.sh PRESET [PROCESSES [MINUTES]]. It stops after
+# so many minutes, and the same command goes on from there. What it leaves in results/PRESET is one table, its claims and its report.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+preset=$1 processes=${2:-1} minutes=${3:-100000}
+python=${PYTHON:-python3}
+results=${RESULTS:-results/$preset}
+export OMP_NUM_THREADS=1
+
+for shard in $(seq "$processes"); do
+    "$python" -m expbench reproduce "$preset" --results "$results" --shard "$shard/$processes" --time-limit "$minutes" \
+        >"/tmp/study-$shard.log" 2>&1 &
+done
+wait
+tail -qn 3 /tmp/study-*.log
+"$python" -m expbench compact --results "$results" --no-curves
+"$python" -m expbench report --results "$results"

@@ -1,0 +1,108 @@
+"""From the runs of taylor.sh to what is committed under results/taylor: the rows, a table and its figure."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from drawing import COLOURS, legend, line, panels, spread
+from matplotlib.axes import Axes
+
+from expbench import plots, table
+from expbench.cells import Cell, gather, with_context
+from expbench.text import aligned, markdown_table, number, whole
+
+TARGET = Path(__file__).parent.parent / "results" / "taylor"
+EXACT = {"s6-poly-disc": "s6", "s6-poly": "s6-bbar-b"}  # of each polynomial layer the one that it approximates
+FAMILY = {name: colour for pair, colour in zip(EXACT.items(), COLOURS, strict=False) for name in pair}
+CENTERS: dict[str, dict[str, Any]] = {"zero": {"linestyle": "-", "marker": "o"}, "bias": {"linestyle": ":", "marker": "s"}}
+HEADER = ["task", "norm", "model", "center", "taylor", "metric", "mean", "95 % interval", "solved"]
+HEADER += ["diverged", "network degree", "largest |Abar|", "share of |Abar| > 1"]
+
+
+def settings(cell: Cell) -> tuple[int | None, str | None]:
+    """Degree and point of expansion of a cell's Taylor polynomials, None for an exact layer."""
+    given = json.loads(cell["model_settings"])
+    return given.get("taylor"), given.get("center")
+
+
+def place(cell: Cell) -> tuple[Any, ...]:
+    """Where a cell stands in the table."""
+    taylor, center = settings(cell)
+    return cell["task"], cell["norm"], cell["model"], center or "", taylor or 0
+
+
+def at_the_end(frame: pd.DataFrame, metric: str) -> pd.Series[float]:
+    """What each run's layer logged at the last point of its curve, by the run's key; the last one before it diverged."""
+    rows = frame[(frame["kind"] == "run") & (frame["metric"] == metric) & (frame["split"] == "selection")]
+    last = rows[rows["step"] == rows.groupby("key")["step"].transform("max")]
+    return last.groupby("key")["value"].max()
+
+
+def of_cell(cell: Cell, abar_max: pd.Series[float], outside: pd.Series[float]) -> list[str]:
+    """A line of the table."""
+    taylor, center = settings(cell)
+    interval, keys, degree = cell.interval, cell.runs["key"], cell["network_degree"]
+    diverged = number(cell.count("diverged") / cell.trials) if cell.trials else "-"
+    return [
+        *(cell["task"], cell["norm"], cell["model"], center or "-", "exact" if taylor is None else str(taylor)),
+        *(cell.metric or "-", number(interval.center), spread(interval), f"{cell.solved}/{cell.trials}", diverged),
+        *("-" if degree is None else whole(degree), number(keys.map(abar_max).max()), number(keys.map(outside).mean())),
+    ]
+
+
+def draw(axes: Axes, cells: Sequence[Cell]) -> None:
+    """The metric against the Taylor degree, a line a model and center; the exact layers dashed.
+
+    Runs that diverged have no metric: a mean of those that are left is hollow, and a cross at the top says that none is.
+    """
+    degrees: set[int] = set()
+    more, values = cells[0].higher_is_better, [value for cell in cells for value in cell.values]
+    least, most = (0.0, 1.0) if more else (0.5 * min(values, default=1.0), math.inf)
+    for model, exact in EXACT.items():
+        for center, style in CENTERS.items():
+            mine = {settings(cell)[0] or 0: cell for cell in cells if cell["model"] == model and settings(cell)[1] == center}
+            degrees |= mine.keys()
+            points = [(n, c.interval) for n, c in mine.items()]
+            line(axes, points, least, most, color=FAMILY[model], label=f"{model}, {center}", **style)
+            colour: dict[str, Any] = {"color": FAMILY[model], "markersize": 4}
+            left = [(n, c.interval.center) for n, c in mine.items() if c.count("diverged") and c.values]
+            axes.plot([n for n, _ in left], [y for _, y in left], style["marker"], markerfacecolor="white", **colour)
+            none = [n for n, c in mine.items() if c.count("diverged") and not c.values]
+            axes.plot(none, [0.98] * len(none), "x", transform=axes.get_xaxis_transform(), **colour)
+        for cell in cells:
+            if cell["model"] == exact and cell.values:
+                axes.axhline(cell.interval.center, linestyle="--", color=FAMILY[exact], linewidth=1, label=exact)
+    axes.set_xticks(sorted(degrees))
+    axes.set_xlabel("degree of the Taylor polynomials")
+    axes.set_ylabel(f"{next((cell.metric for cell in cells if cell.metric), '')} (test)")
+    if values and not more:
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=least)
+
+
+def main(runs: Path, target: Path) -> None:
+    frame = with_context(table.collect(runs, target, "table"))
+    cells = sorted(gather(frame), key=place)
+    abar_max, outside = at_the_end(frame, "abar_max"), at_the_end(frame, "frac_abs_gt_1")
+    lines = [of_cell(cell, abar_max, outside) for cell in cells]
+    print(aligned([HEADER, *lines]))
+    (target / "table.md").write_text(markdown_table(HEADER, lines) + "\n", encoding="utf-8")
+    places = sorted({(cell["task"], cell["norm"]) for cell in cells})
+    figure, grid = panels(max(1, -(-len(places) // 2)), 2)
+    for axes, (task, norm) in zip(grid, places, strict=False):
+        draw(axes, [cell for cell in cells if (cell["task"], cell["norm"]) == (task, norm)])
+        axes.set_title(f"{task}, norm {norm}", fontsize=9)
+    for unused in grid[len(places) :]:
+        unused.remove()
+    legend(figure)
+    plots.save(figure, target / "figure.svg")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]) if len(sys.argv) > 2 else TARGET)

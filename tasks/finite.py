@@ -1,0 +1,178 @@
+"""Finite: a training set of `samples` sequences, met again and again; how much of it is fitted, and what holds beyond it.
+
+Each sequence of bits has its own share of 1s, uniform in [0, 1), so that long runs are not rare. ``labels=true`` asks for
+the run of 1s at the end, capped at classes-1, as `expbench theory bound` does; ``labels=random`` gives each sequence of the
+set a label by lot, which can be had by heart alone (Zhang et al. 2017, arXiv 1611.03530). The sequences of the set differ
+from each other, so that all labels can be right at any length, and fresh ones are none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from expbench.draws import Draws, fold
+from expbench.task import CHUNK, DEFAULT_TEST_SIZE, Batch, Control, Measured, Task, require_at_most, resolve_setting
+
+from .count_in_row import automaton, run_lengths
+
+_MOST_SAMPLES, _MOST_BITS = 1 << 16, 1 << 24  # of the training set, which is kept in memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finite(Task):
+    """Settings beside L and instance:
+
+    samples: sequences in the training set. They depend on L and instance alone: a larger set begins with the smaller one,
+    and neither classes nor labels change it. classes: labels are 0..classes-1, at most L+1. labels: ``true``, the run of 1s
+    at the end, or ``random``, uniform and fixed for each sequence of the set, and drawn anew for fresh ones.
+
+    In the selection and the test split fresh sequences and members of the set take turns until the set is exhausted, so that
+    at most half of a split are members (test_size is twice `samples` where that is above 4096, unless given).
+    """
+
+    samples: int = 256
+    classes: int = 4
+    labels: Literal["true", "random"] = "true"
+
+    headline = "accuracy"
+    higher_is_better = True
+    solved_at = 0.95
+    vocabulary = 2
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.samples <= _MOST_SAMPLES:
+            raise ValueError(f"samples={self.samples} must be 1 to {_MOST_SAMPLES}")
+        if self.test_size is None:
+            resolve_setting(self, "test_size", max(DEFAULT_TEST_SIZE, 2 * self.samples))
+        super().__post_init__()
+        require_at_most(self, "samples", 2 ** min(self.L - 1, 32))  # half of all sequences stay fresh
+        require_at_most(self, "L", _MOST_BITS // self.samples)
+        if not 2 <= self.classes <= self.L + 1:
+            raise ValueError(f"classes={self.classes}: sequences of L={self.L} have labels for 2 to {self.L + 1} classes")
+        for name in ("test_size", "selection_size"):
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name}={getattr(self, name)}: fresh sequences and the set need 2 or more")
+
+    @property
+    def outputs(self) -> int:
+        return self.classes
+
+    @cached_property
+    def _members(self) -> dict[bytes, int]:
+        """The sequences of the set with their numbers."""
+        found: dict[bytes, int] = {}
+        stream = _sequences(Draws(fold(f"finite set {self.L}", self.instance)), self.L)
+        while len(found) < self.samples:
+            found.setdefault(next(stream), len(found))
+        return found
+
+    @cached_property
+    def _copies(self) -> dict[torch.device, Batch]:
+        return {}
+
+    def training_set(self, device: torch.device | str = "cpu") -> Batch:
+        """All of the set, (samples, L) and (samples,); made once a device, where a CUDA graph goes on reading it."""
+        device = torch.device(device)
+        if device not in self._copies:
+            bits = self._bits(self._members)
+            by_lot = Draws(fold(f"finite labels {self.L}", self.instance)).integers(self.samples, n=self.classes)
+            labels = by_lot if self.labels == "random" else self._true(bits)
+            self._copies[device] = Batch(bits.to(device), labels.to(device))
+        return self._copies[device]
+
+    def batch(self, draws: Draws, size: int) -> Batch:
+        """`size` members of the set, drawn with replacement."""
+        index = draws.integers(size, n=self.samples)
+        return Batch(*(x[index] for x in self.training_set(index.device)))
+
+    def split(self, name: Literal["train", "selection", "test"], device: torch.device | str = "cpu") -> Iterator[Batch]:
+        """Fresh sequences and members of the set in turn, in chunks; the target of a member is its label + classes."""
+        size = self.test_size if name == "test" and self.test_size else self.selection_size
+        bits, labels = self.training_set()
+        for chunk, start in enumerate(range(0, size, CHUNK)):
+            fresh = self._fresh(self.draws(name, step=chunk))
+            at = torch.arange(start, start + CHUNK)
+            member = (at % 2 == 1) & (at // 2 < self.samples)
+            number = torch.where(member, at // 2, 0)
+            inputs = torch.where(member[:, None], bits[number], fresh.inputs)
+            targets = torch.where(member, labels[number] + self.classes, fresh.targets)
+            yield Batch(*(x[: size - start].to(device) for x in (inputs, targets)))
+
+    def _fresh(self, draws: Draws) -> Batch:
+        """A chunk of sequences that are not in the set, with plain labels."""
+        by_lot = draws.integers(CHUNK, n=self.classes)
+        bits = self._bits(islice((row for row in _sequences(draws, self.L) if row not in self._members), CHUNK))
+        return Batch(bits, by_lot if self.labels == "random" else self._true(bits))
+
+    def _bits(self, rows: Iterable[bytes]) -> Tensor:
+        return torch.frombuffer(bytearray().join(rows), dtype=torch.uint8).view(-1, self.L).long()
+
+    def _true(self, bits: Tensor) -> Tensor:
+        return run_lengths(bits)[:, -1].clamp(max=self.classes - 1)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy, of members and fresh sequences alike."""
+        return F.cross_entropy(outputs, targets % self.classes)
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        member, labels = targets >= self.classes, targets % self.classes
+        of = torch.stack([~member, member])
+        right = (outputs.argmax(-1) == labels) & ~outputs.isnan().any(-1)
+        nll = F.cross_entropy(outputs.double(), labels, reduction="none")
+        return {"count": of.sum(1), "right": (of & right).sum(1), "nll": torch.where(of, nll, 0.0).sum(1)}
+
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+        """accuracy: share of fresh sequences that is right. fit: of members of the set. gap: fit - accuracy. nll_fresh,
+        nll_train: mean cross-entropy of either."""
+        count, right, nll = (totals[name].double().cpu() for name in ("count", "right", "nll"))
+        (accuracy, fit), (nll_fresh, nll_train) = (right / count).tolist(), (nll / count).tolist()
+        return [
+            Measured("accuracy", accuracy),
+            Measured("fit", fit),
+            Measured("gap", fit - accuracy),
+            Measured("nll_fresh", nll_fresh),
+            Measured("nll_train", nll_train),
+        ]
+
+    def chance(self) -> float:
+        return 1 / self.classes
+
+    def controls(self) -> Iterator[Control]:
+        """The set's most frequent label; the set by heart, and that label for what is not in it; and of true labels the
+        automaton: random ones have nothing that solves the task."""
+        labels = self.training_set().targets
+        most = int(torch.bincount(labels).argmax())
+        yield Control("majority", "baseline", lambda x: self._as_outputs(torch.full_like(x[:, 0], most)))
+        known = {row: int(labels[number]) for row, number in self._members.items()}
+        yield Control(
+            "lookup", "oracle", lambda x: self._as_outputs(torch.tensor([known.get(row, most) for row in _rows(x)]))
+        )
+        if self.labels == "true":
+            last = self.classes - 1
+            yield Control("automaton", "positive", lambda x: self._as_outputs(automaton(x)[:, -1].clamp(max=last)))
+
+    def _as_outputs(self, labels: Tensor) -> Tensor:
+        """Predicted labels (B,) in the shape that a network returns."""
+        return F.one_hot(labels, self.classes).double()
+
+    def describe(self) -> str:
+        what = f"run of 1s at the end, 0..{self.classes - 1}" if self.labels == "true" else "a label by lot"
+        return f"{what}; a training set of {self.samples} sequences"
+
+
+def _sequences(draws: Draws, L: int) -> Iterator[bytes]:
+    """Sequences of L bits without end, a byte a bit, each with its own share of 1s."""
+    while True:
+        yield from _rows(draws.uniform(CHUNK, L) < draws.uniform(CHUNK, 1))
+
+
+def _rows(bits: Tensor) -> Iterator[bytes]:
+    return (row.tobytes() for row in bits.to(torch.uint8).numpy())
