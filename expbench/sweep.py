@@ -21,6 +21,7 @@ from expbench.errors import BadInput
 from expbench.execute import Outcome, execute
 from expbench.grid import Job
 from expbench.progress import Progress
+from expbench.rates import RESERVED
 from expbench.run import Score
 from expbench.stacks import Stack, stacked
 from expbench.task import Measured, Task, total
@@ -66,7 +67,7 @@ def plan(jobs: Sequence[Job], folder: Path) -> Plan:
         if problems:
             raise BadInput(problems[0])
     missing = [job for job in jobs if status.get(job.run.key, "failed") == "failed"]
-    cells = {rows.controls_key(job): job for job in jobs}
+    cells = {rows.controls_key(job): job for job in jobs if job.run.seed < RESERVED}  # beside those that are reported
     return Plan(
         jobs,
         missing,
