@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from expbench import files
+from expbench.cells import Cell
 from expbench.errors import BadInput
 from expbench.run import content_key
 
@@ -25,6 +27,7 @@ Relation = Literal["<", ">"]
 _TOKEN = re.compile(r"[<>(),=]|[^\s<>(),=]+")
 _EXAMPLE = "a claim reads s6 < linattn, or s6(depth=1) > attn(D=8, depth=4)"
 _OF_TASK = ("L", "degree", "test_size", "selection_size")
+_MOST_COMPARED = 4  # models, each with each
 _TRIED_OVER = ("instance", "seed")
 _FIELDS = ("claim", "task", "where", "margin", "created")
 
@@ -148,6 +151,24 @@ def read(folder: Path) -> list[Claim]:
     """The claims of a results folder, in the order in which they were made; raises `BadInput` that names a broken file."""
     claims = [_read_file(path) for path in (folder / FOLDER).glob("*.json")]
     return sorted(claims, key=lambda claim: (str(claim.created), claim.hash))
+
+
+def of_models(cells: Iterable[Cell]) -> list[Claim]:
+    """For each task and each two of its models that one is better, which nobody has claimed: none of them is ever written.
+
+    Each has its own position code; of more than four models there are too many pairs to say something of.
+    """
+    found = []
+    for task, of_task in groupby(cells, key=lambda cell: str(cell["task"])):
+        cells = list(of_task)
+        codes = {(str(cell["model"]), str(cell["positions"])) for cell in cells}
+        models = sorted(model for model, _ in codes)
+        if len(models) > _MOST_COMPARED or len(set(models)) < len(models):
+            continue
+        relation = ">" if cells[0].higher_is_better else "<"
+        sides = {model: f"{model}(positions={code})" for model, code in codes}
+        found += [Claim(f"{sides[a]} {relation} {sides[b]}", task) for a, b in combinations(models, 2)]
+    return found
 
 
 def _read_file(path: Path) -> Claim:

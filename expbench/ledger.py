@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from expbench.cells import Cell, gather, with_context
+from expbench.cells import Cell
 from expbench.resampling import further_mean_interval
 from expbench.statistics import Interval
 from expbench.text import markdown_table, number
@@ -76,12 +76,10 @@ def _published(row: dict[str, str]) -> Published:
     return Published(row["task"], *where, row["metric"], float(row["value"]), parameters)
 
 
-def entries(frame: pd.DataFrame) -> list[Entry]:
-    """Each published number with each of our cells that may be meant."""
-    found = with_context(frame)
-    cells = gather(found)
-    runs = (found["kind"] == "run") & (found["status"] == "ok")
-    test = found[runs & (found["split"] == "test") & (found["slice"] == "")]
+def entries(frame: pd.DataFrame, cells: Sequence[Cell]) -> list[Entry]:
+    """Each published number with each of our cells that may be meant; `frame`: the rows that the cells are of."""
+    runs = (frame["kind"] == "run") & (frame["status"] == "ok")
+    test = frame[runs & (frame["split"] == "test") & (frame["slice"] == "")]
     by_metric = {str(metric): rows.set_index("key")["value"] for metric, rows in test.groupby("metric")}
     return [entry for published in table2() for entry in _entries(published, cells, by_metric)]
 

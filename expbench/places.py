@@ -14,7 +14,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from expbench.cells import _IDENTITY, Cell, gather, with_context
+from expbench.cells import _IDENTITY, Cell
 from expbench.claims import Claim, Side, plain
 from expbench.errors import unknown
 
@@ -95,12 +95,12 @@ class Place:
     rates: tuple[int, int]
 
 
-def subjects(frame: pd.DataFrame) -> list[Subject]:
-    """The cells of a results table."""
+def subjects(frame: pd.DataFrame, cells: Iterable[Cell]) -> list[Subject]:
+    """The cells of a results table, with its rows."""
     rows = frame[(frame["split"] == "selection") & (frame["status"] == "ok") & frame["headline"].fillna(False).astype(bool)]
     last = rows.sort_values("step", kind="stable").drop_duplicates("key", keep="last")
     known = dict(zip(last["key"], last["value"], strict=True))
-    return [Subject(cell, [known.get(key, math.nan) for key in cell.runs["key"]]) for cell in gather(with_context(frame))]
+    return [Subject(cell, [known.get(key, math.nan) for key in cell.runs["key"]]) for cell in cells]
 
 
 def places(claim: Claim, among: Sequence[Subject]) -> list[Place]:

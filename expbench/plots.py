@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expbench.cells import SIZES, TRAINING, Cell
+from expbench.ledger import Entry
 from expbench.text import number
 
 _COLOURS = list(mpl.color_sequences["tab10"]) * 10
@@ -178,6 +179,40 @@ def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
             axes.set_xscale("log")
             axes.set_xlim(left=_LEAST * 0.8)
     return figure
+
+
+def beside_published(entries: Sequence[Entry]) -> Figure | None:
+    """Published numbers as marks, and of each setting of ours the mean, and where the mean of three seeds lies."""
+    rows = list(dict.fromkeys(entry.published.row for entry in entries))
+    if not rows:
+        return None
+    figure = Figure(figsize=(8.0, 1.2 + 0.62 * len(rows)), layout="constrained")
+    with mpl.rc_context(_STYLE):
+        axes = figure.subplots()
+    settings = sorted({_setting_of(entry) for entry in entries})
+    colours = dict(zip(settings, _COLOURS, strict=False))
+    named: dict[str, Any] = {}
+    for row, name in enumerate(rows):
+        own = sorted((e for e in entries if e.published.row == name), key=_setting_of)
+        for place, entry in enumerate(own):
+            assert entry.ours is not None
+            y = row + 0.8 * ((place + 0.5) / len(own) - 0.5)
+            colour = colours[_setting_of(entry)]
+            axes.plot([entry.ours.low, entry.ours.high], [y, y], color=colour, linewidth=1.2, alpha=0.6)
+            named.setdefault(_setting_of(entry), axes.plot([entry.ours.center], [y], "o", color=colour, markersize=3.5)[0])
+        mark = axes.plot([own[0].published.value] * 2, [row - 0.42, row + 0.42], color="black", linewidth=1.8)[0]
+    named["published (mean of three seeds)"] = mark
+    axes.set_yticks(range(len(rows)), [name.partition(": ")[2] for name in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("accuracy, % (lines: where the mean of three further seeds of ours lies in 95 of 100 cases)", fontsize=8)
+    figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=2, fontsize=7, frameon=False)
+    return figure
+
+
+def _setting_of(entry: Entry) -> str:
+    assert entry.cell is not None
+    readings = [part for part in str(entry.cell["context"]).split(", ") if part.startswith(("head", "supervise"))]
+    return ", ".join([*readings, f"norm={entry.cell['norm']}"])
 
 
 def _floor(cell: Cell) -> list[float]:

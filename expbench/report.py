@@ -17,6 +17,7 @@ from expbench.run import LATER
 from expbench.text import NO_BOUND, markdown_table, number
 
 _COLUMNS = ["L", "degree", *SIZES, *(column for column in TRAINING if column not in PROTOCOL)]
+_MOST_DRAWN = 24  # names that a figure can tell apart
 _LABELS = ["label_kurtosis", "label_interaction_order", "effective_sample_size"]
 _PREFACE = """\
 Each row is a model in one setting. The mean is over seeds; where there are several instances it is over their means, and so
@@ -60,8 +61,9 @@ def write_report(
         raise BadInput(
             f"{target} cannot be written ({error.strerror or error}); move it away, or give another --results"
         ) from error
-    parts = [f"# expbench report\n\n{_headline(kept, cells)}", *_claims(frame, folder), *_ledger(kept)]
-    parts.append(f"## How to read the tables\n\n{_PREFACE}")
+    every = cells if len(kept) == len(frame) else None
+    parts = [f"# expbench report\n\n{_headline(kept, cells)}", *_claims(frame, every, cells, folder)]
+    parts += [*_ledger(kept, cells, target), f"## How to read the tables\n\n{_PREFACE}"]
     sections = groupby(cells, key=lambda cell: (cell["task"], cell["context"]))
     for index, ((task, context), section) in enumerate(sections, start=1):
         parts.append(_section(list(section), kept, task, context, f"{index}-{task}", target))
@@ -70,16 +72,28 @@ def write_report(
     return path
 
 
-def _claims(frame: pd.DataFrame, folder: Path) -> list[str]:
-    """What has become of the claims that were written into the folder; of all, as Holm's correction is for all."""
-    made = claims.read(folder)
-    return [f"## Claims\n\n{verdict_text.markdown(verdicts.judge(made, frame))}"] if made else []
+def _claims(frame: pd.DataFrame, every: Sequence[Cell] | None, shown: Sequence[Cell], folder: Path) -> list[str]:
+    """What has become of the claims that were written into the folder; of all, as Holm's correction is for all.
+
+    Where there are none, models are compared all the same, and it is said that nobody claimed that beforehand.
+    """
+    title, made = "Claims", claims.read(folder)
+    if not made:
+        title, made = "Comparisons that were not claimed beforehand", claims.of_models(shown)
+    return [f"## {title}\n\n{verdict_text.markdown(verdicts.judge(made, frame, every))}"] if made else []
 
 
-def _ledger(frame: pd.DataFrame) -> list[str]:
+def _ledger(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[str]:
     """What was published, if some of it was run."""
-    found = ledger.entries(frame)
-    return [f"## Beside the published numbers\n\n{ledger.text(found)}"] if any(entry.cell for entry in found) else []
+    found = ledger.entries(frame, cells)
+    if not any(entry.cell for entry in found):
+        return []
+    parts = ["## Beside the published numbers"]
+    figure = plots.beside_published([entry for entry in found if entry.verdict in ("reproduces", "differs")])
+    if figure is not None:
+        plots.save(figure, target / "figures" / "published.svg")
+        parts.append("![published numbers and ours](figures/published.svg)")
+    return [*parts, ledger.text(found)]
 
 
 def _headline(frame: pd.DataFrame, cells: Sequence[Cell]) -> str:
@@ -112,7 +126,10 @@ def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, na
         frame["headline"].fillna(False).astype(bool) & (frame["split"] == "selection") & frame["key"].isin(keys)
     ]
     drawn = [cell for cell in cells if cell.values]
-    if drawn:
+    names = len(set(plots.labels(drawn).values()))
+    if names > _MOST_DRAWN:
+        parts.append(f"{names} models and settings are too many for a figure; `expbench report --models` draws some.")
+    elif drawn:
         for title, draw in _figures(drawn, controls, headline).items():
             path = target / "figures" / f"{name}-{title.replace(' ', '-')}.svg"
             plots.save(draw(), path)

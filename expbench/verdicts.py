@@ -21,7 +21,7 @@ from typing import Literal
 
 import pandas as pd
 
-from expbench.cells import SIZES, Cell
+from expbench.cells import SIZES, Cell, gather, with_context
 from expbench.claims import Claim
 from expbench.places import Place, nowhere, places, subjects
 from expbench.resampling import LEAST_UNITS, Paired, paired
@@ -148,9 +148,9 @@ class _Comparison:
         return self.posed and self.tests[0].units >= LEAST_UNITS
 
 
-def judge(claims: Sequence[Claim], frame: pd.DataFrame) -> list[Finding]:
-    """A finding a claim, in their order, from the rows of a results table."""
-    among = subjects(frame)
+def judge(claims: Sequence[Claim], frame: pd.DataFrame, cells: Sequence[Cell] | None = None) -> list[Finding]:
+    """A finding a claim, in their order, from the rows of a results table. cells: those of the frame, if they are known."""
+    among = subjects(frame, gather(with_context(frame)) if cells is None else cells)
     comparisons = [[_compared(claim, place) for place in places(claim, among)] for claim in claims]
     decidable = [c for of_claim in comparisons for c in of_claim if c.decidable]
     adjusted = dict(zip(map(id, decidable), holm([c.p for c in decidable]), strict=True))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from expbench import claims
+from expbench.cells import gather, with_context
 from expbench.claims import Claim
 from expbench.errors import BadInput
 from expbench.places import places, subjects
@@ -176,7 +177,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def compared(text: str, rows: Rows, **changes: Any) -> list[tuple[float, float]]:
     """The first values of the cells that a claim compares, by place."""
-    found = places(claim(text, **changes), subjects(frame_of(rows)))
+    found = places(claim(text, **changes), subjects(frame_of(rows), gather(with_context(frame_of(rows)))))
     return sorted((place.left.cell.values[0], place.right.cell.values[0]) for place in found)
 
 

@@ -30,7 +30,7 @@ LAYERS = [
     ["execute"],
     ["sweep", "estimate", "plots", "bench_plot", "bench_solvers", "bench_text"],
     ["preview", "report", "show", "doctor", "trace", "bench", "theory"],
-    ["campaign", "presets"],
+    ["campaign", "presets", "declare"],
     ["cli"],
     ["__main__"],
 ]

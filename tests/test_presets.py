@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from expbench import claims, grid, ledger, table
+from expbench.cells import gather, with_context
 from expbench.presets import PRESETS, smoke
 from expbench.rates import RESERVED, TUNING_RUNS
 from expbench.training import build
@@ -82,7 +83,8 @@ def test_a_published_number_reproduces_where_means_of_three_of_our_seeds_hold_it
             rows.append(row(str(seed), value, seed, metric="accuracy", headline=False))
             rows.append(row(str(seed), 0.5, seed, metric="balanced_accuracy", headline=True))
         found: dict[str, list[str]] = {}
-        for entry in ledger.entries(pd.DataFrame(rows)):
+        frame = with_context(pd.DataFrame(rows))
+        for entry in ledger.entries(frame, gather(frame)):
             found.setdefault(entry.published.row, []).append(entry.verdict)
         return found
 
