@@ -19,7 +19,7 @@ from typing import NamedTuple
 from expbench import sweep, table
 from expbench.grid import Job
 from expbench.preview import preview as what_runs
-from expbench.progress import Progress
+from expbench.progress import Progress, work
 from expbench.rates import LADDER, RESERVED, START, TUNING_RUNS, at_the_cap, choose, extended
 from expbench.run import Run
 from expbench.sweep import Plan
@@ -30,8 +30,8 @@ Key = tuple[object, ...]
 class How(NamedTuple):
     """How jobs are run.
 
-    tunes: their rates are chosen first. shard: (i, n), the part that is this process's. seconds: when they have passed, no
-    further stack is begun. largest: most runs in a stack.
+    tunes: their rates are chosen first, by so many `tuning_runs` at each. shard: (i, n), the part that is this process's.
+    seconds: when they have passed, no further stack is begun. largest: most runs in a stack.
     """
 
     folder: Path
@@ -42,6 +42,7 @@ class How(NamedTuple):
     save_weights: bool = False
     fail_fast: bool = False
     largest: int | None = None
+    tuning_runs: int = TUNING_RUNS
 
 
 class Ended(NamedTuple):
@@ -62,7 +63,7 @@ def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
         places = {cell: place_of(group[0]) for cell, group in cells.items()}
         grids: dict[Key, tuple[float, ...]] = dict.fromkeys(places.values(), START)
         while True:
-            tuning = {cell: tuning_jobs(group, grids[places[cell]]) for cell, group in cells.items()}
+            tuning = {cell: tuning_jobs(group, grids[places[cell]], how.tuning_runs) for cell, group in cells.items()}
             every = [job for group in tuning.values() for job in group]
             if not _sweep(every, how, ends, counts, say, "choosing learning rates, "):
                 return Ended(counts, len(jobs), stopped=True)
@@ -71,7 +72,7 @@ def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
             if wider == grids:
                 break
             grids = wider
-        for line in _summary(chosen, {cell: grids[place] for cell, place in places.items()}):
+        for line in _summary(chosen, {cell: grids[place] for cell, place in places.items()}, how.tuning_runs):
             say(line)
         jobs = [with_rate(job, chosen[cell]) for cell, group in cells.items() for job in group]
     finished = _sweep(jobs, how, ends, counts, say, "")
@@ -82,7 +83,7 @@ def preview(jobs: Sequence[Job], how: How) -> str:
     """What `run` would do, with an estimate of the time."""
     jobs, notes = share(jobs, how.shard, whole_places=how.tunes), []
     if how.tunes:
-        tuning = [job for cell in by_cell(jobs).values() for job in tuning_jobs(cell, START)]
+        tuning = [job for cell in by_cell(jobs).values() for job in tuning_jobs(cell, START, how.tuning_runs)]
         jobs = [*tuning, *jobs]
         rates = ", ".join(f"{rate:g}" for rate in START)
         notes = [f"{len(tuning)} runs choose learning rates, from {rates}, and from more if the best is the first or last"]
@@ -92,17 +93,23 @@ def preview(jobs: Sequence[Job], how: How) -> str:
 def share(jobs: Sequence[Job], part: tuple[int, int], *, whole_places: bool) -> list[Job]:
     """The part (i, n) of the jobs, such that what is trained together, or has one grid of rates, stays together if it can.
 
-    Groups of alike jobs are dealt out where there are at least 2 n of them, else every n-th job.
+    Groups of jobs that differ in seed, instance, rate and degree alone, or in the model too, go to the part that has the
+    least work yet, the largest first; but every n-th job to each where there are fewer than 2 n groups.
     """
     i, n = part
-    if n == 1:
-        return list(jobs)
     groups: dict[Key, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(place_of(job) if whole_places else cell_of(job.run), []).append(job)
-    if whole_places or len(groups) >= 2 * n:
-        return [job for group in list(groups.values())[i - 1 :: n] for job in group]
-    return list(jobs)[i - 1 :: n]
+    for job in jobs if n > 1 else ():
+        alike = job._replace(run=dataclasses.replace(job.run, task_settings=job.run.task_settings | {"degree": None}))
+        groups.setdefault(place_of(alike) if whole_places else cell_of(alike.run), []).append(job)
+    if not groups or (len(groups) < 2 * n and not whole_places):
+        return list(jobs)[i - 1 :: n]
+    loads, own = [0.0] * n, []
+    for group in sorted(groups.values(), key=lambda group: -sum(map(work, group))):
+        least = loads.index(min(loads))
+        loads[least] += sum(map(work, group))
+        if least == i - 1:
+            own.append(group)
+    return [job for group in own for job in group]
 
 
 def cell_of(run: Run) -> Key:
@@ -133,12 +140,12 @@ def with_rate(job: Job, rate: float) -> Job:
     return job._replace(run=dataclasses.replace(job.run, lr=rate))
 
 
-def tuning_jobs(cell: Sequence[Job], rates: Sequence[float]) -> list[Job]:
+def tuning_jobs(cell: Sequence[Job], rates: Sequence[float], runs: int = TUNING_RUNS) -> list[Job]:
     """The runs that choose a cell's rate: reserved seeds; of an instance of its own each where the cell has several."""
     several = len({job.task.instance for job in cell}) > 1
     found = []
     for rate in rates:
-        for k in range(TUNING_RUNS):
+        for k in range(runs):
             task = dataclasses.replace(cell[0].task, instance=RESERVED + k) if several else cell[0].task
             settings = {**cell[0].run.task_settings, "instance": task.instance}
             run = dataclasses.replace(cell[0].run, lr=rate, seed=RESERVED + k, task_settings=settings)
@@ -179,7 +186,7 @@ def count(plan: Plan) -> str:
     return f"{len(plan.jobs)} runs: {len(plan.jobs) - len(plan.missing)} done, {len(plan.missing)} to run{again}"
 
 
-def _summary(chosen: Mapping[Key, float], grids: Mapping[Key, tuple[float, ...]]) -> list[str]:
+def _summary(chosen: Mapping[Key, float], grids: Mapping[Key, tuple[float, ...]], runs: int) -> list[str]:
     """A line for each grid: how many tuning runs each cell had, and which rates were chosen."""
     lines = []
     for grid in sorted(set(grids.values())):
@@ -187,5 +194,5 @@ def _summary(chosen: Mapping[Key, float], grids: Mapping[Key, tuple[float, ...]]
         picked = ", ".join(f"{rate:g} ({n} cells)" for rate, n in sorted(rates.items()))
         capped = sum(n for rate, n in rates.items() if at_the_cap(rate))
         end = f"; {capped} at the cap, beyond which nothing is tried ({LADDER[0]:g} to {LADDER[-1]:g})" if capped else ""
-        lines.append(f"learning rates from {len(grid)} x {TUNING_RUNS} tuning runs a cell: {picked}{end}")
+        lines.append(f"learning rates from {len(grid)} x {runs} tuning runs a cell: {picked}{end}")
     return lines

@@ -228,7 +228,7 @@ def claim(
 
 @app.command()
 def reproduce(
-    preset: Annotated[str, typer.Argument(help="table2.")],
+    preset: Annotated[str, typer.Argument(help="table2, degree.")],
     results: Annotated[
         str | None, typer.Option("--results", metavar="FOLDER", help="Folder of the results. (default: results/PRESET)")
     ] = None,
@@ -262,7 +262,7 @@ def reproduce(
     folder = Path(results or f"results/{preset}")
     held = _hold_log()
     jobs = [job for request in study.requests for job in grid.expand(request, chosen)]
-    how = campaign.How(folder, chosen, tunes=True, shard=part, seconds=seconds)
+    how = campaign.How(folder, chosen, tunes=True, shard=part, seconds=seconds, tuning_runs=study.tuning_runs)
     if dry_run:
         print(campaign.preview(jobs, how))
         return

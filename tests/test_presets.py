@@ -1,5 +1,6 @@
 """Presets and the ledger: every published row is run, claims are fixed before the runs, and numbers stand beside numbers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,7 @@ from expbench.cells import gather, with_context
 from expbench.presets import PRESETS, smoke
 from expbench.rates import RESERVED, TUNING_RUNS
 from expbench.training import build
+from expbench.verdicts import SIGNIFICANCE
 from tests.conftest import CommandLine, is_bad_input
 
 
@@ -119,3 +121,24 @@ def test_bad_input(expbench: CommandLine) -> None:
     is_bad_input(expbench("reproduce", "tabel2"), "table2")
     is_bad_input(expbench("reproduce", "table2", "--shard", "0/2"), "--shard")
     assert not Path("results").exists()
+
+
+def test_the_degree_study_claims_no_more_than_ten_seeds_can_decide() -> None:
+    study = PRESETS["degree"]()
+    jobs = [job for request in study.requests for job in grid.expand(replace(request, seeds="0"), "cpu")]
+    assert {job.run.model for job in jobs} == {"s6", "s6-poly", "linattn", "polyattn", "attn"}
+    assert {job.run.L for job in jobs} == {4, 8, 16, 32, 256, 512, 1024}
+    places = 0
+    for claim in study.claims:
+        meant = {}
+        for side in (claim.left, claim.right):
+            meant[str(side)] = {
+                (job.run.L, job.run.task_settings["degree"])
+                for job in jobs
+                if job.run.model == side.model
+                and all(str(getattr(job.run, name)) == value for name, value in side.settings.items())
+                and all(str(job.run.task_settings[name]) in values for name, values in claim.where.items())
+            }
+        assert meant[str(claim.left)] == meant[str(claim.right)] != set()
+        places += len(meant[str(claim.left)])
+    assert places * 2 / 2**10 <= SIGNIFICANCE, "the least p-value of ten pairs, by Holm"
