@@ -14,6 +14,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.partition(" #")[0].strip() for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 SHORT = ["--steps", "3", "--seeds", "0", "-t", "test_size=64", "-t", "selection_size=64"]
+SHORTER = {"run": SHORT, "reproduce": ["--shard", "1/9"]}
 
 
 @pytest.fixture
@@ -33,14 +34,15 @@ def test_every_command(expbench: CommandLine) -> None:
     for command in COMMANDS:
         words = shlex.split(command)
         if words[0] == "expbench":
-            answer = expbench(*words[1:], *(SHORT if words[1] == "run" else []))
+            answer = expbench(*words[1:], *SHORTER.get(words[1], []))
             assert answer.code == 0, (command, answer.err)
             ran.append(words[1])
         else:
             assert words[0] in ("make", "."), f"nothing runs {command}"
             if words[0] == "make":
                 assert f"\n{words[1]}: " in (ROOT / "Makefile").read_text()
-    assert set(ran) == {"run", "report", "list", "show", "doctor", "bench", "check", "theory"}
+    known = {"run", "report", "list", "show", "doctor", "bench", "check", "theory", "claim", "compact", "reproduce"}
+    assert set(ran) == known
 
 
 @pytest.mark.usefixtures("files")
