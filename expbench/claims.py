@@ -154,9 +154,8 @@ def read(folder: Path) -> list[Claim]:
 
 
 def of_models(cells: Iterable[Cell]) -> list[Claim]:
-    """For each task and each two of its models that one is better, which nobody has claimed: none of them is ever written.
-
-    Each has its own position code; of more than four models there are too many pairs to say something of.
+    """For each task and each two of its models that the one is better which was so in the mean: nobody has claimed that, and
+    none of these is ever written. Each has its own position code; of more than four models there are too many pairs.
     """
     found = []
     for task, of_task in groupby(cells, key=lambda cell: str(cell["task"])):
@@ -167,7 +166,10 @@ def of_models(cells: Iterable[Cell]) -> list[Claim]:
             continue
         relation = ">" if cells[0].higher_is_better else "<"
         sides = {model: f"{model}(positions={code})" for model, code in codes}
-        found += [Claim(f"{sides[a]} {relation} {sides[b]}", task) for a, b in combinations(models, 2)]
+        reached = {m: [c.interval.center for c in cells if c["model"] == m and c.values] for m in models}
+        means = {m: sum(values) / len(values) if values else math.inf for m, values in reached.items()}
+        best_first = sorted(models, key=lambda m: means[m], reverse=cells[0].higher_is_better)
+        found += [Claim(f"{sides[a]} {relation} {sides[b]}", task) for a, b in combinations(best_first, 2)]
     return found
 
 

@@ -39,6 +39,11 @@ def _count_in_row(models: str, **others: Any) -> Request:
     return replace(_STUDY, models=models, L="20", task_settings=_EVERY_READING, **others)
 
 
+def _longer(request: Request) -> Request:
+    """At four times the steps: does a verdict hang on the budget?"""
+    return replace(request, norm="none", steps=str(4 * int(request.steps)))
+
+
 def _polynomials(models: str, family: str, **others: Any) -> Request:
     """Table 2, right: random polynomials (another for each seed), and the family that S6 is made for."""
     settings = (f"family={family}", "label_var=20")
@@ -69,6 +74,10 @@ def _table2() -> Preset:
             _count_in_row("attn", D="2,4", depth="1,2,4", positions="sin"),
             *(_polynomials("s6", f, positions="none,sin", model_settings=_LAYOUTS) for f in families),
             *(_polynomials("attn", f, positions="sin") for f in families),
+            _longer(_count_in_row("s6", D="2", depth="1,2", positions="none")),
+            _longer(_count_in_row("attn", D="2,4", depth="1,4", positions="sin")),
+            *(_longer(_polynomials("s6", f, positions="none")) for f in families),
+            *(_longer(_polynomials("attn", f, positions="sin")) for f in families),
         ),
         (
             *(Claim(text, _COUNT) for text in counts),

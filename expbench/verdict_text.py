@@ -17,6 +17,7 @@ bootstrap; p is of a sign-flip permutation test, Holm's corrected for all that i
 that matters; `undecided`: the runs do not say, or are of fewer than {LEAST_UNITS} independent units; `post hoc`: a run is
 older than the claim; `budget-dependent`: decided otherwise at four times or a quarter of the steps. `best of k` is what the
 best of k runs is expected to be, for one k on both sides."""
+_MOST_SENTENCES = 6  # of one claim: in more places it is told by its table
 _HEADER = ("verdict", "difference", "95 % interval", "rests on", "p", "Holm's p", "solved", "best of k", "lr", "because")
 
 
@@ -57,8 +58,11 @@ def _said(finding: Finding) -> str:
     title = finding.claim.title
     if not finding.judgements:
         return f"{title} has no place to be judged: {finding.nowhere}."
-    if len(finding.judgements) > 1:
+    if len(finding.judgements) > _MOST_SENTENCES:
         return f"{title} {finding.summary}."
+    if len(finding.judgements) > 1:
+        said = (f"- {j.verdict}: {sentence(j, finding.columns)}." for j in finding.judgements)
+        return "\n".join([f"{title} {finding.summary}:", "", *said])
     (judgement,) = finding.judgements
     sizes = [name for name in ("L", "degree") if judgement.where.get(name, "none") != "none"]
     return f"{title} is {judgement.verdict}: {sentence(judgement, sizes)}."

@@ -517,10 +517,14 @@ def test_sentences() -> None:
 def test_tables_of_places() -> None:
     finding = in_protocols(({"steps": 500}, 0.9), ({"steps": 2000}, 0.1))
     lines = text([finding]).splitlines()
-    assert lines[0] == "s6 < linattn on polyreg holds in 1 of 2 protocols; fails with steps 500; depends on the budget in 2."
-    assert lines[1].split()[:3] == ["steps", "verdict", "difference"]
-    assert lines[2].startswith("500    contradicted (budget-dependent)  ")
-    assert len(lines) == 4
+    assert lines[0] == "s6 < linattn on polyreg holds in 1 of 2 protocols; fails with steps 500; depends on the budget in 2:"
+    assert lines[2].startswith("- contradicted: s6 has a higher nmse than linattn at steps=500: difference ")
+    assert lines[3].startswith("- supported: s6 has a lower nmse than linattn at steps=2000: difference ")
+    assert lines[4].split()[:3] == ["steps", "verdict", "difference"]
+    assert lines[5].startswith("500    contradicted (budget-dependent)  ")
+    assert len(lines) == 7
+    many = in_protocols(*(({"steps": 500 + n}, 0.1) for n in range(7)))
+    assert len(text([many]).splitlines()) == 9, "in many places its table tells"
     written = markdown([finding, *judge([claim("s6 < atn")], frame_of(runs("s6", [1.0])))])
     header, *places_ = section(written, "steps")
     first = dict(zip(header, places_[0], strict=True))

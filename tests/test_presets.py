@@ -72,18 +72,19 @@ def test_claims_name_rows_that_are_run(jobs: list[grid.Job]) -> None:
 def row(key: str, value: float, seed: int = 0, **others: object) -> dict[str, object]:
     """A run of Table 2's first counting row of S6 without position code, as the table holds its accuracy."""
     facts = {"task": "count-in-row", "model": "s6", "positions": "none", "depth": 1, "D": 2, "kind": "run", "status": "ok"}
-    settings = {"task_settings": '{"head":"scalar"}', "model_settings": '{"layout":"full_bias"}', "norm": "none"}
+    task_settings = '{"L":20,"classes":20,"head":"scalar"}'
+    settings = {"task_settings": task_settings, "model_settings": '{"layout":"full_bias"}', "norm": "none"}
     both = {"key": key, "split": "test", "slice": "", "seed": seed, "instance": 0, "value": value, "solved_at": 0.95}
     rest = {"higher_is_better": True, "parameters": 35, "step": 10, "steps": 10}
     return {**dict.fromkeys(table.COLUMNS), **facts, **settings, **both, **rest, **others}
 
 
 def test_a_published_number_reproduces_where_means_of_three_of_our_seeds_hold_it() -> None:
-    def verdicts(values: list[float]) -> dict[str, list[str]]:
+    def verdicts(values: list[float], **others: object) -> dict[str, list[str]]:
         rows = []
         for seed, value in enumerate(values):
-            rows.append(row(str(seed), value, seed, metric="accuracy", headline=False))
-            rows.append(row(str(seed), 0.5, seed, metric="balanced_accuracy", headline=True))
+            rows.append(row(str(seed), value, seed, metric="accuracy", headline=False, **others))
+            rows.append(row(str(seed), 0.5, seed, metric="balanced_accuracy", headline=True, **others))
         found: dict[str, list[str]] = {}
         frame = with_context(pd.DataFrame(rows))
         for entry in ledger.entries(frame, gather(frame)):
@@ -96,6 +97,7 @@ def test_a_published_number_reproduces_where_means_of_three_of_our_seeds_hold_it
     assert all(found == ["not run"] for found in wide.values())
     assert verdicts([0.99, 0.98] * 10)[name] == ["differs"]
     assert verdicts([0.1, 0.2] * 10)[name] == ["differs"]
+    assert verdicts([0.1, 0.2] * 10, task_settings='{"L":64,"classes":20}')[name] == ["not run"], "another experiment"
 
 
 def test_smoke_runs_every_row_and_judges_its_claims(expbench: CommandLine) -> None:
