@@ -1,11 +1,14 @@
-"""From the runs of alignment.sh to what is committed under results/alignment: a table, and S6's advantage on each family."""
+"""From the runs of alignment.sh to what is committed under results/alignment: the rows, and S6 against attention."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from expbench import table
+from drawing import COLOURS, legend, panels
+from matplotlib.figure import Figure
+
+from expbench import plots, table
 from expbench.cells import gather, with_context
 from expbench.statistics import mean_interval
 from expbench.text import aligned, number
@@ -29,6 +32,26 @@ def main(runs: Path) -> None:
         interval = f"{number(gap.low)} to {number(gap.high)}"
         lines.append([place[0], str(place[1]), number(orders[place]), *means, number(gap.center), interval])
     print(aligned(lines))
+    plots.save(draw(places), TARGET / "figure.svg")
+
+
+def draw(places: dict[tuple[str, int], dict[str, dict[int, float]]]) -> Figure:
+    """Each run of each model as a dot, its mean as a bar; a line for each family and degree."""
+    names = sorted(places, key=lambda place: (place[1], place[0]))
+    figure, (axes,) = panels(1, 1)
+    figure.set_size_inches(7.0, 0.9 + 0.5 * len(names))
+    for offset, (model, colour) in enumerate(zip(("s6", "attn", "linattn"), COLOURS, strict=False)):
+        for row, name in enumerate(names):
+            y, values = row + 0.25 * (offset - 1), list(places[name][model].values())
+            axes.plot(values, [y] * len(values), ".", color=colour, alpha=0.5, markersize=4)
+            label = model if row == 0 else "_"
+            axes.plot([mean_interval(values).center], [y], "|", color=colour, markersize=11, markeredgewidth=2, label=label)
+    axes.set_yticks(range(len(names)), [f"{family}, degree {degree}" for family, degree in names], fontsize=8)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xscale("log")
+    axes.set_xlabel("nmse (test); bars are means of ten seeds")
+    legend(figure)
+    return figure
 
 
 if __name__ == "__main__":
