@@ -68,13 +68,13 @@ def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
             if not _sweep(every, how, ends, counts, say, "choosing learning rates, "):
                 return Ended(counts, len(jobs), stopped=True)
             chosen = _chosen(tuning, how.folder)
-            wider = {p: extended(grid, [chosen[cell] for cell in cells if places[cell] == p]) for p, grid in grids.items()}
+            wider = {p: extended(g, [rate for cell, rate in chosen.items() if places[cell] == p]) for p, g in grids.items()}
             if wider == grids:
                 break
             grids = wider
         for line in _summary(chosen, {cell: grids[place] for cell, place in places.items()}, how.tuning_runs):
             say(line)
-        jobs = [with_rate(job, chosen[cell]) for cell, group in cells.items() for job in group]
+        jobs = [with_rate(job, chosen.get(cell, START[0])) for cell, group in cells.items() for job in group]
     finished = _sweep(jobs, how, ends, counts, say, "")
     return Ended(counts, len(jobs), stopped=not finished)
 
@@ -154,14 +154,15 @@ def tuning_jobs(cell: Sequence[Job], rates: Sequence[float], runs: int = TUNING_
 
 
 def _chosen(tuning: Mapping[Key, Sequence[Job]], folder: Path) -> dict[Key, float]:
-    """The rate of each cell, by what its tuning runs reached."""
+    """The rate of each cell, by what its tuning runs reached; none where all failed, or the model is not supported."""
     values = table.selected(folder, {job.run.key for jobs in tuning.values() for job in jobs})
     chosen = {}
     for cell, jobs in tuning.items():
         tried: dict[float, list[float | None]] = {}
         for job in jobs:
             tried.setdefault(job.run.lr, []).append(values.get(job.run.key))
-        chosen[cell] = choose(tried, jobs[0].task.higher_is_better)
+        if any(value is not None for reached in tried.values() for value in reached):
+            chosen[cell] = choose(tried, jobs[0].task.higher_is_better)
     return chosen
 
 

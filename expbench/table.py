@@ -6,6 +6,7 @@ one row set a key. results/README.md explains the columns.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import uuid
@@ -231,7 +232,10 @@ def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
-    """Of those of these runs that ended well the headline metric on the selection split, at the end. Without pandas."""
+    """Of these runs the headline metric on the selection split, at the end. Without pandas.
+
+    NaN of one that diverged; one that failed, or whose model is not supported, is left out.
+    """
     names = ["key", "status", "split", "step", "steps", "headline", "value"]
     found: dict[str, float] = {}
     for path in sorted(folder.glob("*.parquet")):
@@ -241,6 +245,8 @@ def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
         part = _read_file(path, names)
         if isinstance(part, str):
             continue
+        diverged = part.filter(pc.equal(part["status"], "diverged"))["key"].to_pylist()
+        found |= {key: math.nan for key in diverged if key in keys}
         last = pc.and_(pc.equal(part["split"], "selection"), pc.equal(part["step"], part["steps"]))
         part = part.filter(pc.and_(pc.and_(last, part["headline"]), pc.equal(part["status"], "ok")))
         found |= {k: v for k, v in zip(part["key"].to_pylist(), part["value"].to_pylist(), strict=True) if k in keys}

@@ -136,3 +136,53 @@ def test_a_time_limit_ends_between_stacks_and_the_same_command_goes_on(expbench:
 
     assert "6 to run" in stopped.err
     assert "ran 6 (6 ok)" in expbench(*words).err
+
+
+BROKEN = """
+import torch
+from torch import nn
+
+
+class Explodes(nn.Module):
+    devices = None
+
+    def __init__(self, width):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x):
+        return x * self.weight * float({factor})
+
+
+class Fails(nn.Linear):
+    def __init__(self, width):
+        super().__init__(width, width)
+
+    def forward(self, x):
+        if x.shape[0] > 2:
+            raise RuntimeError("no")
+        return super().forward(x)
+
+
+class Elsewhere(nn.Identity):
+    devices = ("cuda",)
+
+    def __init__(self, width):
+        super().__init__()
+"""
+
+
+def test_a_model_that_always_diverges_has_lower_rates_tried_and_one_that_fails_or_is_not_supported_has_not(
+    expbench: CommandLine, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN.format(factor="'1e38'"))
+    words = ["run", "--task", "polyreg", *TINY, "--steps", "3", "--seeds", "0", "--lr", "auto", "--device", "cpu"]
+    rates = {}
+    for name in ("Explodes", "Fails", "Elsewhere"):
+        answer = expbench(*words, "--models", f"broken.py:{name}", "--results", name)
+        assert answer.code == (1 if name == "Fails" else 0), answer
+        frame = table.read(Path(name)).frame
+        rates[name] = set(frame.loc[frame["kind"] == "tuning", "lr"])
+        assert (frame["kind"] == "run").any(), "it is reported all the same"
+    assert min(rates["Explodes"]) == LADDER[0]
+    assert rates["Fails"] == rates["Elsewhere"] == set(START)
