@@ -95,7 +95,7 @@ def draw_all(cells: Sequence[Cell], frame: pd.DataFrame, values: Mapping[str, pd
 
 
 def main(runs: Path, target: Path) -> None:
-    frame = with_context(table.collect(runs, target, "table"))
+    frame = with_context(table.collect(runs, target, "table", table.endings))
     cells = sorted(gather(frame), key=place)
     test = frame[(frame["kind"] == "run") & (frame["split"] == "test") & (frame["slice"] == "")]
     values = {metric: test[test["metric"] == metric].set_index("key")["value"] for metric in METRICS}

@@ -86,8 +86,13 @@ def draw(axes: Axes, cells: Sequence[Cell]) -> None:
         axes.set_ylim(bottom=least)
 
 
+def last_points(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Marks the last point of each run's curve, what was measured after it, and all that has no step."""
+    return frame["step"].isna() | (frame["step"] == frame.groupby("key")["step"].transform("max"))
+
+
 def main(runs: Path, target: Path) -> None:
-    frame = with_context(table.collect(runs, target, "table"))
+    frame = with_context(table.collect(runs, target, "table", last_points))
     cells = sorted(gather(frame), key=place)
     abar_max, outside = at_the_end(frame, "abar_max"), at_the_end(frame, "frac_abs_gt_1")
     lines = [of_cell(cell, abar_max, outside) for cell in cells]

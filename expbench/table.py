@@ -10,7 +10,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -130,25 +130,26 @@ def _write(folder: Path, name: str, table: pa.Table) -> Path:
     return target
 
 
-def collect(runs: Path, folder: Path, name: str, *, curves: bool = True) -> pd.DataFrame:
-    """Write every row set in the folder `runs` into the one file ``folder/name.parquet``, and return its rows.
+def collect(
+    runs: Path, folder: Path, name: str, keep: Callable[[pd.DataFrame], pd.Series[bool]] | None = None
+) -> pd.DataFrame:
+    """Write every row set in the folder `runs`, or those rows that `keep` marks, into the one file ``folder/name.parquet``.
 
-    curves: keep what was measured on the way, parts of splits, and all of the runs that chose learning rates; without, of
-    these remains what they were chosen by, of the others the whole splits after the last step.
+    Returns the rows that were written.
     """
     frame, problems = read(runs)
     if problems:
         raise BadInput(problems[0])
-    if not curves:
-        frame = frame[_at_the_end(frame)]
+    if keep is not None:
+        frame = frame[keep(frame)]
     frame = frame.sort_values(["task", "kind", "key", "model", "split", "step", "metric", "slice"], kind="stable")
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, name, pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False))
     return frame
 
 
-def _at_the_end(frame: pd.DataFrame) -> pd.Series[bool]:
-    """The rows that say how a run or a control ended."""
+def endings(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Marks what whole splits gave after the last step; of a run that chose a learning rate only what it was chosen by."""
     unmeasured = frame["metric"].isna()
     last = (frame["step"] == frame["steps"]) & (frame["slice"] == "") & frame["split"].isin(["selection", "test"])
     chose = last & (frame["split"] == "selection") & frame["headline"].fillna(False).astype(bool)
@@ -158,9 +159,9 @@ def _at_the_end(frame: pd.DataFrame) -> pd.Series[bool]:
 
 
 def compact(folder: Path, *, curves: bool = True) -> Path:
-    """Put all that a folder holds into its one file ``table.parquet``, and remove the files it was in (`collect`)."""
+    """Put all that a folder holds, or without curves its `endings`, into ``table.parquet``; remove the files it was in."""
     before = [path for path in folder.glob("*.parquet") if path.stem != "table"]
-    collect(folder, folder, "table", curves=curves)
+    collect(folder, folder, "table", None if curves else endings)
     for path in before:  # what was written meanwhile stays
         path.unlink(missing_ok=True)
     return folder / "table.parquet"

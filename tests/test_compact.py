@@ -1,0 +1,42 @@
+"""A folder of runs as one file: nothing that is reported is lost, and a sweep goes on from it."""
+
+from pathlib import Path
+
+import pytest
+
+from expbench import table
+from expbench.cells import gather, with_context
+from tests.conftest import TINY, CommandLine, is_bad_input
+
+RUN = ["run", "--task", "polyreg,count-in-row", "--models", "ssm", *TINY, "-t", "count-in-row:classes=4", "--lr", "auto"]
+
+
+@pytest.mark.parametrize("curves", [True, False])
+def test_what_is_reported_stays_and_the_sweep_goes_on(expbench: CommandLine, curves: bool) -> None:
+    assert expbench(*RUN).code == 0
+    folder = Path("results")
+    before = table.read(folder).frame
+    kept = expbench("compact", *([] if curves else ["--no-curves"]))
+    assert (kept.code, kept.out.strip()) == (0, "results/table.parquet")
+    assert [path.name for path in folder.glob("*.parquet")] == ["table.parquet"]
+    after = table.read(folder).frame
+    assert (len(after) == len(before)) == curves
+    assert set(after["key"]) == set(before["key"])
+    for old, new in zip(*(gather(with_context(frame)) for frame in (before, after)), strict=True):
+        assert (old.facts, old.values, old.interval, old.tuning) == (new.facts, new.values, new.interval, new.tuning)
+    assert not curves or set(after["step"].dropna()) == set(before["step"].dropna())
+    again = expbench(*RUN)
+    assert "ran 0 (none)" in again.err
+    more = expbench(*RUN, "--seeds", "0:3")
+    assert "ran 2 (2 ok)" in more.err
+    assert expbench("compact", "--no-curves").code == 0
+    assert set(after["key"]) < set(table.read(folder).frame["key"])
+
+
+def test_bad_input(expbench: CommandLine) -> None:
+    is_bad_input(expbench("compact", "--results", "nowhere"), "nowhere")
+    assert expbench("run", "--task", "polyreg", "--models", "ssm", *TINY).code == 0
+    (Path("results") / "odd.parquet").write_text("no table")
+    count = len(list(Path("results").iterdir()))
+    is_bad_input(expbench("compact"), "odd.parquet", "corrupt")
+    assert len(list(Path("results").iterdir())) == count, "nothing is lost"
