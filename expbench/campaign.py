@@ -46,10 +46,9 @@ class How(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How runs ended, tuning runs among them; how many were asked for; whether it was stopped before all were run."""
+    """How runs ended, tuning runs among them; and whether it was stopped before all were run."""
 
     counts: Counter[str]
-    planned: int
     stopped: bool
 
 
@@ -66,7 +65,7 @@ def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
             tuning = {cell: tuning_jobs(group, grids[places[cell]], how.tuning_runs) for cell, group in cells.items()}
             every = [job for group in tuning.values() for job in group]
             if not _sweep(every, how, ends, counts, say, "choosing learning rates, "):
-                return Ended(counts, len(jobs), stopped=True)
+                return Ended(counts, stopped=True)
             chosen = _chosen(tuning, how.folder)
             wider = {p: extended(g, [rate for cell, rate in chosen.items() if places[cell] == p]) for p, g in grids.items()}
             if wider == grids:
@@ -76,7 +75,7 @@ def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
             say(line)
         jobs = [with_rate(job, chosen.get(cell, START[0])) for cell, group in cells.items() for job in group]
     finished = _sweep(jobs, how, ends, counts, say, "")
-    return Ended(counts, len(jobs), stopped=not finished)
+    return Ended(counts, stopped=not finished)
 
 
 def preview(jobs: Sequence[Job], how: How) -> str:

@@ -5,15 +5,36 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expbench.cli_bench import bench_app
+from expbench.cli_options import (
+    DEVICES,
+    BackendOption,
+    DeviceOption,
+    ModelsDir,
+    ModelSettings,
+    ResultsOption,
+    TasksDir,
+    TaskSettings,
+    TimeLimit,
+    add_folders,
+    bad_files,
+    check_choice,
+    hold_log,
+    interrupt,
+    say,
+    seconds_of,
+    shard_of,
+    show_log,
+)
+from expbench.cli_theory import theory_app
 from expbench.errors import BadInput, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from logging.handlers import MemoryHandler
 
     from expbench.campaign import How
     from expbench.grid import Job
@@ -25,33 +46,8 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help answers twice as fast as boxes
 )
 
-_DEVICES = ("auto", "cpu", "cuda")
-
-bench_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
-theory_app = typer.Typer(rich_markup_mode=None)
 app.add_typer(theory_app, name="theory")
-
-ResultsOption = Annotated[str, typer.Option("--results", metavar="FOLDER", help="Folder of the results table.")]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda.")]
-BackendOption = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help="Of the scans: auto, reference, torch, triton, mamba.")
-]
-TimeLimit = Annotated[
-    float | None, typer.Option(metavar="MINUTES", help="Begin nothing new after so many minutes. (default: no limit)")
-]
-TasksDir = Annotated[
-    list[str] | None, typer.Option("--tasks-dir", metavar="FOLDER", help="Folder whose files are tasks; may be repeated.")
-]
-ModelsDir = Annotated[
-    list[str] | None, typer.Option("--models-dir", metavar="FOLDER", help="Folder whose files are models; may be repeated.")
-]
-TaskSettings = Annotated[
-    list[str] | None, typer.Option("-t", "--task-setting", metavar="[TASK:]NAME=V1,V2", help="A setting of a task.")
-]
-ModelSettings = Annotated[
-    list[str] | None, typer.Option("-m", "--model-setting", metavar="[MODEL:]NAME=V1,V2", help="A setting of a model.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -127,12 +123,12 @@ def run(
 
     Lists are 1,2,3 and ranges 0:5 (the end is not included). The same command continues an interrupted sweep.
     """
-    _add_folders(tasks_dir, models_dir)
-    part = _shard(shard)
+    add_folders(tasks_dir, models_dir)
+    part = shard_of(shard)
     from expbench.ops import backends
 
-    _check("--device", device, _DEVICES)
-    _check("--backend", backend, ("auto", *backends.BACKENDS))
+    check_choice("--device", device, DEVICES)
+    check_choice("--backend", backend, ("auto", *backends.BACKENDS))
     # Read when torch is loaded: threads that wait without spinning are as fast alone, and twice as fast on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pathlib import Path
@@ -166,11 +162,11 @@ def run(
         task_settings=tuple(task_setting or ()),
         model_settings=tuple(model_setting or ()),
     )
-    held = _hold_log()
+    held = hold_log()
     with backends.using(None if backend == "auto" else backend):
         jobs = grid.expand(request, chosen)
         how = campaign.How(
-            Path(results), chosen, lr == "auto", part, _seconds(time_limit), save_weights, fail_fast, largest=stack
+            Path(results), chosen, lr == "auto", part, seconds_of(time_limit), save_weights, fail_fast, largest=stack
         )
         if dry_run:
             print(campaign.preview(jobs, how))
@@ -179,7 +175,7 @@ def run(
         if save_weights:
             table.open_folder(str(how.folder / "weights"))
         sweep.plan(jobs, how.folder)  # raises if the folder holds what is no results table
-        _show_log(held)
+        show_log(held)
         _campaign(jobs, how)
 
 
@@ -187,19 +183,19 @@ def _campaign(jobs: Sequence[Job], how: How) -> None:
     """Run jobs, say how they ended, and exit as they did."""
     from expbench import campaign
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
-        ended = campaign.run(jobs, how, _say)
+        ended = campaign.run(jobs, how, say)
     except KeyboardInterrupt:
-        _say("interrupted; the same command goes on from here")
+        say("interrupted; the same command goes on from here")
         raise SystemExit(130) from None
     ran = ", ".join(f"{n} {status}" for status, n in sorted(ended.counts.items())) or "none"
-    _say(f"ran {ended.counts.total()} ({ran}); results in {how.folder}; expbench report draws them")
+    say(f"ran {ended.counts.total()} ({ran}); results in {how.folder}; expbench report draws them")
     if ended.counts["failed"]:
-        _say("some runs failed: their rows hold the error, and the same command tries them again")
+        say("some runs failed: their rows hold the error, and the same command tries them again")
         raise SystemExit(1)
     if ended.stopped:
-        _say("stopped at the time limit; the same command goes on from here")
+        say("stopped at the time limit; the same command goes on from here")
 
 
 @app.command()
@@ -219,7 +215,7 @@ def claim(
     models_dir: ModelsDir = None,
 ) -> None:
     """Write down what is claimed of two models, before they are run: RESULTS/claims/HASH.json. The report judges it."""
-    _add_folders(tasks_dir, models_dir)
+    add_folders(tasks_dir, models_dir)
     from expbench import claims, declare, table
 
     made = claims.write(declare.claim(text, task, where or [], margin), table.open_folder(results))
@@ -249,8 +245,8 @@ def reproduce(
 
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    _check("--device", device, _DEVICES)
-    part, seconds = _shard(shard), _seconds(time_limit)
+    check_choice("--device", device, DEVICES)
+    part, seconds = shard_of(shard), seconds_of(time_limit)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pathlib import Path
 
@@ -260,7 +256,7 @@ def reproduce(
     study = smaller(PRESETS[preset]()) if smoke else PRESETS[preset]()
     chosen = sweep.choose_device(device)
     folder = Path(results or f"results/{preset}")
-    held = _hold_log()
+    held = hold_log()
     jobs = [job for request in study.requests for job in grid.expand(request, chosen)]
     how = campaign.How(folder, chosen, tunes=True, shard=part, seconds=seconds, tuning_runs=study.tuning_runs)
     if dry_run:
@@ -270,13 +266,13 @@ def reproduce(
     sweep.plan(jobs, folder)  # raises if the folder holds what is no results table
     for claim in study.claims:
         claims.write(claim, folder)
-    _show_log(held)
+    show_log(held)
     _campaign(jobs, how)
     if part != (1, 1):
         return  # the others are not done; expbench report draws what there is
     frame, problems = table.read(folder)
     print(write_report(frame, folder))
-    _bad_files(problems)
+    bad_files(problems)
 
 
 @app.command()
@@ -299,7 +295,7 @@ def report(
         models=split_list(models, "--models") if models is not None else None,
     )
     print(path)
-    _bad_files(problems)
+    bad_files(problems)
 
 
 @app.command()
@@ -318,7 +314,7 @@ def compact(
 @app.command("list")
 def list_plugins(tasks_dir: TasksDir = None, models_dir: ModelsDir = None) -> None:
     """List the tasks and models, without importing any."""
-    _add_folders(tasks_dir, models_dir)
+    add_folders(tasks_dir, models_dir)
     from expbench import plugins
 
     kinds: tuple[plugins.Kind, ...] = ("task", "model")
@@ -346,7 +342,7 @@ def show(
 
     Of a task its definition, settings, samples and controls; of a model its definition, settings, sizes and degree.
     """
-    _add_folders(tasks_dir, models_dir)
+    add_folders(tasks_dir, models_dir)
     from expbench.show import show_plugin
 
     print(show_plugin(name, L=L, D=D, depth=depth, task_settings=task_setting or [], model_settings=model_setting or []))
@@ -365,10 +361,10 @@ def check(
 
     The exit code is 1 if a check fails.
     """
-    _add_folders(None, models_dir)
+    add_folders(None, models_dir)
     from expbench.ops import backends
 
-    _check("--backend", backend, ("auto", *backends.BACKENDS))
+    check_choice("--backend", backend, ("auto", *backends.BACKENDS))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench import grid
     from expbench.theory import check as checking
@@ -407,263 +403,7 @@ def trace(
     folder = table.existing_folder(results)
     frame, problems = table.read(folder)
     print(trace_key(frame, folder, key))
-    _bad_files(problems)
-
-
-@bench_app.callback(invoke_without_command=True)
-def bench_root(context: typer.Context) -> None:
-    """Measure how fast the operations are."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-@bench_app.command("scan")
-def bench_scan(
-    shapes: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Sizes BxDxLxN, as 32x768x1024x16. (default: some for the device)")
-    ] = None,
-    L: Annotated[str | None, typer.Option("--L", metavar="LIST", help="Lengths in place of those of the shapes.")] = None,
-    backend: Annotated[
-        str | None, typer.Option(metavar="LIST", help="reference, torch, triton, mamba. (default: all that work here)")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(metavar="LIST", help="bfloat16, float32, float64. (default: by N on a GPU, else float32)")
-    ] = None,
-    transition: Annotated[str, typer.Option(metavar="LIST", help="exact, taylor1, taylor2, taylor3, linear.")] = "exact",
-    gate: Annotated[
-        bool | None, typer.Option("--gate/--no-gate", help="y silu(z). (default: where N is 16 or more)")
-    ] = None,
-    device: DeviceOption = "auto",
-    threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads on a CPU.")] = 1,
-    seconds: Annotated[float, typer.Option(help="How long each number is measured.")] = 0.3,
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Hold results against float64 first.")] = True,
-    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where scan.parquet and scan.svg are put.")] = "results/bench",
-) -> None:
-    """Check and time the backends of the selective scan: FOLDER/scan.parquet, FOLDER/scan.svg and a table.
-
-    Lists are 1,2,3. What is wrong or fails is said and not timed, and the exit code is then 1.
-    """
-    _check("--device", device, _DEVICES)
-    if not 0 <= seconds <= 3600:  # nan is not either
-        raise BadInput(f"--seconds: {seconds:g} is not between 0 and 3600")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from expbench import bench, bench_cases, sweep, table
-
-    chosen = sweep.choose_device(device)
-    cases = bench_cases.cases(shapes, L, dtype, transition, gate, chosen)
-    planned, notes = bench_cases.plan(cases, backend, chosen)
-    options = bench.Options(chosen, seconds, check, threads)
-    signal.signal(signal.SIGTERM, _interrupt)
-    raise SystemExit(bench.run(planned, options, notes, table.open_folder(out, "--out", "results/bench"), _say))
-
-
-@theory_app.callback(invoke_without_command=True)
-def theory_root(context: typer.Context) -> None:
-    """What layers can compute, by theorem: degrees measured beside formulas, and weights that are set."""
-    if context.invoked_subcommand is None:
-        print(context.get_help())
-
-
-@theory_app.command("degree")
-def theory_degree(
-    models: Annotated[
-        str, typer.Option(metavar="LIST", help="Models by name, or path/file.py:Class, or module:Class.")
-    ] = "s6-poly,s6-poly-disc,ssm,linattn,polyattn,s6,attn",
-    L: Annotated[str, typer.Option("--L", metavar="LIST", help="Lengths.")] = "2,4,6,8,10,12",
-    D: Annotated[str, typer.Option("--D", metavar="LIST", help="Widths.")] = "2",
-    depth: Annotated[str, typer.Option(metavar="LIST", help="Numbers of layers.")] = "1,2",
-    residual: Annotated[str, typer.Option(metavar="LIST", help="Residual connections: on, off.")] = "on",
-    model_setting: ModelSettings = None,
-    limit: Annotated[int, typer.Option(min=1, max=1 << 22, help="Largest degree that is measured.")] = 1 << 15,
-    models_dir: ModelsDir = None,
-    out: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Where degree.parquet, degree.md and degree.svg are put.")
-    ] = "results/theory",
-) -> None:
-    """Measure degree and interaction order exactly, beside the formulas that the models state.
-
-    Networks have no normalisation. The exit code is 1 if one differs from its formula.
-    """
-    _add_folders(None, models_dir)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from expbench import grid, table
-    from expbench.theory import survey
-
-    request = grid.Request(
-        task="polyreg",
-        models=models,
-        L=L,
-        D=D,
-        depth=depth,
-        residual=residual,
-        norm="none",
-        seeds="0",
-        dtype="float64",
-        model_settings=tuple(model_setting or ()),
-    )
-    jobs = grid.expand(request, "cpu")
-    folder = table.open_folder(out, "--out", "results/theory")
-    lines = []
-    for line in survey.survey(jobs, limit):
-        lines.append(line)
-        _say(f"[{len(lines)}/{len(jobs)}] {line.model} L={line.L} depth={line.depth}: {line.verdict}")
-    print(survey.text(lines))
-    print(", ".join(map(str, survey.write(lines, folder))))
-    if any(line.verdict.startswith("DIFFERS") for line in lines):
-        raise SystemExit(1)
-
-
-@theory_app.command("construct")
-def theory_construct(
-    what: Annotated[str, typer.Argument(help="lemma2, count-in-row, or a polynomial, as '2*x1^2*x3 - x2*x4 + 0.5'.")],
-    L: Annotated[
-        int | None, typer.Option("--L", help="Length. (default: of a polynomial its last variable, else 16 or 64)")
-    ] = None,
-    D: Annotated[int, typer.Option("--D", min=1, max=256, help="Width of the head of lemma2.")] = 4,
-    N: Annotated[int, typer.Option("--N", min=1, max=256, help="States of the head of lemma2.")] = 4,
-) -> None:
-    """Set the weights of the suite's own layers so that they compute something, and say how exactly they do.
-
-    A polynomial becomes four Mamba blocks (Theorem 2), a head of linear attention one S6 layer (Lemma 2).
-    """
-    from expbench.theory.demonstrate import demonstrate
-
-    print(demonstrate(what, L, D, N))
-
-
-@theory_app.command("realise")
-def theory_realise(
-    formula: Annotated[str, typer.Argument(help="A polynomial, as 'x1*x2*x3'.")],
-    L: Annotated[int | None, typer.Option("--L", min=1, max=4096, help="Length. (default: the last variable)")] = None,
-    noise: Annotated[str, typer.Option(metavar="LIST", help="Sizes of the noise.")] = "0,0.001,0.01,0.03,0.1,0.3",
-    seeds: Annotated[str, typer.Option(metavar="LIST", help="Seeds of noise and data.")] = "0:10",
-    steps: Annotated[int, typer.Option(min=1, max=10**6, help="Optimizer steps.")] = 1000,
-    lr: Annotated[float, typer.Option(min=1e-9, max=10.0, help="Peak learning rate.")] = 0.003,
-    batch_size: Annotated[int, typer.Option(min=1, max=1 << 16, help="Sequences in a step.")] = 64,
-    device: DeviceOption = "auto",
-    out: Annotated[
-        str, typer.Option(metavar="FOLDER", help="Where realise.parquet and realise.svg are put.")
-    ] = "results/theory",
-) -> None:
-    """Start training at a construction plus noise, and from scratch: what can be represented, and what is found."""
-    _check("--device", device, _DEVICES)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from expbench import grid, sweep, table
-    from expbench.progress import counting
-    from expbench.theory import realise
-
-    sizes, numbers = grid.real("--noise", noise), grid.whole("--seeds", seeds, least=0)
-    chosen = sweep.choose_device(device)
-    folder = table.open_folder(out, "--out", "results/theory")
-    with counting("steps", steps) as told:
-        found = realise.realise(
-            formula, L, sizes, numbers, steps=steps, lr=lr, batch_size=batch_size, device=chosen, told=told
-        )
-    print(realise.text(found, formula))
-    print(", ".join(map(str, realise.write(found, formula, folder))))
-
-
-@theory_app.command("bound")
-def theory_bound(
-    L: Annotated[int, typer.Option("--L", help="Length.")] = 8,
-    D: Annotated[int, typer.Option("--D", help="Width.")] = 4,
-    N: Annotated[int, typer.Option("--N", help="States of a channel.")] = 4,
-    classes: Annotated[int, typer.Option(help="Classes: counts of a run of 1s, cut at the last.")] = 4,
-    samples: Annotated[int, typer.Option(help="Sequences that are trained on.")] = 512,
-    seed: Annotated[int, typer.Option(help="Of data and weights.")] = 0,
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 300,
-) -> None:
-    """Train one bare layer of Eq. 6, and set the bound of Theorem 3 beside its true gap; vacuous is called vacuous."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from expbench.theory.bound_example import demonstrate_bound
-
-    print(demonstrate_bound(L=L, D=D, N=N, classes=classes, samples=samples, seed=seed, steps=steps))
-
-
-@theory_app.command("correlation")
-def theory_correlation(
-    statistic: Annotated[str, typer.Option(metavar="NAME", help="k_hat, abar_max, frac_abs_gt_1.")] = "k_hat",
-    results: ResultsOption = "results",
-) -> None:
-    """Rank correlation of the largest |Abar| with the loss over training, over the runs of each cell."""
-    _check("--statistic", statistic, ("k_hat", "abar_max", "frac_abs_gt_1"))
-    from expbench import table
-    from expbench.theory import correlation
-
-    frame, problems = table.read(table.existing_folder(results))
-    found = correlation.correlations(frame, statistic)
-    if not found:
-        raise BadInput(f"{results} holds no run that logs {statistic}; expbench run --task polyreg --models s6 makes some")
-    print(correlation.text(found))
-    _bad_files(problems)
-
-
-def _add_folders(tasks_dir: list[str] | None, models_dir: list[str] | None) -> None:
-    from expbench import plugins
-
-    for folder in tasks_dir or []:
-        plugins.add_folder("task", folder)
-    for folder in models_dir or []:
-        plugins.add_folder("model", folder)
-
-
-def _check(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise unknown(f"value of {option}:", value, choices)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
-    if not (text.isascii() and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise BadInput(f"--shard: {text!r} is not I/N with I from 1 to N, as 1/4")
-    return int(part), int(parts)
-
-
-def _seconds(minutes: float | None) -> float | None:
-    if minutes is None:
-        return None
-    if not 0 < minutes <= 100_000:  # nan is not either
-        raise BadInput(f"--time-limit: {minutes:g} is not between 0 and 100000 minutes")
-    return 60 * minutes
-
-
-def _bad_files(problems: list[str]) -> None:
-    """Files of the results folder that were not read: everything else was, but the answer is not whole."""
-    for problem in problems:
-        _say(f"error: {problem}")
-    if problems:
-        raise SystemExit(2)
-
-
-def _hold_log() -> MemoryHandler:
-    """Keep what the package logs until it is known that nothing is wrong with the command."""
-    import logging
-    from logging.handlers import MemoryHandler
-
-    held = MemoryHandler(1000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
-    logger = logging.getLogger("expbench")
-    logger.handlers[:] = [held]
-    logger.setLevel(logging.INFO)
-    return held
-
-
-def _show_log(held: MemoryHandler) -> None:
-    """Print what was logged, such as which implementation of an operation was chosen, and from now on what will be."""
-    import logging
-
-    shown = logging.StreamHandler()
-    shown.setFormatter(logging.Formatter("%(message)s"))
-    held.setTarget(shown)
-    held.flush()
-    logging.getLogger("expbench").handlers[:] = [shown]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+    bad_files(problems)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -671,7 +411,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         code = app(args=arguments, standalone_mode=False)
     except BadInput as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -683,6 +423,6 @@ def main(arguments: list[str] | None = None) -> None:
         message = getattr(error, "format_message", None)
         if message is None:
             raise
-        _say(f"error: {' '.join(message().split())}")
+        say(f"error: {' '.join(message().split())}")
         raise SystemExit(2) from None
     raise SystemExit(code if isinstance(code, int) else 0)

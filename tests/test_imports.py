@@ -31,6 +31,8 @@ LAYERS = [
     ["sweep", "estimate", "plots", "bench_plot", "bench_solvers", "bench_text"],
     ["preview", "report", "show", "doctor", "trace", "bench", "theory"],
     ["campaign", "presets", "declare"],
+    ["cli_options"],
+    ["cli_bench", "cli_theory"],
     ["cli"],
     ["__main__"],
 ]
