@@ -11,7 +11,7 @@ import torch
 
 from expbench import grid, plugins, settings
 from expbench.errors import BadInput, unknown
-from expbench.mixer import state_size, unsupported
+from expbench.mixer import flops, state_size, unsupported
 from expbench.network import stack_reach
 from expbench.task import LONGEST, Task
 from expbench.text import NO_BOUND, aligned, degree_and_order, number
@@ -88,7 +88,7 @@ def _show_model(plugin: plugins.Plugin, L: str, D: str, depth: str, assignments:
     device = "cpu" if unsupported(cls, width=width, dtype="float32", device="cpu") is None else "cuda"
     grid.check_mixer(cls, plugin.name, width, values, length, device)
     mixers = [cls(width, **values) for _ in range(layers)]
-    state = state_size(mixers[0], length)
+    state, operations = state_size(mixers[0], length), flops(mixers[0], length)
     reach = stack_reach(mixers, length, residual=True)
     return "\n".join(
         [
@@ -102,6 +102,7 @@ def _show_model(plugin: plugins.Plugin, L: str, D: str, depth: str, assignments:
             f"at width {width}, length {length}, depth {layers}:",
             f"  parameters of a layer: {sum(p.numel() for p in mixers[0].parameters())} (normalisation not counted)",
             f"  state of a layer: {'not stated' if state is None else f'{state} numbers'}",
+            f"  FLOPs of a layer, a token: {'not stated' if operations is None else number(operations)}",
             f"  reach with norm none, residual on: {NO_BOUND if reach is None else degree_and_order(reach)}",
             f"  position code unless told otherwise: {grid.default_positions(cls, plugin.name)}",
         ]
