@@ -53,7 +53,7 @@ def test_show_of_a_model(expbench: CommandLine) -> None:
     out = expbench("show", "s6-poly", "--L", "16", "--D", "8", "-m", "taylor=2").out
     assert "parameters of a layer: 336" in out  # 5 * 8^2 + 4 * 8 - 2 * 8: without the LayerNorm
     assert "state of a layer: 64 numbers" in out
-    assert "FLOPs of a layer, a token: 992" in out
+    assert "FLOPs of a layer, a token: 1184" in out
     assert "degree 63, order 16" in out  # (L - 1) * 2 * 2 + 3
     assert "no polynomial bound" in expbench("show", "attn").out
     assert "degree 27, order 14" in expbench("show", "linattn", "--depth", "3").out
