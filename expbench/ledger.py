@@ -70,7 +70,7 @@ class Entry(NamedTuple):
 @cache
 def table2() -> tuple[Published, ...]:
     """The rows of Table 2."""
-    text = files("expbench").joinpath("published/table2.csv").read_text(encoding="utf-8")
+    text = files("expbench.published").joinpath("table2.csv").read_text(encoding="utf-8")
     return tuple(_published(row) for row in csv.DictReader(text.splitlines()))
 
 

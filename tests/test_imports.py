@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each layer may import those above it in this list, and its own members.
 LAYERS = [
-    ["errors"],
+    ["errors", "published"],
     ["settings", "plugins", "reach", "text", "statistics", "provenance", "files", "graph", "polynomial_text", "rates"],
     ["run", "draws", "draws_kernel", "resampling"],
     ["ops", "mixer", "polynomial"],
