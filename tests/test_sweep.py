@@ -168,8 +168,13 @@ def test_unsupported_cells_are_rows_not_failures(expbench: CommandLine) -> None:
 def test_interrupted_and_continued(tmp_path: Path) -> None:
     folder = tmp_path / "results"
     words = [*SWEEP, "--results", str(folder), "--steps", "400", "--stack", "1"]  # or it may end before it is interrupted
+    command = [sys.executable, "-m", "expbench", *words]
+
+    def heed() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell has what it starts in the background ignore it
+
     for sent in (signal.SIGINT, signal.SIGTERM):
-        process = subprocess.Popen([sys.executable, "-m", "expbench", *words], stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
         done = len(list(folder.glob("*.parquet")))
         deadline = time.monotonic() + 60
         while len(list(folder.glob("*.parquet"))) < done + 2 and time.monotonic() < deadline:
