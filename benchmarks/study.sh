@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A study of the paper, by several processes that share a GPU: bash benchmarks/study.sh PRESET [PROCESSES [MINUTES]]. It stops after
 # so many minutes, and the same command goes on from there. What it leaves in results/PRESET is one table, its claims and its report.
+# Where NVIDIA's multi-process service runs (nvidia-cuda-mps-control -d), small kernels of several processes run side by side.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 preset=$1 processes=${2:-1} minutes=${3:-100000}
