@@ -255,7 +255,7 @@ def reproduce(
 
     study = smaller(PRESETS[preset]()) if smoke else PRESETS[preset]()
     chosen = sweep.choose_device(device)
-    folder = Path(results or f"results/{preset}")
+    folder = Path(results or f"results/{preset}{'-smoke' if smoke else ''}")  # what is tried is no part of the study
     held = hold_log()
     jobs = [job for request in study.requests for job in grid.expand(request, chosen)]
     how = campaign.How(folder, chosen, tunes=True, shard=part, seconds=seconds, tuning_runs=study.tuning_runs)
@@ -264,8 +264,8 @@ def reproduce(
         return
     table.open_folder(str(folder))
     sweep.plan(jobs, folder)  # raises if the folder holds what is no results table
-    for claim in study.claims:
-        claims.write(claim, folder)
+    for made in study.claims:
+        claims.write(made, folder)
     show_log(held)
     _campaign(jobs, how)
     if part != (1, 1):

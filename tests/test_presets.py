@@ -108,10 +108,10 @@ def test_smoke_runs_every_row_and_judges_its_claims(expbench: CommandLine) -> No
     assert {job.run.steps for job in one} == {20}
     answer = expbench("reproduce", "table2", "--smoke", "--device", "cpu", "--shard", "1/9")
     assert (answer.code, answer.out) == (0, ""), answer
-    answer = expbench("report", "--results", "results/table2")
-    made = claims.read(Path("results/table2"))
+    answer = expbench("report", "--results", "results/table2-smoke")
+    made = claims.read(Path("results/table2-smoke"))
     assert {claim.hash for claim in made} == {claim.hash for claim in PRESETS["table2"]().claims}
-    frame = table.read(Path("results/table2")).frame
+    frame = table.read(Path("results/table2-smoke")).frame
     assert max(claim.created for claim in made if claim.created) < frame["created"].min(), "claims come before runs"
     assert (frame["kind"] == "tuning").sum() > TUNING_RUNS
     report = Path(answer.out.strip()).read_text()
