@@ -59,7 +59,7 @@ def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
     jobs = share(jobs, how.shard, whole_places=how.tunes)
     if how.tunes:
         cells = by_cell(jobs)
-        places = {cell: place_of(group[0]) for cell, group in cells.items()}
+        places = {cell: place_of(group[0].run) for cell, group in cells.items()}
         grids: dict[Key, tuple[float, ...]] = dict.fromkeys(places.values(), START)
         while True:
             tuning = {cell: tuning_jobs(group, grids[places[cell]], how.tuning_runs) for cell, group in cells.items()}
@@ -98,8 +98,8 @@ def share(jobs: Sequence[Job], part: tuple[int, int], *, whole_places: bool) -> 
     i, n = part
     groups: dict[Key, list[Job]] = {}
     for job in jobs if n > 1 else ():
-        alike = job._replace(run=dataclasses.replace(job.run, task_settings=job.run.task_settings | {"degree": None}))
-        groups.setdefault(place_of(alike) if whole_places else cell_of(alike.run), []).append(job)
+        alike = dataclasses.replace(job.run, task_settings=job.run.task_settings | {"degree": None})
+        groups.setdefault(place_of(alike) if whole_places else cell_of(alike), []).append(job)
     if not groups or (len(groups) < 2 * n and not whole_places):
         return list(jobs)[i - 1 :: n]
     loads, own = [0.0] * n, []
@@ -117,13 +117,10 @@ def cell_of(run: Run) -> Key:
     return tuple(map(str, dataclasses.astuple(dataclasses.replace(run, lr=1.0, seed=0, task_settings=settings))))
 
 
-def place_of(job: Job) -> Key:
+def place_of(run: Run) -> Key:
     """What models are compared at: all of a run but rate, seed, instance, and what the model is."""
-    settings = {k: v for k, v in job.run.task_settings.items() if k != "instance"}
-    alike = dataclasses.replace(
-        job.run, lr=1.0, seed=0, task_settings=settings, model="", model_version="", model_settings={}, D=1, depth=1
-    )
-    return tuple(map(str, dataclasses.astuple(dataclasses.replace(alike, positions="none"))))
+    anyone = dataclasses.replace(run, model="", model_version="", model_settings={}, D=1, depth=1, positions="none")
+    return cell_of(anyone)
 
 
 def by_cell(jobs: Iterable[Job]) -> dict[Key, list[Job]]:

@@ -13,13 +13,13 @@ import pyarrow as pa
 
 from expbench.rates import choose
 from expbench.statistics import Interval, nested_interval, share_interval
-from expbench.table import COLUMNS
+from expbench.table import COLUMNS, choosing
 
 SIZES = ("test_size", "selection_size")
 PROTOCOL = ("norm", "positions", "residual")  # what stands around a layer
 TRAINING = ("D", "depth", *PROTOCOL, "steps", "batch_size", "lr", "weight_decay", "clip", "dtype", "init", "init_noise")
 _IGNORED = ("L", "degree", "instance", *SIZES)
-_IDENTITY = [
+IDENTITY = [
     *(
         "task",
         "task_version",
@@ -173,8 +173,8 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
     values = final[final["status"] == "ok"].drop_duplicates("key")[["key", "value", "metric"]]
     per_run = per_run.merge(values, on="key", how="left")
     cells = []
-    for identity, group in per_run.groupby(_IDENTITY, dropna=False, sort=True):
-        facts = dict(zip(_IDENTITY, identity, strict=True)) | {name: _first(group[name]) for name in _STATED}
+    for identity, group in per_run.groupby(IDENTITY, dropna=False, sort=True):
+        facts = dict(zip(IDENTITY, identity, strict=True)) | {name: _first(group[name]) for name in _STATED}
         facts = {name: _typed(name, value) for name, value in facts.items()}
         facts["well_posed"] = None if group["well_posed"].isna().all() else bool(group["well_posed"].dropna().all())
         metrics = group["metric"].dropna()
@@ -195,21 +195,20 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
 def _tunings(frame: pd.DataFrame) -> dict[tuple[str, ...], Tuning]:
     """How rates were chosen, by the identity of cells without their rate."""
     tuning = frame[frame["kind"] == "tuning"]
-    last = (tuning["split"] == "selection") & (tuning["step"] == tuning["steps"]) & tuning["headline"].fillna(False)
-    values = tuning[last.astype(bool) & (tuning["status"] == "ok")].set_index("key")["value"]
+    values = tuning[choosing(tuning) & (tuning["status"] == "ok")].set_index("key")["value"]
     found = {}
-    for _, group in tuning.drop_duplicates("key").groupby([c for c in _IDENTITY if c != "lr"], dropna=False):
+    for _, group in tuning.drop_duplicates("key").groupby([c for c in IDENTITY if c != "lr"], dropna=False):
         tried: dict[float, list[float | None]] = {}
         for key, lr in zip(group["key"], group["lr"], strict=True):
             tried.setdefault(float(lr), []).append(values.get(key))
         best = choose(tried, bool(group["higher_is_better"].iloc[0]))
-        facts = {name: _typed(name, group[name].iloc[0]) for name in _IDENTITY}
+        facts = {name: _typed(name, group[name].iloc[0]) for name in IDENTITY}
         found[_but_rate(facts)] = Tuning(tuple(sorted(tried)), len(group), best)
     return found
 
 
 def _but_rate(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(facts[name]) for name in _IDENTITY if name != "lr")
+    return tuple(str(facts[name]) for name in IDENTITY if name != "lr")
 
 
 def _class(cell: Cell) -> tuple[Any, ...]:

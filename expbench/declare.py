@@ -20,12 +20,12 @@ def claim(text: str, task: str, where: Sequence[str], margin: float | None) -> C
     Models that ask for different position codes have their own on either side, unless the claim says otherwise.
     """
     plugin = plugins.find("task", task)
-    of_task = settings.declared(grid.load_task(plugin))
+    known = {*settings.declared(grid.load_task(plugin)), *_OF_RUN} - {"instance"}
     allowed: dict[str, list[str]] = {}
     for assignment in where:
         owner, name, values = settings.split_assignment(assignment, "--where")
-        if owner is not None or name not in {*of_task, *_OF_RUN} - {"instance"}:
-            raise unknown("column or setting of --where:", assignment.partition("=")[0], {*of_task, *_OF_RUN} - {"instance"})
+        if owner is not None or name not in known:
+            raise unknown("column or setting of --where:", assignment.partition("=")[0], known)
         if name in allowed:
             raise BadInput(f"--where {name}: it is given twice; give a list, as {name}=1,2")
         allowed[name] = values

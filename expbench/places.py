@@ -14,7 +14,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from expbench.cells import _IDENTITY, Cell
+from expbench.cells import IDENTITY, Cell
 from expbench.claims import Claim, Side, plain
 from expbench.errors import unknown
 
@@ -37,7 +37,7 @@ class Subject:
     @cached_property
     def around(self) -> dict[str, str]:
         """What was run, in the columns that are no matter of the model."""
-        return {name: plain(self.cell[name]) for name in _IDENTITY if name not in (*_OF_MODEL, *_KNOWN_OTHERWISE)}
+        return {name: plain(self.cell[name]) for name in IDENTITY if name not in (*_OF_MODEL, *_KNOWN_OTHERWISE)}
 
     @cached_property
     def own(self) -> dict[str, str]:

@@ -16,9 +16,8 @@ from expbench.rates import TUNING_RUNS
 
 
 class Preset(NamedTuple):
-    """about: in one line. requests: what is run. claims: what is judged. tuning_runs: at each rate, to choose one."""
+    """requests: what is run. claims: what is judged. tuning_runs: at each rate, to choose one."""
 
-    about: str
     requests: tuple[Request, ...]
     claims: tuple[Claim, ...]
     tuning_runs: int = TUNING_RUNS
@@ -54,6 +53,7 @@ def _polynomials(models: str, family: str, **others: Any) -> Request:
 
 
 def _table2() -> Preset:
+    """Counting in a row and polynomial regression, S6 against attention."""
     families = ("random", "suffix")
     counts = [
         f"s6(D=2, depth=1, {_S6}) > attn(D=2, depth=1, {_ATTN})",
@@ -67,7 +67,6 @@ def _table2() -> Preset:
     ]
     values = [*(f"s6(D={D}, {_S6}) < attn(D={D}, {_ATTN})" for D in (4, 6, 8)), f"s6(D=8, {_S6}) < s6(D=8, {_ATTN})"]
     return Preset(
-        "Table 2: counting in a row and polynomial regression, S6 against attention",
         (
             _count_in_row("s6", D="2", depth="1,2", positions="none,sin", model_settings=_LAYOUTS),
             _count_in_row("s6", D="4", depth="1,2", positions="none"),
@@ -92,8 +91,9 @@ _ANY_MODEL = "s6,s6-poly,linattn,polyattn,attn"
 
 
 def _degree() -> Preset:
-    """No normalisation, so that floors hold; width 8, so that it is not width that is missing.
+    """Depth against degree: what one layer of S6 reaches, and how deep attention must be for it.
 
+    No normalisation, so that floors hold; width 8, so that it is not width that is missing.
     Where what is multiplied is told by its positions (sparse), all models have the same code; elsewhere each has its own.
     At ten seeds Holm's correction leaves room for some twenty places: the claims are few.
     """
@@ -147,7 +147,6 @@ def _degree() -> Preset:
         ),
     ]
     return Preset(
-        "depth against degree: what one layer of S6 reaches, and how deep attention must be for it",
         (*short, *products, *long, *counts),
         tuple(claims),
         tuning_runs=2,

@@ -14,6 +14,7 @@ from expbench import claims, ledger, plots, verdict_text, verdicts
 from expbench.cells import PROTOCOL, SIZES, TRAINING, Cell, gather, varying, with_context
 from expbench.errors import BadInput, unknown
 from expbench.run import LATER
+from expbench.table import TRAINED
 from expbench.text import NO_BOUND, markdown_table, number
 
 _COLUMNS = ["L", "degree", *SIZES, *(column for column in TRAINING if column not in PROTOCOL)]
@@ -48,7 +49,7 @@ def write_report(
     if tasks is not None:
         kept = kept[kept["task"].isin(tasks)]
     if models is not None:
-        kept = kept[~kept["kind"].isin(["run", "tuning"]) | kept["model"].isin(models)]
+        kept = kept[~kept["kind"].isin(TRAINED) | kept["model"].isin(models)]
     kept = with_context(kept)
     cells = gather(kept)
     if not cells:
@@ -108,7 +109,7 @@ def _headline(frame: pd.DataFrame, cells: Sequence[Cell]) -> str:
 
 def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, name: str, target: Path) -> str:
     controls = frame[
-        ~frame["kind"].isin(["run", "tuning"])
+        ~frame["kind"].isin(TRAINED)
         & (frame["task"] == task)
         & (frame["context"] == context)
         & frame["headline"].fillna(False).astype(bool)

@@ -106,6 +106,7 @@ SCHEMA = pa.schema(list(COLUMNS.items()), metadata={"expbench_schema": str(VERSI
 PROVENANCE = [*list(COLUMNS)[list(COLUMNS).index("run_seconds") :], "seconds", "traceback"]  # not part of the result
 
 
+TRAINED = ("run", "tuning")  # kinds of rows that a network was trained for; the others are of controls
 _NAMED = re.compile("[0-9a-f]{16}")  # a file of one run, by its key
 
 
@@ -148,14 +149,19 @@ def collect(
     return frame
 
 
+def choosing(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Marks the headline metric on the selection split after the last step: what a learning rate is chosen by."""
+    last = (frame["split"] == "selection") & (frame["step"] == frame["steps"])
+    return last & frame["headline"].fillna(False).astype(bool)
+
+
 def endings(frame: pd.DataFrame) -> pd.Series[bool]:
     """Marks what whole splits gave after the last step; of a run that chose a learning rate only what it was chosen by."""
     unmeasured = frame["metric"].isna()
     last = (frame["step"] == frame["steps"]) & (frame["slice"] == "") & frame["split"].isin(["selection", "test"])
-    chose = last & (frame["split"] == "selection") & frame["headline"].fillna(False).astype(bool)
     run = (frame["kind"] == "run") & last
-    control = ~frame["kind"].isin(["run", "tuning"]) & (frame["slice"] == "")
-    return unmeasured | run | control | ((frame["kind"] == "tuning") & chose)
+    control = ~frame["kind"].isin(TRAINED) & (frame["slice"] == "")
+    return unmeasured | run | control | ((frame["kind"] == "tuning") & choosing(frame))
 
 
 def compact(folder: Path, *, curves: bool = True) -> Path:
