@@ -114,7 +114,7 @@ def share(jobs: Sequence[Job], part: tuple[int, int], *, whole_places: bool) -> 
 def cell_of(run: Run) -> Key:
     """What a rate is chosen for: all of a run but rate, seed and instance."""
     settings = {k: v for k, v in run.task_settings.items() if k != "instance"}
-    return tuple(map(str, dataclasses.astuple(dataclasses.replace(run, lr=1.0, seed=0, task_settings=settings))))
+    return tuple(map(str, vars(dataclasses.replace(run, lr=1.0, seed=0, task_settings=settings)).values()))
 
 
 def place_of(run: Run) -> Key:

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from expbench.network import Network
-from expbench.ops import narrow
+from expbench.ops import attention, narrow
 from expbench.task import Batch, Task
 
 _DEFINITIONS = {"gru": "gru_impl", "lstm": "lstm_impl", "rnn_tanh": "rnn_tanh_input", "rnn_relu": "rnn_relu_input"}
@@ -99,7 +99,8 @@ class Ensemble:
 
 @contextmanager
 def _mapped_as_defined(recurrent: bool) -> Iterator[None]:
-    """By their definitions what torch has fused and has no rule for, or one that fails: softmax attention, recurrent layers.
+    """By their definitions what torch has fused and has no rule for, or one that fails: short softmax attention, recurrent
+    layers. Long attention has a rule of ours.
 
     Other operations without a rule go on slowly, which the estimate shows. On a GPU narrow layers have kernels of ours.
     """
@@ -107,6 +108,7 @@ def _mapped_as_defined(recurrent: bool) -> Iterator[None]:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message=".*batching rule.*")
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(attention.Folded())
         if narrow.available():
             stack.enter_context(narrow.Narrow())
         if recurrent:

@@ -74,7 +74,7 @@ class Run:
     @property
     def key(self) -> str:
         """16 hexadecimal digits that name this run."""
-        content = {n: value for n, value in dataclasses.asdict(self).items() if n not in LATER or value != LATER[n]}
+        content = {n: value for n, value in vars(self).items() if n not in LATER or value != LATER[n]}
         return content_key({"training_version": TRAINING_VERSION, **content})
 
     @classmethod
