@@ -18,7 +18,7 @@ LAYERS = [
     ["ops", "mixer", "polynomial"],
     ["floors"],
     ["task"],
-    ["models", "network", "optimizer", "blocks"],
+    ["models", "network", "optimizer", "blocks", "backbone"],
     ["constructions"],
     ["ensemble", "stream"],
     ["watch"],
