@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["errors"],
     ["settings", "plugins", "reach", "text", "statistics", "provenance", "files", "graph", "polynomial_text", "rates"],
+    ["counting", "corpus", "perplexity"],
     ["run", "draws", "draws_kernel", "resampling"],
     ["ops", "mixer", "polynomial"],
     ["floors"],
