@@ -1,6 +1,7 @@
 """Blocks: what an architecture puts around its mixer. A block is itself a mixer, (B, L, D) -> (B, L, D).
 
-Normalisation and residual connection are not part of it: they stand around it in `Network`, as around every layer.
+Normalisation and residual connection are not part of it: they stand around it in `Network`, as around every layer. A
+Transformer's layer is two blocks, `AttentionBlock` and `FeedForward`. Each ends in a linear map `to_out`.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from expbench.mixer import Attention
 
 
 class MambaBlock(nn.Module):
@@ -48,3 +52,60 @@ class MambaBlock(nn.Module):
             x = F.silu(x)
         out: Tensor = self.to_out(self.mixer(x) * (F.silu(z) if self.silu_gate else z))
         return out
+
+
+class AttentionBlock(nn.Module):
+    """out = Linear_o(mix(R q, R k, v)) of an `Attention`, R the rotation by positions; Linear_o(mixer(u)) of another layer.
+
+    mixer: makes the layer for that width; only an `Attention` is told positions. context: the most tokens of a sequence.
+    """
+
+    def __init__(self, width: int, mixer: Callable[[int], nn.Module], *, context: int) -> None:
+        super().__init__()
+        self.mixer = mixer(width)
+        self.to_out = nn.Linear(width, width, bias=False)
+        heads = self.mixer.heads if isinstance(self.mixer, Attention) else None
+        self.rotation: Tensor | None
+        self.register_buffer("rotation", None if heads is None else rotation(context, width // heads), persistent=False)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """u (B, L, D); raises ValueError for more tokens than the context."""
+        if self.rotation is None:
+            mixed = self.mixer(u)
+        else:
+            if u.shape[1] > self.rotation.shape[1]:
+                raise ValueError(f"a sequence of {u.shape[1]} tokens is longer than the context of {self.rotation.shape[1]}")
+            assert isinstance(self.mixer, Attention)
+            q, k, v = self.mixer.project(u)
+            mixed = self.mixer.mix(rotate(q, self.rotation), rotate(k, self.rotation), v)
+        out: Tensor = self.to_out(mixed)
+        return out
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: out = Linear_o(silu(Linear_z(u)) * Linear_x(u)) in `hidden` channels, without biases (Shazeer 2020)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.to_x, self.to_z = (nn.Linear(width, hidden, bias=False) for _ in range(2))
+        self.to_out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, u: Tensor) -> Tensor:
+        out: Tensor = self.to_out(F.silu(self.to_z(u)) * self.to_x(u))
+        return out
+
+
+def rotation(length: int, width: int) -> Tensor:
+    """(2, L, D/2): cos and sin of t / 10000^(2i/D), t from 0 (Su et al. 2021). Raises ValueError for an odd width."""
+    if width % 2:
+        raise ValueError(f"rotary positions need heads of an even number of channels, not {width}")
+    frequency = 10000.0 ** (torch.arange(0, width, 2, dtype=torch.float64) / -width)
+    angle = torch.arange(length)[:, None] * frequency
+    return torch.stack([angle.cos(), angle.sin()]).to(torch.get_default_dtype())
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """x (..., L, D), the pair of channels i and i + D/2 turned by the i-th angle of its position; of x's dtype."""
+    cos, sin = rotation[:, : x.shape[-2]]
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)  # bf16 is turned in the table's float32

@@ -21,7 +21,7 @@ more about itself. Embedding, positions, normalisation, residual and read-out st
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -30,17 +30,21 @@ from expbench.reach import Reach
 from expbench.run import Positions
 from expbench.settings import Value
 
+Backbone = Literal["mamba", "transformer"]
+
 
 class Mixer(nn.Module):
     """A sequence mixer that states what is known about it; every statement has a default, so none is owed.
 
     version: raised when the same settings would compute something else. positions: the position code that the model is
-    run with unless the command line says otherwise. widths, dtypes, devices: what it supports (None is everything); a run
-    outside is recorded as `unsupported`. backends: likewise, where --backend forces one upon its operations.
+    run with unless the command line says otherwise. backbone: the block that a language model puts around it, in place of
+    such a code (`backbone.py`). widths, dtypes, devices: what it supports (None is everything); a run outside is recorded
+    as `unsupported`. backends: likewise, where --backend forces one upon its operations.
     """
 
     version: ClassVar[int] = 1
     positions: ClassVar[Positions] = "none"
+    backbone: ClassVar[Backbone] = "mamba"
     widths: ClassVar[Container[int] | None] = None
     dtypes: ClassVar[Container[str] | None] = None
     devices: ClassVar[Container[str] | None] = None
@@ -69,6 +73,28 @@ class Mixer(nn.Module):
     def statistics(self, x: Tensor) -> Mapping[str, Tensor]:
         """Scalars worth logging while training, for the layer's input x (B, L, D)."""
         return {}
+
+
+class Attention(Mixer):
+    """A mixer that is a function of queries, keys and values, so that a backbone can rotate them by their positions.
+
+    heads: what the width is split into.
+    """
+
+    positions = "sin"  # a causal sum over the past sees it as a set
+    backbone = "transformer"
+    heads: int = 1
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of tokens x (B, L, D), each (B, L, D) or (B, heads, L, D / heads)."""
+        raise NotImplementedError
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """y (B, L, D) of queries, keys and values as `project` gives them."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(*self.project(x))
 
 
 def state_size(layer: nn.Module, L: int) -> int | None:

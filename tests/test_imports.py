@@ -14,11 +14,12 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     ["errors", "published"],
     ["settings", "plugins", "reach", "text", "statistics", "provenance", "files", "graph", "polynomial_text", "rates"],
+    ["counting", "corpus", "perplexity"],
     ["run", "draws", "draws_kernel", "resampling"],
     ["ops", "mixer", "polynomial"],
     ["floors"],
     ["task"],
-    ["models", "network", "optimizer", "blocks"],
+    ["models", "network", "optimizer", "blocks", "backbone"],
     ["constructions"],
     ["ensemble", "stream"],
     ["watch"],

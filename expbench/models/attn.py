@@ -5,13 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expbench.mixer import Mixer
+from expbench.mixer import Attention
 
 
-class Attn(Mixer):
+class Attn(Attention):
     """Softmax attention, scale 1/sqrt(D / heads). Setting: heads, which must divide the width."""
-
-    positions = "sin"  # without a position code a causal softmax sees its past as a set
 
     def __init__(self, width: int, *, heads: int = 1) -> None:
         super().__init__()
@@ -20,11 +18,14 @@ class Attn(Mixer):
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, L, D = x.shape
         # (B, heads, L, D / heads): on a CPU the fused kernel wants four dimensions
         q, k, v = self.qkv(x).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, L, D)
+        return q, k, v
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
     def flops(self, L: int) -> float:
         """Queries, keys, values; with each of (L+1)/2 tokens a score, its share of the softmax, and a sum of values."""

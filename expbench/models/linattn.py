@@ -8,24 +8,26 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from expbench.mixer import Mixer
+from expbench.mixer import Attention
 from expbench.ops.linear_attention import linear_attention
 from expbench.reach import Reach
 
 
-class LinAttn(Mixer):
+class LinAttn(Attention):
     """Linear attention with one head; queries, keys and values with biases, no output projection. It has no settings."""
 
-    positions = "sin"
     backends = ("reference", "torch")
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.qkv = nn.Linear(width, 3 * width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(x).chunk(3, -1)
-        return linear_attention(q, k, v) / x.shape[1]
+        return q, k, v
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return linear_attention(q, k, v) / q.shape[1]
 
     def flops(self, L: int) -> float:
         """Queries, keys, values; the running sum of k v^T (2 D^2), and what q reads of it (2 D^2)."""

@@ -9,16 +9,14 @@ import math
 
 from torch import Tensor, nn
 
-from expbench.mixer import Mixer
+from expbench.mixer import Attention
 from expbench.models.linattn import attention_reach
 from expbench.ops.taylor import exp_taylor
 from expbench.reach import Reach
 
 
-class PolyAttn(Mixer):
+class PolyAttn(Attention):
     """Setting: taylor, the degree P of the polynomial. Scores are scaled by 1/sqrt(D) as in softmax attention."""
-
-    positions = "sin"
 
     def __init__(self, width: int, *, taylor: int = 2) -> None:
         super().__init__()
@@ -27,10 +25,13 @@ class PolyAttn(Mixer):
         self.taylor = taylor
         self.qkv = nn.Linear(width, 3 * width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.qkv(x).chunk(3, -1)
+        return q, k, v
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = exp_taylor(q @ k.mT / math.sqrt(q.shape[-1]), self.taylor)
-        y: Tensor = scores.tril() @ v / x.shape[1]
+        y: Tensor = scores.tril() @ v / q.shape[1]
         return y
 
     def flops(self, L: int) -> float:
