@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from typing import Any, NamedTuple, cast, get_args
 
@@ -70,6 +70,7 @@ class LanguageModel(nn.Module):
         )
         self.norms = nn.ModuleList(nn.RMSNorm(width, _EPSILON) for _ in self.blocks)
         self.norm = nn.RMSNorm(width, _EPSILON)
+        self._added, self._compiled = added, False
         nn.init.normal_(self.embed.weight, std=_EMBEDDING_STD)
         with torch.no_grad():
             for block in self.blocks:
@@ -89,7 +90,7 @@ class LanguageModel(nn.Module):
         """What logits are linear in, (B, L, D), for tokens (B, L) int64."""
         x = self.embed(tokens)
         for norm, block in zip(self.norms, self.blocks, strict=True):
-            x = x + block(norm(x))
+            x = self._added(x, norm, block)
         features: Tensor = self.norm(x)
         return features
 
@@ -99,13 +100,45 @@ class LanguageModel(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The mean cross-entropy, in nats, of targets (B, L): the tokens that follow. Never all the logits at once."""
-        return linear_cross_entropy(self.features(tokens).flatten(0, 1), self.embed.weight, targets.flatten())
+        rows = self.features(tokens).flatten(0, 1)
+        return linear_cross_entropy(rows, self.embed.weight, targets.flatten(), compiled=self._compiled)
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The cross-entropy of each target (B, L), in nats and without gradients."""
         rows = row_cross_entropy(self.features(tokens).flatten(0, 1), self.embed.weight, targets.flatten())
         return rows.view_as(targets)
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """From now on have torch.compile make a program of a block with its norm and residual, and of the loss.
+
+        One program serves all blocks alike. What the process has compiled before is forgotten: a program is kept with the
+        backend that its scan was traced with, and only some are kept of one function, beyond which torch compiles no more.
+        """
+        torch.compiler.reset()
+        self._added, self._compiled = torch.compile(added, backend=backend, dynamic=False), True
+
+    @torch.no_grad()
+    def statistics(self, tokens: Tensor) -> dict[tuple[int, str], Tensor]:
+        """What each mixer logs about its input for tokens (B, L), by (layer, name); empty for mixers that log nothing."""
+        found: dict[tuple[int, str], Tensor] = {}
+
+        def record(layer: int) -> Callable[..., None]:
+            def hook(mixer: Any, args: tuple[Tensor]) -> None:
+                found.update({(layer, name): value for name, value in mixer.statistics(args[0]).items()})
+
+            return hook
+
+        logging = [(i, mixer) for i, mixer in enumerate(self.mixers) if isinstance(mixer, Mixer)]
+        handles = [mixer.register_forward_pre_hook(record(i)) for i, mixer in logging]
+        compiled, self._added = self._added, added  # a program knows nothing of hooks
+        try:
+            self.features(tokens)
+        finally:
+            self._added = compiled
+            for handle in handles:
+                handle.remove()
+        return found
 
     @property
     def mixers(self) -> list[nn.Module]:
@@ -127,6 +160,12 @@ class LanguageModel(nn.Module):
     def parameter_count(self) -> int:
         """The number of trainable numbers; the embedding, which is the head as well, counts once."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def added(x: Tensor, norm: nn.Module, block: nn.Module) -> Tensor:
+    """x + block(norm(x)), (B, L, D)."""
+    y: Tensor = x + block(norm(x))
+    return y
 
 
 def backbone_of(mixer: type) -> Backbone:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -133,11 +133,20 @@ class _Rates:
         return self._peak * torch.where(step < self._warmup, rising, falling)
 
 
-def learning_rate_factor(run: Run, step: int) -> float:
+class Schedule(Protocol):
+    """steps: updates in all. warmup: how many of them, at the beginning, the learning rate rises."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def warmup(self) -> int: ...
+
+
+def learning_rate_factor(schedule: Schedule, step: int) -> float:
     """The share of the peak learning rate used for update `step` (from 0): linear warm-up, then a half cosine to 0."""
-    if step < run.warmup:
-        return (step + 1) / run.warmup
-    return 0.5 + 0.5 * math.cos(math.pi * (step - run.warmup) / max(1, run.steps - run.warmup))
+    if step < schedule.warmup:
+        return (step + 1) / schedule.warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup))
 
 
 def precision_context(run: Run, device: str) -> AbstractContextManager[Any]:

@@ -25,6 +25,7 @@ LAYERS = [
     ["watch"],
     ["steps"],
     ["training", "matching", "table"],
+    ["language"],
     ["grid"],
     ["rows", "progress", "cells", "stacks", "weights", "bench_cases", "bench_clock", "bench_exp"],
     ["claims", "places", "verdicts", "verdict_text", "ledger"],

@@ -6,7 +6,8 @@ Letters: M rows, D channels, V classes. Products are in autocast's dtype where i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,22 +21,23 @@ from expbench.ops.selective.problem import state_dtype
 _ROWS = 2048  # 0.4 GB of float32 logits over 50257 classes
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int = _ROWS) -> Tensor:
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int = _ROWS, *, compiled: bool = False) -> Tensor:
     """The mean of -log softmax(weight x_m)[target_m], a scalar: x (M, D), weight (V, D), targets (M,) int64.
 
-    `rows` are done at a time, with their gradients: it can be differentiated once, and costs no second pass.
+    `rows` are done at a time, with their gradients: it can be differentiated once, and costs no second pass. compiled: what
+    is between the products of matrices, by torch.compile.
     """
     if not torch.is_grad_enabled():
         return row_cross_entropy(x, weight, targets, rows).mean()
-    mean: Tensor = _Mean.apply(x, weight, targets, rows)
+    mean: Tensor = _Mean.apply(x, weight, targets, rows, compiled)
     return mean
 
 
 @torch.no_grad()
 def row_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int = _ROWS) -> Tensor:
     """The terms (M,) of that mean, without gradients."""
-    parts = _logarithms(x, weight, targets, rows)
-    return torch.cat([-_chosen(logarithms, wanted) for _, _, wanted, logarithms in parts])
+    parts = _logits(x, weight, targets, rows)
+    return torch.cat([-_chosen(z.to(state_dtype(z.dtype)).log_softmax(-1), wanted) for _, _, wanted, z in parts])
 
 
 def reference(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -45,7 +47,7 @@ def reference(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 class _Mean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, rows: int, compiled: bool) -> Tensor:
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         dtype = _dtype(x)
         state = state_dtype(dtype)
@@ -53,12 +55,11 @@ class _Mean(torch.autograd.Function):
         grad_x = torch.empty_like(x, dtype=state) if needs_x else None
         grad_weight = torch.zeros_like(weight, dtype=state) if needs_weight else None
         cast = weight.to(dtype)
-        for at, part, wanted, logarithms in _logarithms(x, cast, targets, rows):
-            total -= _chosen(logarithms, wanted).sum()
-            grad = logarithms.exp_()
-            grad.scatter_add_(1, wanted[:, None], grad.new_full((len(wanted), 1), -1.0))
-            grad = grad.to(dtype)  # undivided by M: that would bring it closer to a narrow dtype's least number
+        cost = _compiled_cost() if compiled else _cost
+        for at, part, wanted, logits in _logits(x, cast, targets, rows):
             with without_autocast(x.device.type):
+                summed, grad = cost(logits, wanted)
+                total += summed
                 if grad_x is not None:
                     grad_x[at] = grad @ cast
                 if grad_weight is not None:
@@ -72,18 +73,39 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if saved is None else saved * grad.to(saved) for saved in ctx.saved_tensors), None, None
+        return *(None if saved is None else saved * grad.to(saved) for saved in ctx.saved_tensors), None, None, None
 
 
-def _logarithms(x: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Of some rows at a time: which, their x in the dtype of the products, their targets, log softmax (rows, V)."""
+def _cost(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of -log softmax(logits)[wanted], in the state's dtype, and its gradient, in that of logits (rows, V)."""
+    logarithms = logits.to(state_dtype(logits.dtype)).log_softmax(-1)
+    cost = -_chosen(logarithms, wanted).sum()
+    grad = logarithms.exp_()
+    grad.scatter_add_(1, wanted[:, None], grad.new_full((len(wanted), 1), -1.0))
+    return cost, grad.to(logits.dtype)  # not divided by rows: that would bring it closer to a narrow dtype's least number
+
+
+def _cost_to_compile(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """`_cost` without the scatter, at which a compiler would part it in two."""
+    logarithms = logits.to(state_dtype(logits.dtype)).log_softmax(-1)
+    hit = torch.arange(logits.shape[1], device=logits.device) == wanted[:, None]
+    return -_chosen(logarithms, wanted).sum(), (logarithms.exp() - hit.to(logarithms.dtype)).to(logits.dtype)
+
+
+@cache
+def _compiled_cost() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    return torch.compile(_cost_to_compile, dynamic=False)
+
+
+def _logits(x: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Of some rows at a time: which, their x in the dtype of the products, their targets, their logits (rows, V)."""
     dtype = _dtype(x)
     # cast here, not by autocast: what it casts where there is no gradient, it keeps for where there is one
     x, weight = x.to(dtype), weight.to(dtype)
     for start in range(0, len(x), rows):
         at = slice(start, start + rows)
         with without_autocast(x.device.type):
-            yield at, x[at], targets[at], (x[at] @ weight.mT).to(state_dtype(dtype)).log_softmax(-1)
+            yield at, x[at], targets[at], x[at] @ weight.mT
 
 
 def _chosen(logarithms: Tensor, wanted: Tensor) -> Tensor:

@@ -1,0 +1,218 @@
+"""How fast language models train, and where a step's time goes: python benchmarks/language.py [--device cuda]
+
+In one process, one after the other, in several rounds, on random tokens: steps of the trainer itself (`expbench.language`),
+that is, data, loss, gradient, clipping and AdamW, for
+
+ours: the baseline (S6 in Mamba's block), blocks and loss compiled, our scan;
+mamba scan: the same, with the scan of mamba-ssm in its place;
+plain: the same block operation by operation, with the scan of mamba-ssm;
+transformer: attention and SwiGLU, compiled.
+
+Prints milliseconds a step (the median over rounds), tokens a second, MFU and the most memory, and for each the device's time
+in a step by kind of operation. A variant that cannot run here is left out, with the reason. The defaults are the paper's
+size: 12 layers of width 384 at a context of 1024, in batches of 32 and in bfloat16. To try it on a CPU, where nothing is
+compiled: --layers 2 --width 32 --context 64 --batch-size 4 --vocabulary 500 --steps 3 --rounds 1 --dtype float32
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from expbench import grid, plugins, provenance
+from expbench.backbone import LanguageModel
+from expbench.errors import BadInput
+from expbench.language import How, Recipe, Schedule, flops_per_token
+from expbench.language.data import Order
+from expbench.language.flops import peak
+from expbench.language.parallel import joined
+from expbench.language.steps import Steps
+from expbench.ops import backends
+from expbench.text import aligned, number
+
+ENOUGH = 8  # steps before any is timed: programs are compiled, memory is found
+PROFILED = 3
+# What names of kernels hold, the first that fits; a kernel of torch.compile is elementwise, or of the cross-entropy.
+KINDS = {
+    "scan": ("selective_scan", "forward_kernel", "backward_kernel", "widen_kernel"),
+    "attention": ("flash", "fmha", "sdpa", "attention"),
+    "optimizer": ("adam", "multi_tensor", "foreach", "norm_kernel"),
+    "convolution": ("conv",),
+    "matrix products": ("gemm", "nvjet", "cutlass", "splitk", "xmma", "aten::mm", "aten::addmm", "aten::bmm"),
+    "cross-entropy": ("softmax",),
+    "embedding": ("embedding", "index"),
+    "copies": ("memcpy", "memset", "copy"),
+}
+
+
+class Variant(NamedTuple):
+    name: str
+    model: str
+    compiled: bool
+    backend: str | None
+
+
+VARIANTS = (
+    Variant("ours", "s6", True, None),
+    Variant("mamba scan", "s6", True, "mamba"),
+    Variant("plain", "s6", False, "mamba"),
+    Variant("transformer", "attn", True, None),
+)
+
+
+@contextmanager
+def training(variant: Variant, options: argparse.Namespace) -> Iterator[tuple[Steps, LanguageModel]]:
+    """The steps of a variant, on random tokens, when those that are not timed have been taken."""
+    torch.manual_seed(0)
+    model = LanguageModel(
+        grid.load_model(plugins.find("model", variant.model)),
+        vocabulary=options.vocabulary,
+        width=options.width,
+        layers=options.layers,
+        context=options.context,
+    )
+    tokens = (options.batch_size + 8) * options.context
+    ids = np.random.default_rng(0).integers(options.vocabulary, size=tokens).astype(np.uint32)
+    recipe = Recipe(
+        lr=1e-3, steps=1 << 30, batch_size=options.batch_size, context=options.context, dtype=options.dtype, warmup=1000
+    )
+    how = How(device=options.device, at_once=options.at_once)
+    with backends.using(variant.backend):
+        group = joined(options.device)
+        model.to(group.device)
+        if variant.compiled and options.device == "cuda":
+            model.compile_blocks()
+        steps = Steps(model, Order(ids, recipe), recipe, Schedule(1 << 30, 1000, 1, 1 << 30), how, group)
+        steps.begin()
+        for _ in range(ENOUGH):
+            steps.take()
+        yield steps, model
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def milliseconds(steps: Steps, options: argparse.Namespace) -> float:
+    """Of a step, over as many as `--steps` says."""
+    wait(options.device)
+    began = time.perf_counter()
+    for _ in range(options.steps):
+        steps.take()
+    wait(options.device)
+    return 1e3 * (time.perf_counter() - began) / options.steps
+
+
+def kind_of(name: str) -> str:
+    """The kind of a kernel (on a CPU: of an operation) of that name; torch.compile names its kernels by what is in them."""
+    lower = name.lower()
+    if lower.startswith("triton_"):
+        return "cross-entropy" if "softmax" in lower else "elementwise"
+    return next((kind for kind, parts in KINDS.items() if any(part in lower for part in parts)), "elementwise")
+
+
+def breakdown(steps: Steps, options: argparse.Namespace) -> tuple[dict[str, float], list[tuple[float, int, str]]]:
+    """Milliseconds of a step by kind of operation, and the longest: milliseconds, how many a step, name."""
+    cuda = options.device == "cuda"
+    with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
+        for _ in range(PROFILED):
+            steps.take()
+        wait(options.device)
+    kinds: Counter[str] = Counter()
+    longest = []
+    for event in found.key_averages():
+        spent = (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e3 / PROFILED
+        kinds[kind_of(event.key)] += spent
+        longest.append((spent, event.count // PROFILED, event.key))
+    return dict(kinds), sorted(longest, reverse=True)[: options.kernels]
+
+
+def measured(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
+    """One round of a variant."""
+    if options.device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    with training(variant, options) as (steps, model):
+        row = {"ms": milliseconds(steps, options), "parameters": model.parameter_count()}
+        row["flops_per_token"] = flops_per_token(model, options.context)
+    if options.device == "cuda":
+        row["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
+    return row
+
+
+def reason_against(variant: Variant) -> str | None:
+    if variant.backend is not None:
+        try:
+            backends.require(variant.backend)
+        except BadInput as error:
+            return str(error)
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--variants", default=",".join(variant.name for variant in VARIANTS))
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--at-once", type=int, help="sequences in memory at a time")
+    parser.add_argument("--vocabulary", type=int, default=50257)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--steps", type=int, default=20, help="timed, in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--kernels", type=int, default=0, help="print so many of the longest kernels of each variant")
+    parser.add_argument("--out", type=Path, help="a folder for language.parquet and language.md")
+    options = parser.parse_args()
+    chosen = [variant for variant in VARIANTS if variant.name in options.variants.split(",")]
+    reasons = {variant.name: reason_against(variant) for variant in chosen}
+    for name, reason in reasons.items():
+        if reason:
+            print(f"{name}: left out, {reason}")
+    chosen = [variant for variant in chosen if reasons[variant.name] is None]
+    rounds = [{variant.name: measured(variant, options) for variant in chosen} for _ in range(options.rounds)]
+    most = peak(provenance.device_name("cuda")) if options.device == "cuda" else None
+    rows = []
+    for variant in chosen:
+        each = [found[variant.name]["ms"] for found in rounds]
+        ms = statistics.median(each)
+        speed = options.batch_size * options.context / ms * 1e3
+        row = {"variant": variant.name, **rounds[-1][variant.name], "ms": ms, "ms_least": min(each), "ms_most": max(each)}
+        row |= {"tokens_per_second": speed, "mfu": row["flops_per_token"] * speed / most if most else float("nan")}
+        rows.append(row)
+    for row in rows:  # how many times as fast as the others
+        row |= {f"times_{other['variant'].replace(' ', '_')}": other["ms"] / row["ms"] for other in rows}
+    for variant, row in zip(chosen, rows, strict=True):  # last, for a profiler slows down what comes after it
+        with training(variant, options) as (steps, _):
+            kinds, longest = breakdown(steps, options)
+        row |= {f"ms_{kind.replace(' ', '_').replace('-', '_')}": spent for kind, spent in sorted(kinds.items())}
+        for spent, count, name in longest:
+            print(f"  {variant.name}: {spent:8.3f} ms {count:4d} x {name[:150]}")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [[v if isinstance(v := row.get(c, float("nan")), str) else number(v) for row in rows] for c in columns]
+    table = aligned([[column, *line] for column, line in zip(columns, cells, strict=True)])
+    print(table)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        size = f"{options.layers} x {options.width}, L={options.context}, batch {options.batch_size}, {options.dtype}"
+        known = {"size": size, "device_name": provenance.device_name(options.device), **provenance.versions()}
+        known |= {"git_commit": provenance.git_commit()}
+        pd.DataFrame(rows).assign(**known).to_parquet(options.out / "language.parquet")
+        (options.out / "language.md").write_text(f"{size}, {known['device_name']}\n\n```\n{table}\n```\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""A run of a text task: its recipe, its model, and how it is trained and measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from expbench.backbone import LanguageModel
+from expbench.errors import BadInput
+from expbench.language.flops import flops_per_token
+from expbench.language.recipe import How, Recipe, schedule
+from expbench.language.trainer import Unfinished, train
+from expbench.mixer import Mixer
+from expbench.run import Run, Score
+from expbench.settings import Value
+from expbench.text_task import TextTask
+
+FOLDER = "checkpoints"
+_CHECKED = 16  # tokens, on which a model is tried
+
+
+class OutOfTime(Exception):
+    """A training that has ended at a checkpoint; the same call goes on from there."""
+
+
+def steps_and_warmup(
+    task: TextTask, batch_size: int, steps: int | None, epochs: int | None, warmup: int | None
+) -> tuple[int, int]:
+    """How many steps a training has, and in how many of them its rate rises; of `steps` or `epochs` one is given."""
+    recipe = Recipe(lr=1.0, steps=steps, epochs=epochs, batch_size=batch_size, context=task.L, warmup=warmup)
+    plan = schedule(recipe, task.corpus["train"].tokens)
+    return plan.steps, plan.warmup
+
+
+def recipe_of(run: Run, task: TextTask) -> Recipe:
+    """What decides the numbers of a run. Raises BadInput for a dtype that language models are not trained in."""
+    if run.dtype == "float64":
+        raise BadInput("--dtype float64: a language model is trained in float32 or bfloat16")
+    return Recipe(
+        lr=run.lr,
+        steps=run.steps,
+        batch_size=run.batch_size,
+        context=task.L,
+        warmup=run.warmup,
+        weight_decay=run.weight_decay,
+        clip=run.clip,
+        seed=run.seed,
+        dtype=run.dtype,
+        stride=task.stride,
+    )
+
+
+def model_of(task: TextTask, mixer: type, given: Mapping[str, Value], width: int, layers: int, seed: int) -> LanguageModel:
+    """The model of a run, its weights drawn from the seed on the CPU, so alike on every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LanguageModel(mixer, given, vocabulary=task.vocabulary, width=width, layers=layers, context=task.L)
+
+
+def check(mixer: type, name: str, given: Mapping[str, Value], width: int) -> None:
+    """Build a small model around a mixer and run it on a few tokens; raises `BadInput` where that fails."""
+    try:
+        model = LanguageModel(mixer, given, vocabulary=2, width=width, layers=1, context=_CHECKED)
+        with torch.no_grad():
+            logits = model(torch.zeros(2, _CHECKED, dtype=torch.int64))
+        if tuple(logits.shape) != (2, _CHECKED, 2):
+            raise ValueError(f"logits have shape {tuple(logits.shape)}")
+    except BadInput:
+        raise
+    except ValueError as error:
+        raise BadInput(f"{name}: {error}") from error
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+        raise BadInput(f"model {name!r} cannot be put into a language model: {type(error).__name__}: {error}") from error
+
+
+def facts(model: LanguageModel, context: int) -> dict[str, float | None]:
+    """What is known of a model before it is trained: parameters, numbers of state, operations a token (forward)."""
+    states = [mixer.state_size(context) if isinstance(mixer, Mixer) else None for mixer in model.mixers]
+    known = [state for state in states if state is not None]
+    return {
+        "parameters": model.parameter_count(),
+        "state_size": sum(known) if len(known) == len(states) else None,
+        "flops_per_token": flops_per_token(model, context) / 3,
+    }
+
+
+def scores(
+    run: Run, task: TextTask, model: nn.Module, device: str, results: Path, ends: float, told: Callable[[int], None]
+) -> Iterator[Score]:
+    """Train a run, its checkpoints in the results folder until it has ended; raises `OutOfTime` at one after `ends`, by
+    `time.monotonic`."""
+    folder = results / FOLDER / run.key
+    seconds = None if ends == float("inf") else max(0.0, ends - time.monotonic())
+    how = How(device=device, folder=folder, seconds=seconds)
+    assert isinstance(model, LanguageModel)
+    for found in train(model, task.corpus, recipe_of(run, task), how, told):
+        if isinstance(found, Unfinished):
+            raise OutOfTime(f"{run.title()} stands at a checkpoint after {found.step} of {found.steps} steps")
+        yield found
+
+
+def forget(run: Run, results: Path) -> None:
+    """Delete the checkpoints of a run that has ended."""
+    folder = results / FOLDER / run.key
+    for path in folder.glob("step-*.safetensors"):
+        path.unlink(missing_ok=True)
+    if folder.is_dir():
+        folder.rmdir()

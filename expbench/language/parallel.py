@@ -1,0 +1,92 @@
+"""Several processes on one host that train one model, each on its share of every batch: torch's DistributedDataParallel.
+
+They are started by torchrun, which tells each its number in the environment (RANK, WORLD_SIZE, LOCAL_RANK). Process 0 leads:
+it alone evaluates, writes and decides what depends on a clock; the others wait for it where their gradients meet.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from expbench.errors import BadInput
+
+_PATIENCE = timedelta(hours=2)  # that the others have while the first evaluates and writes
+
+
+class Group:
+    """The processes of a training, as one of them sees them. rank: its number, from 0. size: how many."""
+
+    def __init__(self, rank: int, size: int, device: torch.device) -> None:
+        self.rank, self.size, self.device = rank, size, device
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is process 0."""
+        return self.rank == 0
+
+    def wrapped(self, module: nn.Module) -> nn.Module:
+        """The module, whose gradients are then the mean over the processes."""
+        if self.size == 1:
+            return module
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(module, devices, gradient_as_bucket_view=True)
+
+    def decided(self, numbers: Sequence[int]) -> list[int]:
+        """The numbers of process 0."""
+        if self.size == 1:
+            return list(numbers)
+        both = torch.tensor(numbers, device=self.device)
+        distributed.broadcast(both, 0)
+        found: list[int] = both.tolist()
+        return found
+
+    def summed(self, x: Tensor) -> Tensor:
+        """The sum over the processes."""
+        return x if self.size == 1 else self._reduced(x, distributed.ReduceOp.SUM)
+
+    def largest(self, x: Tensor) -> Tensor:
+        """The largest over the processes."""
+        return x if self.size == 1 else self._reduced(x, distributed.ReduceOp.MAX)
+
+    def _reduced(self, x: Tensor, how: Any) -> Tensor:
+        x = x.clone()
+        distributed.all_reduce(x, how)
+        return x
+
+
+def apart(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
+    """Within it gradients are only added up in each process; with `last` they meet."""
+    return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
+
+
+def joined(device: str) -> Group:
+    """The group of this process: of torchrun's where it was started by that, else by itself. Raises BadInput.
+
+    It lasts as long as the process, for one training after the other: torchrun's processes cannot meet a second time.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("device=cuda: torch sees no GPU here; take cpu")
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if device == "cuda" and local >= torch.cuda.device_count():
+        raise BadInput(f"process {local} of this host has no GPU of its own: there are {torch.cuda.device_count()}")
+    own = torch.device("cpu")
+    if device == "cuda":
+        own = torch.device("cuda", local if size > 1 else torch.cuda.current_device())
+    if size == 1:
+        return Group(0, 1, own)
+    if device == "cuda":
+        torch.cuda.set_device(own)
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+        atexit.register(distributed.destroy_process_group)
+    return Group(distributed.get_rank(), size, own)

@@ -1,0 +1,134 @@
+"""TextTask: perplexity of a text, for language models around a mixer, trained at size (`expbench.language`).
+
+It is a task like others where runs are listed, stored, tuned and reported. Its network is a `LanguageModel`, its training
+set is finite, and it is trained in its own way: in epochs, with checkpoints, alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from expbench import perplexity
+from expbench.corpus import Choice, Corpus, Source, prepare
+from expbench.draws import Draws
+from expbench.errors import BadInput
+from expbench.run import content_key
+from expbench.task import Batch, Measured, Task, resolve_setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(Task):
+    """Settings beside L, the context in tokens:
+
+    data: what text, by name; with a path the name of the folder, unless it has as many words as the text of this name. path:
+    a folder of text, which is not part of what a run is known by; `text`, a hash of all splits, is. tokenizer: bpe (trained
+    on the training split, of `pieces` tokens), gpt2 (its files in `tokenizer_path`, or from the hub), or word. stride: of
+    evaluation, the context unless given. test_size, selection_size: the tokens of the test and the validation split.
+    """
+
+    L: int = 1024
+    data: str = "wikitext-2"
+    path: str = ""
+    tokenizer: Literal["bpe", "gpt2", "word"] = "bpe"
+    pieces: int | None = None
+    tokenizer_path: str = ""
+    stride: int | None = None
+    text: str = ""
+
+    local = ("path", "tokenizer_path")
+    headline = "perplexity"
+    higher_is_better = False
+    solved_at = 1.0  # a text that is known by heart: no perplexity solves the task
+
+    def __post_init__(self) -> None:
+        if self.instance:
+            raise ValueError(f"instance={self.instance}: a text has no instances")
+        corpus = self.corpus
+        if self.path and corpus.as_published() is False:
+            resolve_setting(self, "data", Path(self.path).resolve().name)
+        resolve_setting(self, "pieces", corpus.choice.size)
+        resolve_setting(self, "stride", self.L if self.stride is None else self.stride)
+        text = content_key({part: tokens.sha256 for part, tokens in corpus.splits.items()})[:12]
+        if self.text not in ("", text):
+            raise ValueError(f"text={self.text}: this text in these tokens is another, {text}")
+        resolve_setting(self, "text", text)
+        for setting, part in (("test_size", corpus["test"]), ("selection_size", corpus["validation"])):
+            resolve_setting(self, setting, part.tokens)
+        super().__post_init__()
+        shortest = min(tokens.tokens for tokens in corpus.splits.values())
+        if self.L > shortest:
+            raise ValueError(f"L={self.L} is longer than the shortest split, which has {shortest} tokens")
+        if not 1 <= self.stride <= self.L:  # type: ignore[operator]
+            raise ValueError(f"stride={self.stride} must be from 1 to the context, {self.L}")
+
+    @property
+    def corpus(self) -> Corpus:
+        """The splits in tokens, from the cache where it holds them."""
+        return _prepared(self.data, self.path, self.tokenizer, self.pieces, self.tokenizer_path)
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens are 0..vocabulary-1."""
+        return self.corpus.vocabulary
+
+    @property
+    def outputs(self) -> int:
+        """A number for each token that may follow."""
+        return self.vocabulary
+
+    readout = "all"
+
+    def batch(self, draws: Draws, size: int) -> Batch:
+        """Windows of the training split, wherever they begin."""
+        raise NotImplementedError("a text is read in epochs, by expbench.language")
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Nats a token: outputs (B, L, V), targets (B, L)."""
+        return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """The nats of all targets, and how many there are."""
+        return {"nats": self.loss(outputs, targets).double() * targets.numel(), "tokens": torch.tensor(targets.numel())}
+
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+        """exp(nats / tokens)."""
+        return [Measured("perplexity", float((totals["nats"] / totals["tokens"]).exp()))]
+
+    def chance(self) -> float:
+        """The perplexity of a model that knows nothing."""
+        return float(self.vocabulary)
+
+    def measured_controls(self) -> Iterator[tuple[str, Literal["baseline", "oracle", "positive"], list[Measured]]]:
+        """The unigram model of the training split, on the test split."""
+        test, training = self.corpus["test"], self.corpus["train"]
+        costs = perplexity.unigram(perplexity.counts(training.ids, self.vocabulary))
+        found = perplexity.without_context(costs, test.ids, words=test.words)
+        scores = [Measured("perplexity", found.per_token)]
+        if found.per_word is not None:
+            scores.append(Measured("word_perplexity", found.per_word))
+        yield "unigram", "baseline", scores
+
+    def describe(self) -> str:
+        """What text it is, in what tokens."""
+        sizes = ", ".join(f"{part} {tokens.tokens}" for part, tokens in self.corpus.splits.items())
+        return f"{self.data}, {self.tokenizer} of {self.vocabulary} tokens: {sizes}"
+
+
+@lru_cache(maxsize=8)
+def _prepared(data: str, path: str, tokenizer: str, pieces: int | None, tokenizer_path: str) -> Corpus:
+    folder = Path(path).expanduser() if path else None
+    choice = Choice(tokenizer, pieces, Path(tokenizer_path).expanduser() if tokenizer_path else None)
+    try:
+        return prepare(Source(data, folder), choice)
+    except BadInput:
+        if folder is None or not folder.is_dir():
+            raise
+        return prepare(Source(None, folder), choice)

@@ -1,0 +1,112 @@
+"""A small corpus, model and recipe; as a script, their training in a process of its own that can be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from expbench.backbone import LanguageModel
+from expbench.corpus import Choice, Corpus, Source, prepare
+from expbench.language import How, Recipe, Unfinished, train
+from expbench.models.attn import Attn
+from expbench.models.s6 import S6
+from expbench.run import Score
+
+L, WIDTH = 16, 32
+MIXERS: dict[str, type[nn.Module]] = {"s6": S6, "attn": Attn}
+
+
+def write_text(folder: Path) -> Path:
+    """Sentences of 30 words, each of which has two that may follow it."""
+    folder.mkdir()
+    for name, lines in {"train": 120, "valid": 12, "test": 14}.items():
+        draw = random.Random(name)
+        text = []
+        for _ in range(lines):
+            word, words = draw.randrange(30), []
+            for _ in range(draw.randrange(8, 20)):
+                words.append(f"w{word}")
+                word = (7 * word + draw.randrange(2)) % 30
+            text.append(f" {' '.join(words)} \n")
+        (folder / f"wiki.{name}.tokens").write_text("".join(text))
+    return folder
+
+
+def corpus_in(folder: Path) -> Corpus:
+    """The corpus of that text, in words."""
+    return prepare(Source(path=folder), Choice("word"))
+
+
+def small(mixer: type[nn.Module] = S6, **options: Any) -> LanguageModel:
+    """Two layers of width 32 from seed 0."""
+    torch.manual_seed(0)
+    return LanguageModel(mixer, **{"vocabulary": 32, "width": WIDTH, "layers": 2, "context": L, **options})
+
+
+def recipe(**given: Any) -> Recipe:
+    return Recipe(**{"lr": 3e-3, "epochs": 2, "batch_size": 8, "context": L, **given})
+
+
+def numbers(scores: list[Any]) -> dict[tuple[str, int, str, str], float]:
+    """What was measured but for times, by split, step, metric and slice."""
+    return {(s.split, s.step, s.metric, s.slice): s.value for s in scores if s.metric != "tokens_per_second"}
+
+
+def trained(corpus: Corpus, chosen: Recipe, how: How | None = None, *, model: LanguageModel | None = None) -> list[Score]:
+    """All scores of a training that comes to its end."""
+    found = []
+    for score in train(model or small(), corpus, chosen, how or How()):
+        assert not isinstance(score, Unfinished)
+        found.append(score)
+    return found
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_while_writing() -> None:
+    """Have the next checkpoint half written."""
+    import safetensors.torch
+
+    whole = safetensors.torch.save_file
+
+    def half(tensors: Any, path: Path, metadata: Any) -> None:
+        whole(tensors, path, metadata)
+        os.truncate(path, path.stat().st_size // 2)
+        die()
+
+    safetensors.torch.save_file = half
+
+
+def main() -> None:
+    """Train as each of the arguments says, in JSON, and print what was measured."""
+    torch.set_num_threads(1)
+    for argument in sys.argv[1:]:
+        print(json.dumps([[*key, value] for key, value in numbers(as_said(json.loads(argument))).items()]))
+
+
+def as_said(options: dict[str, Any]) -> list[Any]:
+    folder = options.get("checkpoints")
+
+    def told(step: int) -> None:
+        if step == options.get("killed_at"):
+            die()
+        if step == options.get("killed_writing_at"):
+            die_while_writing()
+
+    how = How(folder=Path(folder) if folder else None, save_every=0.0, at_once=options.get("at_once"))
+    text = corpus_in(Path(options["text"]))
+    return list(train(small(MIXERS[options["mixer"]]), text, recipe(), how, told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""Training of language models: the order of the data, the steps, what is measured, and what is refused."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from expbench import perplexity
+from expbench.backbone import LanguageModel
+from expbench.corpus import Choice, Corpus, Source, prepare
+from expbench.errors import BadInput
+from expbench.language import How, Recipe, flops_per_token, schedule, train
+from expbench.language.data import Order
+from expbench.language.flops import peak
+from expbench.language.steps import parameter_groups
+from expbench.mixer import Mixer
+from expbench.models.attn import Attn
+from expbench.models.s6 import S6
+from expbench.ops import convolution as convolutions
+from expbench.ops import linear_cross_entropy
+from expbench.training import Diverged
+from tests.small_language import L, corpus_in, numbers, recipe, small, trained, write_text
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("language")
+        patch.setenv("EXPBENCH_CACHE", str(folder / "cache"))
+        yield corpus_in(write_text(folder / "text"))
+
+
+@pytest.mark.parametrize("tokens", [9 * 8, 9 * 8 + 7, 1000])
+def test_every_token_is_a_target_once_an_epoch_at_most_in_another_order_each_epoch(tokens: int) -> None:
+    chosen = recipe(context=8, batch_size=3, epochs=3)
+    plan, order = schedule(chosen, tokens), Order(np.arange(tokens, dtype=np.uint32), chosen)
+    assert plan.epoch == (tokens // 8 - 1) // 3
+    epochs = []
+    for epoch in range(3):
+        batches = [order.batch(epoch * plan.epoch + i + 1, CPU) for i in range(plan.epoch)]
+        text = torch.cat(batches)
+        assert text.shape == (plan.epoch * 3, 9)
+        assert (text.diff() == 1).all(), "windows of the text"
+        assert text.max() < tokens
+        targets = text[:, 1:].flatten()
+        assert len(targets.unique()) == len(targets)
+        epochs.append(text)
+    assert len({int(text[:, 0].min() % 8) for text in epochs}) > 1, "they begin at different offsets"
+    assert not torch.equal(epochs[0] // 8, epochs[1] // 8)
+
+
+def test_a_batch_follows_from_its_step_and_the_seed_and_is_shared_out() -> None:
+    ids, chosen = np.arange(500, dtype=np.uint16), recipe(context=8, batch_size=4, epochs=9)
+    order = Order(ids, chosen)
+    first = [order.batch(step, CPU) for step in range(1, 40)]
+    for step in (39, 3, 20):
+        assert torch.equal(Order(ids, chosen).batch(step, CPU), first[step - 1])
+        shares = [order.batch(step, CPU, rank, 2) for rank in range(2)]
+        assert torch.equal(torch.cat(shares), first[step - 1])
+    assert not torch.equal(Order(ids, recipe(context=8, batch_size=4, seed=1)).batch(1, CPU), first[0])
+
+
+def test_the_schedule() -> None:
+    assert schedule(recipe(epochs=20), 1000) == (20 * 7, 7, 7, 7)
+    assert schedule(recipe(epochs=3), 1000).warmup == 2, "a tenth of few steps"
+    plan = schedule(recipe(epochs=None, steps=10, warmup=4, evaluate_every=3), 1000)
+    assert (plan.steps, plan.warmup) == (10, 4)
+    assert [step for step in range(1, 11) if plan.evaluated(step)] == [3, 6, 9, 10]
+
+
+@pytest.mark.parametrize("mixer", [S6, Attn])
+def test_a_training_learns_and_says_so(corpus: Corpus, mixer: type[nn.Module]) -> None:
+    net, seen = small(mixer), []
+    found = list(train(net, corpus, recipe(epochs=6, lr=1e-2, stride=4), How(), seen.append))
+    plan = schedule(recipe(epochs=6), corpus["train"].tokens)
+    assert seen == list(range(1, plan.steps + 1))
+    values = numbers(found)
+    of = [values["selection", plan.epoch * (i + 1), "perplexity", ""] for i in range(6)]
+    assert of[-1] < 5 < of[0] < 31, "two of 30 words may follow each, and any one the end of a line"
+    assert {(s.split, s.metric) for s in found if s.headline} == {("selection", "perplexity"), ("test", "perplexity")}
+    assert values["train", plan.steps, "loss", ""] < values["train", plan.epoch, "loss", ""]
+    net.eval()
+    for split, part in {"selection": "validation", "test": "test"}.items():
+        tokens = corpus[part]
+        expected = perplexity.evaluate(
+            net.token_losses, tokens.ids, context=L, stride=4, before=corpus.tokenizer.end, words=tokens.words, batch_size=1
+        )
+        assert values[split, plan.steps, "perplexity", ""] == pytest.approx(expected.per_token, rel=1e-6)
+        assert values[split, plan.steps, "word_perplexity", ""] == pytest.approx(expected.per_word, rel=1e-6)
+    speeds = [s.value for s in found if s.metric == "tokens_per_second"]
+    assert len(speeds) == 6
+    assert min(speeds) > 0
+    largest = [values.get(("selection", plan.steps, "abar_max", f"layer={i}")) for i in range(2)]
+    if mixer is S6:
+        assert 0 < max(largest) < 1
+        assert values["selection", plan.steps, "k_hat", ""] == max(largest)
+    else:
+        assert largest == [None, None]
+
+
+def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(corpus: Corpus) -> None:
+    chosen, ends = recipe(epochs=1, evaluate_every=3), []
+    for at_once in (None, 3, 1, 100):
+        net = small().double()
+        values = numbers(trained(corpus, chosen, How(at_once=at_once), model=net))
+        ends.append((values, torch.cat([p.detach().flatten() for p in net.parameters()])))
+    for values, weights in ends[1:]:
+        assert values == pytest.approx(ends[0][0], rel=1e-8)
+        torch.testing.assert_close(weights, ends[0][1], rtol=1e-7, atol=1e-10)
+
+
+def test_a_step_is_adamw_at_the_rate_of_the_schedule_on_clipped_gradients(corpus: Corpus) -> None:
+    chosen = recipe(epochs=None, steps=3, warmup=2, clip=0.1, lr=0.1, weight_decay=0.5)
+    net, other = small(Attn).double(), small(Attn).double()
+    trained(corpus, chosen, model=net)
+    order, optimizer = Order(corpus["train"].ids, chosen), None
+    for step, rate in enumerate([0.05, 0.1, 0.1], 1):  # warm-up over two, then the cosine's peak
+        optimizer = optimizer or torch.optim.AdamW(parameter_groups(other, 0.5), betas=(0.9, 0.95))
+        text = order.batch(step, CPU)
+        optimizer.zero_grad()
+        other.loss(text[:, :-1], text[:, 1:]).backward()
+        norm = torch.stack([p.grad.square().sum() for p in other.parameters() if p.grad is not None]).sum().sqrt()
+        assert norm > 0.1
+        for p in other.parameters():
+            p.grad *= 0.1 / norm
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+
+
+def test_matrices_decay_and_vectors_and_what_is_marked_do_not() -> None:
+    net = small()
+    groups = parameter_groups(net, 0.3)
+    name_of = {id(p): name for name, p in net.named_parameters()}
+    decayed, others = ({name_of[id(p)] for p in group["params"]} for group in groups)
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    assert decayed | others == {name for name, _ in net.named_parameters()}
+    assert not decayed & others
+    assert {name.partition("1.")[2] for name in others if name.startswith("blocks.1.")} == {
+        "conv.bias",
+        "mixer.A_log",
+        "mixer.skip",
+        "mixer.to_delta.bias",
+    }
+    assert {name for name in others if not name.startswith("blocks.")} == {"norms.0.weight", "norms.1.weight", "norm.weight"}
+    assert {"embed.weight", "blocks.0.conv.weight", "blocks.0.to_out.weight"} <= decayed
+
+
+def test_bfloat16_is_autocast_around_float32(corpus: Corpus) -> None:
+    net = small()
+    wide = numbers(trained(corpus, recipe(epochs=1)))
+    narrow = numbers(trained(corpus, recipe(epochs=1, dtype="bfloat16"), model=net))
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    of = next(key for key in wide if key[2] == "perplexity")
+    assert wide[of] != narrow[of]
+    assert narrow[of] == pytest.approx(wide[of], rel=0.02)
+
+
+class Drawing(Mixer):
+    """A mixer with dropout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5, self.training)
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+
+def test_what_a_mixer_draws_follows_from_the_seed_and_leaves_no_trace(corpus: Corpus) -> None:
+    found = []
+    for before in (5, 6):
+        net = small(Drawing)
+        torch.manual_seed(before)
+        untouched = torch.rand(3)
+        torch.manual_seed(before)
+        found.append(numbers(trained(corpus, recipe(epochs=1), model=net)))
+        assert torch.equal(torch.rand(3), untouched)
+    assert found[0] == found[1]
+
+
+class Breaking(Mixer):
+    """A mixer that divides by 0 in its third forward pass of training, or when it is evaluated."""
+
+    def __init__(self, width: int, *, when: str = "trained") -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(width))
+        self.when, self.calls = when, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.training
+        broken = self.calls == 3 if self.when == "trained" else not self.training
+        return x * self.scale / (0.0 if broken else 1.0)
+
+
+def test_divergence_is_reported_with_its_step(corpus: Corpus) -> None:
+    with pytest.raises(Diverged, match=r"not finite at step 3 of \d+"):
+        trained(corpus, recipe(), model=small(Breaking, layers=1))
+    plan = schedule(recipe(), corpus["train"].tokens)
+    with pytest.raises(Diverged, match=f"perplexity of the validation split is not finite after {plan.epoch} steps"):
+        trained(corpus, recipe(), model=small(Breaking, given={"when": "evaluated"}, layers=1))
+
+
+@pytest.mark.parametrize("mixer", [S6, Attn])
+def test_stated_operations_against_torchs_count(mixer: type[nn.Module]) -> None:
+    net, tokens = small(mixer), torch.randint(32, (3, L + 1))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        net.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+    products = [count for of, count in counter.get_flop_counts()["Global"].items() if "convolution" not in str(of)]
+    counted = sum(products) / (3 * L)  # of a depthwise kernel's gradient torch counts that of a dense one
+    layer = net.mixers[0]
+    assert isinstance(layer, Mixer)
+    own, maps = layer.flops(L), sum(2 * m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
+    attended = 4 * 32 * L if mixer is Attn else 0  # torch multiplies with the future too
+    assert own is not None
+    convolution = 0 if mixer is Attn else 2 * 4 * 64
+    assert flops_per_token(net, L) - counted == pytest.approx(3 * 2 * (own - maps - attended + convolution))
+
+
+def test_the_size_of_a_step_in_operations() -> None:
+    net = LanguageModel(S6)
+    blocks = net.parameter_count() - net.embed.weight.numel()
+    head = 6 * net.embed.weight.numel()
+    assert flops_per_token(net, 1024) - head == pytest.approx(6 * blocks, rel=0.05), "6 N, and the scan"
+    assert peak("NVIDIA H200") == 989e12
+    assert peak("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak("NVIDIA H100 PCIe") == 756e12
+    assert peak("GeForce GT 710") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"epochs": 1, "steps": 1}, ["epochs", "steps"]),
+        ({}, ["epochs", "steps"]),
+        ({"epochs": 1, "batch_size": 0}, ["batch_size=0"]),
+        ({"epochs": 1, "lr": math.nan}, ["lr"]),
+        ({"epochs": 1, "clip": 0.0}, ["clip"]),
+        ({"epochs": 1, "context": 4, "stride": 5}, ["stride=5", "4"]),
+        ({"epochs": 1, "dtype": "bfloat"}, ["did you mean 'bfloat16'"]),
+        ({"epochs": 1, "betas": (0.9, 1.0)}, ["betas"]),
+        ({"epochs": 1, "warmup": -1}, ["warmup"]),
+    ],
+)
+def test_a_bad_recipe_is_refused(given: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(BadInput) as refused:
+        Recipe(**{"lr": 1e-3, **given})
+    assert all(word in str(refused.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "words"),
+    [
+        ({"context": 32}, {}, ["context=32", "16"]),
+        ({"context": 500, "batch_size": 1}, {"context": 500}, ["context=500", "validation", "tokens"]),
+        ({"batch_size": 5000}, {}, ["batch_size=5000", "the largest batch is"]),
+        ({"context": 150, "batch_size": 100}, {"context": 1000}, ["the largest batch is"]),
+        ({}, {"vocabulary": 20}, ["32 tokens", "20"]),
+        ({"steps": 5, "epochs": None, "warmup": 5}, {}, ["warmup=5"]),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_before_training(
+    corpus: Corpus, given: dict[str, Any], options: dict[str, Any], words: list[str]
+) -> None:
+    net = small(**options)
+    before = net.embed.weight.clone()
+    with pytest.raises(BadInput) as refused:
+        next(train(net, corpus, recipe(**given), How()))
+    assert all(word in str(refused.value) for word in words), refused.value
+    assert torch.equal(net.embed.weight, before)
+
+
+def test_a_corpus_without_validation_and_a_device_that_is_not_there(corpus: Corpus, tmp_path: Path) -> None:
+    some = prepare(Source(path=write_text(tmp_path / "text")), Choice("word"), ("train",))
+    with pytest.raises(BadInput, match="no validation split"):
+        next(train(small(), some, recipe(), How()))
+    if not torch.cuda.is_available():
+        with pytest.raises(BadInput, match="no GPU"):
+            next(train(small(), corpus, recipe(), How(device="cuda")))
+    with pytest.raises(BadInput, match="did you mean 'cuda'"):
+        How(device="cude")
+    with pytest.raises(BadInput, match="folder"):
+        How(seconds=1.0)
+
+
+def test_without_a_test_split_it_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPBENCH_CACHE", str(tmp_path / "cache"))
+    some = prepare(Source(path=write_text(tmp_path / "text")), Choice("word"), ("train", "validation"))
+    assert {score.split for score in trained(some, recipe(epochs=1))} == {"train", "selection"}
+
+
+def test_the_shifted_convolution_is_torchs() -> None:
+    x, weight, bias = (torch.randn(*shape, dtype=torch.float64) for shape in ((2, 7, 5), (5, 1, 4), (5,)))
+    found = []
+    for function in (convolutions.shifted, convolutions.reference):
+        tensors = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        y = function(*tensors)
+        found.append([y, *torch.autograd.grad(y.sin().sum(), tensors)])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
+@pytest.mark.parametrize("mixer", [S6, Attn])
+def test_compiled_blocks_are_the_blocks(mixer: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear_cross_entropy, "_compiled_cost", lambda: linear_cross_entropy._cost_to_compile)
+    net, tokens = small(mixer).double(), torch.randint(32, (2, L + 1))
+
+    def found() -> list[Tensor]:
+        loss = net.loss(tokens[:, :-1], tokens[:, 1:])
+        return [loss, *torch.autograd.grad(loss, list(net.parameters()))]
+
+    plain, logged = found(), net.statistics(tokens[:, 1:])
+    net.compile_blocks(backend="aot_eager")
+    try:
+        torch.testing.assert_close(found(), plain)
+        assert net.statistics(tokens[:, 1:]) == logged
+    finally:
+        torch.compiler.reset()
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("mixer", [S6, Attn])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_compiled_training_on_a_gpu_is_the_plain_one(corpus: Corpus, mixer: type[nn.Module], dtype: str) -> None:
+    chosen = recipe(epochs=2, dtype=dtype)
+    found = []
+    for compiled in (False, True):
+        how = How(device="cuda", compiled=compiled)
+        values = numbers(trained(corpus, chosen, how, model=small(mixer)))
+        found.append({key: value for key, value in values.items() if key[2] in ("loss", "perplexity")})
+    assert found[1] == pytest.approx(found[0], rel=1e-3 if dtype == "float32" else 2e-2)
