@@ -232,13 +232,15 @@ def reproduce(
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of every row: does everything run?")] = False,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts (I from 1).")] = "1/1",
     time_limit: TimeLimit = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Only run; expbench report draws what there is.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, with an estimate of the time.")
     ] = False,
 ) -> None:
     """Run a study of the paper again, its claims fixed beforehand; judge them, and report beside the published numbers.
 
-    It can be interrupted, and limited in time; the same command goes on from there.
+    It can be interrupted, and limited in time; the same command goes on from there. Started several times on one folder, it
+    divides the work.
     """
     from expbench.presets import PRESETS
     from expbench.presets import smoke as smaller
@@ -268,8 +270,8 @@ def reproduce(
         claims.write(made, folder)
     show_log(held)
     _campaign(jobs, how)
-    if part != (1, 1):
-        return  # the others are not done; expbench report draws what there is
+    if no_report or part != (1, 1):
+        return
     frame, problems = table.read(folder)
     print(write_report(frame, folder))
     bad_files(problems)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from expbench.estimate import estimate
 from expbench.grid import Job
 from expbench.progress import duration
-from expbench.stacks import Stack, stacked
+from expbench.stacks import Stack, by_likeness, stacked
 from expbench.sweep import Plan
 from expbench.text import aligned, degree_and_order
 from expbench.training import build
@@ -39,7 +39,7 @@ def preview(plan: Plan, device: str, largest: int | None = None) -> str:
     lines = [header]
     for cell, jobs in cells.items():
         lines.append([*cell[:8], *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
-    stacks = list(stacked(plan.missing, device, largest))
+    stacks = [s for part in by_likeness(plan.missing).values() for s in stacked(part, device, largest)]
     time = estimate(stacks, device)
     extrapolated = "" if time.measured == time.shapes else f", {time.measured} of {time.shapes} shapes could be"
     return "\n".join(
