@@ -157,12 +157,16 @@ def choosing(frame: pd.DataFrame) -> pd.Series[bool]:
 
 
 def endings(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Marks what whole splits gave after the last step; of a run that chose a learning rate only what it was chosen by."""
+    """Marks what whole splits gave after the last step; of a run that chose a learning rate only what it was chosen by.
+
+    Of a run that ended before its last step, what was measured last.
+    """
+    broken_off = (frame["status"] != "ok") & (frame["step"] == frame.groupby("key")["step"].transform("max"))
     unmeasured = frame["metric"].isna()
     last = (frame["step"] == frame["steps"]) & (frame["slice"] == "") & frame["split"].isin(["selection", "test"])
     run = (frame["kind"] == "run") & last
     control = ~frame["kind"].isin(TRAINED) & (frame["slice"] == "")
-    return unmeasured | run | control | ((frame["kind"] == "tuning") & choosing(frame))
+    return unmeasured | broken_off | run | control | ((frame["kind"] == "tuning") & choosing(frame))
 
 
 def compact(folder: Path, *, curves: bool = True) -> Path:
