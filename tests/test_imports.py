@@ -40,7 +40,7 @@ LAYERS = [
     ["rows", "progress", "cells", "stacks", "weights", "bench_cases", "bench_clock", "bench_exp"],
     ["claims", "places", "verdicts", "verdict_text", "ledger"],
     ["execute"],
-    ["sweep", "tuning", "estimate", "plots", "bench_plot", "bench_solvers", "bench_text"],
+    ["sweep", "tuning", "estimate", "plots", "overviews", "bench_plot", "bench_solvers", "bench_text"],
     ["preview", "report", "show", "doctor", "trace", "bench", "theory"],
     ["campaign", "presets", "declare"],
     ["cli_options"],
