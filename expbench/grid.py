@@ -154,7 +154,7 @@ def expand(request: Request, device: str) -> list[Job]:
 
 def task_values(task: Task) -> dict[str, Value]:
     """The settings of a task as it resolved them."""
-    return {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.init}
+    return {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.init and f.name not in task.local}
 
 
 class _Task(NamedTuple):
@@ -225,6 +225,8 @@ def build_task(cls: type[Task], texts: Mapping[str, str], name: str) -> Task:
     values: dict[str, Any] = settings.resolve(cls, texts, name)
     try:
         task = cls(**values)
+    except BadInput:
+        raise
     except ValueError as error:
         raise BadInput(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # a plugin is a stranger's code

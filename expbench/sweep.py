@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,6 @@ from expbench.rates import RESERVED
 from expbench.run import Score
 from expbench.sharing import reserved
 from expbench.stacks import by_likeness, stacked
-from expbench.task import Measured, Task, total
 
 
 class Plan(NamedTuple):
@@ -167,7 +166,7 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
     warnings = []
     try:
         ending |= rows.of_facts(task)
-        for name, kind, measured in _controls(task):
+        for name, kind, measured in task.measured_controls():
             for m in measured:
                 headline = m.metric == task.headline and not m.slice
                 seconds = time.perf_counter() - began
@@ -184,13 +183,3 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
     table.write(folder, rows.controls_key(job), rows.of_controls(job, scores, ending))
     for warning in warnings:
         progress.note(f"warning: {warning}")
-
-
-def _controls(task: Task) -> Iterator[tuple[str, str, list[Measured]]]:
-    """(name, kind, metrics on the test split) of each control, and of chance where it has a closed form."""
-    chance = task.chance()
-    if chance is not None:
-        yield "chance", "chance", [Measured(task.headline, chance)]
-    for control in task.controls():
-        parts = [task.measure(control.predict(batch.inputs), batch.targets) for batch in task.split("test")]
-        yield control.name, control.kind, task.summary(total(parts))
