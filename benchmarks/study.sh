@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A study of the paper, by several processes that share a GPU: bash benchmarks/study.sh PRESET [PROCESSES [MINUTES]]. It stops after
+# A study of the paper, by several processes that divide the work: bash benchmarks/study.sh PRESET [PROCESSES [MINUTES]]. It stops after
 # so many minutes, and the same command goes on from there. What it leaves in results/PRESET is one table, its claims and its report.
 # With GPUS=0,1 the processes are dealt to these GPUs in turn.
 # Where NVIDIA's multi-process service runs (nvidia-cuda-mps-control -d), small kernels of several processes run side by side.
@@ -11,10 +11,10 @@ results=${RESULTS:-results/$preset}
 export OMP_NUM_THREADS=1
 IFS=, read -ra gpus <<<"${GPUS:-${CUDA_VISIBLE_DEVICES:-0}}"
 
-for shard in $(seq "$processes"); do
-    CUDA_VISIBLE_DEVICES=${gpus[$((shard % ${#gpus[@]}))]} \
-        "$python" -m expbench reproduce "$preset" --results "$results" --shard "$shard/$processes" --time-limit "$minutes" \
-        >"/tmp/study-$preset-$shard.log" 2>&1 &
+for i in $(seq "$processes"); do
+    CUDA_VISIBLE_DEVICES=${gpus[$((i % ${#gpus[@]}))]} \
+        "$python" -m expbench reproduce "$preset" --results "$results" --no-report --time-limit "$minutes" \
+        >"/tmp/study-$preset-$i.log" 2>&1 &
 done
 wait
 tail -qn 3 /tmp/study-"$preset"-*.log

@@ -1,9 +1,6 @@
-"""The campaign: a sweep whose learning rates are chosen first, where `--lr auto` asks for that.
+"""The campaign: all of what a command asks to be run, by one process or several that share a folder.
 
-Each cell is trained at every rate of the grid with reserved seeds; of what it reaches on the selection split its rate is
-chosen, and then the runs that are reported are trained at it. Models that are compared share the grid, which is extended
-for all of them until every chosen rate lies inside. Tuning runs are rows like others, of kind `tuning`, so that an
-interrupted campaign goes on where it was, and anyone can choose again.
+Where `--lr auto` asks for that, learning rates are chosen first (`tuning`).
 """
 
 from __future__ import annotations
@@ -12,19 +9,19 @@ import dataclasses
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from expbench import sweep, table
+from expbench import sweep
 from expbench.grid import Job
 from expbench.preview import preview as what_runs
 from expbench.progress import Progress, work
-from expbench.rates import LADDER, RESERVED, START, TUNING_RUNS, at_the_cap, choose, extended
-from expbench.run import Run
-from expbench.sweep import Plan
+from expbench.rates import START, TUNING_RUNS
+from expbench.sweep import Plan, Swept
+from expbench.tuning import Key, Tuning, by_cell, cell_of, place_of, tuning_jobs
 
-Key = tuple[object, ...]
+_LOOKS_AGAIN = 2.0  # seconds, while others are at all that is left
 
 
 class How(NamedTuple):
@@ -53,29 +50,41 @@ class Ended(NamedTuple):
 
 
 def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
-    """Run what the folder lacks of `jobs`; an interrupt passes through, and the same call goes on from there."""
+    """Run what the folder lacks of `jobs`; an interrupt passes through, and the same call goes on from there.
+
+    Processes that are called alike on one folder divide the work. Each goes on with what the others are not at, and waits
+    for them only where there is nothing else to do.
+    """
     ends = math.inf if how.seconds is None else time.monotonic() + how.seconds
-    counts: Counter[str] = Counter()
     jobs = share(jobs, how.shard, whole_places=how.tunes)
-    if how.tunes:
-        cells = by_cell(jobs)
-        places = {cell: place_of(group[0].run) for cell, group in cells.items()}
-        grids: dict[Key, tuple[float, ...]] = dict.fromkeys(places.values(), START)
-        while True:
-            tuning = {cell: tuning_jobs(group, grids[places[cell]], how.tuning_runs) for cell, group in cells.items()}
-            every = [job for group in tuning.values() for job in group]
-            if not _sweep(every, how, ends, counts, say, "choosing learning rates, "):
+    tuning = Tuning(jobs, how.folder, how.tuning_runs) if how.tunes else None
+    counts: Counter[str] = Counter()
+    failed = sweep.failed(how.folder)  # before: these are tried again, once
+    said = waiting = False
+    while True:
+        ran = held = False
+        for what, wanted in tuning.stages(say) if tuning else [("", jobs)]:
+            plan = sweep.plan(wanted, how.folder, failed)
+            if not waiting and (plan.missing or not (what or said)):
+                say(f"{what}{count(plan)} on {how.device}, into {how.folder}")
+                said = said or not what
+            swept = _sweep(plan, how, ends, keep=how.save_weights and not what)
+            counts.update(swept.ended)
+            if swept.stopped:
                 return Ended(counts, stopped=True)
-            chosen = _chosen(tuning, how.folder)
-            wider = {p: extended(g, [rate for cell, rate in chosen.items() if places[cell] == p]) for p, g in grids.items()}
-            if wider == grids:
-                break
-            grids = wider
-        for line in _summary(chosen, {cell: grids[place] for cell, place in places.items()}, how.tuning_runs):
-            say(line)
-        jobs = [with_rate(job, chosen.get(cell, START[0])) for cell, group in cells.items() for job in group]
-    finished = _sweep(jobs, how, ends, counts, say, "")
-    return Ended(counts, stopped=not finished)
+            failed -= {job.run.key for job in plan.missing} - {job.run.key for job in swept.held}
+            ran, held = bool(swept.ended), held or bool(swept.held)
+            if ran:
+                break  # by now more may be known of what is wanted
+        if not ran and not held:
+            return Ended(counts, stopped=False)
+        if not ran:
+            if time.monotonic() > ends:
+                return Ended(counts, stopped=True)
+            if not waiting:
+                say("other processes are at what is left; waiting for them")
+            time.sleep(_LOOKS_AGAIN)
+        waiting = not ran
 
 
 def preview(jobs: Sequence[Job], how: How) -> str:
@@ -111,85 +120,17 @@ def share(jobs: Sequence[Job], part: tuple[int, int], *, whole_places: bool) -> 
     return [job for group in own for job in group]
 
 
-def cell_of(run: Run) -> Key:
-    """What a rate is chosen for: all of a run but rate, seed and instance."""
-    settings = {k: v for k, v in run.task_settings.items() if k != "instance"}
-    return tuple(map(str, vars(dataclasses.replace(run, lr=1.0, seed=0, task_settings=settings)).values()))
-
-
-def place_of(run: Run) -> Key:
-    """What models are compared at: all of a run but rate, seed, instance, and what the model is."""
-    anyone = dataclasses.replace(run, model="", model_version="", model_settings={}, D=1, depth=1, positions="none")
-    return cell_of(anyone)
-
-
-def by_cell(jobs: Iterable[Job]) -> dict[Key, list[Job]]:
-    """Jobs by the cell that they belong to."""
-    cells: dict[Key, list[Job]] = {}
-    for job in jobs:
-        cells.setdefault(cell_of(job.run), []).append(job)
-    return cells
-
-
-def with_rate(job: Job, rate: float) -> Job:
-    """The same job at another learning rate."""
-    return job._replace(run=dataclasses.replace(job.run, lr=rate))
-
-
-def tuning_jobs(cell: Sequence[Job], rates: Sequence[float], runs: int = TUNING_RUNS) -> list[Job]:
-    """The runs that choose a cell's rate: reserved seeds; of an instance of its own each where the cell has several."""
-    several = len({job.task.instance for job in cell}) > 1
-    found = []
-    for rate in rates:
-        for k in range(runs):
-            task = dataclasses.replace(cell[0].task, instance=RESERVED + k) if several else cell[0].task
-            settings = {**cell[0].run.task_settings, "instance": task.instance}
-            run = dataclasses.replace(cell[0].run, lr=rate, seed=RESERVED + k, task_settings=settings)
-            found.append(cell[0]._replace(run=run, task=task))
-    return found
-
-
-def _chosen(tuning: Mapping[Key, Sequence[Job]], folder: Path) -> dict[Key, float]:
-    """The rate of each cell, by what its tuning runs reached; none where all failed, or the model is not supported."""
-    values = table.selected(folder, {job.run.key for jobs in tuning.values() for job in jobs})
-    chosen = {}
-    for cell, jobs in tuning.items():
-        tried: dict[float, list[float | None]] = {}
-        for job in jobs:
-            tried.setdefault(job.run.lr, []).append(values.get(job.run.key))
-        if any(value is not None for reached in tried.values() for value in reached):
-            chosen[cell] = choose(tried, jobs[0].task.higher_is_better)
-    return chosen
-
-
-def _sweep(jobs: Sequence[Job], how: How, ends: float, counts: Counter[str], say: Callable[[str], None], what: str) -> bool:
-    """Run what is missing; false if that was stopped before its end, by time or by a failure."""
-    plan = sweep.plan(jobs, how.folder)
-    say(f"{what}{count(plan)} on {how.device}, into {how.folder}")
+def _sweep(plan: Plan, how: How, ends: float, *, keep: bool) -> Swept:
+    """Run what is missing; keep: the weights of some."""
     progress = Progress(plan.missing)
-    keep = how.save_weights and not what
+    options = sweep.Options(save_weights=keep, fail_fast=how.fail_fast, largest=how.largest, ends=ends)
     try:
-        options = sweep.Options(save_weights=keep, fail_fast=how.fail_fast, largest=how.largest, ends=ends)
-        ended = sweep.run(plan, how.folder, how.device, progress, options)
+        return sweep.run(plan, how.folder, how.device, progress, options)
     finally:
         progress.close()
-    counts.update(ended)
-    return sum(ended.values()) == len(plan.missing)
 
 
 def count(plan: Plan) -> str:
     """How many runs there are, are done and are missing."""
     again = f", {plan.failed_before} of them failed before" if plan.failed_before else ""
     return f"{len(plan.jobs)} runs: {len(plan.jobs) - len(plan.missing)} done, {len(plan.missing)} to run{again}"
-
-
-def _summary(chosen: Mapping[Key, float], grids: Mapping[Key, tuple[float, ...]], runs: int) -> list[str]:
-    """A line for each grid: how many tuning runs each cell had, and which rates were chosen."""
-    lines = []
-    for grid in sorted(set(grids.values())):
-        rates = Counter(rate for cell, rate in chosen.items() if grids[cell] == grid)
-        picked = ", ".join(f"{rate:g} ({n} cells)" for rate, n in sorted(rates.items()))
-        capped = sum(n for rate, n in rates.items() if at_the_cap(rate))
-        end = f"; {capped} at the cap, beyond which nothing is tried ({LADDER[0]:g} to {LADDER[-1]:g})" if capped else ""
-        lines.append(f"learning rates from {len(grid)} x {runs} tuning runs a cell: {picked}{end}")
-    return lines

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -76,6 +77,16 @@ class Cell:
     def __getitem__(self, column: str) -> Any:
         return self.facts[column]
 
+    def each(self, column: str) -> list[Any]:
+        """A column of the runs; None or NaN where it is not known."""
+        if column not in self._columns:
+            self._columns[column] = self.runs[column].tolist()  # a frame of few rows answers slowly
+        return self._columns[column]
+
+    @cached_property
+    def _columns(self) -> dict[str, list[Any]]:
+        return {}
+
     @property
     def tuned(self) -> bool:
         """Whether its learning rate is the one that tuning chose."""
@@ -84,12 +95,15 @@ class Cell:
     @cached_property
     def values(self) -> list[float]:
         """The headline metric of each run that has one, on the test split."""
-        return list(self.runs["value"].dropna())
+        return _known(self.each("value"))
 
     @cached_property
     def interval(self) -> Interval:
         """The mean over instances and seeds, of the runs that ended well."""
-        return nested_interval([list(group.dropna()) for _, group in self.runs.groupby("instance")["value"]])
+        groups: dict[Any, list[float]] = {}
+        for instance, value in zip(self.each("instance"), self.each("value"), strict=True):
+            groups.setdefault(instance, []).append(value)
+        return nested_interval([_known(group) for group in groups.values()])
 
     @property
     def best(self) -> float | None:
@@ -101,8 +115,9 @@ class Cell:
     @cached_property
     def floor(self) -> float | None:
         """The least error that any network of this class can have: the mean over instances; None where it is not known."""
-        known = self.runs.dropna(subset=["floor"]).drop_duplicates("instance")["floor"]
-        return float(known.mean()) if len(known) else None
+        pairs = zip(self.each("instance"), self.each("floor"), strict=True)
+        of_instances = _known({instance: floor for instance, floor in pairs if pd.notna(floor)}.values())
+        return sum(of_instances) / len(of_instances) if of_instances else None
 
     @property
     def reading(self) -> str:
@@ -127,7 +142,7 @@ class Cell:
     @property
     def trials(self) -> int:
         """Runs that count towards the share solved: those that ended well or diverged."""
-        return int(self.runs["status"].isin(["ok", "diverged"]).sum())
+        return self.count("ok") + self.count("diverged")
 
     @property
     def solved(self) -> int:
@@ -141,7 +156,7 @@ class Cell:
 
     def count(self, status: str) -> int:
         """Runs that ended in `status`."""
-        return int((self.runs["status"] == status).sum())
+        return self.each("status").count(status)
 
 
 def with_context(frame: pd.DataFrame) -> pd.DataFrame:
@@ -167,24 +182,27 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
         return []
     runs = runs.astype({"seed": "int64", "instance": "int64"})  # controls have no seed, which makes the column real
     final = runs[runs["headline"].fillna(False).astype(bool) & (runs["split"] == "test")]
+    final = final.sort_values("step", kind="stable").drop_duplicates("key", keep="last")  # a text's is measured each epoch
     per_run = runs.drop_duplicates("key").drop(columns=["value", "metric"])
     tuning = _tunings(frame)
     # a run that broke down late may have measured something on the way: only one that ended well has a result
-    values = final[final["status"] == "ok"].drop_duplicates("key")[["key", "value", "metric"]]
+    values = final[final["status"] == "ok"][["key", "value", "metric"]]
     per_run = per_run.merge(values, on="key", how="left")
+    ordered, bounds = _grouped(per_run, IDENTITY)
+    columns = {name: ordered[name].tolist() for name in [*IDENTITY, *_STATED, "metric", "higher_is_better", "solved_at"]}
     cells = []
-    for identity, group in per_run.groupby(IDENTITY, dropna=False, sort=True):
-        facts = dict(zip(IDENTITY, identity, strict=True)) | {name: _first(group[name]) for name in _STATED}
-        facts = {name: _typed(name, value) for name, value in facts.items()}
-        facts["well_posed"] = None if group["well_posed"].isna().all() else bool(group["well_posed"].dropna().all())
-        metrics = group["metric"].dropna()
+    for start, end in bounds:
+        facts = {name: _typed(name, columns[name][start]) for name in IDENTITY}
+        facts |= {name: _typed(name, next(iter(_known(columns[name][start:end])), None)) for name in _STATED}
+        posed = _known(columns["well_posed"][start:end])
+        facts["well_posed"] = all(posed) if posed else None
         cells.append(
             Cell(
                 facts,
-                group.sort_values(["instance", "seed"]),
-                str(metrics.iloc[0]) if len(metrics) else "",
-                bool(group["higher_is_better"].iloc[0]),
-                float(group["solved_at"].iloc[0]),
+                ordered.iloc[start:end],
+                next(iter(_known(columns["metric"][start:end])), ""),
+                bool(columns["higher_is_better"][start]),
+                float(columns["solved_at"][start]),
                 tuning=tuning.get(_but_rate(facts)),
             )
         )
@@ -192,18 +210,31 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
     return [replace(cell, representable=_class(cell) in found) for cell in cells]
 
 
+def _grouped(per_run: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, list[tuple[int, int]]]:
+    """The rows by groups that agree in `columns`, each by instance and seed; and from where to where each group is."""
+    number = per_run.groupby(columns, dropna=False, sort=True).ngroup()
+    ordered = per_run.assign(number=number).sort_values(["number", "instance", "seed"])
+    ends = (np.flatnonzero(np.diff(ordered.pop("number"), append=-1)) + 1).tolist()
+    return ordered, list(zip([0, *ends], ends, strict=False))
+
+
 def _tunings(frame: pd.DataFrame) -> dict[tuple[str, ...], Tuning]:
     """How rates were chosen, by the identity of cells without their rate."""
     tuning = frame[frame["kind"] == "tuning"]
-    values = tuning[choosing(tuning) & (tuning["status"] == "ok")].set_index("key")["value"]
+    if tuning.empty:
+        return {}
+    chosen_by = tuning[choosing(tuning) & (tuning["status"] == "ok")]
+    values = dict(zip(chosen_by["key"], chosen_by["value"], strict=True))
+    ordered, bounds = _grouped(tuning.drop_duplicates("key"), [c for c in IDENTITY if c != "lr"])
+    columns = {name: ordered[name].tolist() for name in [*IDENTITY, "key", "higher_is_better"]}
     found = {}
-    for _, group in tuning.drop_duplicates("key").groupby([c for c in IDENTITY if c != "lr"], dropna=False):
+    for start, end in bounds:
         tried: dict[float, list[float | None]] = {}
-        for key, lr in zip(group["key"], group["lr"], strict=True):
+        for key, lr in zip(columns["key"][start:end], columns["lr"][start:end], strict=True):
             tried.setdefault(float(lr), []).append(values.get(key))
-        best = choose(tried, bool(group["higher_is_better"].iloc[0]))
-        facts = {name: _typed(name, group[name].iloc[0]) for name in IDENTITY}
-        found[_but_rate(facts)] = Tuning(tuple(sorted(tried)), len(group), best)
+        best = choose(tried, bool(columns["higher_is_better"][start]))
+        facts = {name: _typed(name, columns[name][start]) for name in IDENTITY}
+        found[_but_rate(facts)] = Tuning(tuple(sorted(tried)), end - start, best)
     return found
 
 
@@ -222,9 +253,8 @@ def _typed(name: str, value: Any) -> Any:
     return int(value) if name in SIZES or COLUMNS.get(name) == pa.int64() else value
 
 
-def _first(column: pd.Series[Any]) -> Any:
-    known = column.dropna()
-    return known.iloc[0] if len(known) else None
+def _known(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if pd.notna(value)]
 
 
 def varying(cells: list[Cell], columns: list[str]) -> list[str]:

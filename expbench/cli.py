@@ -88,10 +88,14 @@ def run(
     paired: Annotated[bool, typer.Option("--paired", help="Seed i on instance i, in place of --instances.")] = False,
     task_setting: TaskSettings = None,
     model_setting: ModelSettings = None,
-    steps: Annotated[str, typer.Option(metavar="LIST", help="Optimizer steps.")] = "2000",
+    steps: Annotated[str | None, typer.Option(metavar="LIST", help="Optimizer steps. (default: 2000)")] = None,
+    epochs: Annotated[
+        str | None, typer.Option(metavar="LIST", help="In place of --steps: passes over the training set, of a text.")
+    ] = None,
     batch_size: Annotated[str, typer.Option(metavar="LIST", help="Sequences in a step.")] = "64",
     warmup: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Warm-up steps. (default: a tenth of the steps, at most 200)")
+        str | None,
+        typer.Option(metavar="LIST", help="Warm-up steps. (default: a tenth, at most 200, or an epoch)"),
     ] = None,
     weight_decay: Annotated[str, typer.Option(metavar="LIST", help="Weight decay of AdamW.")] = "0",
     clip: Annotated[str, typer.Option(metavar="LIST", help="Largest norm of the gradient.")] = "1.0",
@@ -152,6 +156,7 @@ def run(
         seeds=seeds,
         paired=paired,
         steps=steps,
+        epochs=epochs,
         batch_size=batch_size,
         warmup=warmup,
         weight_decay=weight_decay,
@@ -183,6 +188,8 @@ def _campaign(jobs: Sequence[Job], how: How) -> None:
     """Run jobs, say how they ended, and exit as they did."""
     from expbench import campaign
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise BadInput("several processes of torchrun: expbench run is started singly; started again it divides the work")
     signal.signal(signal.SIGTERM, interrupt)
     try:
         ended = campaign.run(jobs, how, say)
@@ -232,13 +239,15 @@ def reproduce(
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of every row: does everything run?")] = False,
     shard: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts (I from 1).")] = "1/1",
     time_limit: TimeLimit = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Only run; expbench report draws what there is.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be run, with an estimate of the time.")
     ] = False,
 ) -> None:
     """Run a study of the paper again, its claims fixed beforehand; judge them, and report beside the published numbers.
 
-    It can be interrupted, and limited in time; the same command goes on from there.
+    It can be interrupted, and limited in time; the same command goes on from there. Started several times on one folder, it
+    divides the work.
     """
     from expbench.presets import PRESETS
     from expbench.presets import smoke as smaller
@@ -268,8 +277,8 @@ def reproduce(
         claims.write(made, folder)
     show_log(held)
     _campaign(jobs, how)
-    if part != (1, 1):
-        return  # the others are not done; expbench report draws what there is
+    if no_report or part != (1, 1):
+        return
     frame, problems = table.read(folder)
     print(write_report(frame, folder))
     bad_files(problems)

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 from expbench.ensemble import Ensemble
 from expbench.grid import Job
+from expbench.language import job as language
 from expbench.progress import work
 from expbench.stacks import Stack
 from expbench.steps import Steps
 from expbench.stream import Stream
 from expbench.task import CHUNK
+from expbench.text_task import TextTask
 from expbench.training import (
     CURVE_CHUNKS,
     Diverged,
@@ -71,6 +73,8 @@ def _shape(stack: Stack) -> tuple[object, ...]:
 def _seconds(jobs: Sequence[Job], device: str) -> float:
     """Seconds of jobs that are trained together: their steps, their evaluations on the curve, and the last ones."""
     run, task = jobs[0].run, jobs[0].task
+    if isinstance(task, TextTask):
+        return language.seconds(run, task, jobs[0].model, device)
     ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
     short = [replace(job.run, warmup=0) for job in jobs]
     small = [replace(job.task, test_size=CHUNK, selection_size=CHUNK) for job in jobs]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +14,16 @@ import pyarrow as pa
 import torch
 
 from expbench import rows, table, weights
+from expbench.backbone import LanguageModel
 from expbench.ensemble import Ensemble
+from expbench.errors import BadInput
 from expbench.grid import Job
+from expbench.language import job as language
 from expbench.ops import backends
 from expbench.progress import Progress
 from expbench.run import Score, Status
 from expbench.stacks import Stack
+from expbench.text_task import TextTask
 from expbench.training import Diverged, build, surroundings, train_together
 
 
@@ -40,23 +46,24 @@ class Outcome(NamedTuple):
 
 
 def execute(
-    stack: Stack, folder: Path, device: str, progress: Progress, *, save_weights: bool = False
+    stack: Stack, folder: Path, device: str, progress: Progress, *, save_weights: bool = False, ends: float = math.inf
 ) -> Iterator[tuple[Job, Outcome]]:
     """Train a stack and write a file for each of its jobs, when all have ended.
 
     An exception of one job's own becomes its outcome: where a stack breaks, its jobs are run again one by one. Where memory
-    does not suffice, halves are trained one after the other. An interrupt passes through.
+    does not suffice, halves are trained one after the other. An interrupt passes through, and so does `OutOfTime`, which
+    ends a text's run at a checkpoint after `ends` (by `time.monotonic`).
     """
     jobs = stack.jobs
     if len(jobs) == 1:
-        yield jobs[0], _alone(stack, folder, device, progress, save_weights)
+        yield jobs[0], _alone(stack, folder, device, progress, save_weights, ends)
     if len(jobs) <= 1:
         return
     trained, parts = _together(jobs, device, progress)
     for i, job in enumerate(trained.jobs):
         yield job, _write(trained, i, folder, device, save_weights)
     for part in parts:
-        yield from execute(part, folder, device, progress, save_weights=save_weights)
+        yield from execute(part, folder, device, progress, save_weights=save_weights, ends=ends)
 
 
 def _together(jobs: list[Job], device: str, progress: Progress) -> tuple[_Trained, list[Stack]]:
@@ -88,6 +95,7 @@ class _Trained:
         self.known: list[rows.Row] = [{} for _ in jobs]
         self.seconds = 0.0
         self.ensemble: Ensemble | None = None
+        self.model: LanguageModel | None = None  # of a text
 
     def run(self, device: str, progress: Progress) -> None:
         """Train them. After an exception what was known and measured until then is still there."""
@@ -109,22 +117,46 @@ class _Trained:
                     progress.step(jobs, item.what.step)
         self.seconds = time.perf_counter() - began
 
+    def run_text(self, device: str, progress: Progress, folder: Path, ends: float) -> None:
+        """Train the only job, a text's. After an exception what was known and measured until then is still there."""
+        (job,), (known,), began = self.jobs, self.known, time.perf_counter()
+        run, task = job.run, job.task
+        assert isinstance(task, TextTask)
+        known |= rows.of_facts(task)
+        self.model = language.model_of(task, job.model, run.model_settings, run.D, run.depth, run.seed)
+        known |= {**language.facts(self.model, task.L), "stack_size": 1}
+        with surroundings(run, device), backends.using(None) as used:
+            told = partial(progress.step, self.jobs)
+            try:
+                for score in language.scores(run, task, self.model, device, folder, ends, told):
+                    self.scores[0].append(score)
+                    known["backend"] = "+".join(used.names) or "torch"
+            except Diverged as diverged:
+                self.diverged[0] = str(diverged)
+        language.forget(run, folder)
+        self.seconds = time.perf_counter() - began
+
     def _eager(self, reason: str) -> None:
         for known in self.known:
             known["eager_because"] = reason
 
 
-def _alone(stack: Stack, folder: Path, device: str, progress: Progress, save_weights: bool) -> Outcome:
+def _alone(stack: Stack, folder: Path, device: str, progress: Progress, save_weights: bool, ends: float) -> Outcome:
     """Train one job, if it is supported, and write its file, whatever becomes of it."""
     job, trained, began = stack.jobs[0], _Trained(stack.jobs), time.perf_counter()
     reason = job.unsupported(device)
     try:
         if reason is None:
-            trained.run(device, progress)
+            if isinstance(job.task, TextTask):
+                trained.run_text(device, progress, folder, ends)
+            else:
+                trained.run(device, progress)
             trained.known[0]["alone_because"] = stack.alone_because
             return _write(trained, 0, folder, device, save_weights)
         trained.known[0] |= rows.of_facts(job.task)
         outcome = Outcome("unsupported", reason)
+    except (language.OutOfTime, BadInput):
+        raise
     except (Exception, SystemExit) as failure:  # whatever a plugin raises ends its run, not the sweep
         outcome = Outcome.of_failure(failure)
     trained.seconds = time.perf_counter() - began
@@ -137,9 +169,12 @@ def _write(trained: _Trained, i: int, folder: Path, device: str, save_weights: b
     if i in trained.diverged:
         outcome = Outcome("diverged", trained.diverged[i])
     else:
-        outcome = Outcome("ok", value=next(s.value for s in trained.scores[i] if s.headline and s.split == "test"))
+        at_the_end = [s.value for s in trained.scores[i] if s.headline and s.split == "test"]
+        outcome = Outcome("ok", value=at_the_end[-1])
         if save_weights and trained.ensemble is not None:
             more["weights"] = weights.save(trained.ensemble.state(i), folder, trained.jobs[i].run.key)
+        elif save_weights and trained.model is not None:
+            more["weights"] = weights.save(trained.model.state_dict(), folder, trained.jobs[i].run.key)
     return _write_outcome(trained, i, folder, device, outcome, more)
 
 

@@ -16,8 +16,10 @@ import torch
 from torch import nn
 
 from expbench import plugins, settings
+from expbench.backbone import language_settings
 from expbench.constructions import initial
 from expbench.errors import BadInput, unknown
+from expbench.language import job
 from expbench.matching import Around, Target, match
 from expbench.mixer import Mixer, unsupported
 from expbench.ops.backends import Unable
@@ -26,6 +28,7 @@ from expbench.rates import RESERVED, START
 from expbench.run import DType, Init, Norm, Positions, Run
 from expbench.settings import Value
 from expbench.task import Task, total
+from expbench.text_task import TextTask
 
 _LARGEST_RATE = 1e9
 _CHECKED_LENGTH = 16  # a mixer's contract is checked on sequences of at most this length
@@ -49,7 +52,8 @@ class Request:
     lr: str = "0.01"  # or auto
     seeds: str = "0:3"
     paired: bool = False  # whether seed i is run on instance i alone
-    steps: str = "2000"
+    steps: str | None = None  # 2000, unless epochs are given
+    epochs: str | None = None
     batch_size: str = "64"
     warmup: str | None = None
     weight_decay: str = "0"
@@ -90,7 +94,7 @@ def expand(request: Request, device: str) -> list[Job]:
         [None] if request.positions is None else _choice("--positions", request.positions, get_args(Positions)),
         [value == "on" for value in _choice("--residual", request.residual, ("on", "off"))],
         [START[0]] if request.lr == "auto" else real("--lr", request.lr, above=0.0),
-        whole("--steps", request.steps, most=10**9),
+        _lengths(request),
         whole("--batch-size", request.batch_size, most=1 << 24),
         [None] if request.warmup is None else whole("--warmup", request.warmup, least=0, most=10**9),
         real("--weight-decay", request.weight_decay),
@@ -104,15 +108,24 @@ def expand(request: Request, device: str) -> list[Job]:
     model_names = settings.split_list(request.models, "--models")
     tasks = [task for name in task_names for task in _tasks(name, task_names, request)]
     models = [model for name in model_names for model in _models(name, model_names, request)]
+    for task in tasks:
+        _check_request(request, task)
     jobs: dict[str, Job] = {}
     checked: set[str] = set()
     matched: dict[tuple[str, ...], tuple[int, dict[str, Value]]] = {}
     for task, model, point in itertools.product(tasks, models, itertools.product(*training)):
-        D, depth, norm, positions, residual, lr, steps, batch_size, warmup, weight_decay, clip, dtype, *start, seed = point
+        D, depth, norm, positions, residual, lr, length, batch_size, warmup, weight_decay, clip, dtype, *start, seed = point
         if request.paired and seed != task.task.instance:
             continue
-        positions = positions or default_positions(model.cls, model.plugin.name)
         values = model.values
+        if isinstance(task.task, TextTask):
+            norm, positions = "rms", "none"  # of the backbone, which has its own positions
+            values = language_settings(model.cls, D, {name: values[name] for name in model.given})
+            steps, warmup = job.steps_and_warmup(task.task, batch_size, length, warmup)
+        else:
+            positions = positions or default_positions(model.cls, model.plugin.name)
+            steps = length[0]
+            warmup = min(200, steps // 10) if warmup is None else min(warmup, steps)
         if target:
             around = Around(depth, norm, positions, residual)
             asked = {name: value for name, value in task_values(task.task).items() if name != "instance"}
@@ -126,14 +139,14 @@ def expand(request: Request, device: str) -> list[Job]:
             task_settings=task_values(task.task),
             model=model.plugin.name,
             model_version=model.version,
-            model_settings=resolved_settings(model.cls, values, D),
+            model_settings=dict(values) if isinstance(task.task, TextTask) else resolved_settings(model.cls, values, D),
             D=D,
             depth=depth,
             norm=norm,
             positions=positions,
             residual=residual,
             steps=steps,
-            warmup=min(200, steps // 10) if warmup is None else min(warmup, steps),
+            warmup=warmup,
             batch_size=batch_size,
             lr=lr,
             weight_decay=weight_decay,
@@ -146,7 +159,11 @@ def expand(request: Request, device: str) -> list[Job]:
         initial.check(run, model.cls)
         contract = f"{run.model} {run.model_version} {run.model_settings} {D} {dtype}"
         if contract not in checked and unsupported(model.cls, width=D, dtype=dtype, device=device) is None:
-            check_mixer(model.cls, run.model, D, run.model_settings, run.L, device, dtype)
+            if isinstance(task.task, TextTask):
+                job.recipe_of(run, task.task)
+                job.check(model.cls, run.model, values, D)
+            else:
+                check_mixer(model.cls, run.model, D, run.model_settings, run.L, device, dtype)
             checked.add(contract)
         jobs.setdefault(run.key, Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin))
     return list(jobs.values())
@@ -154,7 +171,36 @@ def expand(request: Request, device: str) -> list[Job]:
 
 def task_values(task: Task) -> dict[str, Value]:
     """The settings of a task as it resolved them."""
-    return {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.init}
+    return {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.init and f.name not in task.local}
+
+
+def _lengths(request: Request) -> list[tuple[int | None, int | None]]:
+    """How long runs are, as (steps, epochs) of which one is None; raises `BadInput` where both are given."""
+    if request.epochs is None:
+        return [(steps, None) for steps in whole("--steps", request.steps or "2000", most=10**9)]
+    if request.steps is not None:
+        raise BadInput(f"--steps {request.steps} and --epochs {request.epochs}: give one of the two")
+    return [(None, epochs) for epochs in whole("--epochs", request.epochs, most=10**6)]
+
+
+def _check_request(request: Request, task: _Task) -> None:
+    """Raises `BadInput` for what is asked of a text task that its backbone has, and of another for what texts alone have."""
+    name = task.plugin.name
+    if not isinstance(task.task, TextTask):
+        if request.epochs is not None:
+            raise BadInput(f"--epochs {request.epochs}: {name} has fresh data at every step; give --steps")
+        return
+    fixed = {
+        "--norm": (request.norm, ("layer", "rms")),  # what it is by default says nothing
+        "--positions": (request.positions, (None, "none")),
+        "--residual": (request.residual, ("on",)),
+        "--init": (request.init, ("default",)),
+        "--init-noise": (request.init_noise, ("0",)),
+        "--match": (request.match, (None,)),
+    }
+    for option, (given, possible) in fixed.items():
+        if given not in possible:
+            raise BadInput(f"{option} {given}: a language model's backbone has its own; leave the option out for {name}")
 
 
 class _Task(NamedTuple):
@@ -168,6 +214,7 @@ class _Model(NamedTuple):
     cls: type
     version: str
     values: dict[str, Value]
+    given: tuple[str, ...]
 
 
 def resolved_settings(model: type, values: Mapping[str, Value], width: int) -> dict[str, Value]:
@@ -225,11 +272,14 @@ def build_task(cls: type[Task], texts: Mapping[str, str], name: str) -> Task:
     values: dict[str, Any] = settings.resolve(cls, texts, name)
     try:
         task = cls(**values)
+    except BadInput:
+        raise
     except ValueError as error:
         raise BadInput(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # a plugin is a stranger's code
         raise BadInput(f"task {name!r} cannot be built: {type(error).__name__}: {error}") from error
-    _check_task(task, name)
+    if not isinstance(task, TextTask):
+        _check_task(task, name)
     return task
 
 
@@ -255,7 +305,7 @@ def _models(name: str, all_names: list[str], request: Request) -> Iterator[_Mode
     axes = assignments(request.model_settings, "-m", all_names, "model", name)
     for point in itertools.product(*axes.values()):
         texts = dict(zip(axes, point, strict=True))
-        yield _Model(plugin, cls, plugin.version(cls), settings.resolve(cls, texts, plugin.name))
+        yield _Model(plugin, cls, plugin.version(cls), settings.resolve(cls, texts, plugin.name), tuple(texts))
 
 
 def load_model(plugin: Plugin) -> type[nn.Module]:

@@ -109,7 +109,7 @@ def _may_be(published: Published, cell: Cell) -> bool:
     fixed = ("task", "model", "positions", "depth", "D")
     if not cell.values or any(cell[name] != getattr(published, name) for name in fixed):
         return False
-    task = json.loads(cell.runs["task_settings"].iloc[0])
+    task = json.loads(cell.each("task_settings")[0])
     return all(task.get(name) == value for name, value in _RECONSTRUCTED[published.task].items())
 
 

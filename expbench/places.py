@@ -82,7 +82,7 @@ class Subject:
         return self.task | {name: value for name, value in self.around.items() if name not in fixed}
 
     def _settings(self, column: str) -> dict[str, str]:
-        return {name: plain(value) for name, value in json.loads(self.cell.runs[column].iloc[0]).items()}
+        return {name: plain(value) for name, value in json.loads(self.cell.each(column)[0]).items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def subjects(frame: pd.DataFrame, cells: Iterable[Cell]) -> list[Subject]:
     rows = frame[(frame["split"] == "selection") & (frame["status"] == "ok") & frame["headline"].fillna(False).astype(bool)]
     last = rows.sort_values("step", kind="stable").drop_duplicates("key", keep="last")
     known = dict(zip(last["key"], last["value"], strict=True))
-    return [Subject(cell, [known.get(key, math.nan) for key in cell.runs["key"]]) for cell in cells]
+    return [Subject(cell, [known.get(key, math.nan) for key in cell.each("key")]) for cell in cells]
 
 
 def places(claim: Claim, among: Sequence[Subject]) -> list[Place]:

@@ -14,22 +14,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expbench.cells import SIZES, TRAINING, Cell
-from expbench.ledger import Entry
 from expbench.text import number
 
-_COLOURS = list(mpl.color_sequences["tab10"]) * 10
+COLOURS = list(mpl.color_sequences["tab10"]) * 10
 _DASHES: list[Any] = ["--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1))] * 3
 _PANELS = 6
 _NAMED = 16  # names in a legend
 _LEAST = 1e-5  # errors below this are drawn here
 _TOLD_APART = ["model_settings", "model_version", "task_version", *SIZES, *TRAINING]
 _FLOOR_STYLE: Any = {"markersize": 14, "markeredgewidth": 2}
-_STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write an SVG that is the same bytes for the same figure."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
 
 
@@ -43,7 +42,8 @@ def labels(cells: Sequence[Cell], *, also: Sequence[str] = (), without: Sequence
         by_model.setdefault(cell["model"], []).append(cell)
     names = {}
     for model, group in by_model.items():
-        columns = [c for c in [*_TOLD_APART, *also] if c not in without and _differ(group, c)]
+        known = {*without, *(["lr"] if all(cell.tuned for cell in group) else [])}  # a rate that was chosen is a result
+        columns = [c for c in [*_TOLD_APART, *also] if c not in known and _differ(group, c)]
         for cell in group:
             names[id(cell)] = " ".join([model, *(_setting(column, cell[column]) for column in columns)])
     return names
@@ -64,7 +64,7 @@ def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> 
     other = "degree" if axis == "L" else "L"
     crossed = len({(cell["L"], cell["degree"]) for cell in cells}) > len({cell[axis] for cell in cells})
     names = labels(cells, also=[other] if crossed else [])
-    for colour, (name, group) in zip(_COLOURS, _by_name(cells, names).items(), strict=False):
+    for colour, (name, group) in zip(COLOURS, _by_name(cells, names).items(), strict=False):
         group = sorted(group, key=lambda cell: cell[axis])
         x = [cell[axis] for cell in group]
         axes.plot(x, [cell.interval.center for cell in group], "o-", color=colour, label=name, markersize=4)
@@ -131,7 +131,7 @@ def curves(cells: Sequence[Cell], points: pd.DataFrame) -> Figure:
     places = _places(cells)
     figure, panels = _panels(len(places), width=3.8, height=3.0)
     names = labels(cells)
-    colours = dict(zip(dict.fromkeys(names.values()), _COLOURS, strict=False))
+    colours = dict(zip(dict.fromkeys(names.values()), COLOURS, strict=False))
     named: dict[str, Any] = {}
     for axes, place in zip(panels, places, strict=True):
         for cell in cells:
@@ -163,9 +163,9 @@ def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
         for cell in here:
             row = models.index(names[id(cell)])
             values = [max(value, floor) for value in cell.values]
-            axes.plot(values, [row] * len(values), "o", color=_COLOURS[row], alpha=0.6, markersize=5)
+            axes.plot(values, [row] * len(values), "o", color=COLOURS[row], alpha=0.6, markersize=5)
             for drawn in _floor(cell):
-                axes.plot([drawn], [row], "|", color=_COLOURS[row], **_FLOOR_STYLE)
+                axes.plot([drawn], [row], "|", color=COLOURS[row], **_FLOOR_STYLE)
         kept = controls[controls["L"] == place[0]]
         kept = kept if place[1] is None else kept[kept["degree"] == place[1]]
         for name, value in zip(kept["model"], kept["value"], strict=True):
@@ -181,40 +181,6 @@ def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
     return figure
 
 
-def beside_published(entries: Sequence[Entry]) -> Figure | None:
-    """Published numbers as marks, and of each setting of ours the mean, and where the mean of three seeds lies."""
-    rows = list(dict.fromkeys(entry.published.row for entry in entries))
-    if not rows:
-        return None
-    figure = Figure(figsize=(8.0, 1.2 + 0.62 * len(rows)), layout="constrained")
-    with mpl.rc_context(_STYLE):
-        axes = figure.subplots()
-    settings = sorted({_setting_of(entry) for entry in entries})
-    colours = dict(zip(settings, _COLOURS, strict=False))
-    named: dict[str, Any] = {}
-    for row, name in enumerate(rows):
-        own = sorted((e for e in entries if e.published.row == name), key=_setting_of)
-        for place, entry in enumerate(own):
-            assert entry.ours is not None
-            y = row + 0.8 * ((place + 0.5) / len(own) - 0.5)
-            colour = colours[_setting_of(entry)]
-            axes.plot([entry.ours.low, entry.ours.high], [y, y], color=colour, linewidth=1.2, alpha=0.6)
-            named.setdefault(_setting_of(entry), axes.plot([entry.ours.center], [y], "o", color=colour, markersize=3.5)[0])
-        mark = axes.plot([own[0].published.value] * 2, [row - 0.42, row + 0.42], color="black", linewidth=1.8)[0]
-    named["published (mean of three seeds)"] = mark
-    axes.set_yticks(range(len(rows)), [name.partition(": ")[2] for name in rows], fontsize=8)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("accuracy, % (lines: where the mean of three further seeds of ours lies in 95 of 100 cases)", fontsize=8)
-    figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=2, fontsize=7, frameon=False)
-    return figure
-
-
-def _setting_of(entry: Entry) -> str:
-    assert entry.cell is not None
-    readings = [part for part in str(entry.cell["context"]).split(", ") if part.startswith(("head", "supervise"))]
-    return ", ".join([*readings, f"norm={entry.cell['norm']}"])
-
-
 def _floor(cell: Cell) -> list[float]:
     """The floor of a cell, if there is one to be seen: an error, and not below what is drawn."""
     return [cell.floor] if cell.floor is not None and not cell.higher_is_better and cell.floor >= _LEAST else []
@@ -224,7 +190,7 @@ def _panels(count: int, width: float, height: float, most: int = _PANELS) -> tup
     count = min(count, most)
     columns = min(count, 3)
     lines = -(-count // columns)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
         grid = figure.subplots(lines, columns, squeeze=False)
     axes = list(grid.flat)

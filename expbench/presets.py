@@ -40,7 +40,7 @@ def _count_in_row(models: str, **others: Any) -> Request:
 
 def _longer(request: Request) -> Request:
     """At four times the steps: does a verdict hang on the budget?"""
-    return replace(request, norm="none", steps=str(4 * int(request.steps)))
+    return replace(request, norm="none", steps=str(4 * int(request.steps or 0)))
 
 
 def _polynomials(models: str, family: str, **others: Any) -> Request:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 from expbench.estimate import estimate
 from expbench.grid import Job
+from expbench.language import job as language
 from expbench.progress import duration
-from expbench.stacks import Stack, stacked
+from expbench.stacks import Stack, by_likeness, stacked
 from expbench.sweep import Plan
-from expbench.text import aligned, degree_and_order
+from expbench.text import NO_BOUND, aligned, degree_and_order
+from expbench.text_task import TextTask
 from expbench.training import build
 
 
@@ -39,7 +41,7 @@ def preview(plan: Plan, device: str, largest: int | None = None) -> str:
     lines = [header]
     for cell, jobs in cells.items():
         lines.append([*cell[:8], *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
-    stacks = list(stacked(plan.missing, device, largest))
+    stacks = [s for part in by_likeness(plan.missing).values() for s in stacked(part, device, largest)]
     time = estimate(stacks, device)
     extrapolated = "" if time.measured == time.shapes else f", {time.measured} of {time.shapes} shapes could be"
     return "\n".join(
@@ -74,6 +76,11 @@ def _sizes(job: Job, device: str) -> list[str]:
     reason = job.unsupported(device)
     if reason is not None:
         return ["-", "-", f"unsupported: {reason}"]
+    if isinstance(job.task, TextTask):
+        model = language.model_of(job.task, job.model, job.run.model_settings, job.run.D, job.run.depth, job.run.seed)
+        known = language.facts(model, job.task.L)
+        kept = known["state_size"]
+        return [str(known["parameters"]), "?" if kept is None else str(kept), NO_BOUND]
     network = build(job.run, job.task, job.model, "cpu")
     state = network.state_size()
     return [str(network.parameter_count()), "?" if state is None else str(state), degree_and_order(network.reach())]

@@ -28,9 +28,15 @@ class Progress:
         self.total = sum(work(job) for job in jobs)
         self.done_work = self.skipped_work = 0.0
         self.done = 0
-        self.began = time.monotonic()
+        self.began: float | None = None
         self.bar: Any = None
-        if sys.stderr.isatty() and jobs:
+
+    def begin(self) -> None:
+        """The first job is about to be run, of those that another process does not."""
+        if self.began is not None:
+            return
+        self.began = time.monotonic()
+        if sys.stderr.isatty():
             from tqdm import tqdm
 
             shape = "{desc} {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} to go"
@@ -69,6 +75,6 @@ class Progress:
 
     def _estimate(self) -> str:
         left = self.total - self.done_work - self.skipped_work
-        if self.bar is not None or left <= 0:
+        if self.bar is not None or self.began is None or left <= 0:
             return ""
         return f" (about {duration((time.monotonic() - self.began) * left / self.done_work)} left)"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from expbench import claims, ledger, plots, verdict_text, verdicts
+from expbench import claims, ledger, overviews, plots, verdict_text, verdicts
 from expbench.cells import PROTOCOL, SIZES, TRAINING, Cell, gather, varying, with_context
 from expbench.errors import BadInput, unknown
 from expbench.run import LATER
@@ -64,7 +64,7 @@ def write_report(
         ) from error
     every = cells if len(kept) == len(frame) else None
     parts = [f"# expbench report\n\n{_headline(kept, cells)}", *_claims(frame, every, cells, folder)]
-    parts += [*_ledger(kept, cells, target), f"## How to read the tables\n\n{_PREFACE}"]
+    parts += [*_ledger(kept, cells, target), *_depths(cells, target), f"## How to read the tables\n\n{_PREFACE}"]
     sections = groupby(cells, key=lambda cell: (cell["task"], cell["context"]))
     for index, ((task, context), section) in enumerate(sections, start=1):
         parts.append(_section(list(section), kept, task, context, f"{index}-{task}", target))
@@ -90,11 +90,25 @@ def _ledger(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[st
     if not any(entry.cell for entry in found):
         return []
     parts = ["## Beside the published numbers"]
-    figure = plots.beside_published([entry for entry in found if entry.verdict in ("reproduces", "differs")])
+    figure = overviews.beside_published([entry for entry in found if entry.verdict in ("reproduces", "differs")])
     if figure is not None:
         plots.save(figure, target / "figures" / "published.svg")
         parts.append("![published numbers and ours](figures/published.svg)")
     return [*parts, ledger.text(found)]
+
+
+def _depths(cells: Sequence[Cell], target: Path) -> list[str]:
+    """What depth solves, if depths and degrees were run."""
+    figure = overviews.solved_by_depth(cells)
+    if figure is None:
+        return []
+    plots.save(figure, target / "figures" / "solved-by-depth.svg")
+    return [
+        "## Depth against degree",
+        "![the largest degree solved against depth](figures/solved-by-depth.svg)",
+        "The largest degree that at least half the runs solve, against depth. Dashed: the largest whose floor lies below "
+        "the threshold; above it no network of that degree and structure can solve the task.",
+    ]
 
 
 def _headline(frame: pd.DataFrame, cells: Sequence[Cell]) -> str:
@@ -122,7 +136,7 @@ def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, na
             f"Judged by **{metric}** on the test split, {better} is better; solved at {sign} {cells[0].solved_at:g}."
         )
     parts += [_results(cells, metric or "result"), _labels(cells), _controls(controls)]
-    keys = {key for cell in cells for key in cell.runs["key"]}
+    keys = {key for cell in cells for key in cell.each("key")}
     headline = frame[
         frame["headline"].fillna(False).astype(bool) & (frame["split"] == "selection") & frame["key"].isin(keys)
     ]
@@ -185,11 +199,11 @@ def _outcome(cell: Cell) -> list[str]:
         mean += " (ill-posed)"
     spread = f"{number(interval.low)} to {number(interval.high)}" if pd.notna(interval.low) else "-"
     solved = f"{cell.solved}/{cell.trials} ({number(share.low)} to {number(share.high)})" if cell.trials else "-"
-    several = cell.runs["instance"].nunique() > 1
+    several = len(set(cell.each("instance"))) > 1
     runs = [
         f"{f'i{instance}/' if several else ''}{seed}: {number(value) if pd.notna(value) else status}"
         for instance, seed, value, status in zip(
-            *(cell.runs[c] for c in ("instance", "seed", "value", "status")), strict=True
+            *(cell.each(c) for c in ("instance", "seed", "value", "status")), strict=True
         )
     ]
     floor = number(cell.floor) if cell.floor is not None else NO_BOUND
@@ -219,8 +233,9 @@ def _labels(cells: list[Cell]) -> str:
     """What is known of the labels in each setting of the task and each instance."""
     seen: dict[tuple[object, ...], list[str]] = {}
     for cell in cells:
-        known = cell.runs.dropna(subset=["label_kurtosis"]).drop_duplicates("instance")
-        for instance, posed, *facts in zip(*(known[c] for c in ("instance", "well_posed", *_LABELS)), strict=True):
+        for instance, posed, *facts in zip(*(cell.each(c) for c in ("instance", "well_posed", *_LABELS)), strict=True):
+            if not _known(facts[0]):
+                continue
             place = (cell["L"], cell["degree"], cell["test_size"], instance)
             seen[place] = [
                 _plain(cell["L"]),

@@ -12,6 +12,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from expbench.settings import Value
@@ -71,11 +72,15 @@ class Run:
     init: Init = "default"
     init_noise: float = 0.0
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hexadecimal digits that name this run."""
-        content = {n: value for n, value in vars(self).items() if n not in LATER or value != LATER[n]}
+        content = {name: value for name, value in self.values().items() if name not in LATER or value != LATER[name]}
         return content_key({"training_version": TRAINING_VERSION, **content})
+
+    def values(self) -> dict[str, Any]:
+        """Every field by its name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Run:

@@ -17,6 +17,7 @@ from expbench.ensemble import Ensemble
 from expbench.grid import Job
 from expbench.steps import TOLERANCE, precision_context
 from expbench.stream import Stream
+from expbench.text_task import TextTask
 from expbench.training import build, surroundings
 
 _LARGEST = {"cpu": 16, "cuda": 1024}  # runs in a stack, if memory suffices
@@ -36,19 +37,24 @@ class Stack(NamedTuple):
     alone_because: str | None = None
 
 
-def stacked(jobs: Sequence[Job], device: str, largest: int | None = None) -> Iterator[Stack]:
-    """The jobs in stacks; of jobs that are alike it is tried once whether they can be stacked."""
+def by_likeness(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[Job]]:
+    """The jobs in groups that are alike, by what these have in common."""
     alike: dict[tuple[object, ...], list[Job]] = {}
     for job in jobs:
-        alike.setdefault(_alike(job, device), []).append(job)
-    for group in alike.values():
-        size, reason = 1, None
-        if group[0].unsupported(device) is None and largest != 1 and len(group) > 1:
-            size, reason = together(group, device)
-        if largest is not None:
-            size = min(size, largest)
-        for start in range(0, len(group), size):
-            yield Stack(group[start : start + size], reason)
+        alike.setdefault(_alike(job), []).append(job)
+    return alike
+
+
+def stacked(group: Sequence[Job], device: str, largest: int | None = None) -> Iterator[Stack]:
+    """Jobs that are alike in stacks; it is tried once whether they can be stacked."""
+    size, reason = 1, None
+    mapped = group and not isinstance(group[0].task, TextTask) and group[0].unsupported(device) is None
+    if mapped and largest != 1 and len(group) > 1:
+        size, reason = together(group, device)
+    if largest is not None:
+        size = min(size, largest)
+    for start in range(0, len(group), size):
+        yield Stack(list(group[start : start + size]), reason)
 
 
 def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
@@ -68,7 +74,7 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
     return min(size, _LARGEST[device]), None
 
 
-def _alike(job: Job, device: str) -> tuple[object, ...]:
+def _alike(job: Job) -> tuple[object, ...]:
     run, task = job.run, job.task
     settings = tuple(sorted((name, str(value)) for name, value in run.model_settings.items()))
     shapes = (task.L, task.vocabulary, task.channels, task.outputs, task.readout, task.test_size, task.selection_size)

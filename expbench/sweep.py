@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,11 +20,12 @@ from expbench import rows, table, weights
 from expbench.errors import BadInput
 from expbench.execute import Outcome, execute
 from expbench.grid import Job
-from expbench.progress import Progress
+from expbench.language.job import OutOfTime
+from expbench.progress import Progress, work
 from expbench.rates import RESERVED
 from expbench.run import Score
-from expbench.stacks import Stack, stacked
-from expbench.task import Measured, Task, total
+from expbench.sharing import reserved
+from expbench.stacks import by_likeness, stacked
 
 
 class Plan(NamedTuple):
@@ -55,60 +56,112 @@ class Options(NamedTuple):
     ends: float = math.inf
 
 
-def plan(jobs: Sequence[Job], folder: Path) -> Plan:
-    """What of `jobs` the folder lacks.
+def failed(folder: Path) -> set[str]:
+    """The keys of what has failed in a folder; raises `BadInput` like `plan`."""
+    return {key for key, status in _statuses(folder).items() if status == "failed"}
+
+
+def _statuses(folder: Path) -> dict[str, str]:
+    if not folder.is_dir():
+        return {}
+    status, problems = table.statuses(folder)
+    if problems:
+        raise BadInput(problems[0])
+    return status
+
+
+class Swept(NamedTuple):
+    """How runs ended; those that were left to another process, which is at them; whether it was stopped before all began."""
+
+    ended: Counter[str]
+    held: list[Job]
+    stopped: bool
+
+
+def plan(jobs: Sequence[Job], folder: Path, again: Set[str] | None = None) -> Plan:
+    """What of `jobs` the folder lacks; of runs that failed before those in `again`, or all.
 
     Raises `BadInput` if the folder holds a file that is no results table: whether it holds a result is not ours to guess.
     """
-    jobs = list(jobs)
-    status: dict[str, str] = {}
-    if folder.is_dir():
-        status, problems = table.statuses(folder)
-        if problems:
-            raise BadInput(problems[0])
-    missing = [job for job in jobs if status.get(job.run.key, "failed") == "failed"]
-    cells = {rows.controls_key(job): job for job in jobs if job.run.seed < RESERVED}  # beside those that are reported
+    jobs, status = list(jobs), _statuses(folder)
+
+    def lacks(key: str) -> bool:
+        return key not in status or (status[key] == "failed" and (again is None or key in again))
+
+    missing = [job for job in jobs if lacks(job.run.key)]
+    tasks = {job.task: job for job in jobs if job.run.seed < RESERVED}  # beside those that are reported
     return Plan(
         jobs,
         missing,
         sum(job.run.key in status for job in missing),
-        [job for key, job in cells.items() if status.get(key, "failed") == "failed"],
+        [job for job in tasks.values() if lacks(rows.controls_key(job))],
     )
 
 
-def run(plan: Plan, folder: Path, device: str, progress: Progress, options: Options) -> Counter[str]:
-    """Measure the missing controls, run the missing jobs, and count how they ended; fewer than are missing if stopped.
+def run(plan: Plan, folder: Path, device: str, progress: Progress, options: Options) -> Swept:
+    """Measure the missing controls, run the missing jobs, and count how they ended.
 
-    A run that another process has finished meanwhile counts as `elsewhere`. After an interrupt the folder holds every run
-    that had ended, and the same sweep goes on from there.
+    Jobs that are alike are one part of the work, which no other process takes up meanwhile; a run that one has finished
+    since the plan was made counts as `elsewhere`. After an interrupt the folder holds every run that had ended, and the
+    same sweep goes on from there.
     """
-    ended: Counter[str] = Counter()
+    swept = Swept(Counter(), [], stopped=False)
     controls = {rows.controls_key(job): job for job in plan.controls}
-    for stack in stacked(plan.missing, device, options.largest):
-        left = []
-        if time.monotonic() > options.ends:
-            return ended
-        for job in stack.jobs:
-            own = controls.pop(rows.controls_key(job), None)
-            if own is not None:
-                measure_controls(own, folder, progress)
-            if table.finished(folder, job.run.key):
-                ended["elsewhere"] += 1
-                progress.skip(job)
-            else:
-                left.append(job)
-        part = Stack(left, stack.alone_because)
-        for job, outcome in execute(part, folder, device, progress, save_weights=options.save_weights):
-            ended[outcome.status] += 1
-            progress.end(job, outcome.status, outcome.error, outcome.value)
-            if options.fail_fast and outcome.status == "failed":
-                progress.note(outcome.trace or "")
-                return ended
+    parts = list(by_likeness(plan.missing).items())
+    while parts:
+        likeness, part = parts.pop(0)
+        with reserved(folder, likeness) as ours:
+            if not ours:
+                swept.held.extend(part)
+                parts.sort(key=lambda each: -sum(map(work, each[1])))  # the longest first, so that all end at one time
+            elif not _run_part(part, folder, device, progress, options, controls, swept.ended):
+                return swept._replace(stopped=True)
+    for job in swept.held:
+        controls.pop(rows.controls_key(job), None)
     for job in controls.values():
         measure_controls(job, folder, progress)
     if options.save_weights:
         weights.keep_three(plan.jobs, folder)
-    return ended
+    return swept
+
+
+def _run_part(
+    part: Sequence[Job],
+    folder: Path,
+    device: str,
+    progress: Progress,
+    options: Options,
+    controls: dict[str, Job],
+    ended: Counter[str],
+) -> bool:
+    """Run jobs that are alike, the controls that they want first; false if that was stopped, by time or by a failure."""
+    progress.begin()
+    left = []
+    for job in part:
+        if table.finished(folder, job.run.key):
+            ended["elsewhere"] += 1
+            progress.skip(job)
+        else:
+            left.append(job)
+    for stack in stacked(left, device, options.largest):
+        if time.monotonic() > options.ends:
+            return False
+        for job in stack.jobs:
+            own = controls.pop(rows.controls_key(job), None)
+            if own is not None and not table.finished(folder, rows.controls_key(own)):
+                measure_controls(own, folder, progress)
+        try:
+            ways = execute(stack, folder, device, progress, save_weights=options.save_weights, ends=options.ends)
+            for job, outcome in ways:
+                ended[outcome.status] += 1
+                progress.end(job, outcome.status, outcome.error, outcome.value)
+                if options.fail_fast and outcome.status == "failed":
+                    progress.note(outcome.trace or "")
+                    return False
+        except OutOfTime as stopped:
+            progress.note(str(stopped))
+            return False
+    return True
 
 
 def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
@@ -119,7 +172,7 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
     warnings = []
     try:
         ending |= rows.of_facts(task)
-        for name, kind, measured in _controls(task):
+        for name, kind, measured in task.measured_controls():
             for m in measured:
                 headline = m.metric == task.headline and not m.slice
                 seconds = time.perf_counter() - began
@@ -136,13 +189,3 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
     table.write(folder, rows.controls_key(job), rows.of_controls(job, scores, ending))
     for warning in warnings:
         progress.note(f"warning: {warning}")
-
-
-def _controls(task: Task) -> Iterator[tuple[str, str, list[Measured]]]:
-    """(name, kind, metrics on the test split) of each control, and of chance where it has a closed form."""
-    chance = task.chance()
-    if chance is not None:
-        yield "chance", "chance", [Measured(task.headline, chance)]
-    for control in task.controls():
-        parts = [task.measure(control.predict(batch.inputs), batch.targets) for batch in task.split("test")]
-        yield control.name, control.kind, task.summary(total(parts))

@@ -10,8 +10,9 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -156,12 +157,16 @@ def choosing(frame: pd.DataFrame) -> pd.Series[bool]:
 
 
 def endings(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Marks what whole splits gave after the last step; of a run that chose a learning rate only what it was chosen by."""
+    """Marks what whole splits gave after the last step; of a run that chose a learning rate only what it was chosen by.
+
+    Of a run that ended before its last step, what was measured last.
+    """
+    broken_off = (frame["status"] != "ok") & (frame["step"] == frame.groupby("key")["step"].transform("max"))
     unmeasured = frame["metric"].isna()
     last = (frame["step"] == frame["steps"]) & (frame["slice"] == "") & frame["split"].isin(["selection", "test"])
     run = (frame["kind"] == "run") & last
     control = ~frame["kind"].isin(TRAINED) & (frame["slice"] == "")
-    return unmeasured | run | control | ((frame["kind"] == "tuning") & choosing(frame))
+    return unmeasured | broken_off | run | control | ((frame["kind"] == "tuning") & choosing(frame))
 
 
 def compact(folder: Path, *, curves: bool = True) -> Path:
@@ -227,14 +232,34 @@ def rows_of_run(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     return rows
 
 
+_ended: dict[Path, tuple[tuple[int, int, int], dict[str, str]]] = {}  # of each file that was read, while it stays the same
+
+
 def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """How the unit of each key in the folder ended, and one line for each file that could not be read. Without pandas."""
-    tables, problems = _read_files(folder, ["key", "status"])
+    """How the unit of each key in the folder ended, and one line for each file that could not be read. Without pandas.
+
+    A file is read again only when it has been replaced: those who share a folder look often.
+    """
+    stamps = {}
+    for entry in os.scandir(folder):
+        if entry.name.endswith(".parquet"):
+            with suppress(FileNotFoundError):  # gone since: it was compacted
+                about = entry.stat()
+                stamps[folder / entry.name] = (about.st_mtime_ns, about.st_size, about.st_ino)
+    changed = sorted(path for path, stamp in stamps.items() if path not in _ended or _ended[path][0] != stamp)
+    problems = []
+    for path, found in zip(changed, _map_files(changed, ["key", "status"]), strict=True):
+        _ended.pop(path, None)
+        if isinstance(found, str):
+            problems.append(found)
+        else:
+            ended = set(zip(found["key"].to_pylist(), found["status"].to_pylist(), strict=True))
+            _ended[path] = stamps[path], dict(sorted(ended, key=lambda e: e[1] != "failed"))
     status: dict[str, str] = {}
-    for table in tables:
-        for key, ended in set(zip(table["key"].to_pylist(), table["status"].to_pylist(), strict=True)):
+    for path in sorted(stamps):
+        for key, how in _ended.get(path, (None, {}))[1].items():
             if status.get(key, "failed") == "failed":
-                status[key] = ended
+                status[key] = how
     return status, problems
 
 
@@ -260,9 +285,13 @@ def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
     return found
 
 
-def _read_files(folder: Path, columns: list[str]) -> tuple[list[pa.Table], list[str]]:
+def _map_files(paths: Sequence[Path], columns: list[str]) -> list[pa.Table | str]:
     with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(lambda path: _read_file(path, columns), sorted(folder.glob("*.parquet"))))
+        return list(pool.map(lambda path: _read_file(path, columns), paths))
+
+
+def _read_files(folder: Path, columns: list[str]) -> tuple[list[pa.Table], list[str]]:
+    answers = _map_files(sorted(folder.glob("*.parquet")), columns)
     return [a for a in answers if isinstance(a, pa.Table)], [a for a in answers if isinstance(a, str)]
 
 

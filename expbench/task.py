@@ -105,6 +105,7 @@ class Task(ABC):
     test_size: int | None = None
     selection_size: int = 1024
 
+    local: ClassVar[tuple[str, ...]] = ()  # settings that say where something lies, not what it is: no part of a run
     version: ClassVar[int] = 1  # raise it when the same settings would give other data, losses or metrics
     headline: ClassVar[str]
     higher_is_better: ClassVar[bool]
@@ -157,6 +158,15 @@ class Task(ABC):
     def controls(self) -> Iterator[Control]:
         """Trivial baselines, oracles and a positive control; fitted on the training stream, measured on the test split."""
         return iter(())
+
+    def measured_controls(self) -> Iterator[tuple[str, str, list[Measured]]]:
+        """(name, kind, metrics on the test split) of each control, and of chance where it has a closed form."""
+        chance = self.chance()
+        if chance is not None:
+            yield "chance", "chance", [Measured(self.headline, chance)]
+        for control in self.controls():
+            parts = [self.measure(control.predict(batch.inputs), batch.targets) for batch in self.split("test")]
+            yield control.name, control.kind, self.summary(total(parts))
 
     def facts(self) -> LabelFacts:
         """What is known about the labels of this instance."""

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expbench import perplexity
-from expbench.corpus import Choice, Corpus, Source, prepare
+from expbench.corpus import NAMES, Choice, Corpus, Source, prepare
 from expbench.draws import Draws
-from expbench.errors import BadInput
 from expbench.run import content_key
 from expbench.task import Batch, Measured, Task, resolve_setting
 
@@ -46,11 +45,12 @@ class TextTask(Task):
     local = ("path", "tokenizer_path")
     headline = "perplexity"
     higher_is_better = False
+    readout = "all"
     solved_at = 1.0  # a text that is known by heart: no perplexity solves the task
 
     def __post_init__(self) -> None:
         if self.instance:
-            raise ValueError(f"instance={self.instance}: a text has no instances")
+            raise ValueError(f"instance={self.instance}: a text has no instances, only seeds")
         corpus = self.corpus
         if self.path and corpus.as_published() is False:
             resolve_setting(self, "data", Path(self.path).resolve().name)
@@ -60,11 +60,13 @@ class TextTask(Task):
         if self.text not in ("", text):
             raise ValueError(f"text={self.text}: this text in these tokens is another, {text}")
         resolve_setting(self, "text", text)
+        if self.test_size not in (None, corpus["test"].tokens):
+            raise ValueError(f"test_size={self.test_size}: all {corpus['test'].tokens} tokens of the test split count")
         for setting, part in (("test_size", corpus["test"]), ("selection_size", corpus["validation"])):
             resolve_setting(self, setting, part.tokens)
         super().__post_init__()
         shortest = min(tokens.tokens for tokens in corpus.splits.values())
-        if self.L > shortest:
+        if shortest < self.L:
             raise ValueError(f"L={self.L} is longer than the shortest split, which has {shortest} tokens")
         if not 1 <= self.stride <= self.L:  # type: ignore[operator]
             raise ValueError(f"stride={self.stride} must be from 1 to the context, {self.L}")
@@ -83,8 +85,6 @@ class TextTask(Task):
     def outputs(self) -> int:
         """A number for each token that may follow."""
         return self.vocabulary
-
-    readout = "all"
 
     def batch(self, draws: Draws, size: int) -> Batch:
         """Windows of the training split, wherever they begin."""
@@ -106,8 +106,9 @@ class TextTask(Task):
         """The perplexity of a model that knows nothing."""
         return float(self.vocabulary)
 
-    def measured_controls(self) -> Iterator[tuple[str, Literal["baseline", "oracle", "positive"], list[Measured]]]:
-        """The unigram model of the training split, on the test split."""
+    def measured_controls(self) -> Iterator[tuple[str, str, list[Measured]]]:
+        """A uniform model, and the unigram model of the training split, on the test split."""
+        yield "chance", "chance", [Measured(self.headline, self.chance())]
         test, training = self.corpus["test"], self.corpus["train"]
         costs = perplexity.unigram(perplexity.counts(training.ids, self.vocabulary))
         found = perplexity.without_context(costs, test.ids, words=test.words)
@@ -125,10 +126,6 @@ class TextTask(Task):
 @lru_cache(maxsize=8)
 def _prepared(data: str, path: str, tokenizer: str, pieces: int | None, tokenizer_path: str) -> Corpus:
     folder = Path(path).expanduser() if path else None
-    choice = Choice(tokenizer, pieces, Path(tokenizer_path).expanduser() if tokenizer_path else None)
-    try:
-        return prepare(Source(data, folder), choice)
-    except BadInput:
-        if folder is None or not folder.is_dir():
-            raise
-        return prepare(Source(None, folder), choice)
+    name = data if folder is None or data in NAMES else None
+    files = Path(tokenizer_path).expanduser() if tokenizer_path else None
+    return prepare(Source(name, folder), Choice(tokenizer, pieces, files))

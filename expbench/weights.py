@@ -36,7 +36,7 @@ def keep_three(jobs: Sequence[Job], folder: Path) -> None:
     cells: dict[str, list[Job]] = {}
     for job in jobs:
         if _path(folder, job.run.key).exists():
-            cells.setdefault(canonical({**vars(job.run), "seed": None}), []).append(job)
+            cells.setdefault(canonical({**job.run.values(), "seed": None}), []).append(job)
     crowded = [cell for cell in cells.values() if len(cell) > 3]
     if not crowded:
         return

@@ -47,6 +47,7 @@ def expbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
         monkeypatch.setattr(package, "__path__", list(package.__path__))
     for variable in ("EXPBENCH_TASKS_PATH", "EXPBENCH_MODELS_PATH"):
         monkeypatch.setenv(variable, "")
+    monkeypatch.setenv("EXPBENCH_CACHE", str(tmp_path / "cache"))
 
     def call(*words: str) -> Answer:
         out, err = io.StringIO(), io.StringIO()

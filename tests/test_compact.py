@@ -40,3 +40,19 @@ def test_bad_input(expbench: CommandLine) -> None:
     count = len(list(Path("results").iterdir()))
     is_bad_input(expbench("compact"), "odd.parquet", "corrupt")
     assert len(list(Path("results").iterdir())) == count, "nothing is lost"
+
+
+def test_what_diverged_after_it_had_been_measured_stays_known(tmp_path: Path) -> None:
+    numbers = [(0, "selection", 0.9), (0, "test", 0.9), (20, "selection", 0.8), (20, "test", 0.7)]
+    constants = {"status": "diverged", "task": "polyreg", "model": "s6", "steps": 100, "headline": True, "metric": "nmse"}
+    for kind in table.TRAINED:
+        rows = [
+            constants | {"key": kind.ljust(16, "0"), "kind": kind, "split": split, "step": step, "value": value, "slice": ""}
+            for step, split, value in numbers
+        ]
+        table.write(tmp_path, kind.ljust(16, "0"), rows)
+    table.compact(tmp_path, curves=False)
+    after = table.read(tmp_path).frame
+    assert sorted(after["key"].str.rstrip("0").unique()) == sorted(table.TRAINED)
+    assert set(after["step"]) == {20}
+    assert set(table.statuses(tmp_path)[0].values()) == {"diverged"}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from expbench import campaign, grid, table
+from expbench import campaign, grid, table, tuning
 from expbench.cells import gather, with_context
 from expbench.rates import LADDER, RESERVED, START, TUNING_RUNS, choose, extended
 from tests.conftest import TINY, CommandLine, is_bad_input
@@ -74,18 +74,18 @@ def test_instances_that_choose_rates_are_reserved_too() -> None:
     )
     jobs = grid.expand(request, "cpu")
     assert [(job.run.seed, job.task.instance) for job in jobs] == [(0, 0), (1, 1), (2, 2)]
-    tuning = campaign.tuning_jobs(jobs, [0.01])
-    assert [(job.run.seed, job.task.instance) for job in tuning] == [
+    chooses = tuning.tuning_jobs(jobs, [0.01])
+    assert [(job.run.seed, job.task.instance) for job in chooses] == [
         (RESERVED + k, RESERVED + k) for k in range(TUNING_RUNS)
     ]
-    assert all(job.run.task_settings["instance"] == job.task.instance for job in tuning)
-    assert campaign.cell_of(tuning[0].run) == campaign.cell_of(jobs[2].run)
+    assert all(job.run.task_settings["instance"] == job.task.instance for job in chooses)
+    assert tuning.cell_of(chooses[0].run) == tuning.cell_of(jobs[2].run)
 
 
 def test_a_share_keeps_together_what_is_trained_together_or_has_one_grid() -> None:
     request = grid.Request(task="polyreg", models="ssm,s6-poly", L="4,5", D="2,3", seeds="0:4", norm="none,layer")
     jobs = grid.expand(request, "cpu")
-    for whole, of in ((False, campaign.cell_of), (True, lambda run: (run.L, run.norm))):
+    for whole, of in ((False, tuning.cell_of), (True, lambda run: (run.L, run.norm))):
         parts = [campaign.share(jobs, (i, 4), whole_places=whole) for i in (1, 2, 3, 4)]
         assert sorted(job.run.key for part in parts for job in part) == sorted(job.run.key for job in jobs)
         groups = [{of(job.run) for job in part} for part in parts]

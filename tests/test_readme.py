@@ -8,6 +8,7 @@ import pytest
 
 from expbench import table
 from tests.conftest import CommandLine
+from tests.small_language import write_text
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -15,6 +16,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.partition(" #")[0].strip() for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 SHORT = ["--steps", "3", "--seeds", "0", "-t", "test_size=64", "-t", "selection_size=64"]
 SHORTER = {"run": SHORT, "reproduce": ["--shard", "1/9"]}
+SHORT_TEXT = ["--steps", "3", "--seeds", "0"]
 
 
 @pytest.fixture
@@ -26,6 +28,7 @@ def files(tmp_path: Path) -> None:
             path = tmp_path / named[1]
             path.parent.mkdir(exist_ok=True)
             path.write_text(block)
+    write_text(tmp_path / "wikitext-2")
 
 
 @pytest.mark.usefixtures("files")
@@ -34,7 +37,8 @@ def test_every_command(expbench: CommandLine) -> None:
     for command in COMMANDS:
         words = shlex.split(command)
         if words[0] == "expbench":
-            answer = expbench(*words[1:], *SHORTER.get(words[1], []))
+            fewer = SHORT_TEXT if "wikitext" in words else SHORTER.get(words[1], [])
+            answer = expbench(*words[1:], *fewer)
             assert answer.code == 0, (command, answer.err)
             ran.append(words[1])
         else:

@@ -64,8 +64,8 @@ class Source:
 
     @property
     def label(self) -> str:
-        """The name, or that of the folder."""
-        return self.name or (self.path.resolve().name if self.path else "")
+        """What is read: the folder's name, or the one that is fetched."""
+        return self.path.resolve().name if self.path else self.name or ""
 
     def lines(self, split: Split) -> Iterator[str]:
         """The lines of a split, without line ends. Raises BadInput where they cannot be read."""

@@ -11,8 +11,11 @@ from torch import nn
 
 from expbench.backbone import LanguageModel
 from expbench.errors import BadInput
+from expbench.language.data import Order
 from expbench.language.flops import flops_per_token
+from expbench.language.parallel import joined
 from expbench.language.recipe import How, Recipe, schedule
+from expbench.language.steps import Steps
 from expbench.language.trainer import Unfinished, train
 from expbench.mixer import Mixer
 from expbench.run import Run, Score
@@ -20,6 +23,7 @@ from expbench.settings import Value
 from expbench.text_task import TextTask
 
 FOLDER = "checkpoints"
+_TIMED = 3  # steps
 _CHECKED = 16  # tokens, on which a model is tried
 
 
@@ -28,9 +32,10 @@ class OutOfTime(Exception):
 
 
 def steps_and_warmup(
-    task: TextTask, batch_size: int, steps: int | None, epochs: int | None, warmup: int | None
+    task: TextTask, batch_size: int, length: tuple[int | None, int | None], warmup: int | None
 ) -> tuple[int, int]:
-    """How many steps a training has, and in how many of them its rate rises; of `steps` or `epochs` one is given."""
+    """How many steps a training has, and in how many of them its rate rises. length: steps, epochs, of which one is None."""
+    steps, epochs = length
     recipe = Recipe(lr=1.0, steps=steps, epochs=epochs, batch_size=batch_size, context=task.L, warmup=warmup)
     plan = schedule(recipe, task.corpus["train"].tokens)
     return plan.steps, plan.warmup
@@ -103,10 +108,29 @@ def scores(
         yield found
 
 
+def seconds(run: Run, task: TextTask, mixer: type, device: str) -> float:
+    """How long the steps of a run take, from a few of them; evaluations are left out."""
+    recipe = recipe_of(run, task)
+    group = joined(device)
+    with torch.random.fork_rng(devices=[group.device] if device == "cuda" else []):
+        model = model_of(task, mixer, run.model_settings, run.D, run.depth, run.seed).to(group.device)
+        plan = schedule(recipe, task.corpus["train"].tokens)
+        steps = Steps(model, Order(task.corpus["train"].ids, recipe), recipe, plan, How(device=device), group)
+        steps.begin()
+        taken = []
+        for _ in range(_TIMED):
+            began = time.perf_counter()
+            steps.take()
+            steps.broke_at()  # waits for the device
+            taken.append(time.perf_counter() - began)
+    return min(taken) * plan.steps
+
+
 def forget(run: Run, results: Path) -> None:
     """Delete the checkpoints of a run that has ended."""
     folder = results / FOLDER / run.key
     for path in folder.glob("step-*.safetensors"):
         path.unlink(missing_ok=True)
-    if folder.is_dir():
-        folder.rmdir()
+    for empty in (folder, folder.parent):
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()

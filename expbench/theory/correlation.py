@@ -96,7 +96,7 @@ def correlations(frame: pd.DataFrame, statistic: str = "k_hat") -> list[Correlat
     above = _reaches_one(frame)
     found = []
     for cell in gather(with_context(frame)):
-        keys = [key for key in cell.runs["key"] if key in by_run]
+        keys = [key for key in cell.each("key") if key in by_run]
         if not keys:
             continue
         below_one = share_interval(sum(key not in above for key in keys), len(keys))

@@ -1,0 +1,83 @@
+"""Processes that share a folder divide the work: no run is done twice, none is left, and one that dies is replaced."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from expbench import sharing, table
+
+REQUEST = ["--task", "polyreg", "--models", "ssm,linattn", "--L", "3,4,5", "--device", "cpu", "--batch-size", "8"]
+
+
+def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "expbench", "run", *REQUEST, *words, "--results", str(folder)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    _, lines = process.communicate(timeout=300)
+    assert process.returncode == 0, lines
+    return lines
+
+
+def ended_here(lines: str) -> int:
+    """How many runs a process has trained itself, one line each."""
+    return sum(line.startswith("[") for line in lines.splitlines())
+
+
+def test_a_part_is_reserved_for_one(tmp_path: Path) -> None:
+    with sharing.reserved(tmp_path, ("L", 4)) as first, sharing.reserved(tmp_path, ("L", 5)) as other:
+        assert first
+        assert other
+        with sharing.reserved(tmp_path, ("L", 4)) as second:
+            assert not second
+    with sharing.reserved(tmp_path, ("L", 4)) as again:
+        assert again
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_a_folder_without_locks_is_worked_on_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(sharing.FileLock, "acquire", none)
+    with sharing.reserved(tmp_path, "a") as one, sharing.reserved(tmp_path, "a") as two:
+        assert one
+        assert two
+
+
+def test_two_processes_divide_a_tuned_sweep(tmp_path: Path) -> None:
+    words = ["--lr", "auto", "--steps", "20", "--seeds", "0:2"]
+    both = [start(tmp_path, *words) for _ in range(2)]
+    lines = [said(process) for process in both]
+    frame, problems = table.read(tmp_path)
+    assert not problems
+    trained = frame[frame["kind"].isin(table.TRAINED)].drop_duplicates("key")
+    assert sum(map(ended_here, lines)) == len(trained), "each run is done by one of them"
+    reported = trained[trained["kind"] == "run"]
+    assert len(reported) == 12
+    again = said(start(tmp_path, *words))
+    assert "12 runs: 12 done, 0 to run" in again, "they chose the rates that one alone would have chosen"
+    assert "ran 0 (none)" in again
+
+
+def test_what_a_killed_process_was_at_is_taken_up(tmp_path: Path) -> None:
+    words = ["--L", "4", "--models", "ssm", "--steps", "1000", "--seeds", "0:2"]
+    first = start(tmp_path, *words)
+    while not list(tmp_path.glob(".at-work/*")):
+        assert first.poll() is None
+        time.sleep(0.02)
+    second = start(tmp_path, *words)
+    line = ""
+    while "waiting for them" not in line:
+        assert second.stderr is not None
+        line = second.stderr.readline()
+        assert line, "it ended without waiting"
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    assert "ran 2 (2 ok)" in said(second)

@@ -1,0 +1,223 @@
+"""The task wikitext by the command line: what is run, recorded, continued and refused; on a text of a few sentences."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from expbench import perplexity, table
+from expbench.language import job
+from tests.conftest import CommandLine, is_bad_input
+from tests.small_language import corpus_in, write_text
+
+SMALL = ["--task", "wikitext", "-t", "tokenizer=word", "--L", "16", "--D", "32", "--batch-size", "8", "--lr", "0.003"]
+RUN = ["run", *SMALL, "--models", "s6", "--depth", "1", "--seeds", "0"]
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The setting that names a folder of text; what is made of it is kept beside."""
+    monkeypatch.setenv("EXPBENCH_CACHE", str(tmp_path / "cache"))
+    return f"path={write_text(tmp_path / 'sentences')}"
+
+
+def rows(folder: str = "results", kind: str = "run") -> pd.DataFrame:
+    frame, problems = table.read(Path(folder))
+    assert not problems
+    return frame[frame["kind"] == kind]
+
+
+def last(frame: pd.DataFrame, split: str, metric: str) -> float:
+    found = frame[(frame["split"] == split) & (frame["metric"] == metric) & (frame["slice"] == "")]
+    return float(found.sort_values("step")["value"].iloc[-1])
+
+
+def test_runs_are_recorded_reported_and_not_repeated(expbench: CommandLine, text: str) -> None:
+    words = [*RUN, "--models", "s6,attn", "-t", text, "--epochs", "3", "--seeds", "0:2"]
+    answer = expbench(*words)
+    assert answer.code == 0, answer.err
+    assert "ran 4 (4 ok)" in answer.err
+    frame = rows()
+    assert set(frame["model"]) == {"s6", "attn"}
+    corpus = corpus_in(Path("sentences"))
+    epoch = (corpus["train"].tokens // 16 - 1) // 8
+    assert set(frame["steps"]) == {3 * epoch}
+    assert set(frame["warmup"]) == {3 * epoch // 10}, "an epoch, but no more than a tenth of all"
+    assert set(frame[frame["split"] == "test"]["step"]) == {epoch, 2 * epoch, 3 * epoch}
+    settings = json.loads(frame["task_settings"].iloc[0])
+    assert settings["data"] == "sentences"
+    assert "path" not in settings, "where a text lies says nothing about it"
+    assert settings["stride"] == settings["L"] == 16
+    assert settings["test_size"] == corpus["test"].tokens
+    assert set(frame["norm"]) == {"rms"}
+    assert json.loads(frame[frame["model"] == "s6"]["model_settings"].iloc[0])["N"] == 16, "as Mamba has it"
+    for _, run in frame.groupby("key"):
+        assert last(run, "test", "perplexity") < 0.6 * corpus.vocabulary
+        words_a_token = corpus["test"].tokens / (corpus["test"].words or 0)
+        assert math.log(last(run, "test", "word_perplexity")) == pytest.approx(
+            words_a_token * math.log(last(run, "test", "perplexity"))
+        )
+    assert expbench("report").code == 0
+    assert "perplexity" in Path("results/report/report.md").read_text()
+    assert not Path("results/checkpoints").exists()
+    assert "ran 0 (none)" in expbench(*words).err
+
+
+def test_controls_are_the_closed_forms(expbench: CommandLine, text: str) -> None:
+    expbench(*RUN, "-t", text, "--steps", "4")
+    corpus = corpus_in(Path("sentences"))
+    costs = perplexity.unigram(perplexity.counts(corpus["train"].ids, corpus.vocabulary))
+    expected = perplexity.without_context(costs, corpus["test"].ids, words=None).per_token
+    assert last(rows(kind="baseline"), "test", "perplexity") == pytest.approx(expected)
+    assert last(rows(kind="chance"), "test", "perplexity") == corpus.vocabulary
+
+
+def test_the_same_text_elsewhere_is_the_same_run(expbench: CommandLine, text: str, tmp_path: Path) -> None:
+    expbench(*RUN, "-t", text, "--steps", "4")
+    (tmp_path / "sentences").rename(tmp_path / "moved")
+    settings = json.loads(rows()["task_settings"].iloc[0])
+    words = [*RUN, "-t", f"path={tmp_path / 'moved'}", "--steps", "4"]
+    assert "ran 1 (1 ok)" in expbench(*words).err, "a folder's name is what its text is called"
+    assert expbench(*words, "-t", f"text={settings['text']}").code == 0
+    is_bad_input(expbench(*words, "-t", "text=0123456789ab"), "text=0123456789ab", settings["text"])
+
+
+def test_rates_are_chosen_like_those_of_other_tasks(expbench: CommandLine, text: str) -> None:
+    words = [w if w != "0.003" else "auto" for w in RUN]
+    answer = expbench(*words, "-t", text, "--steps", "3", "--results", "tuned")
+    assert answer.code == 0, answer.err
+    assert len(set(rows("tuned", "tuning")["lr"])) >= 4
+    assert rows("tuned")["key"].nunique() == 1
+
+
+def test_a_time_limit_ends_at_a_checkpoint_and_the_same_command_goes_on(expbench: CommandLine, text: str) -> None:
+    words = [*RUN, "-t", text, "--epochs", "2"]
+    assert expbench(*words, "--results", "whole").code == 0
+    stopped = expbench(*words, "--time-limit", "0.0001")
+    assert stopped.code == 0
+    assert "stopped at the time limit" in stopped.err
+    for _ in range(200):
+        answer = expbench(*words, "--time-limit", "0.005")
+        if "ran 1 (1 ok)" in answer.err:
+            break
+        assert "stands at a checkpoint after" in answer.err
+        assert list(Path("results/checkpoints").glob("*/step-*.safetensors"))
+    for split in ("selection", "test"):
+        assert last(rows(), split, "perplexity") == last(rows("whole"), split, "perplexity")
+    assert not Path("results/checkpoints").exists()
+
+
+def test_killed_and_continued(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [*RUN, "-t", text, "--epochs", "2", "--device", "cpu"]
+    code = "import expbench.language.job as j, functools; j.How = functools.partial(j.How, save_every=0.0); "
+    command = [sys.executable, "-c", code + "from expbench.cli import main; import sys; main(sys.argv[1:])", *words]
+    for kills in (1, 2):
+        process = subprocess.Popen([*command, "--results", "killed"], stderr=subprocess.DEVNULL, env=os.environ)
+        while not any(int(p.stem[5:]) >= 8 * kills for p in Path("killed").glob("checkpoints/*/step-*.safetensors")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    for folder in ("killed", "whole"):
+        subprocess.run([*command, "--results", folder], check=True, capture_output=True)
+    assert last(rows("killed"), "test", "perplexity") == last(rows("whole"), "test", "perplexity")
+
+
+def test_a_damaged_checkpoint_is_said_before_training(expbench: CommandLine, text: str) -> None:
+    words = [*RUN, "-t", text, "--epochs", "2"]
+    expbench(*words, "--time-limit", "0.0001")
+    while not (found := list(Path("results/checkpoints").glob("*/step-*.safetensors"))):
+        expbench(*words, "--time-limit", "0.01")
+    for path in found:
+        path.write_bytes(path.read_bytes()[:100])
+    answer = expbench(*words)
+    assert answer.code == 2
+    assert "is not a whole checkpoint" in answer.err.splitlines()[-1]
+    assert found[0].exists()
+
+
+def test_a_diverged_run_is_called_so(expbench: CommandLine, text: str) -> None:
+    words = [w if w != "0.003" else "1000000" for w in RUN]
+    answer = expbench(*words, "-t", text, "--steps", "30", "--clip", "1e9")
+    assert answer.code == 0
+    assert set(rows()["status"]) == {"diverged"}
+
+
+def test_the_dry_run_has_the_sizes_of_the_language_model(expbench: CommandLine, text: str) -> None:
+    answer = expbench(*RUN, "-t", text, "--steps", "30", "--dry-run")
+    assert answer.code == 0, answer.err
+    from expbench.backbone import LanguageModel
+    from expbench.models.s6 import S6
+
+    size = LanguageModel(S6, vocabulary=corpus_in(Path("sentences")).vocabulary, width=32, layers=1, context=16)
+    assert f" {size.parameter_count()} " in answer.out
+    assert "each shape timed" in answer.out
+    assert not Path("results").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["-t", "path=nowhere"], "nowhere is not a folder"),
+        (["-t", "path=."], "train"),
+        (["-t", "data=wikitext-3"], "wikitext-2"),
+        (["--L", "100000"], "longer than the shortest split"),
+        (["-t", "stride=17"], "stride=17"),
+        (["-t", "tokenizer=words"], "word"),
+        (["-t", "pieces=300"], "bpe has"),
+        (["--instances", "1"], "no instances"),
+        (["-t", "test_size=10"], "test_size=10"),
+        (["--norm", "none"], "--norm none"),
+        (["--positions", "sin"], "--positions sin"),
+        (["--match", "params=300"], "--match"),
+        (["--dtype", "float64"], "bfloat16"),
+        (["--epochs", "2", "--steps", "3"], "one of the two"),
+        (["--batch-size", "100000"], "the largest batch is"),
+        (["-m", "M=3"], "setting"),
+        (["--models", "thirdparty:None"], "thirdparty"),
+    ],
+)
+def test_bad_input(expbench: CommandLine, text: str, words: list[str], line: str) -> None:
+    options = dict(zip(RUN[1::2], RUN[2::2], strict=True)) | {"-t": "tokenizer=word"}
+    if words[0] == "--match":
+        del options["--D"]
+    if words[0] != "-t":
+        options |= dict(zip(words[::2], words[1::2], strict=True))
+        settings = ["tokenizer=word", text]
+    else:
+        given = words[1].partition("=")[0]
+        settings = [words[1], *(s for s in ("tokenizer=word", text) if s.partition("=")[0] != given and given != "data")]
+    del options["-t"]
+    answer = expbench("run", *(w for pair in options.items() for w in pair), *(w for s in settings for w in ("-t", s)))
+    is_bad_input(answer._replace(err=answer.err.strip().splitlines()[-1]), line)  # above it, how the text is read
+    assert not Path("results").exists()
+
+
+def test_epochs_are_for_texts(expbench: CommandLine) -> None:
+    is_bad_input(expbench("run", "--task", "polyreg", "--models", "s6", "--epochs", "2"), "--epochs 2", "--steps")
+
+
+def test_what_a_run_leaves_is_deleted_when_it_has_ended(tmp_path: Path) -> None:
+    class Named:
+        key = "a"
+
+    folder = tmp_path / job.FOLDER / "a"
+    folder.mkdir(parents=True)
+    (folder / "step-000000001.safetensors").touch()
+    job.forget(Named(), tmp_path)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_under_torchrun_the_command_line_says_that_it_is_started_singly(
+    expbench: CommandLine, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    is_bad_input(expbench("run", "--task", "polyreg", "--models", "ssm", "--steps", "3"), "torchrun")
