@@ -72,7 +72,7 @@ def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
             counts.update(swept.ended)
             if swept.stopped:
                 return Ended(counts, stopped=True)
-            failed -= {job.run.key for job in plan.missing} - {job.run.key for job in swept.held}
+            failed -= swept.tried
             ran, held = bool(swept.ended), held or bool(swept.held)
             if ran:
                 break  # by now more may be known of what is wanted

@@ -71,9 +71,11 @@ def _statuses(folder: Path) -> dict[str, str]:
 
 
 class Swept(NamedTuple):
-    """How runs ended; those that were left to another process, which is at them; whether it was stopped before all began."""
+    """How runs ended; the keys of what was tried, controls among them; what was left to another process, which is at it;
+    whether it was stopped before all began."""
 
     ended: Counter[str]
+    tried: set[str]
     held: list[Job]
     stopped: bool
 
@@ -105,7 +107,7 @@ def run(plan: Plan, folder: Path, device: str, progress: Progress, options: Opti
     since the plan was made counts as `elsewhere`. After an interrupt the folder holds every run that had ended, and the
     same sweep goes on from there.
     """
-    swept = Swept(Counter(), [], stopped=False)
+    swept = Swept(Counter(), set(), [], stopped=False)
     controls = {rows.controls_key(job): job for job in plan.controls}
     parts = list(by_likeness(plan.missing).items())
     while parts:
@@ -114,12 +116,15 @@ def run(plan: Plan, folder: Path, device: str, progress: Progress, options: Opti
             if not ours:
                 swept.held.extend(part)
                 parts.sort(key=lambda each: -sum(map(work, each[1])))  # the longest first, so that all end at one time
-            elif not _run_part(part, folder, device, progress, options, controls, swept.ended):
+                continue
+            swept.tried.update(job.run.key for job in part)
+            if not _run_part(part, folder, device, progress, options, controls, swept.ended):
                 return swept._replace(stopped=True)
-    for job in swept.held:
-        controls.pop(rows.controls_key(job), None)
-    for job in controls.values():
-        measure_controls(job, folder, progress)
+    theirs = {rows.controls_key(job) for job in swept.held}
+    for key, job in controls.items():
+        if key not in theirs:
+            measure_controls(job, folder, progress)
+    swept.tried.update({rows.controls_key(job) for job in plan.controls} - theirs)
     if options.save_weights:
         weights.keep_three(plan.jobs, folder)
     return swept

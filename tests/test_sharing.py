@@ -81,3 +81,20 @@ def test_what_a_killed_process_was_at_is_taken_up(tmp_path: Path) -> None:
     first.send_signal(signal.SIGKILL)
     first.communicate()
     assert "ran 2 (2 ok)" in said(second)
+
+
+def test_what_fails_is_tried_once_by_a_command(tmp_path: Path) -> None:
+    plugin = tmp_path / "models"
+    plugin.mkdir()
+    (plugin / "broken.py").write_text(
+        "import torch\n\nclass Broken(torch.nn.Linear):\n"
+        "    def __init__(self, width):\n        super().__init__(width, width)\n\n"
+        "    def forward(self, x):\n        if x.shape[0] > 2:\n            raise RuntimeError('broke')\n"
+        "        return super().forward(x)\n"
+    )
+    words = ["--models", f"{plugin / 'broken.py'}:Broken", "--lr", "auto", "--steps", "3", "--seeds", "0", "--L", "4"]
+    for _ in range(2):
+        process = start(tmp_path / "results", *words)
+        _, lines = process.communicate(timeout=300)
+        assert process.returncode == 1
+        assert "ran 21 (21 failed)" in lines, "20 that choose a rate, and one at the lowest of those tried"
