@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any, NamedTuple, cast, get_args
 
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from expbench import settings
 from expbench.blocks import AttentionBlock, FeedForward, MambaBlock
 from expbench.errors import unknown
-from expbench.mixer import Backbone, Mixer
+from expbench.mixer import Backbone, Mixer, logged
 from expbench.ops.linear_cross_entropy import linear_cross_entropy, row_cross_entropy
 from expbench.settings import Value
 
@@ -121,23 +121,12 @@ class LanguageModel(nn.Module):
     @torch.no_grad()
     def statistics(self, tokens: Tensor) -> dict[tuple[int, str], Tensor]:
         """What each mixer logs about its input for tokens (B, L), by (layer, name); empty for mixers that log nothing."""
-        found: dict[tuple[int, str], Tensor] = {}
-
-        def record(layer: int) -> Callable[..., None]:
-            def hook(mixer: Any, args: tuple[Tensor]) -> None:
-                found.update({(layer, name): value for name, value in mixer.statistics(args[0]).items()})
-
-            return hook
-
-        logging = [(i, mixer) for i, mixer in enumerate(self.mixers) if isinstance(mixer, Mixer)]
-        handles = [mixer.register_forward_pre_hook(record(i)) for i, mixer in logging]
         compiled, self._added = self._added, added  # a program knows nothing of hooks
         try:
-            self.features(tokens)
+            with logged(self.mixers) as found:
+                self.features(tokens)
         finally:
             self._added = compiled
-            for handle in handles:
-                handle.remove()
         return found
 
     @property

@@ -6,7 +6,8 @@ exception that escapes is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -30,3 +31,16 @@ def first_line(error: BaseException) -> str:
     """The type of an exception and the first line of what it says."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextmanager
+def of_plugin(name: str, what: str) -> Iterator[None]:
+    """Turns what a stranger's code raises into `BadInput`: a ValueError in its own words, all else as what it prevents."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except ValueError as error:
+        raise BadInput(f"{name}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise BadInput(f"{what}: {type(error).__name__}: {error}") from error

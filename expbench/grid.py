@@ -18,7 +18,7 @@ from torch import nn
 from expbench import plugins, settings
 from expbench.backbone import language_settings
 from expbench.constructions import initial
-from expbench.errors import BadInput, unknown
+from expbench.errors import BadInput, of_plugin, unknown
 from expbench.language import job
 from expbench.matching import Around, Target, match
 from expbench.mixer import Mixer, unsupported
@@ -270,14 +270,8 @@ def load_task(plugin: Plugin) -> type[Task]:
 def build_task(cls: type[Task], texts: Mapping[str, str], name: str) -> Task:
     """A task from texts, its settings resolved and its contract checked on one small batch; raises `BadInput`."""
     values: dict[str, Any] = settings.resolve(cls, texts, name)
-    try:
+    with of_plugin(name, f"task {name!r} cannot be built"):
         task = cls(**values)
-    except BadInput:
-        raise
-    except ValueError as error:
-        raise BadInput(f"{name}: {error}") from error
-    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
-        raise BadInput(f"task {name!r} cannot be built: {type(error).__name__}: {error}") from error
     if not isinstance(task, TextTask):
         _check_task(task, name)
     return task
@@ -321,12 +315,8 @@ def check_mixer(
 ) -> None:
     """Build one layer and run it on two short sequences; raises `BadInput` if it does not map (B, L, D) to (B, L, D)."""
     shape = (2, min(L, _CHECKED_LENGTH), width)
-    try:
+    with of_plugin(name, f"model {name!r} cannot be built with width {width}"):
         layer = cls(width, **values)
-    except ValueError as error:
-        raise BadInput(f"{name}: {error}") from error
-    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
-        raise BadInput(f"model {name!r} cannot be built with width {width}: {type(error).__name__}: {error}") from error
     try:
         with torch.no_grad():
             precision = torch.float64 if dtype == "float64" else torch.float32

@@ -20,7 +20,8 @@ more about itself. Embedding, positions, normalisation, residual and read-out st
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
@@ -106,6 +107,25 @@ def state_size(layer: nn.Module, L: int) -> int | None:
 def flops(layer: nn.Module, L: int) -> float | None:
     """`Mixer.flops` of any module; None for one that does not state it."""
     return layer.flops(L) if isinstance(layer, Mixer) else None
+
+
+@contextmanager
+def logged(mixers: Iterable[nn.Module]) -> Iterator[dict[tuple[int, str], Tensor]]:
+    """What mixers log about the inputs that they get within it, by (layer, name); nothing of those that log nothing."""
+    seen: dict[tuple[int, str], Tensor] = {}
+
+    def record(layer: int) -> Callable[..., None]:
+        def hook(mixer: Any, args: tuple[Tensor]) -> None:
+            seen.update({(layer, name): value for name, value in mixer.statistics(args[0]).items()})
+
+        return hook
+
+    handles = [m.register_forward_pre_hook(record(i)) for i, m in enumerate(mixers) if isinstance(m, Mixer)]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def unsupported(model: type, *, width: int, dtype: str, device: str) -> str | None:

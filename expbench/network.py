@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from expbench.mixer import Mixer, flops, state_size
+from expbench.mixer import Mixer, flops, logged, state_size
 from expbench.reach import Reach
 from expbench.run import Norm, Positions
 from expbench.task import Task
@@ -93,21 +92,8 @@ class Network(nn.Module):
 
         forward: what calls this network, where it is not called with its own parameters.
         """
-        seen: dict[tuple[int, str], Tensor] = {}
-
-        def record(layer: int) -> Callable[..., None]:
-            def hook(mixer: Any, args: tuple[Tensor]) -> None:
-                seen.update({(layer, name): value for name, value in mixer.statistics(args[0]).items()})
-
-            return hook
-
-        logging = [(i, mixer) for i, mixer in enumerate(self.mixers) if isinstance(mixer, Mixer)]
-        handles = [mixer.register_forward_pre_hook(record(i)) for i, mixer in logging]
-        try:
+        with logged(self.mixers) as seen:
             (forward or self)(inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
         return seen
 
 

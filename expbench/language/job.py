@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from expbench.backbone import LanguageModel
-from expbench.errors import BadInput
+from expbench.errors import BadInput, of_plugin
 from expbench.language.data import Order
 from expbench.language.flops import flops_per_token
 from expbench.language.parallel import joined
 from expbench.language.recipe import How, Recipe, schedule
 from expbench.language.steps import Steps
 from expbench.language.trainer import Unfinished, train
-from expbench.mixer import Mixer
+from expbench.mixer import state_size
 from expbench.run import Run, Score
 from expbench.settings import Value
 from expbench.text_task import TextTask
@@ -68,23 +68,16 @@ def model_of(task: TextTask, mixer: type, given: Mapping[str, Value], width: int
 
 def check(mixer: type, name: str, given: Mapping[str, Value], width: int) -> None:
     """Build a small model around a mixer and run it on a few tokens; raises `BadInput` where that fails."""
-    try:
+    with of_plugin(name, f"model {name!r} cannot be put into a language model"), torch.no_grad():
         model = LanguageModel(mixer, given, vocabulary=2, width=width, layers=1, context=_CHECKED)
-        with torch.no_grad():
-            logits = model(torch.zeros(2, _CHECKED, dtype=torch.int64))
+        logits = model(torch.zeros(2, _CHECKED, dtype=torch.int64))
         if tuple(logits.shape) != (2, _CHECKED, 2):
             raise ValueError(f"logits have shape {tuple(logits.shape)}")
-    except BadInput:
-        raise
-    except ValueError as error:
-        raise BadInput(f"{name}: {error}") from error
-    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
-        raise BadInput(f"model {name!r} cannot be put into a language model: {type(error).__name__}: {error}") from error
 
 
 def facts(model: LanguageModel, context: int) -> dict[str, float | None]:
     """What is known of a model before it is trained: parameters, numbers of state, operations a token (forward)."""
-    states = [mixer.state_size(context) if isinstance(mixer, Mixer) else None for mixer in model.mixers]
+    states = [state_size(mixer, context) for mixer in model.mixers]
     known = [state for state in states if state is not None]
     return {
         "parameters": model.parameter_count(),
