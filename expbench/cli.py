@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expbench.cli_bench import bench_app
+from expbench.cli_compare import compare
 from expbench.cli_options import (
     DEVICES,
     BackendOption,
@@ -305,6 +306,9 @@ def report(
     )
     print(path)
     bad_files(problems)
+
+
+app.command()(compare)
 
 
 @app.command()

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -207,14 +208,27 @@ def existing_folder(path: str) -> Path:
     return folder
 
 
-def read(folder: Path) -> Results:
-    """The rows of every results file in the folder; files that are not ours or not whole are named and left alone.
+def existing(path: str) -> Path:
+    """A results folder, or one file of such; raises `BadInput`, naming the nearest of either kind, if it is neither."""
+    found = Path(path)
+    if path and (found.is_dir() or (found.is_file() and found.suffix == ".parquet")):
+        return found
+    if path and found.is_file():
+        raise BadInput(f"{path} is no .parquet file; name a results folder, or one .parquet file of such")
+    beside = list(found.parent.iterdir()) if found.parent.is_dir() else []
+    known = [p for p in beside if p.is_dir() or p.suffix == ".parquet"]
+    raise unknown("results folder or file", path, [str(p) for p in known if not p.name.startswith((".", "_"))])
 
-    Where a key has several row sets, one that is not a failure is kept before one that is, then the latest.
+
+def read(source: Path, columns: Sequence[str] = SCHEMA.names) -> Results:
+    """The rows of every results file in a folder, or of one file; those not ours or not whole are named and left alone.
+
+    Where a key has several row sets, one that is not a failure is kept before one that is, then the latest. columns: what
+    is read; key, status and created among it.
     """
-    tables, problems = _read_files(folder, SCHEMA.names)
-    sets = [t.append_column("file", pa.array([i] * len(t), pa.int64())) for i, t in enumerate(tables)]
-    empty = SCHEMA.empty_table().append_column("file", pa.array([], pa.int64()))
+    tables, problems = _read_files(source, list(columns))
+    sets = [t.append_column("file", pa.repeat(pa.scalar(i, pa.int64()), len(t))) for i, t in enumerate(tables)]
+    empty = SCHEMA.empty_table().select(list(columns)).append_column("file", pa.array([], pa.int64()))
     frame = pa.concat_tables([empty, *sets]).to_pandas()
     kept = frame[["key", "file", "status", "created"]].drop_duplicates(["key", "file"])
     kept = kept.assign(finished=kept["status"] != "failed").sort_values(["finished", "created", "file"])
@@ -290,28 +304,36 @@ def _map_files(paths: Sequence[Path], columns: list[str]) -> list[pa.Table | str
         return list(pool.map(lambda path: _read_file(path, columns), paths))
 
 
-def _read_files(folder: Path, columns: list[str]) -> tuple[list[pa.Table], list[str]]:
-    answers = _map_files(sorted(folder.glob("*.parquet")), columns)
+def _read_files(source: Path, columns: list[str]) -> tuple[list[pa.Table], list[str]]:
+    answers = _map_files([source] if source.is_file() else sorted(source.glob("*.parquet")), columns)
     return [a for a in answers if isinstance(a, pa.Table)], [a for a in answers if isinstance(a, str)]
 
 
 def _read_file(path: Path, columns: list[str]) -> pa.Table | str:
     try:
         file = pq.ParquetFile(path)
-        version = (file.schema_arrow.metadata or {}).get(b"expbench_schema")
+        stored = file.schema_arrow  # which is made anew each time that it is asked for
+        version = (stored.metadata or {}).get(b"expbench_schema")
         if version is None:
             return f"{path}: not an expbench results table; it is left alone, move it to another folder"
         if int(version) not in _READ:
             return f"{path}: schema {int(version)}, and this expbench reads up to schema {VERSION}; it is left alone"
-        found = file.read([name for name in columns if name in file.schema_arrow.names])
+        present = set(stored.names)
+        found = file.read([name for name in columns if name in present], use_threads=False)  # files are read side by side
         for name in columns:
-            if name not in found.column_names and int(version) < VERSION:
+            if name not in present and int(version) < VERSION:
                 meant = pa.scalar(LATER.get(name), SCHEMA.field(name).type)
                 found = found.append_column(name, pa.repeat(meant, len(found)))
-        return found.select(columns).cast(pa.schema([SCHEMA.field(name) for name in columns]))
+        found, wanted = found.select(columns), _schema(tuple(columns))
+        return found if found.schema.equals(wanted) else found.cast(wanted)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0][:120]
         return f"{path}: corrupt ({reason}); it is left alone, move it to another folder"
+
+
+@lru_cache(maxsize=8)
+def _schema(columns: tuple[str, ...]) -> pa.Schema:
+    return pa.schema([SCHEMA.field(name) for name in columns])
 
 
 def finished(folder: Path, key: str) -> bool:
