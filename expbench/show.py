@@ -15,6 +15,7 @@ from expbench.mixer import flops, state_size, unsupported
 from expbench.network import stack_reach
 from expbench.task import LONGEST, Task
 from expbench.text import NO_BOUND, aligned, degree_and_order, number
+from expbench.text_task import TextTask
 
 T = TypeVar("T")
 _SAMPLES = 3
@@ -44,18 +45,20 @@ def _show_task(plugin: plugins.Plugin, L: str | None, assignments: Sequence[str]
         if "L" in texts:
             raise BadInput("-t L: this setting is given by --L; give it once")
         texts["L"] = L
+    head = [f"task {plugin.name} ({plugin.origin}), version {plugin.version(cls)}", "", _documentation(cls), "", "settings:"]
+    if issubclass(cls, TextTask) and "path" not in texts:
+        settings.resolve(cls, texts, plugin.name)
+        return "\n".join(
+            [*head, _settings_table(cls, {}), "", "with -t path=FOLDER it shows that text; nothing is fetched here"]
+        )
     task = grid.build_task(cls, texts, plugin.name)
     facts = {name: value for name, value in _guarded(plugin.name, task.facts)._asdict().items() if value is not None}
     better = "at least" if task.higher_is_better else "at most"
-    kinds = _guarded(plugin.name, lambda: [f"{control.name} ({control.kind})" for control in task.controls()])
+    kinds = _guarded(plugin.name, lambda: _controls(task))
     known = ", ".join(f"{k.replace('_', ' ')} {v if isinstance(v, bool) else number(v)}" for k, v in facts.items())
     return "\n".join(
         [
-            f"task {plugin.name} ({plugin.origin}), version {plugin.version(cls)}",
-            "",
-            _documentation(cls),
-            "",
-            "settings:",
+            *head,
             _settings_table(cls, grid.task_values(task)),
             "",
             f"judged by: {task.headline}, solved at {better} {task.solved_at:g}; chance {number(task.chance())}",
@@ -69,7 +72,16 @@ def _show_task(plugin: plugins.Plugin, L: str | None, assignments: Sequence[str]
     )
 
 
+def _controls(task: Task) -> list[str]:
+    if isinstance(task, TextTask):
+        return [f"{name} ({kind})" for name, kind, _ in task.measured_controls()]
+    return [f"{control.name} ({control.kind})" for control in task.controls()]
+
+
 def _samples(task: Task) -> list[str]:
+    if isinstance(task, TextTask):
+        tokens = task.corpus["train"].ids[:_SHOWN]
+        return [f"  {' '.join(map(str, tokens))} ...", f"  {task.corpus.tokenizer.decode(tokens)} ..."]
     batch = task.train_batch(_SAMPLES, seed=0, step=0)
     return [f"  {_row(x)}  ->  {_row(y)}" for x, y in zip(batch.inputs, batch.targets, strict=True)]
 
@@ -129,7 +141,7 @@ def _settings_table(cls: type, values: dict[str, settings.Value]) -> str:
     lines = [["  name", "type", "default", "here"]]
     for name, setting in declared.items():
         default = "required" if setting.default is settings.REQUIRED else str(setting.default)
-        lines.append([f"  {name}", setting.type_name, default, str(values[name])])
+        lines.append([f"  {name}", setting.type_name, default, str(values.get(name, "-"))])
     return aligned(lines)
 
 

@@ -45,7 +45,20 @@ def test_every_command(expbench: CommandLine) -> None:
             assert words[0] in ("make", "."), f"nothing runs {command}"
             if words[0] == "make":
                 assert f"\n{words[1]}: " in (ROOT / "Makefile").read_text()
-    known = {"run", "report", "list", "show", "doctor", "bench", "check", "theory", "claim", "compact", "reproduce"}
+    known = {
+        "run",
+        "report",
+        "list",
+        "show",
+        "doctor",
+        "bench",
+        "check",
+        "theory",
+        "claim",
+        "compact",
+        "reproduce",
+        "compare",
+    }
     assert set(ran) == known
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -221,3 +222,14 @@ def test_under_torchrun_the_command_line_says_that_it_is_started_singly(
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     is_bad_input(expbench("run", "--task", "polyreg", "--models", "ssm", "--steps", "3"), "torchrun")
+
+
+def test_show(expbench: CommandLine, text: str) -> None:
+    without = expbench("show", "wikitext")
+    assert without.code == 0
+    assert "nothing is fetched here" in without.out
+    assert re.search(r"stride +int or none +None +-", without.out)
+    shown = expbench("show", "wikitext", "-t", text, "-t", "tokenizer=word", "--L", "16").out
+    assert "controls: chance (chance), unigram (baseline)" in shown
+    words = Path("sentences/wiki.train.tokens").read_text().split()
+    assert " ".join(words[:5]) in shown
