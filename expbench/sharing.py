@@ -20,9 +20,9 @@ _LOCKS = ".at-work"
 def reserved(folder: Path, part: object) -> Iterator[bool]:
     """Holds `part` of the work in a folder, named by its text; false if another process is at it."""
     path = folder / _LOCKS / hashlib.sha256(str(part).encode()).hexdigest()[:16]
+    lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
         lock.acquire(timeout=0)
     except Timeout:
         yield False
@@ -36,5 +36,3 @@ def reserved(folder: Path, part: object) -> Iterator[bool]:
         # Who waits for the old file may hold it beside one who holds the next: both look first whether the part is done.
         path.unlink(missing_ok=True)
         lock.release()
-        if not any(path.parent.iterdir()):
-            path.parent.rmdir()

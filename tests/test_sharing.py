@@ -38,7 +38,7 @@ def test_a_part_is_reserved_for_one(tmp_path: Path) -> None:
             assert not second
     with sharing.reserved(tmp_path, ("L", 4)) as again:
         assert again
-    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+    assert not list(tmp_path.glob("*/*")), "no lock is left behind"
 
 
 def test_a_folder_without_locks_is_worked_on_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,3 +98,18 @@ def test_what_fails_is_tried_once_by_a_command(tmp_path: Path) -> None:
         _, lines = process.communicate(timeout=300)
         assert process.returncode == 1
         assert "ran 21 (21 failed)" in lines, "20 that choose a rate, and one at the lowest of those tried"
+
+
+def test_many_threads_that_come_and_go(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def use(i: int) -> int:
+        taken = 0
+        for _ in range(50):
+            with sharing.reserved(tmp_path, i) as ours:
+                taken += ours
+        return taken
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(use, range(8))) == [50] * 8, "no one else asks for a thread's part"
+    assert not list(tmp_path.glob("*/*"))
