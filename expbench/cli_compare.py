@@ -49,12 +49,8 @@ def compare(
     speed = speed or comparison.SLOWER in fails
     found = comparison.compare(counterparts.load(base), counterparts.load(new), (base, new), confidence, slower)
     if markdown is not None:
-        words = [
-            *(["--fail-on", fail_on]),
-            "--confidence",
-            f"{confidence:g}",
-            *(["--speed", "--slower", f"{slower:g}"] if speed else []),
-        ]
+        words = ["--fail-on", fail_on, "--confidence", f"{confidence:g}"]
+        words += ["--speed", "--slower", f"{slower:g}"] if speed else []
         page = comparison_text.markdown(found, fails, speed, shlex.join(["expbench", "compare", base, new, *words]))
         if markdown == "-":
             print(page, end="")

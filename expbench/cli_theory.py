@@ -115,7 +115,7 @@ def theory_realise(
     check_choice("--device", device, DEVICES)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench import grid, sweep, table
-    from expbench.progress import counting
+    from expbench.counting import counting
     from expbench.theory import realise
 
     sizes, numbers = grid.real("--noise", noise), grid.whole("--seeds", seeds, least=0)

@@ -67,14 +67,14 @@ def solved_by_depth(cells: Sequence[Cell]) -> Figure | None:
 
 def _lines(axes: Axes, cells: Sequence[Cell], name: str, colour: Any, aside: float) -> dict[str, Any]:
     """What a model solves, and what could be represented where that has an end; what to name in the legend."""
+    if not cells:
+        return {}
     depths = sorted({cell["depth"] for cell in cells})
     solved, possible = [], []
     for depth in depths:
         own = [cell for cell in cells if cell["depth"] == depth]
         solved.append(max((c["degree"] for c in own if 2 * c.solved >= c.trials), default=_NONE))
         possible.append(max((c["degree"] for c in own if c.floor is None or c.floor <= c.solved_at), default=_NONE))
-    if not depths:
-        return {}
     highest = max(cell["degree"] for cell in cells)
     if min(possible) < highest:
         axes.plot(depths, possible, "--", color=colour, linewidth=1, alpha=0.8)

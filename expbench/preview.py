@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from expbench.counting import duration
 from expbench.estimate import estimate
 from expbench.grid import Job
 from expbench.language import job as language
-from expbench.progress import duration
 from expbench.stacks import Stack, by_likeness, stacked
 from expbench.sweep import Plan
 from expbench.text import NO_BOUND, aligned, degree_and_order

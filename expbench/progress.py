@@ -7,8 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from expbench.counting import counting as counting
-from expbench.counting import duration as duration
+from expbench.counting import duration
 
 if TYPE_CHECKING:
     from expbench.grid import Job
