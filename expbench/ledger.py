@@ -123,10 +123,16 @@ def text(found: Sequence[Entry]) -> str:
             lines.append([*row, "-", "-", "-", "-", entry.verdict])
             continue
         spread = f"{number(entry.ours.low)} to {number(entry.ours.high)}"
-        parts = [str(entry.cell["context"]), f"norm={entry.cell['norm']}", *_layout(entry.cell)]
+        parts = [str(entry.cell["context"]), *around(entry.cell, found), *_layout(entry.cell)]
         setting = ", ".join(part for part in parts if part)
         lines.append([*row, number(entry.ours.center), spread, str(entry.cell["parameters"]), setting, entry.verdict])
     return f"Published: {SOURCE}.\n\n{markdown_table([*header, 'setting here', 'verdict'], lines)}"
+
+
+def around(cell: Cell, found: Sequence[Entry]) -> list[str]:
+    """The norm of a cell; and its steps, where entries differ in them."""
+    lengths = {entry.cell["steps"] for entry in found if entry.cell}
+    return [f"norm={cell['norm']}", *([f"steps={cell['steps']}"] if len(lengths) > 1 else [])]
 
 
 def _layout(cell: Cell) -> list[str]:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expbench.cells import SIZES, Cell
-from expbench.ledger import Entry
+from expbench.ledger import Entry, around
 from expbench.plots import COLOURS, STYLE, labels
 
 _MOST_MODELS = 8
@@ -113,17 +113,20 @@ def beside_published(entries: Sequence[Entry]) -> Figure | None:
     figure = Figure(figsize=(8.0, 1.2 + 0.62 * len(rows)), layout="constrained")
     with mpl.rc_context(STYLE):
         axes = figure.subplots()
-    settings = sorted({_setting_of(entry) for entry in entries})
-    colours = dict(zip(settings, COLOURS, strict=False))
+    setting = {id(entry): _setting_of(entry, entries) for entry in entries}
+    settings = sorted(set(setting.values()))
+    styles = {name: (COLOURS[i], "os^D"[i // 10 % 4]) for i, name in enumerate(settings)}  # colours come again after ten
     named: dict[str, Any] = {}
     for row, name in enumerate(rows):
-        own = sorted((e for e in entries if e.published.row == name), key=_setting_of)
+        own = sorted((e for e in entries if e.published.row == name), key=lambda entry: setting[id(entry)])
         for place, entry in enumerate(own):
             assert entry.ours is not None
             y = row + 0.8 * ((place + 0.5) / len(own) - 0.5)
-            colour = colours[_setting_of(entry)]
+            colour, marker = styles[setting[id(entry)]]
             axes.plot([entry.ours.low, entry.ours.high], [y, y], color=colour, linewidth=1.2, alpha=0.6)
-            named.setdefault(_setting_of(entry), axes.plot([entry.ours.center], [y], "o", color=colour, markersize=3.5)[0])
+            named.setdefault(
+                setting[id(entry)], axes.plot([entry.ours.center], [y], marker, color=colour, markersize=3.5)[0]
+            )
         mark = axes.plot([own[0].published.value] * 2, [row - 0.42, row + 0.42], color="black", linewidth=1.8)[0]
     named["published (mean of three seeds)"] = mark
     axes.set_yticks(range(len(rows)), [name.partition(": ")[2] for name in rows], fontsize=8)
@@ -133,7 +136,7 @@ def beside_published(entries: Sequence[Entry]) -> Figure | None:
     return figure
 
 
-def _setting_of(entry: Entry) -> str:
+def _setting_of(entry: Entry, entries: Sequence[Entry]) -> str:
     assert entry.cell is not None
     readings = [part for part in str(entry.cell["context"]).split(", ") if part.startswith(("head", "supervise"))]
-    return ", ".join([*readings, f"norm={entry.cell['norm']}"])
+    return ", ".join([*readings, *around(entry.cell, entries)])
