@@ -133,7 +133,6 @@ class _Trained:
                     known["backend"] = "+".join(used.names) or "torch"
             except Diverged as diverged:
                 self.diverged[0] = str(diverged)
-        language.forget(run, folder)
         self.seconds = time.perf_counter() - began
 
     def _eager(self, reason: str) -> None:
@@ -147,17 +146,21 @@ def _alone(stack: Stack, folder: Path, device: str, progress: Progress, save_wei
     reason = job.unsupported(device)
     try:
         if reason is None:
-            if isinstance(job.task, TextTask):
-                trained.run_text(device, progress, folder, ends)
-            else:
+            if not isinstance(job.task, TextTask):
                 trained.run(device, progress)
-            trained.known[0]["alone_because"] = stack.alone_because
-            return _write(trained, 0, folder, device, save_weights)
+                trained.known[0]["alone_because"] = stack.alone_because
+                return _write(trained, 0, folder, device, save_weights)
+            trained.run_text(device, progress, folder, ends)
+            outcome = _write(trained, 0, folder, device, save_weights)
+            language.forget(job.run, folder)  # by now its results are written
+            return outcome
         trained.known[0] |= rows.of_facts(job.task)
         outcome = Outcome("unsupported", reason)
-    except (language.OutOfTime, BadInput):
+    except language.OutOfTime:
         raise
     except (Exception, SystemExit) as failure:  # whatever a plugin raises ends its run, not the sweep
+        if isinstance(failure, BadInput) and isinstance(job.task, TextTask):
+            raise  # a damaged checkpoint, say, for the user to put right
         outcome = Outcome.of_failure(failure)
     trained.seconds = time.perf_counter() - began
     return _write_outcome(trained, 0, folder, device, outcome, {})

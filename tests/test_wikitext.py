@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -233,3 +234,23 @@ def test_show(expbench: CommandLine, text: str) -> None:
     assert "controls: chance (chance), unigram (baseline)" in shown
     words = Path("sentences/wiki.train.tokens").read_text().split()
     assert " ".join(words[:5]) in shown
+
+
+def test_checkpoints_stay_until_the_results_are_written(
+    expbench: CommandLine, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*RUN, "-t", text, "--epochs", "2"]
+    write = table.write
+
+    def interrupted(folder: Path, name: str, rows: Any) -> Path:
+        rows = list(rows)
+        if rows[0]["kind"] == "run":
+            raise KeyboardInterrupt
+        return write(folder, name, rows)
+
+    monkeypatch.setattr(table, "write", interrupted)
+    assert expbench(*words).code == 130
+    assert list(Path("results/checkpoints").glob("*/step-*.safetensors"))
+    monkeypatch.setattr(table, "write", write)
+    assert "ran 1 (1 ok)" in expbench(*words).err
+    assert not Path("results/checkpoints").exists()
