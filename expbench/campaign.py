@@ -19,7 +19,7 @@ from expbench.preview import preview as what_runs
 from expbench.progress import Progress, work
 from expbench.rates import START, TUNING_RUNS
 from expbench.sweep import Plan, Swept
-from expbench.tuning import Key, Tuning, by_cell, cell_of, place_of, tuning_jobs
+from expbench.tuning import Key, RateSearch, by_cell, cell_of, place_of, tuning_jobs
 
 _LOOKS_AGAIN = 2.0  # seconds, while others are at all that is left
 
@@ -57,13 +57,13 @@ def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
     """
     ends = math.inf if how.seconds is None else time.monotonic() + how.seconds
     jobs = share(jobs, how.shard, whole_places=how.tunes)
-    tuning = Tuning(jobs, how.folder, how.tuning_runs) if how.tunes else None
+    search = RateSearch(jobs, how.folder, how.tuning_runs) if how.tunes else None
     counts: Counter[str] = Counter()
     failed = sweep.failed(how.folder)  # before: these are tried again, once
     said = waiting = False
     while True:
         ran = held = False
-        for what, wanted in tuning.stages(say) if tuning else [("", jobs)]:
+        for what, wanted in search.stages(say) if search else [("", jobs)]:
             plan = sweep.plan(wanted, how.folder, failed)
             if not waiting and (plan.missing or not (what or said)):
                 say(f"{what}{count(plan)} on {how.device}, into {how.folder}")

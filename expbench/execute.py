@@ -123,7 +123,7 @@ class _Trained:
         run, task = job.run, job.task
         assert isinstance(task, TextTask)
         known |= rows.of_facts(task)
-        self.model = language.model_of(task, job.model, run.model_settings, run.D, run.depth, run.seed)
+        self.model = language.model_of(run, task, job.model)
         known |= {**language.facts(self.model, task.L), "stack_size": 1}
         with surroundings(run, device), backends.using(None) as used:
             told = partial(progress.step, self.jobs)

@@ -77,8 +77,7 @@ def _sizes(job: Job, device: str) -> list[str]:
     if reason is not None:
         return ["-", "-", f"unsupported: {reason}"]
     if isinstance(job.task, TextTask):
-        model = language.model_of(job.task, job.model, job.run.model_settings, job.run.D, job.run.depth, job.run.seed)
-        known = language.facts(model, job.task.L)
+        known = language.facts(language.model_of(job.run, job.task, job.model), job.task.L)
         kept = known["state_size"]
         return [str(known["parameters"]), "?" if kept is None else str(kept), NO_BOUND]
     network = build(job.run, job.task, job.model, "cpu")

@@ -22,7 +22,7 @@ Key = tuple[object, ...]
 Grid = tuple[float, ...]
 
 
-class Tuning:
+class RateSearch:
     """Which runs are wanted, as far as the tuning runs tell that have ended: grids grow, rates are chosen.
 
     runs: at each rate of a cell.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from expbench.backbone import LanguageModel
 from expbench.errors import BadInput, of_plugin
@@ -59,11 +59,12 @@ def recipe_of(run: Run, task: TextTask) -> Recipe:
     )
 
 
-def model_of(task: TextTask, mixer: type, given: Mapping[str, Value], width: int, layers: int, seed: int) -> LanguageModel:
+def model_of(run: Run, task: TextTask, mixer: type) -> LanguageModel:
     """The model of a run, its weights drawn from the seed on the CPU, so alike on every device."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return LanguageModel(mixer, given, vocabulary=task.vocabulary, width=width, layers=layers, context=task.L)
+        torch.manual_seed(run.seed)
+        sizes = {"vocabulary": task.vocabulary, "width": run.D, "layers": run.depth, "context": task.L}
+        return LanguageModel(mixer, run.model_settings, **sizes)
 
 
 def check(mixer: type, name: str, given: Mapping[str, Value], width: int) -> None:
@@ -78,23 +79,21 @@ def check(mixer: type, name: str, given: Mapping[str, Value], width: int) -> Non
 def facts(model: LanguageModel, context: int) -> dict[str, float | None]:
     """What is known of a model before it is trained: parameters, numbers of state, operations a token (forward)."""
     states = [state_size(mixer, context) for mixer in model.mixers]
-    known = [state for state in states if state is not None]
     return {
         "parameters": model.parameter_count(),
-        "state_size": sum(known) if len(known) == len(states) else None,
+        "state_size": None if None in states else sum(state for state in states if state is not None),
         "flops_per_token": flops_per_token(model, context) / 3,
     }
 
 
 def scores(
-    run: Run, task: TextTask, model: nn.Module, device: str, results: Path, ends: float, told: Callable[[int], None]
+    run: Run, task: TextTask, model: LanguageModel, device: str, results: Path, ends: float, told: Callable[[int], None]
 ) -> Iterator[Score]:
     """Train a run, its checkpoints in the results folder until it has ended; raises `OutOfTime` at one after `ends`, by
     `time.monotonic`."""
     folder = results / FOLDER / run.key
-    seconds = None if ends == float("inf") else max(0.0, ends - time.monotonic())
+    seconds = None if math.isinf(ends) else max(0.0, ends - time.monotonic())
     how = How(device=device, folder=folder, seconds=seconds)
-    assert isinstance(model, LanguageModel)
     for found in train(model, task.corpus, recipe_of(run, task), how, told):
         if isinstance(found, Unfinished):
             raise OutOfTime(f"{run.title()} stands at a checkpoint after {found.step} of {found.steps} steps")
@@ -106,7 +105,7 @@ def seconds(run: Run, task: TextTask, mixer: type, device: str) -> float:
     recipe = recipe_of(run, task)
     group = joined(device)
     with torch.random.fork_rng(devices=[group.device] if device == "cuda" else []):
-        model = model_of(task, mixer, run.model_settings, run.D, run.depth, run.seed).to(group.device)
+        model = model_of(run, task, mixer).to(group.device)
         plan = schedule(recipe, task.corpus["train"].tokens)
         steps = Steps(model, Order(task.corpus["train"].ids, recipe), recipe, plan, How(device=device), group)
         steps.begin()
