@@ -63,9 +63,10 @@ class Ensemble:
         losses: Tensor = self._each(lambda network, x, y: task.loss(_floating(network(x)), y), (0, 0), *batch)
         return losses
 
-    def outputs(self, inputs: Tensor, *, shared: bool) -> Tensor:
-        """What the networks return for inputs (B, ...), which they share, or (S, B, ...): (S, B, ...)."""
-        outputs: Tensor = self._each(lambda network, x: _floating(network(x)), (None if shared else 0,), inputs)
+    def outputs(self, inputs: Tensor, *, shared: bool, some: Sequence[int] | None = None) -> Tensor:
+        """What the networks, or `some`, return for inputs (B, ...), which they share, or (S, B, ...): (S, B, ...)."""
+        dims = (None if shared else 0,)
+        outputs: Tensor = self._each(lambda network, x: _floating(network(x)), dims, inputs, some=some)
         return outputs
 
     def statistics(self, inputs: Tensor) -> dict[tuple[int, str], Tensor]:
@@ -84,8 +85,14 @@ class Ensemble:
         every = {name: mine[shared[id(p)]] for name, p in self.template.named_parameters(remove_duplicate=False)}
         return {name: x for name, x in (mine | every).items() if name in self.template.state_dict()}
 
-    def _each(self, function: Callable[..., Any], dims: tuple[int | None, ...], *tensors: Tensor) -> Any:
-        """function(network, *tensors) for each network, `tensors` mapped along `dims`, results along the first axis."""
+    def _each(
+        self,
+        function: Callable[..., Any],
+        dims: tuple[int | None, ...],
+        *tensors: Tensor,
+        some: Sequence[int] | None = None,
+    ) -> Any:
+        """function(network, *tensors) for each network or `some`; `tensors` mapped along `dims`, results along the first."""
         if self.size == 1:
             result = function(self.template, *(x if dim is None else x[0] for x, dim in zip(tensors, dims, strict=True)))
             return {k: v.unsqueeze(0) for k, v in result.items()} if isinstance(result, dict) else result.unsqueeze(0)
@@ -93,8 +100,11 @@ class Ensemble:
         def one(parameters: dict[str, Tensor], rest: dict[str, Tensor], *args: Tensor) -> Any:
             return function(lambda x: functional_call(self.template, (parameters, rest), (x,)), *args)
 
+        parameters, rest = self._parameters, self._rest
+        if some is not None and len(some) < self.size:
+            parameters, rest = ({name: x[some] for name, x in numbers.items()} for numbers in (parameters, rest))
         with _mapped_as_defined(self._recurrent):
-            return torch.vmap(one, in_dims=(0, 0, *dims), randomness="error")(self._parameters, self._rest, *tensors)
+            return torch.vmap(one, in_dims=(0, 0, *dims), randomness="error")(parameters, rest, *tensors)
 
 
 @contextmanager

@@ -77,9 +77,10 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
 def _alike(job: Job) -> tuple[object, ...]:
     run, task = job.run, job.task
     settings = tuple(sorted((name, str(value)) for name, value in run.model_settings.items()))
-    shapes = (task.L, task.vocabulary, task.channels, task.outputs, task.readout, task.test_size, task.selection_size)
+    shapes = (task.L, task.vocabulary, task.channels, task.outputs, task.readout, task.selection_size)
+    marked = task.test_size if task.vocabulary is not None else None  # `SeenInputs` holds the test inputs of all
     network = (run.model, job.model, run.model_version, settings, run.D, run.depth, run.norm, run.positions, run.residual)
-    return (run.task, run.task_version, type(task), *shapes, *network, run.steps, run.batch_size, run.dtype)
+    return (run.task, run.task_version, type(task), *shapes, marked, *network, run.steps, run.batch_size, run.dtype)
 
 
 def _trial(jobs: Sequence[Job], device: str) -> tuple[float, int]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice, zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +17,18 @@ from torch import Tensor
 from expbench.draws import Draws, advance_all, as_tensor
 from expbench.run import Run, Split
 from expbench.task import Batch, Task
+
+
+class Chunk(NamedTuple):
+    """A part of a split. batch: inputs and targets (B, ...) for all `runs`, if it is `shared`; else (len(runs), B, ...)."""
+
+    batch: Batch
+    runs: list[int]
+    shared: bool
+
+    def each(self) -> Batch:
+        """One for each of the runs: (len(runs), B, ...)."""
+        return Batch(*(x.expand(len(self.runs), *x.shape) for x in self.batch)) if self.shared else self.batch
 
 
 class Stream:
@@ -46,14 +60,19 @@ class Stream:
         whole = [torch.cat(tensors) for tensors in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
         return Batch(*(self._cast(x if self._order is None else x[self._order]) for x in whole))
 
-    def split(self, name: Split) -> Iterator[tuple[Batch, bool]]:
-        """The chunks of a split, and whether all runs share one: it is (B, ...), or (S, B, ...) if they do not."""
-        for chunk in zip(*(task.split(name, self._device) for task in self._members), strict=True):
-            if len(chunk) == 1:
-                yield Batch(*map(self._cast, chunk[0])), True
-            else:
-                by_task = dict(zip(self._members, chunk, strict=True))
-                yield self._stacked([by_task[task] for task in self._tasks]), False
+    def split(self, name: Split, chunks: int | None = None) -> Iterator[Chunk]:
+        """A split, or its first `chunks` chunks: chunk by chunk of those runs whose tasks have one of the same size."""
+        for drawn in islice(zip_longest(*(task.split(name, self._device) for task in self._members)), chunks):
+            by_size: dict[int, dict[Task, Batch]] = {}
+            for task, batch in zip(self._members, drawn, strict=True):
+                if batch is not None:
+                    by_size.setdefault(len(batch.inputs), {})[task] = batch
+            for by_task in by_size.values():
+                runs = [i for i, task in enumerate(self._tasks) if task in by_task]
+                if len(by_task) == 1:
+                    yield Chunk(Batch(*map(self._cast, *by_task.values())), runs, shared=True)
+                else:
+                    yield Chunk(self._stacked([by_task[self._tasks[i]] for i in runs]), runs, shared=False)
 
     def _drawing(self, task: Task, size: int) -> Callable[[Tensor], Batch]:
         return lambda key: task.batch(Draws(key, self._device), size)
@@ -85,9 +104,3 @@ class Stream:
 
     def _cast(self, x: Tensor) -> Tensor:
         return x.to(self._dtype) if x.is_floating_point() else x
-
-
-def each_own(chunk: tuple[Batch, bool], size: int) -> Batch:
-    """A chunk of `Stream.split` with a batch for each of `size` runs: (S, B, ...)."""
-    batch, shared = chunk
-    return Batch(*(x.expand(size, *x.shape) for x in batch)) if shared else batch

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from expbench.ensemble import Ensemble
 from expbench.network import Network
 from expbench.run import Run, Score, Split
 from expbench.steps import Steps, precision_context
-from expbench.stream import Stream, each_own
+from expbench.stream import Chunk, Stream
 from expbench.task import Batch, Measured, Task, total
 from expbench.watch import TransitionWatch
 
@@ -31,6 +30,7 @@ CURVE_CHUNKS = 1  # chunks of the selection split that a point of the curve look
 PROBE = 64  # sequences on which mixers log their statistics
 _WORTH_SHARING = 1 << 14  # numbers in one layer's input
 _EVALUATED_TOKENS = {"cpu": 1 << 16, "cuda": 1 << 22}  # that go through the networks at once when they are evaluated
+_MEASURED_TOKENS = 1 << 16  # of each run that are measured at once: a short sequence is measured among many
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def train_together(
     stream = Stream(runs, tasks, device)
     steps = Steps(runs, tasks, ensemble, stream, device)
     points = curve_steps(first.steps)
-    probe = Batch(*(x[:, :PROBE] for x in each_own(next(stream.split("selection")), len(runs))))
+    probe = Batch(*(x[:, :PROBE] for x in next(stream.split("selection")).each()))
     watch = TransitionWatch(ensemble)
 
     def scores(i: int, split: Split, step: int, measured: Iterable[Measured]) -> Iterator[Item]:
@@ -182,12 +182,33 @@ def evaluate_together(
     sequences = max(1, _EVALUATED_TOKENS[device] // (tasks[0].L * len(runs)))
     parts: dict[int, list[Mapping[str, Tensor]]] = {i: [] for i in alive}
     ensemble.template.eval()
-    for batch, shared in islice(stream.split(split), chunks):
+    for batch, some, shared in _joined(stream.split(split, chunks), max(1, _MEASURED_TOKENS // tasks[0].L)):
         with precision_context(runs[0], device):
             along = 0 if shared else 1
-            pieces = [ensemble.outputs(x, shared=shared) for x in batch.inputs.split(sequences, along)]
+            pieces = [ensemble.outputs(x, shared=shared, some=some) for x in batch.inputs.split(sequences, along)]
         outputs = torch.cat(pieces, 1)
-        for i in alive:
-            parts[i].append(tasks[i].measure(outputs[i], batch.targets if shared else batch.targets[i]))
+        for k, i in enumerate(some):
+            if i in parts:
+                parts[i].append(tasks[i].measure(outputs[k], batch.targets if shared else batch.targets[k]))
     ensemble.template.train()
     return {i: tasks[i].summary(total(parts[i])) for i in alive}
+
+
+def _joined(chunks: Iterable[Chunk], most: int) -> Iterator[Chunk]:
+    """Chunks of the same runs joined, as long as they are no more than `most` sequences of each run."""
+    held: list[Chunk] = []
+    for chunk in chunks:
+        sizes = [len(x.batch.targets if x.shared else x.batch.targets[0]) for x in (*held, chunk)]
+        if held and (held[0].runs != chunk.runs or sum(sizes) > most):
+            yield _one(held)
+            held = []
+        held.append(chunk)
+    if held:
+        yield _one(held)
+
+
+def _one(chunks: Sequence[Chunk]) -> Chunk:
+    first = chunks[0]
+    along = 0 if first.shared else 1
+    parts = zip(*(chunk.batch for chunk in chunks), strict=True)
+    return first if len(chunks) == 1 else first._replace(batch=Batch(*(torch.cat(tensors, along) for tensors in parts)))

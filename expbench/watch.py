@@ -9,7 +9,7 @@ from torch import Tensor
 
 from expbench.ensemble import Ensemble
 from expbench.run import Run
-from expbench.stream import Stream, each_own
+from expbench.stream import Stream
 from expbench.task import Measured, Task
 
 
@@ -25,7 +25,7 @@ class SeenInputs:
         self.small = base is not None and base ** tasks[0].L <= 100 * run.steps * run.batch_size
         if not self.small or base is None:
             return
-        chunks = [each_own(chunk, len(runs)).inputs for chunk in stream.split("test")]
+        chunks = [chunk.each().inputs for chunk in stream.split("test")]
         self.powers = torch.tensor([base**i for i in range(tasks[0].L)], device=chunks[0].device)
         self.codes = (torch.cat(chunks, 1) * self.powers).sum(-1).sort(1).values
         self.hits = torch.zeros(len(runs), self.codes.shape[1] + 1, dtype=torch.bool, device=self.codes.device)

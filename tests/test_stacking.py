@@ -13,6 +13,7 @@ from expbench.ensemble import Ensemble
 from expbench.grid import Job, Request, expand
 from expbench.network import Network
 from expbench.run import Score
+from expbench.stacks import by_likeness
 from expbench.steps import _Rates, learning_rate_factor
 from expbench.stream import Stream
 from expbench.training import Diverged, Item, build, train, train_together
@@ -64,6 +65,18 @@ def test_whole_runs_with_other_rates_warm_ups_clips_and_decays(task: str) -> Non
     """To the end, the test split and the share of it that training has seen among what is compared."""
     stack = jobs(task, "s6", steps="40", warmup="0,20", clip="0.1,1", weight_decay="0,0.1", seeds="0")
     check_scores(stack, range(0, len(stack), 3))
+
+
+def test_tasks_with_test_splits_of_other_sizes_are_trained_together() -> None:
+    """Sizes follow the labels: 600 and 2048 sequences here, so that a part of the stack is evaluated without the others."""
+    stack = [
+        job
+        for settings in (("degree=2", "test_size=600"), ("degree=6", "inputs=signs"))
+        for job in jobs("polyreg", "attn", task_settings=settings, instances="0", lr="0.003", steps="25")
+    ]
+    assert len({job.task.test_size for job in stack}) == 2
+    assert len(by_likeness(stack)) == 1
+    check_scores(stack, range(len(stack)))
 
 
 def test_rates_in_tensors_are_the_schedule() -> None:
