@@ -8,6 +8,7 @@ but tried: losses and gradients of a few of them, together and alone.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ _SHARE_OF_MEMORY = 0.4
 # Numbers in one layer of a run, from which on a CPU is busy with it alone. Of a token there are D, of its scores with others
 # L, of its state D^2 where N is as large as D; the last two count for less, as not every layer has them.
 _WORTH_STACKING = 1 << 13
+_ROUNDING = 1e-2  # relative: a difference in float32 that may be rounding, if in float64 there is none
 _TRIED = 4  # tasks of a stack beside the first, on which it is tried beforehand
 
 
@@ -63,11 +65,15 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
     if device == "cpu" and run.batch_size * run.L * max(run.D, run.L // 16, run.D**2 // 8) > _WORTH_STACKING:
         return 1, "its steps are large enough to keep a CPU busy"
     others = {job.task: job for job in group[1:]} | {first.task: group[-1]}
+    tried = [first, *list(others.values())[:_TRIED]]
     try:
-        difference, size = _trial([first, *list(others.values())[:_TRIED]], device)
+        difference, size = _trial(tried, device)
+        alike = difference <= TOLERANCE[run.dtype]
+        if not alike and run.dtype == "float32" and difference <= _ROUNDING:
+            alike = _trial([_in_float64(job) for job in tried], device)[0] <= TOLERANCE["float64"]
     except (Exception, SystemExit) as error:  # a plugin is a stranger's code, and what cannot be mapped fails in many ways
         return 1, f"it cannot be mapped: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if not difference <= TOLERANCE[run.dtype]:
+    if not alike:
         return 1, f"mapped, its loss or gradient is another (by {difference:.1e})"
     if size == 1:
         return 1, "memory does not suffice for two"
@@ -81,6 +87,10 @@ def _alike(job: Job) -> tuple[object, ...]:
     marked = task.test_size if task.vocabulary is not None else None  # `SeenInputs` holds the test inputs of all
     network = (run.model, job.model, run.model_version, settings, run.D, run.depth, run.norm, run.positions, run.residual)
     return (run.task, run.task_version, type(task), *shapes, marked, *network, run.steps, run.batch_size, run.dtype)
+
+
+def _in_float64(job: Job) -> Job:
+    return job._replace(run=replace(job.run, dtype="float64"))
 
 
 def _trial(jobs: Sequence[Job], device: str) -> tuple[float, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from expbench import plugins, table
+from expbench import plugins, stacks, table
 from expbench.ensemble import Ensemble
 from expbench.grid import Job, Request, expand
 from expbench.network import Network
@@ -241,6 +241,23 @@ def test_float32_agrees_from_identical_parameters() -> None:
                 mine = [losses[i].detach(), *(g[i] for g in grads)]
         for a, b in zip(mine, [losses[0].detach(), *(g[0] for g in grads)], strict=True):
             assert float((a - b).norm()) <= 1e-5 * float(b.norm()) + 1e-12
+
+
+@pytest.mark.parametrize(("rounding", "by", "size"), [(True, 3e-4, 2), (False, 3e-4, 1), (True, 0.05, 1)])
+def test_rounding_alone_keeps_no_runs_apart(monkeypatch: pytest.MonkeyPatch, rounding: bool, by: float, size: int) -> None:
+    """Where float32 differs by more than its tolerance, and not by much, float64 tells rounding from another gradient."""
+    both = jobs("polyreg", "attn", dtype="float32", seeds="0:2", instances="0", lr="0.01")
+    trial = stacks._trial
+
+    def rough(tried: Sequence[Job], device: str) -> tuple[float, int]:
+        difference, most = trial(tried, device)
+        assert difference < 1e-5
+        exact = rounding and tried[0].run.dtype == "float64"
+        return (difference if exact else by), most
+
+    monkeypatch.setattr(stacks, "_trial", rough)
+    together, reason = stacks.together(both, "cpu")
+    assert (min(together, 2), reason is None) == (size, size == 2)
 
 
 def test_too_little_memory_halves_a_stack(monkeypatch: pytest.MonkeyPatch, expbench: CommandLine) -> None:
