@@ -138,13 +138,14 @@ def collect(
 ) -> pd.DataFrame:
     """Write every row set in the folder `runs`, or those rows that `keep` marks, into the one file ``folder/name.parquet``.
 
-    Returns the rows that were written.
+    Times are kept to the millisecond, for what lies below is noise. Returns the rows that were written.
     """
     frame, problems = read(runs)
     if problems:
         raise BadInput(problems[0])
     if keep is not None:
         frame = frame[keep(frame)]
+    frame = frame.round({"seconds": 3, "run_seconds": 3})
     frame = frame.sort_values(["task", "kind", "key", "model", "split", "step", "metric", "slice"], kind="stable")
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder, name, pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False))
@@ -162,11 +163,12 @@ def endings(frame: pd.DataFrame) -> pd.Series[bool]:
 
     Of a run that ended before its last step, what was measured last.
     """
-    broken_off = (frame["status"] != "ok") & (frame["step"] == frame.groupby("key")["step"].transform("max"))
+    whole = frame["slice"] == ""
     unmeasured = frame["metric"].isna()
-    last = (frame["step"] == frame["steps"]) & (frame["slice"] == "") & frame["split"].isin(["selection", "test"])
+    broken_off = whole & (frame["status"] != "ok") & (frame["step"] == frame.groupby("key")["step"].transform("max"))
+    last = whole & (frame["step"] == frame["steps"]) & frame["split"].isin(["selection", "test"])
     run = (frame["kind"] == "run") & last
-    control = ~frame["kind"].isin(TRAINED) & (frame["slice"] == "")
+    control = whole & ~frame["kind"].isin(TRAINED)
     return unmeasured | broken_off | run | control | ((frame["kind"] == "tuning") & choosing(frame))
 
 
