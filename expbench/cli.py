@@ -138,7 +138,7 @@ def run(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pathlib import Path
 
-    from expbench import campaign, grid, sweep, table
+    from expbench import campaign, crew, grid, sweep, table
 
     chosen = sweep.choose_device(device)
     request = grid.Request(
@@ -170,12 +170,15 @@ def run(
     )
     held = hold_log()
     with backends.using(None if backend == "auto" else backend):
-        jobs = grid.expand(request, chosen)
+        jobs = crew.expand([request], chosen)
         how = campaign.How(
             Path(results), chosen, lr == "auto", part, seconds_of(time_limit), save_weights, fail_fast, largest=stack
         )
+        if crew.follows():
+            crew.follow(jobs, how)
+            return
         if dry_run:
-            print(campaign.preview(jobs, how))
+            print(crew.preview(jobs, how))
             return
         table.open_folder(results)
         if save_weights:
@@ -187,13 +190,11 @@ def run(
 
 def _campaign(jobs: Sequence[Job], how: How) -> None:
     """Run jobs, say how they ended, and exit as they did."""
-    from expbench import campaign
+    from expbench import crew
 
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise BadInput("several processes of torchrun: expbench run is started singly; started again it divides the work")
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        ended = campaign.run(jobs, how, say)
+        ended = crew.run(jobs, how, say)
     except KeyboardInterrupt:
         say("interrupted; the same command goes on from here")
         raise SystemExit(130) from None
@@ -260,17 +261,20 @@ def reproduce(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pathlib import Path
 
-    from expbench import campaign, claims, grid, sweep, table
+    from expbench import campaign, claims, crew, sweep, table
     from expbench.report import write_report
 
     study = smaller(PRESETS[preset]()) if smoke else PRESETS[preset]()
     chosen = sweep.choose_device(device)
     folder = Path(results or f"results/{preset}{'-smoke' if smoke else ''}")  # what is tried is no part of the study
     held = hold_log()
-    jobs = [job for request in study.requests for job in grid.expand(request, chosen)]
+    jobs = crew.expand(study.requests, chosen)
     how = campaign.How(folder, chosen, tunes=True, shard=part, seconds=seconds, tuning_runs=study.tuning_runs)
+    if crew.follows():
+        crew.follow(jobs, how)
+        return
     if dry_run:
-        print(campaign.preview(jobs, how))
+        print(crew.preview(jobs, how))
         return
     table.open_folder(str(folder))
     sweep.plan(jobs, folder)  # raises if the folder holds what is no results table

@@ -11,6 +11,7 @@ from typing import Any
 from expbench import provenance
 from expbench.floors import Floor
 from expbench.grid import Job
+from expbench.language.parallel import processes
 from expbench.network import Network
 from expbench.rates import RESERVED
 from expbench.reach import Reach
@@ -69,7 +70,7 @@ def of_run(job: Job, device: str, known: Row, scores: Sequence[Score], ending: R
     skip = run.model_settings.get("skip")
     constants = {
         **_of_task(job),
-        **_provenance(job, device, run.dtype),
+        **_provenance(job, device, run.dtype, processes()[1]),
         **{name: getattr(run, name) for name in _RUN_FIELDS},
         "key": run.key,
         "kind": "tuning" if run.seed >= RESERVED else "run",
@@ -119,12 +120,13 @@ def _of_task(job: Job) -> Row:
     }
 
 
-def _provenance(job: Job, device: str, dtype: str) -> Row:
+def _provenance(job: Job, device: str, dtype: str, processes: int = 1) -> Row:
+    name = provenance.device_name(device)
     return {
         **provenance.versions(),
         "created": datetime.now(UTC),
         "device": device,
-        "device_name": provenance.device_name(device),
+        "device_name": f"{processes} x {name}" if processes > 1 else name,
         "precision": provenance.precision(dtype, device),
         "git_commit": provenance.git_commit(),
         "model_origin": job.model_origin,

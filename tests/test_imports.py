@@ -36,6 +36,7 @@ LAYERS = [
     ["sweep", "tuning", "estimate", "plots", "overviews", "bench_plot", "bench_solvers", "bench_text"],
     ["preview", "report", "show", "doctor", "trace", "bench", "theory"],
     ["campaign", "presets", "declare"],
+    ["crew"],
     ["cli_options"],
     ["cli_bench", "cli_compare", "cli_theory"],
     ["cli"],

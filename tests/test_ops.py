@@ -1,9 +1,12 @@
 import math
+import sys
+import types
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from expbench.ops import backends, scan, taylor
 from expbench.ops import linear_attention as attention
@@ -87,6 +90,16 @@ def test_linear_attention_runs_the_backend_that_is_asked_for(monkeypatch: pytest
         pytest.raises(ValueError, match=r"^linear attention has no backend 'triton' \(it has: reference, torch\)$"),
     ):
         attention.linear_attention(q, k, v)
+
+
+def test_a_backend_is_probed_with_numbers_while_a_compiler_traces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that met tensors without data would fail, and what it found is kept: the slow backend would run for good."""
+    probed = types.ModuleType("probed")
+    probed.absent = lambda: None if float(torch.ones(2).sum()) == 2 else "wrong"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "probed", probed)
+    monkeypatch.setitem(backends._PROBED, "triton", "probed")
+    with FakeTensorMode():
+        assert backends.absent("triton") is None
 
 
 def test_softplus_coefficients() -> None:

@@ -218,11 +218,33 @@ def test_what_a_run_leaves_is_deleted_when_it_has_ended(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_under_torchrun_the_command_line_says_that_it_is_started_singly(
-    expbench: CommandLine, text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_under_torchrun_only_texts_are_trained(expbench: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    is_bad_input(expbench("run", "--task", "polyreg", "--models", "ssm", "--steps", "3"), "torchrun")
+    is_bad_input(expbench("run", "--task", "polyreg", "--models", "ssm", "--steps", "3"), "torchrun", "polyreg is none")
+
+
+def test_torchrun_trains_what_one_process_trains(text: str, tmp_path: Path) -> None:
+    """With --lr auto, so that runs are wanted that no process knew of beforehand; to rounding, and written once."""
+    words = ["run", "--task", "wikitext", "-t", text, "-t", "tokenizer=word", "--models", "linattn", "--L", "8", "--D", "8"]
+    words += ["--batch-size", "4", "--steps", "4", "--seeds", "0", "--lr", "auto", "--device", "cpu"]
+    started = {
+        "one": ["-m", "expbench"],
+        "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "expbench"],
+    }
+    said = {}
+    for name, how in started.items():
+        command = [sys.executable, *how, *words, "--results", name]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=300)
+        assert ended.returncode == 0, ended.stderr
+        said[name] = ended.stderr
+    assert said["two"].count("results in") == 1, "the first alone speaks"
+    order = ["key", "split", "metric", "slice", "step"]
+    frames = [table.read(tmp_path / name).frame.sort_values(order) for name in started]
+    metrics = [frame[frame["metric"].isin(["loss", "perplexity"])] for frame in frames]
+    assert len(metrics[0]) == len(metrics[1]) > 20
+    assert list(metrics[0]["key"]) == list(metrics[1]["key"])
+    assert metrics[1]["value"].to_numpy() == pytest.approx(metrics[0]["value"].to_numpy(), rel=1e-4)
+    assert set(frames[1][frames[1]["lr"].notna()]["device_name"].str[:4]) == {"2 x "}
 
 
 def test_show(expbench: CommandLine, text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from expbench.mixer import state_size
 from expbench.run import Run, Score
 from expbench.settings import Value
 from expbench.text_task import TextTask
+from expbench.training import Diverged
 
 FOLDER = "checkpoints"
 _TIMED = 3  # steps
@@ -90,14 +92,36 @@ def scores(
     run: Run, task: TextTask, model: LanguageModel, device: str, results: Path, ends: float, told: Callable[[int], None]
 ) -> Iterator[Score]:
     """Train a run, its checkpoints in the results folder until it has ended; raises `OutOfTime` at one after `ends`, by
-    `time.monotonic`."""
+    `time.monotonic`.
+
+    Under torchrun it is the first process that calls this: the others take part in it by `follow`.
+    """
     folder = results / FOLDER / run.key
     seconds = None if math.isinf(ends) else max(0.0, ends - time.monotonic())
     how = How(device=device, folder=folder, seconds=seconds)
+    joined(device).told(run)
     for found in train(model, task.corpus, recipe_of(run, task), how, told):
         if isinstance(found, Unfinished):
             raise OutOfTime(f"{run.title()} stands at a checkpoint after {found.step} of {found.steps} steps")
         yield found
+
+
+def follow(find: Callable[[Run], tuple[TextTask, type]], device: str, results: Path) -> None:
+    """Take part in each training that torchrun's first process begins, until it calls `dismiss`. find: a run's task and
+    mixer."""
+    while (run := joined(device).told(None)) is not None:
+        task, mixer = find(run)
+        how = How(device=device, folder=results / FOLDER / run.key)
+        with suppress(Diverged):
+            for _ in train(model_of(run, task, mixer), task.corpus, recipe_of(run, task), how):
+                pass
+    joined(device).part()
+
+
+def dismiss(device: str) -> None:
+    """Let those go that `follow`."""
+    joined(device).told(None)
+    joined(device).part()
 
 
 def seconds(run: Run, task: TextTask, mixer: type, device: str) -> float:

@@ -7,6 +7,7 @@ it alone evaluates, writes and decides what depends on a clock; the others wait 
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -49,6 +50,22 @@ class Group:
         found: list[int] = both.tolist()
         return found
 
+    def part(self) -> None:
+        """To be called by all when there is nothing more to train: a process that is still waiting for one that has ended
+        would be aborted."""
+        if self.size > 1:
+            distributed.barrier()
+            gc.collect()  # what was trained holds threads of the group
+            _leave()
+
+    def told(self, what: Any) -> Any:
+        """What process 0 says, which can be pickled. The others wait for it."""
+        if self.size == 1:
+            return what
+        both = [what]
+        distributed.broadcast_object_list(both, 0, device=self.device)
+        return both[0]
+
     def summed(self, x: Tensor) -> Tensor:
         """The sum over the processes."""
         return x if self.size == 1 else self._reduced(x, distributed.ReduceOp.SUM)
@@ -68,6 +85,11 @@ def apart(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
     return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
+def processes() -> tuple[int, int]:
+    """The number of this process and how many torchrun has started; (0, 1) without it. Joins nothing."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
 def joined(device: str) -> Group:
     """The group of this process: of torchrun's where it was started by that, else by itself. Raises BadInput.
 
@@ -75,7 +97,7 @@ def joined(device: str) -> Group:
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("device=cuda: torch sees no GPU here; take cpu")
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    _, size = processes()
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda" and local >= torch.cuda.device_count():
         raise BadInput(f"process {local} of this host has no GPU of its own: there are {torch.cuda.device_count()}")
@@ -88,5 +110,10 @@ def joined(device: str) -> Group:
         torch.cuda.set_device(own)
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
-        atexit.register(distributed.destroy_process_group)
+        atexit.register(_leave)
     return Group(distributed.get_rank(), size, own)
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -85,7 +85,10 @@ def absent(name: str) -> str | None:
     """Why the backend does not work on this machine and how to get it; None if it works. Probed by a call, once."""
     if name not in _PROBED:
         return None
-    reason: str | None = import_module(_PROBED[name]).absent()
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes():  # a compiler's tracing makes tensors without data, on which the probe's call would fail
+        reason: str | None = import_module(_PROBED[name]).absent()
     return reason
 
 

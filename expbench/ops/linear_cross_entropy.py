@@ -18,14 +18,17 @@ from torch.nn import functional as F
 from expbench.ops.selective.library import autocast_dtype, without_autocast
 from expbench.ops.selective.problem import state_dtype
 
-_ROWS = 2048  # 0.4 GB of float32 logits over 50257 classes
+_ROW_BYTES = 8192  # of one class's logits: 0.4 GB over 50257 classes
+_ALIGNED = 64  # classes: on a GPU products in 16 bits of another number take five times as long (cuBLAS, H200)
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int = _ROWS, *, compiled: bool = False) -> Tensor:
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: Tensor, rows: int | None = None, *, compiled: bool = False
+) -> Tensor:
     """The mean of -log softmax(weight x_m)[target_m], a scalar: x (M, D), weight (V, D), targets (M,) int64.
 
-    `rows` are done at a time, with their gradients: it can be differentiated once, and costs no second pass. compiled: what
-    is between the products of matrices, by torch.compile.
+    `rows` are done at a time (None: as many as take 0.4 GB for 50257 classes), with their gradients: it can be
+    differentiated once, and costs no second pass. compiled: what is between the products of matrices, by torch.compile.
     """
     if not torch.is_grad_enabled():
         return row_cross_entropy(x, weight, targets, rows).mean()
@@ -34,10 +37,10 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int =
 
 
 @torch.no_grad()
-def row_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int = _ROWS) -> Tensor:
+def row_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int | None = None) -> Tensor:
     """The terms (M,) of that mean, without gradients."""
-    parts = _logits(x, weight, targets, rows)
-    return torch.cat([-_chosen(z.to(state_dtype(z.dtype)).log_softmax(-1), wanted) for _, _, wanted, z in parts])
+    parts, classes = _logits(x, _aligned(weight, _dtype(x)), targets, rows), len(weight)
+    return torch.cat([-_chosen(_logarithms(logits, classes), wanted) for _, _, wanted, logits in parts])
 
 
 def reference(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -47,18 +50,18 @@ def reference(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 class _Mean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, rows: int, compiled: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, rows: int | None, compiled: bool) -> Tensor:
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         dtype = _dtype(x)
         state = state_dtype(dtype)
         total = torch.zeros((), dtype=state, device=x.device)
         grad_x = torch.empty_like(x, dtype=state) if needs_x else None
-        grad_weight = torch.zeros_like(weight, dtype=state) if needs_weight else None
-        cast = weight.to(dtype)
+        cast = _aligned(weight, dtype)
+        grad_weight = torch.zeros_like(cast, dtype=state) if needs_weight else None
         cost = _compiled_cost() if compiled else _cost
         for at, part, wanted, logits in _logits(x, cast, targets, rows):
             with without_autocast(x.device.type):
-                summed, grad = cost(logits, wanted)
+                summed, grad = cost(logits, wanted, len(weight))
                 total += summed
                 if grad_x is not None:
                     grad_x[at] = grad @ cast
@@ -66,7 +69,7 @@ class _Mean(torch.autograd.Function):
                     grad_weight += grad.mT @ part
         ctx.save_for_backward(
             None if grad_x is None else grad_x.div_(len(x)).to(x.dtype),
-            None if grad_weight is None else grad_weight.div_(len(x)).to(weight.dtype),
+            None if grad_weight is None else grad_weight[: len(weight)].div_(len(x)).to(weight.dtype),
         )
         return total / len(x)
 
@@ -76,32 +79,54 @@ class _Mean(torch.autograd.Function):
         return *(None if saved is None else saved * grad.to(saved) for saved in ctx.saved_tensors), None, None, None
 
 
-def _cost(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum of -log softmax(logits)[wanted], in the state's dtype, and its gradient, in that of logits (rows, V)."""
-    logarithms = logits.to(state_dtype(logits.dtype)).log_softmax(-1)
+def _cost(logits: Tensor, wanted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The sum of -log softmax(logits)[wanted], in the state's dtype, and its gradient, in the dtype of logits.
+
+    Of logits (rows, V or more) the first V, the `classes`, count; the gradient (rows, V or more) of the others is 0.
+    """
+    logarithms = _logarithms(logits, classes)
     cost = -_chosen(logarithms, wanted).sum()
     grad = logarithms.exp_()
     grad.scatter_add_(1, wanted[:, None], grad.new_full((len(wanted), 1), -1.0))
-    return cost, grad.to(logits.dtype)  # not divided by rows: that would bring it closer to a narrow dtype's least number
+    # not divided by rows: that would bring it closer to a narrow dtype's least number
+    return cost, _widened(grad.to(logits.dtype), logits)
 
 
-def _cost_to_compile(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+def _cost_to_compile(logits: Tensor, wanted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """`_cost` without the scatter, at which a compiler would part it in two."""
-    logarithms = logits.to(state_dtype(logits.dtype)).log_softmax(-1)
-    hit = torch.arange(logits.shape[1], device=logits.device) == wanted[:, None]
-    return -_chosen(logarithms, wanted).sum(), (logarithms.exp() - hit.to(logarithms.dtype)).to(logits.dtype)
+    logarithms = _logarithms(logits, classes)
+    hit = torch.arange(classes, device=logits.device) == wanted[:, None]
+    grad = (logarithms.exp() - hit.to(logarithms.dtype)).to(logits.dtype)
+    return -_chosen(logarithms, wanted).sum(), _widened(grad, logits)
 
 
 @cache
-def _compiled_cost() -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+def _compiled_cost() -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
     return torch.compile(_cost_to_compile, dynamic=False)
 
 
-def _logits(x: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Of some rows at a time: which, their x in the dtype of the products, their targets, their logits (rows, V)."""
-    dtype = _dtype(x)
-    # cast here, not by autocast: what it casts where there is no gradient, it keeps for where there is one
-    x, weight = x.to(dtype), weight.to(dtype)
+def _logarithms(logits: Tensor, classes: int) -> Tensor:
+    return logits[:, :classes].to(state_dtype(logits.dtype)).log_softmax(-1)
+
+
+def _widened(grad: Tensor, logits: Tensor) -> Tensor:
+    lacking = logits.shape[1] - grad.shape[1]
+    return F.pad(grad, (0, lacking)) if lacking else grad
+
+
+def _aligned(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight in the dtype of the products, in 16 bits with rows of zeros up to a multiple of `_ALIGNED`.
+
+    Cast here, not by autocast: what it casts where there is no gradient, it keeps for where there is one.
+    """
+    lacking = -len(weight) % _ALIGNED if dtype.itemsize == 2 else 0
+    return F.pad(weight.to(dtype), (0, 0, 0, lacking)) if lacking else weight.to(dtype)
+
+
+def _logits(x: Tensor, weight: Tensor, targets: Tensor, rows: int | None) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Of some rows at a time: which, their x in the weight's dtype, their targets, their logits (rows, V or more)."""
+    x = x.to(weight.dtype)
+    rows = rows or _ROW_BYTES // weight.dtype.itemsize
     for start in range(0, len(x), rows):
         at = slice(start, start + rows)
         with without_autocast(x.device.type):
