@@ -12,6 +12,10 @@ Prints milliseconds a step (the median over rounds), tokens a second, MFU and th
 in a step by kind of operation. A variant that cannot run here is left out, with the reason. The defaults are the paper's
 size: 12 layers of width 384 at a context of 1024, in batches of 32 and in bfloat16. To try it on a CPU, where nothing is
 compiled: --layers 2 --width 32 --context 64 --batch-size 4 --vocabulary 500 --steps 3 --rounds 1 --dtype float32
+
+On several GPUs of one host, beside what one did just before (the batch is shared among them):
+python benchmarks/language.py --device cuda --out alone
+torchrun --standalone --nproc-per-node 2 benchmarks/language.py --device cuda --against alone/language.parquet --out both
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from expbench.errors import BadInput
 from expbench.language import How, Recipe, Schedule, flops_per_token
 from expbench.language.data import Order
 from expbench.language.flops import peak
-from expbench.language.parallel import joined
+from expbench.language.parallel import joined, processes
 from expbench.language.steps import Steps
 from expbench.ops import backends
 from expbench.text import aligned, number
@@ -176,7 +180,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--kernels", type=int, default=0, help="print so many of the longest kernels of each variant")
     parser.add_argument("--out", type=Path, help="a folder for language.parquet and language.md")
+    parser.add_argument("--against", type=Path, help="a language.parquet of one process: how many times as fast is this?")
     options = parser.parse_args()
+    rank, size = processes()
     chosen = [variant for variant in VARIANTS if variant.name in options.variants.split(",")]
     reasons = {variant.name: reason_against(variant) for variant in chosen}
     for name, reason in reasons.items():
@@ -191,7 +197,11 @@ def main() -> None:
         ms = statistics.median(each)
         speed = options.batch_size * options.context / ms * 1e3
         row = {"variant": variant.name, **rounds[-1][variant.name], "ms": ms, "ms_least": min(each), "ms_most": max(each)}
-        row |= {"tokens_per_second": speed, "mfu": row["flops_per_token"] * speed / most if most else float("nan")}
+        row |= {"processes": size, "tokens_per_second": speed}
+        row["mfu"] = row["flops_per_token"] * speed / (most * size) if most else float("nan")
+        if options.against:
+            alone = pd.read_parquet(options.against).set_index("variant")["tokens_per_second"]
+            row["times_one_process"] = speed / alone.get(variant.name, float("nan"))
         rows.append(row)
     for row in rows:  # how many times as fast as the others
         row |= {f"times_{other['variant'].replace(' ', '_')}": other["ms"] / row["ms"] for other in rows}
@@ -199,8 +209,10 @@ def main() -> None:
         with training(variant, options) as (steps, _):
             kinds, longest = breakdown(steps, options)
         row |= {f"ms_{kind.replace(' ', '_').replace('-', '_')}": spent for kind, spent in sorted(kinds.items())}
-        for spent, count, name in longest:
+        for spent, count, name in longest if rank == 0 else ():
             print(f"  {variant.name}: {spent:8.3f} ms {count:4d} x {name[:150]}")
+    if rank > 0:
+        return
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [[v if isinstance(v := row.get(c, float("nan")), str) else number(v) for row in rows] for c in columns]
     table = aligned([[column, *line] for column, line in zip(columns, cells, strict=True)])
