@@ -12,7 +12,7 @@ more about itself. Embedding, positions, normalisation, residual and read-out st
             self.decay = nn.Parameter(torch.full((width,), 1 - 1 / horizon))
 
         def forward(self, x):
-            return linear_scan(self.decay.expand_as(x), x)
+            return linear_scan(self.decay, x.transpose(0, 1)).transpose(0, 1)  # time first
 
         def state_size(self, L):
             return len(self.decay)

@@ -8,12 +8,12 @@ import pytest
 
 from expbench import table
 from tests.conftest import CommandLine
+from tests.documents import ROOT, blocks, write_files
 from tests.small_language import write_text
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line.partition(" #")[0].strip() for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
+PAGE = ROOT / "README.md"
+README = PAGE.read_text()
+COMMANDS = [command for block in blocks(PAGE) for command in block.commands]
 SHORT = ["--steps", "3", "--seeds", "0", "-t", "test_size=64", "-t", "selection_size=64"]
 SHORTER = {"run": SHORT, "reproduce": ["--shard", "1/9"]}
 SHORT_TEXT = ["--steps", "3", "--seeds", "0"]
@@ -22,12 +22,7 @@ SHORT_TEXT = ["--steps", "3", "--seeds", "0"]
 @pytest.fixture
 def files(tmp_path: Path) -> None:
     """The files that the README shows, under the names that it gives them."""
-    for kind, block in BLOCKS:
-        named = re.match(r"# (\S+\.py)\n", block)
-        if kind == "python" and named:
-            path = tmp_path / named[1]
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(block)
+    write_files(PAGE, tmp_path)
     write_text(tmp_path / "wikitext-2")
 
 
@@ -91,12 +86,6 @@ def test_every_plugin_stands_in_the_readme() -> None:
 
     for name in (*discover("task"), *discover("model")):
         assert f"| `{name}` |" in README
-
-
-def test_files_that_the_readme_points_to_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        if not target.startswith("http"):
-            assert (ROOT / target).exists(), target
 
 
 def test_the_committed_reference_is_readable() -> None:
