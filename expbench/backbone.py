@@ -70,7 +70,7 @@ class LanguageModel(nn.Module):
         )
         self.norms = nn.ModuleList(nn.RMSNorm(width, _EPSILON) for _ in self.blocks)
         self.norm = nn.RMSNorm(width, _EPSILON)
-        self._added, self._compiled = added, False
+        self._added = added
         nn.init.normal_(self.embed.weight, std=_EMBEDDING_STD)
         with torch.no_grad():
             for block in self.blocks:
@@ -101,7 +101,7 @@ class LanguageModel(nn.Module):
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """The mean cross-entropy, in nats, of targets (B, L): the tokens that follow. Never all the logits at once."""
         rows = self.features(tokens).flatten(0, 1)
-        return linear_cross_entropy(rows, self.embed.weight, targets.flatten(), compiled=self._compiled)
+        return linear_cross_entropy(rows, self.embed.weight, targets.flatten())
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
@@ -110,13 +110,13 @@ class LanguageModel(nn.Module):
         return rows.view_as(targets)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """From now on have torch.compile make a program of a block with its norm and residual, and of the loss.
+        """From now on have torch.compile make a program of a block with its norm and residual.
 
         One program serves all blocks alike. What the process has compiled before is forgotten: a program is kept with the
         backend that its scan was traced with, and only some are kept of one function, beyond which torch compiles no more.
         """
         torch.compiler.reset()
-        self._added, self._compiled = torch.compile(added, backend=backend, dynamic=False), True
+        self._added = torch.compile(added, backend=backend, dynamic=False)
 
     @torch.no_grad()
     def statistics(self, tokens: Tensor) -> dict[tuple[int, str], Tensor]:

@@ -20,6 +20,8 @@ from expbench.models import s6 as s6_module
 from expbench.models.attn import Attn
 from expbench.models.linattn import LinAttn
 from expbench.models.s6 import S6
+from expbench.ops.cross_entropy_kernel import cost
+from expbench.ops.linear_cross_entropy import _cost as reference_cost
 from expbench.ops.linear_cross_entropy import linear_cross_entropy, reference, row_cross_entropy
 
 V, D, L = 11, 16, 12
@@ -366,6 +368,28 @@ def test_linear_cross_entropy_under_autocast() -> None:
     torch.testing.assert_close(answers[1][0], answers[0][0], rtol=1e-6, atol=0)
     assert float((answers[1][0] - exact).abs()) > 1e-6, "the products are bfloat16's"
     torch.testing.assert_close(answers[1][1:], answers[0][1:], rtol=0.02, atol=1e-4)
+
+
+GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")])
+INTERPRETED = pytest.param("cpu", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="Triton compiles here"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("classes", "width"), [(1, 1), (50, 64), (5000, 5056), (9000, 9000)])
+@pytest.mark.parametrize("device", [INTERPRETED, GPU])
+def test_the_kernel_of_the_cross_entropy_against_its_reference(
+    classes: int, width: int, dtype: torch.dtype, device: str
+) -> None:
+    generator = torch.Generator().manual_seed(classes)
+    logits = (30 * torch.randn(6, width, generator=generator)).to(device, dtype)
+    logits[1, 0] = 3e4  # nearly all of its row
+    wanted = torch.tensor([0, classes - 1, 0, classes // 2, classes - 1, 0], device=device)
+    expected, gradient = reference_cost(logits.double(), wanted, classes)
+    found, over = cost(logits, wanted, classes)
+    assert over.data_ptr() == logits.data_ptr()
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(over.double(), gradient, rtol=1e-5 if dtype == torch.float32 else 8e-3, atol=1e-7)
+    assert not over[:, classes:].any()
 
 
 @pytest.mark.parametrize("name", ["s6", "attn"])

@@ -24,7 +24,6 @@ from expbench.mixer import Mixer
 from expbench.models.attn import Attn
 from expbench.models.s6 import S6
 from expbench.ops import convolution as convolutions
-from expbench.ops import linear_cross_entropy
 from expbench.training import Diverged
 from tests.small_language import L, corpus_in, numbers, recipe, small, trained, write_text
 
@@ -312,7 +311,6 @@ def test_the_shifted_convolution_is_torchs() -> None:
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
 @pytest.mark.parametrize("mixer", [S6, Attn])
 def test_compiled_blocks_are_the_blocks(mixer: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linear_cross_entropy, "_compiled_cost", lambda: linear_cross_entropy._cost_to_compile)
     net, tokens = small(mixer).double(), torch.randint(32, (2, L + 1))
 
     def found() -> list[Tensor]:

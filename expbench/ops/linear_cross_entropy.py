@@ -6,8 +6,7 @@ Letters: M rows, D channels, V classes. Products are in autocast's dtype where i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from expbench.ops import backends
 from expbench.ops.selective.library import autocast_dtype, without_autocast
 from expbench.ops.selective.problem import state_dtype
 
@@ -22,17 +22,15 @@ _ROW_BYTES = 8192  # of one class's logits: 0.4 GB over 50257 classes
 _ALIGNED = 64  # classes: on a GPU products in 16 bits of another number take five times as long (cuBLAS, H200)
 
 
-def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, rows: int | None = None, *, compiled: bool = False
-) -> Tensor:
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int | None = None) -> Tensor:
     """The mean of -log softmax(weight x_m)[target_m], a scalar: x (M, D), weight (V, D), targets (M,) int64.
 
     `rows` are done at a time (None: as many as take 0.4 GB for 50257 classes), with their gradients: it can be
-    differentiated once, and costs no second pass. compiled: what is between the products of matrices, by torch.compile.
+    differentiated once, and costs no second pass. What is between the products of matrices is one kernel on a GPU.
     """
     if not torch.is_grad_enabled():
         return row_cross_entropy(x, weight, targets, rows).mean()
-    mean: Tensor = _Mean.apply(x, weight, targets, rows, compiled)
+    mean: Tensor = _Mean.apply(x, weight, targets, rows)
     return mean
 
 
@@ -50,7 +48,7 @@ def reference(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 class _Mean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, rows: int | None, compiled: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, rows: int | None) -> Tensor:
         needs_x, needs_weight = ctx.needs_input_grad[:2]
         dtype = _dtype(x)
         state = state_dtype(dtype)
@@ -58,10 +56,9 @@ class _Mean(torch.autograd.Function):
         grad_x = torch.empty_like(x, dtype=state) if needs_x else None
         cast = _aligned(weight, dtype)
         grad_weight = torch.zeros_like(cast, dtype=state) if needs_weight else None
-        cost = _compiled_cost() if compiled else _cost
         for at, part, wanted, logits in _logits(x, cast, targets, rows):
             with without_autocast(x.device.type):
-                summed, grad = cost(logits, wanted, len(weight))
+                summed, grad = _cost(logits, wanted, len(weight))
                 total += summed
                 if grad_x is not None:
                     grad_x[at] = grad @ cast
@@ -76,33 +73,25 @@ class _Mean(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if saved is None else saved * grad.to(saved) for saved in ctx.saved_tensors), None, None, None
+        return *(None if saved is None else saved * grad.to(saved) for saved in ctx.saved_tensors), None, None
 
 
 def _cost(logits: Tensor, wanted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """The sum of -log softmax(logits)[wanted], in the state's dtype, and its gradient, in the dtype of logits.
 
-    Of logits (rows, V or more) the first V, the `classes`, count; the gradient (rows, V or more) of the others is 0.
+    Of logits (rows, V or more) the first V, the `classes`, count; the gradient (rows, V or more) of the others is 0. It may
+    lie in the memory of the logits.
     """
+    if logits.is_cuda and logits.dtype != torch.float64 and backends.absent("triton") is None:
+        from expbench.ops.cross_entropy_kernel import cost
+
+        return cost(logits, wanted, classes)
     logarithms = _logarithms(logits, classes)
-    cost = -_chosen(logarithms, wanted).sum()
+    total = -_chosen(logarithms, wanted).sum()
     grad = logarithms.exp_()
     grad.scatter_add_(1, wanted[:, None], grad.new_full((len(wanted), 1), -1.0))
     # not divided by rows: that would bring it closer to a narrow dtype's least number
-    return cost, _widened(grad.to(logits.dtype), logits)
-
-
-def _cost_to_compile(logits: Tensor, wanted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """`_cost` without the scatter, at which a compiler would part it in two."""
-    logarithms = _logarithms(logits, classes)
-    hit = torch.arange(classes, device=logits.device) == wanted[:, None]
-    grad = (logarithms.exp() - hit.to(logarithms.dtype)).to(logits.dtype)
-    return -_chosen(logarithms, wanted).sum(), _widened(grad, logits)
-
-
-@cache
-def _compiled_cost() -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
-    return torch.compile(_cost_to_compile, dynamic=False)
+    return total, _widened(grad.to(logits.dtype), logits)
 
 
 def _logarithms(logits: Tensor, classes: int) -> Tensor:
