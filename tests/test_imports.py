@@ -35,7 +35,7 @@ LAYERS = [
     ["execute"],
     ["sweep", "tuning", "estimate", "plots", "overviews", "bench_plot", "bench_solvers", "bench_text"],
     ["preview", "report", "show", "doctor", "trace", "bench", "theory"],
-    ["campaign", "presets", "declare"],
+    ["campaign", "presets", "text_presets", "declare"],
     ["cli_options"],
     ["cli_bench", "cli_compare", "cli_theory"],
     ["cli"],

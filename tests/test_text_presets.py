@@ -1,0 +1,91 @@
+"""The studies of texts: what is run, on which text, what is claimed, and what is refused before anything runs."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from expbench import claims, grid, ledger, table
+from expbench.cells import gather, with_context
+from expbench.presets import PRESETS, chosen
+from tests.conftest import CommandLine, is_bad_input
+from tests.small_language import write_text
+
+
+@pytest.fixture
+def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder of a few sentences; what is made of it is kept beside."""
+    monkeypatch.setenv("EXPBENCH_CACHE", str(tmp_path / "cache"))
+    return str(write_text(tmp_path / "wikitext-2"))
+
+
+def jobs(name: str, path: str) -> list[grid.Job]:
+    """The jobs of a study on that text, with its own models and seeds but short."""
+    return [job for request in chosen(name, None, path, small=True)[0].requests for job in grid.expand(request, "cpu")]
+
+
+def test_table_1_has_the_settings_that_the_paper_states() -> None:
+    study = PRESETS["table1-nlp"]()
+    seeds: Counter[str] = Counter()
+    for request in study.requests:
+        stated = (request.L, request.D, request.depth, request.batch_size, request.epochs, request.weight_decay)
+        assert stated == ("1024", "384", "12", "32", "20", "0.01")
+        assert (request.lr, request.dtype, request.warmup) == ("0.001", "bfloat16", None), "an epoch, of so many"
+        for model in request.models.split(","):
+            seeds[model] = max(seeds[model], len(grid.whole("--seeds", request.seeds, least=0)))
+    assert seeds == {"s6": 3, "s6-poly": 3, "attn": 3, "s6-poly-disc": 1, "s6-bbar-b": 1, "linattn": 1}
+    assert {row.model for row in ledger.table1()} == set(seeds) - {"linattn"}
+    assert not study.tunes
+
+
+def test_the_polynomials_are_of_degree_3_about_both_points(text: str) -> None:
+    found = {
+        (job.run.model, job.run.model_settings["taylor"], job.run.model_settings["center"])
+        for job in jobs("table1-nlp", text)
+        if "taylor" in job.run.model_settings
+    }
+    assert found == {(model, 3, center) for model in ("s6-poly", "s6-poly-disc") for center in ("zero", "bias")}
+
+
+def test_what_is_claimed_are_the_orders_of_the_table(text: str) -> None:
+    claimed = PRESETS["table1-nlp"]().claims
+    values = {row.model: row.value for row in ledger.table1()}
+    assert len(claimed) == 10
+    assert all(values[claim.left.model] < values[claim.right.model] and claim.relation == "<" for claim in claimed)
+    run = {job.run.model for job in jobs("table1-nlp", text)}
+    assert all({claim.left.model, claim.right.model} <= run for claim in claimed)
+
+
+@pytest.mark.usefixtures("text")
+def test_smoke_runs_every_row_without_datasets_and_judges_nothing(
+    expbench: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)  # to import it fails
+    words = ["reproduce", "table1-nlp", "--data", "wikitext-2", "--path", "wikitext-2", "--smoke", "--device", "cpu"]
+    answer = expbench(*words)
+    assert answer.code == 0, answer.err
+    folder = Path("results/table1-nlp-wikitext-2-smoke")
+    frame = table.read(folder).frame
+    assert set(frame["status"]) == {"ok"}
+    assert {cell["model"] for cell in gather(with_context(frame))} == {row.model for row in ledger.table1()} | {"linattn"}
+    assert set(frame["kind"]) == {"run", "baseline", "chance"}, "no rate is chosen"
+    assert len(claims.read(folder)) == 10
+    report = Path(answer.out.strip()).read_text()
+    assert "a verdict takes 10 units and has 2 pairs" in report
+    assert "supported:" not in report
+    assert "ran 0 (none)" in expbench(*words).err
+
+
+def test_bad_input(expbench: CommandLine, text: str) -> None:
+    is_bad_input(expbench("reproduce", "table1"), "table1-nlp")
+    is_bad_input(expbench("reproduce", "table1-nlp"), "--data wikitext-2", "--path")
+    is_bad_input(expbench("reproduce", "table1-nlp", "--data", "wikitext2"), "did you mean 'wikitext-2'")
+    is_bad_input(expbench("reproduce", "table1-nlp", "--path", "nowhere"), "nowhere is not a folder")
+    is_bad_input(expbench("reproduce", "table1-nlp", "--path", "a,b"), "--path", "commas")
+    is_bad_input(expbench("reproduce", "table1-nlp", "--path", ""), "--path")
+    is_bad_input(expbench("reproduce", "table2", "--data", "wikitext-2"), "--data wikitext-2", "table2")
+    is_bad_input(expbench("reproduce", "degree", "--path", text), "--path", "degree")
+    answer = expbench("reproduce", "table1-nlp", "--path", text)  # whose splits are shorter than the study's context
+    is_bad_input(answer._replace(err=answer.err.strip().splitlines()[-1]), "L=1024 is longer than the shortest split")
+    assert not Path("results").exists()
