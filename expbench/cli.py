@@ -232,7 +232,7 @@ def claim(
 
 @app.command()
 def reproduce(
-    preset: Annotated[str, typer.Argument(help="table2, degree, table1-nlp.")],
+    preset: Annotated[str, typer.Argument(help="table2, degree, table1-nlp, context.")],
     data: Annotated[str | None, typer.Option("--data", metavar="NAME", help="The text: wikitext-2, wikitext-103.")] = None,
     path: Annotated[
         str | None, typer.Option("--path", metavar="FOLDER", help="A folder that the text is read from, not the network.")

@@ -166,13 +166,15 @@ PRESETS: Mapping[str, Callable[[], Preset]] = {
     "table2": _table2,
     "degree": _degree,
     "table1-nlp": lambda: Preset(*text_presets.table1(), of_text=True),
+    "context": lambda: Preset(*text_presets.contexts(), of_text=True),
 }
 
 
 def chosen(name: str, data: str | None, path: str | None, *, small: bool) -> tuple[Preset, str]:
     """The preset of that name, for a few steps if it is to be `small`; and what its results are called.
 
-    data, path: the text of a study of one, by name or in a folder. Raises BadInput where there is none, or none is asked for.
+    data, path: the text of a study of one, by name or in a folder. Raises BadInput for a text where none is asked for, and
+    for none where one is.
     """
     study, called = PRESETS[name](), name
     if study.of_text:
@@ -181,11 +183,13 @@ def chosen(name: str, data: str | None, path: str | None, *, small: bool) -> tup
     elif data is not None or path is not None:
         option = f"--data {data}" if data is not None else f"--path {path}"
         raise BadInput(f"{option}: {name} is on no text, it makes its own data; leave the option out")
-    return (smoke(study), f"{called}-smoke") if small else (study, called)  # what is tried is no part of the study
+    if small:
+        return smoke(study), f"{called}-smoke"  # what is tried is no part of the study
+    return study, called
 
 
 def smoke(preset: Preset) -> Preset:
-    """The first value of every list, or a text's models in little, for a few steps: does everything run? Its claims stay
+    """The first value of every list, or small models of a text, for a few steps: does everything run? Its claims stay
     undecided."""
     if preset.of_text:
         return preset._replace(requests=tuple(map(text_presets.smaller, preset.requests)))

@@ -1,9 +1,9 @@
 """The studies of texts: Table 1 (right) of arXiv 2502.02209, and the same models at other contexts.
 
-Stated there: 12 layers, context 1024, batch 32, AdamW with weight decay .01, 20 epochs, one of them of warm-up, cosine decay,
-Taylor polynomials of degree 3. Not stated, and so a reconstruction: the peak rate, AdamW's betas (`language.Recipe`), tokens,
-clipping, precision, and about which point the polynomials expand softplus, of which both readings are run. A width of 386
-divides into no heads: it is 384.
+Stated there: 12 layers, context 1024, batch 32, AdamW with weight decay .01, 20 epochs, one of them of warm-up, a cosine,
+Taylor polynomials of degree 3. Not stated, and so a reconstruction: the peak rate, AdamW's betas (`language.Recipe`),
+tokens, clipping, precision, and about which point the polynomials expand softplus, of which both readings are run. A width
+of 386 divides into no heads: it is 384.
 """
 
 from __future__ import annotations
@@ -57,6 +57,14 @@ def table1() -> Study:
     ), ledger.orders(_TASK)
 
 
+def contexts() -> Study:
+    """The baseline and Eq. 5 trained at contexts of 256, 512 and 1024 with as many tokens a step, each evaluated at all."""
+    lengths = f"lengths={'+'.join(map(str, _BATCHES))}"
+    models = (("s6", ()), ("s6-poly", (_POLYNOMIALS, "center=zero")))
+    requests = [_request(model, "0:3", *settings, L=L) for L in _BATCHES for model, settings in models]
+    return tuple(replace(r, task_settings=(lengths,)) for r in requests), (Claim("s6 < s6-poly", _TASK),)
+
+
 def on_text(name: str, requests: Sequence[Request], data: str | None, path: str | None) -> tuple[Request, ...]:
     """The requests of a preset of that name on a text: one of `TEXTS` by name, one in a folder, or both.
 
@@ -89,5 +97,12 @@ def smaller(request: Request) -> Request:
         epochs=None,
         steps="10",
         seeds=request.seeds.replace("0:3", "0:2"),
-        task_settings=(*request.task_settings, "pieces=1024"),
+        task_settings=(*map(_shorter, request.task_settings), "pieces=1024"),
+    )
+
+
+def _shorter(setting: str) -> str:
+    name, _, value = setting.partition("=")
+    return (
+        f"{name}={'+'.join(str(int(length) // _SHORTER) for length in value.split('+'))}" if name == "lengths" else setting
     )

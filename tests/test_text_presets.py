@@ -48,6 +48,26 @@ def test_the_polynomials_are_of_degree_3_about_both_points(text: str) -> None:
     assert found == {(model, 3, center) for model in ("s6-poly", "s6-poly-disc") for center in ("zero", "bias")}
 
 
+def test_contexts_have_as_many_tokens_a_step_and_are_all_evaluated_at_all() -> None:
+    study = PRESETS["context"]()
+    found = {(r.models, r.L): (int(r.L or 0) * int(r.batch_size), r.task_settings, r.seeds) for r in study.requests}
+    assert set(found) == {(model, L) for model in ("s6", "s6-poly") for L in ("256", "512", "1024")}
+    assert set(found.values()) == {(2**15, ("lengths=256+512+1024",), "0:3")}
+    whole = PRESETS["table1-nlp"]().requests
+    for request in study.requests:
+        assert (request.D, request.depth, request.epochs, request.lr) == (*(whole[0].D, whole[0].depth), "20", whole[0].lr)
+    (claim,) = study.claims
+    assert claim.text == "s6 < s6-poly"
+
+
+def test_contexts_in_little(text: str) -> None:
+    found = jobs("context", text)
+    assert {job.run.L for job in found} == {32, 64, 128}
+    assert {job.run.L * job.run.batch_size for job in found} == {1024}
+    assert {job.run.task_settings["lengths"] for job in found} == {"32+64+128"}
+    assert {(job.run.D, job.run.depth, job.run.steps) for job in found} == {(32, 2, 10)}
+
+
 def test_what_is_claimed_are_the_orders_of_the_table(text: str) -> None:
     claimed = PRESETS["table1-nlp"]().claims
     values = {row.model: row.value for row in ledger.table1()}
