@@ -101,7 +101,7 @@ def of_texts(frame: pd.DataFrame, cells: Sequence[Cell]) -> dict[tuple[str, ...]
             for key, seed, status in zip(*(cell.each(column) for column in ("key", "seed", "status")), strict=True)
         ]
         found.setdefault((str(cell["task"]), *_text(settings)), []).append(Trained(cell, histories))
-    return found
+    return {text: sorted(own, key=lambda each: (each.cell["model"], each.cell["L"])) for text, own in found.items()}
 
 
 def _text(settings: Mapping[str, object]) -> tuple[str, ...]:
@@ -110,7 +110,7 @@ def _text(settings: Mapping[str, object]) -> tuple[str, ...]:
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
     """A row for each step at which a run was evaluated, a column for each of what is measured; NaN where it was not."""
-    names = [_MEASURED.get(pair) for pair in zip(rows["split"], rows["metric"], strict=True)]
-    known = rows.assign(name=names).dropna(subset="name")
+    names = [_MEASURED.get(pair, "") for pair in zip(rows["split"], rows["metric"], strict=True)]
+    known = rows.assign(name=names).query("name != ''")
     wide = known.pivot_table(index="step", columns="name", values="value", aggfunc="last")
     return wide.reindex(columns=list(_MEASURED.values())).sort_index()

@@ -20,7 +20,7 @@ import pandas as pd
 from expbench.cells import Cell
 from expbench.claims import Claim
 from expbench.resampling import further_mean_interval
-from expbench.statistics import Interval
+from expbench.statistics import Interval, further_interval
 from expbench.text import markdown_table, number
 
 SOURCE = "arXiv 2502.02209v1, Table 2, means of three seeds"
@@ -97,12 +97,12 @@ def orders(task: str) -> tuple[Claim, ...]:
 
 
 def beside_table1(published: Perplexity, cell: Cell, values: Sequence[float]) -> tuple[Interval, str]:
-    """Where the mean of three further seeds lies, of which `values` are ours, and whether the printed number is there.
+    """Where the mean of three further seeds lies, by the `values` of ours, and whether the printed number is there.
 
     A perplexity is comparable to one of the same text in the same tokens, of a model of the same size; else it is said what
     differs. Of one seed alone nothing is known of further ones.
     """
-    ours = further_mean_interval([list(values)])
+    ours = further_interval(values)  # of the few seeds that texts have, a bootstrap is too narrow
     known = json.loads(cell.each("task_settings")[0]) | {name: cell[name] for name in ("L", "D", "depth")}
     apart = [f"{name}={known.get(name)}" for name, meant in _OF_TABLE1.items() if known.get(name) != meant]
     if apart:

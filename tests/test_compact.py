@@ -48,7 +48,8 @@ def test_of_a_run_in_epochs_each_epoch_stays_but_not_each_layer(tmp_path: Path) 
     constants = {"status": "ok", "task": "wikitext", "model": "s6", "steps": 40, "key": "a" * 16, "value": 1.0}
     for kind, kept in (("run", 2 * 6), ("tuning", 1)):
         rows = [
-            constants | {"kind": kind, "split": split, "step": step, "metric": metric, "slice": part}
+            constants
+            | {"kind": kind, "split": split, "step": step, "metric": metric, "slice": part}
             | {"headline": metric == "perplexity" and not part}
             for step in (20, 40)
             for split, metric, part in measured
