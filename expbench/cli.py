@@ -255,7 +255,7 @@ def reproduce(
     It can be interrupted, and limited in time; the same command goes on from there. Started several times on one folder, it
     divides the work.
     """
-    from expbench.presets import PRESETS, chosen
+    from expbench.presets import PRESETS, called, chosen
 
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
@@ -267,11 +267,11 @@ def reproduce(
     from expbench import campaign, claims, grid, sweep, table
     from expbench.report import write_report
 
-    study, called = chosen(preset, data, path, small=smoke)
+    study = chosen(preset, data, path, small=smoke)
     where = sweep.choose_device(device)
-    folder = Path(results or f"results/{called}")
     held = hold_log()
     jobs = [job for request in study.requests for job in grid.expand(request, where)]
+    folder = Path(results or f"results/{called(preset, study, jobs, small=smoke)}")
     how = campaign.How(folder, where, tunes=study.tunes, shard=part, seconds=seconds, tuning_runs=study.tuning_runs)
     if dry_run:
         print(campaign.preview(jobs, how))

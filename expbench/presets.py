@@ -6,14 +6,14 @@ varied and not known (length, batch size, steps, the family's terms) are those o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from expbench import text_presets
 from expbench.claims import Claim
 from expbench.errors import BadInput
-from expbench.grid import Request
+from expbench.grid import Job, Request
 from expbench.rates import TUNING_RUNS
 
 
@@ -170,22 +170,25 @@ PRESETS: Mapping[str, Callable[[], Preset]] = {
 }
 
 
-def chosen(name: str, data: str | None, path: str | None, *, small: bool) -> tuple[Preset, str]:
-    """The preset of that name, for a few steps if it is to be `small`; and what its results are called.
+def chosen(name: str, data: str | None, path: str | None, *, small: bool) -> Preset:
+    """The preset of that name, for a few steps if it is to be `small`.
 
     data, path: the text of a study of one, by name or in a folder. Raises BadInput for a text where none is asked for, and
     for none where one is.
     """
-    study, called = PRESETS[name](), name
+    study = PRESETS[name]()
     if study.of_text:
         study = study._replace(requests=text_presets.on_text(name, study.requests, data, path))
-        called = f"{name}-{text_presets.title(data, path)}"
     elif data is not None or path is not None:
         option = f"--data {data}" if data is not None else f"--path {path}"
         raise BadInput(f"{option}: {name} is on no text, it makes its own data; leave the option out")
-    if small:
-        return smoke(study), f"{called}-smoke"  # what is tried is no part of the study
-    return study, called
+    return smoke(study) if small else study
+
+
+def called(name: str, study: Preset, jobs: Sequence[Job], *, small: bool) -> str:
+    """What the results of a preset are called: with the name of its text, as its jobs found it to be."""
+    text = [str(jobs[0].run.task_settings["data"])] if study.of_text else []
+    return "-".join([name, *text, *(["smoke"] if small else [])])  # what is tried is no part of the study
 
 
 def smoke(preset: Preset) -> Preset:

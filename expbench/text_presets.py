@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from expbench import ledger
 from expbench.claims import Claim
@@ -78,11 +77,6 @@ def on_text(name: str, requests: Sequence[Request], data: str | None, path: str 
         raise BadInput(f"--path: {path!r} is no name of a folder that can be read here; give one without commas")
     text = [f"{setting}={given}" for setting, given in (("data", data), ("path", path)) if given is not None]
     return tuple(replace(request, task_settings=(*request.task_settings, *text)) for request in requests)
-
-
-def title(data: str | None, path: str | None) -> str:
-    """What a text is called: its name, or that of its folder."""
-    return data or Path(path or "").resolve().name
 
 
 def smaller(request: Request) -> Request:

@@ -22,7 +22,7 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def jobs(name: str, path: str) -> list[grid.Job]:
     """The jobs of a study on that text, with its own models and seeds but short."""
-    return [job for request in chosen(name, None, path, small=True)[0].requests for job in grid.expand(request, "cpu")]
+    return [job for request in chosen(name, None, path, small=True).requests for job in grid.expand(request, "cpu")]
 
 
 def test_table_1_has_the_settings_that_the_paper_states() -> None:
@@ -104,6 +104,19 @@ def test_smoke_runs_every_row_without_datasets_and_judges_nothing(
     ]
     assert over_epochs[0] == over_epochs[1], "what a repository keeps is all that is reported"
     assert "ran 0 (none)" in expbench(*words).err
+
+
+def test_results_are_named_by_the_text_that_was_found(expbench: CommandLine, text: str) -> None:
+    Path(text).rename("sentences")
+    answer = expbench(
+        *("reproduce", "context", "--data", "wikitext-103", "--path", "sentences", "--smoke", "--shard", "1/12")
+    )
+    assert answer.code == 0, answer.err
+    frame = table.read(Path("results/context-sentences-smoke")).frame
+    assert frame["key"].nunique() == 2, "a run and the controls"
+    assert set(frame.loc[frame["slice"].fillna("").str.startswith("context="), "slice"]) == {
+        f"context={length}" for length in (32, 64, 128)
+    }
 
 
 def test_bad_input(expbench: CommandLine, text: str) -> None:
