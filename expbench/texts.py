@@ -1,7 +1,5 @@
 """The report's part on texts: perplexity against epochs, as in Figure 3 of arXiv 2502.02209, what each model reached at the
-epoch that validation chooses and in the end, and the orders of its Table 1 as these runs show them.
-
-Few seeds are shown here with Student's interval, and nothing is judged: claims are (`verdicts`).
+epoch that validation chooses and in the end, and at other lengths.
 """
 
 from __future__ import annotations
@@ -16,13 +14,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from expbench import ledger, plots
+from expbench import plots
 from expbench.cells import SIZES, Cell
 from expbench.epochs import Epoch, Trained, of_texts
-from expbench.places import Place, places, subjects
-from expbench.resampling import paired
 from expbench.statistics import Interval, mean_interval
 from expbench.text import markdown_table, number
+from expbench.text_orders import ends, orders, perplexity, published, with_ends
 
 _PREFACE = """\
 The epoch of each run is chosen by the perplexity of the validation split, never of the test split; after it stands what the
@@ -47,7 +44,7 @@ def section(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[st
         else:
             parts += [title, "No run was evaluated at more than one epoch, or what was measured on the way was not kept."]
         parts += [_PREFACE, table(trained, names), _largest(trained, names)]
-        parts += [*_lengths(frame, trained, names), *_orders(frame, trained, names), *_published(trained, names)]
+        parts += [*_lengths(frame, trained, names), *orders(frame, trained, names), *published(trained, names)]
     return [part for part in parts if part]
 
 
@@ -115,9 +112,9 @@ def table(trained: Sequence[Trained], names: Mapping[int, str]) -> str:
     for each in best_first:
         epochs = [f"{run.seed}: {run.chosen.number:.3g}" if run.chosen else f"{run.seed}: {run.ended}" for run in each.runs]
         there, at_end = (_interval(each, what, lambda epoch: epoch.test) for what in ("chosen", "last"))
-        line = [names[id(each.cell)], ", ".join(epochs), _perplexity(_mean(each, "chosen", "validation"))]
-        line += [_perplexity(there.center), _ends(there), number(_mean(each, "chosen", "gap"))]
-        line += [_perplexity(at_end.center), _ends(at_end), number(_mean(each, "last", "gap"))]
+        line = [names[id(each.cell)], ", ".join(epochs), perplexity(_mean(each, "chosen", "validation"))]
+        line += [perplexity(there.center), ends(there), number(_mean(each, "chosen", "gap"))]
+        line += [perplexity(at_end.center), ends(at_end), number(_mean(each, "last", "gap"))]
         abar = [epoch.abar for epoch in each.of_ended("chosen").values()]
         speeds = [run.table["speed"].median() for run in each.runs if run.table["speed"].notna().any()]
         lines.append([*line, number(max(abar, default=math.nan)), _rounded(speeds), str(each.cell["parameters"] or "-")])
@@ -164,81 +161,13 @@ def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int
         found = ([values[key, L] for key in keys[id(each)] if (key, L) in values] for L in lengths)
         shown = [mean_interval(own) for own in found]
         if any(not math.isnan(interval.center) for interval in shown):
-            lines.append([names[id(each.cell)], str(each.cell["L"]), *map(_with_ends, shown)])
+            lines.append([names[id(each.cell)], str(each.cell["L"]), *map(with_ends, shown)])
     yield (
         "Test perplexity at the end when the same model reads contexts of other lengths. All lengths predict the same "
         "tokens, those with at least as many before them as the longest, so that the columns can be compared; they are not "
         "the perplexities above, which are of the whole split."
     )
     yield markdown_table(["model", "trained at", *(f"context {length}" for length in lengths)], lines)
-
-
-def _orders(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[str]:
-    """Of each two rows of Table 1 the difference in test perplexity, published and here, paired by seed."""
-    histories = {id(each.cell): each for each in trained}
-    among = subjects(frame, [each.cell for each in trained])
-    value = {row.model: row.value for row in ledger.table1()}
-    lines = []
-    for claim in ledger.orders(str(trained[0].cell["task"])):
-        for place in places(claim, among):
-            left, right = (histories[id(side.cell)] for side in (place.left, place.right))
-            line = [f"{names[id(left.cell)]} < {names[id(right.cell)]}"]
-            if len({each.cell["L"] for each in trained}) > 1:
-                line[0] += f" (L={left.cell['L']})" if "L=" not in line[0] else ""
-            line.append(_perplexity(value[claim.left.model] - value[claim.right.model]))
-            lines.append(
-                [*line, *(text for what in ("chosen", "last") for text in _difference(left, right, what)), _lost(place)]
-            )
-    if lines:
-        yield (
-            f"The orders of {ledger.TEXT_SOURCE}, the lower perplexity first, and the differences in test perplexity here, "
-            "left less right, paired by seed. They are shown, not judged: of fewer than ten pairs there is no verdict. "
-            "Claims are judged by the perplexity at the end."
-        )
-        header = [
-            "published order",
-            "published difference",
-            "here, at the epochs chosen",
-            "as published",
-            "here, at the end",
-        ]
-        yield markdown_table([*header, "as published", "diverged"], lines)
-
-
-def _difference(left: Trained, right: Trained, what: str) -> list[str]:
-    """The mean difference in test perplexity with its interval, and in how many pairs it has the sign of the table."""
-    ours, theirs = left.of_ended(what), right.of_ended(what)
-    found = [ours[seed].test - theirs[seed].test for seed in ours if seed in theirs]
-    if not found:
-        return ["-", "0 of 0 pairs"]
-    said = f"{sum(difference < 0 for difference in found)} of {len(found)} pair{'s' * (len(found) != 1)}"
-    return [_with_ends(paired([found]).difference), said]
-
-
-def _lost(place: Place) -> str:
-    sides = [side.cell for side in (place.left, place.right)]
-    return ", ".join(f"{c.count('diverged')} of {c.trials} of {c['model']}" for c in sides if c.count("diverged")) or "-"
-
-
-def _published(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[str]:
-    """The rows of Table 1 with every cell of that model; nothing where none was run."""
-    lines = []
-    for row in ledger.table1():
-        for each in (each for each in trained if each.cell["model"] == row.model):
-            values = [epoch.test for epoch in each.of_ended("chosen").values()]
-            ours, verdict = ledger.beside_table1(row, each.cell, values)
-            line = [
-                row.row,
-                row.parameters,
-                _perplexity(row.value),
-                names[id(each.cell)],
-                str(each.cell["parameters"] or "-"),
-            ]
-            lines.append([*line, _perplexity(ours.center), _ends(ours), verdict])
-    if lines:
-        yield f"Published: {ledger.TEXT_SOURCE}. Ours: test perplexity at the epochs chosen, and where means of 3 seeds lie."
-        header = ["published row", "parameters", "published", "here", "parameters", "ours", "95 % of such means", "verdict"]
-        yield markdown_table(header, lines)
 
 
 def _mean(each: Trained, what: str, name: str, nan: float = math.nan) -> float:
@@ -252,16 +181,3 @@ def _interval(each: Trained, what: str, value: Callable[[Epoch], float]) -> Inte
 
 def _rounded(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.0f}" if values else "-"
-
-
-def _perplexity(value: float) -> str:
-    """Four digits, as perplexities are printed; a dash for what is missing."""
-    return "-" if math.isnan(value) else f"{value:.4g}" if abs(value) < 1e4 else number(value)
-
-
-def _ends(interval: Interval) -> str:
-    return "-" if math.isnan(interval.low) else f"{_perplexity(interval.low)} to {_perplexity(interval.high)}"
-
-
-def _with_ends(interval: Interval) -> str:
-    return _perplexity(interval.center) + ("" if math.isnan(interval.low) else f" ({_ends(interval)})")

@@ -30,7 +30,7 @@ LAYERS = [
     ["language"],
     ["grid"],
     ["rows", "progress", "cells", "epochs", "stacks", "weights", "bench_cases", "bench_clock", "bench_exp"],
-    ["claims", "places", "verdicts", "verdict_text", "ledger", "counterparts", "differences"],
+    ["claims", "places", "verdicts", "verdict_text", "ledger", "text_orders", "counterparts", "differences"],
     ["outcomes", "comparison", "comparison_text"],
     ["execute"],
     ["sweep", "tuning", "estimate", "plots", "overviews", "texts", "bench_plot", "bench_solvers", "bench_text"],
