@@ -233,9 +233,14 @@ def claim(
 
 @app.command()
 def reproduce(
-    preset: Annotated[str, typer.Argument(help="table2, degree.")],
+    preset: Annotated[str, typer.Argument(help="table2, degree, table1-nlp, context.")],
+    data: Annotated[str | None, typer.Option("--data", metavar="NAME", help="The text: wikitext-2, wikitext-103.")] = None,
+    path: Annotated[
+        str | None, typer.Option("--path", metavar="FOLDER", help="A folder that the text is read from, not the network.")
+    ] = None,
     results: Annotated[
-        str | None, typer.Option("--results", metavar="FOLDER", help="Folder of the results. (default: results/PRESET)")
+        str | None,
+        typer.Option("--results", metavar="FOLDER", help="Folder of the results. (default: results/PRESET, or PRESET-TEXT)"),
     ] = None,
     device: DeviceOption = "auto",
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of every row: does everything run?")] = False,
@@ -251,8 +256,7 @@ def reproduce(
     It can be interrupted, and limited in time; the same command goes on from there. Started several times on one folder, it
     divides the work.
     """
-    from expbench.presets import PRESETS
-    from expbench.presets import smoke as smaller
+    from expbench.presets import PRESETS, called, chosen
 
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
@@ -264,12 +268,12 @@ def reproduce(
     from expbench import campaign, claims, crew, sweep, table
     from expbench.report import write_report
 
-    study = smaller(PRESETS[preset]()) if smoke else PRESETS[preset]()
-    chosen = sweep.choose_device(device)
-    folder = Path(results or f"results/{preset}{'-smoke' if smoke else ''}")  # what is tried is no part of the study
+    study = chosen(preset, data, path, small=smoke)
+    where = sweep.choose_device(device)
     held = hold_log()
-    jobs = crew.expand(study.requests, chosen)
-    how = campaign.How(folder, chosen, tunes=True, shard=part, seconds=seconds, tuning_runs=study.tuning_runs)
+    jobs = crew.expand(study.requests, where)
+    folder = Path(results or f"results/{called(preset, study, jobs, small=smoke)}")
+    how = campaign.How(folder, where, tunes=study.tunes, shard=part, seconds=seconds, tuning_runs=study.tuning_runs)
     if crew.follows():
         crew.follow(jobs, how)
         return

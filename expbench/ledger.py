@@ -12,16 +12,19 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
+from itertools import combinations
 from typing import Literal, NamedTuple
 
 import pandas as pd
 
 from expbench.cells import Cell
+from expbench.claims import Claim
 from expbench.resampling import further_mean_interval
-from expbench.statistics import Interval
+from expbench.statistics import Interval, further_interval
 from expbench.text import markdown_table, number
 
 SOURCE = "arXiv 2502.02209v1, Table 2, means of three seeds"
+TEXT_SOURCE = "arXiv 2502.02209v1, Table 1 (right), WikiText-103, means of three seeds"
 Verdict = Literal["reproduces", "differs", "not comparable", "not run"]
 _MODELS = {"S6": "s6", "Self-Attention": "attn"}
 # The widths of the counting rows are not printed. These are the only ones at which embedding, head and layers come to the
@@ -32,6 +35,9 @@ _RECONSTRUCTED: dict[str, dict[str, float]] = {
     "count-in-row": {"L": 20, "classes": 20},
     "polyreg": {"L": 10, "label_var": 20.0},
 }
+
+# What a perplexity of Table 1 is of. The text names no tokens: GPT-2's come nearest to the printed numbers of parameters.
+_OF_TABLE1: dict[str, object] = {"data": "wikitext-103", "tokenizer": "gpt2", "L": 1024, "D": 384, "depth": 12}
 
 
 class Published(NamedTuple):
@@ -65,6 +71,45 @@ class Entry(NamedTuple):
     cell: Cell | None
     ours: Interval | None
     verdict: Verdict
+
+
+class Perplexity(NamedTuple):
+    """A printed perplexity. row, parameters: as printed, "Mamba (S., Eq. 5)" and "30.1M"."""
+
+    model: str
+    row: str
+    value: float
+    parameters: str
+
+
+@cache
+def table1() -> tuple[Perplexity, ...]:
+    """The rows of Table 1 (right), the lowest perplexity first."""
+    text = files("expbench.published").joinpath("table1.csv").read_text(encoding="utf-8")
+    rows = [row for row in csv.DictReader(text.splitlines()) if row["metric"] == "perplexity"]
+    found = (Perplexity(row["our_name"], row["model"], float(row["value"]), row["parameters"]) for row in rows)
+    return tuple(sorted(found, key=lambda row: row.value))
+
+
+def orders(task: str) -> tuple[Claim, ...]:
+    """Of each two models of Table 1 (right), that the one has the lower perplexity on a task which has it there."""
+    return tuple(Claim(f"{low.model} < {high.model}", task) for low, high in combinations(table1(), 2))
+
+
+def beside_table1(published: Perplexity, cell: Cell, values: Sequence[float]) -> tuple[Interval, str]:
+    """Where the mean of three further seeds lies, by the `values` of ours, and whether the printed number is there.
+
+    A perplexity is comparable to one of the same text in the same tokens, of a model of the same size; else it is said what
+    differs. Of one seed alone nothing is known of further ones.
+    """
+    ours = further_interval(values)  # of the few seeds that texts have, a bootstrap is too narrow
+    known = json.loads(cell.each("task_settings")[0]) | {name: cell[name] for name in ("L", "D", "depth")}
+    apart = [f"{name}={known.get(name)}" for name, meant in _OF_TABLE1.items() if known.get(name) != meant]
+    if apart:
+        return ours, f"not comparable ({', '.join(apart)})"
+    if len(values) < 2:
+        return ours, "not comparable (one seed)"
+    return ours, "reproduces" if ours.low <= published.value <= ours.high else "differs"
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -44,9 +45,19 @@ def labels(cells: Sequence[Cell], *, also: Sequence[str] = (), without: Sequence
     for model, group in by_model.items():
         known = {*without, *(["lr"] if all(cell.tuned for cell in group) else [])}  # a rate that was chosen is a result
         columns = [c for c in [*_TOLD_APART, *also] if c not in known and _differ(group, c)]
+        settings = _settings_apart(group)
         for cell in group:
-            names[id(cell)] = " ".join([model, *(_setting(column, cell[column]) for column in columns)])
+            parts = (settings[id(cell)] if c == "model_settings" else _setting(c, cell[c]) for c in columns)
+            names[id(cell)] = " ".join([model, *parts])
     return names
+
+
+def _settings_apart(cells: Sequence[Cell]) -> dict[int, str]:
+    """Those settings of the model in which cells of one model differ, as a text for each (by its `id`)."""
+    known = {id(cell): json.loads(cell["model_settings"] or "{}") for cell in cells}
+    names = dict.fromkeys(name for settings in known.values() for name in settings)
+    apart = [name for name in names if len({str(settings.get(name)) for settings in known.values()}) > 1]
+    return {cell: " ".join(_setting(n, settings[n]) for n in apart if n in settings) for cell, settings in known.items()}
 
 
 def _differ(cells: Sequence[Cell], column: str) -> bool:
@@ -207,8 +218,6 @@ def _legend(figure: Figure, handles: list[Any], names: list[str]) -> None:
 
 
 def _setting(column: str, value: Any) -> str:
-    if column == "model_settings":
-        return str(value).strip("{}").replace('"', "").replace(":", "=").replace(",", " ")
     return f"{column}={'on' if value is True else 'off' if value is False else value}"
 
 

@@ -6,21 +6,30 @@ varied and not known (length, batch size, steps, the family's terms) are those o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from expbench import text_presets
 from expbench.claims import Claim
-from expbench.grid import Request
+from expbench.errors import BadInput
+from expbench.grid import Job, Request
 from expbench.rates import TUNING_RUNS
 
 
 class Preset(NamedTuple):
-    """requests: what is run. claims: what is judged. tuning_runs: at each rate, to choose one."""
+    """requests: what is run. claims: what is judged. tuning_runs: at each rate, to choose one. of_text: whether it is on a
+    text, which is chosen with it."""
 
     requests: tuple[Request, ...]
     claims: tuple[Claim, ...]
     tuning_runs: int = TUNING_RUNS
+    of_text: bool = False
+
+    @property
+    def tunes(self) -> bool:
+        """Whether rates are chosen first."""
+        return any(request.lr == "auto" for request in self.requests)
 
 
 _COUNT = "count-in-row"
@@ -153,11 +162,40 @@ def _degree() -> Preset:
     )
 
 
-PRESETS: Mapping[str, Callable[[], Preset]] = {"table2": _table2, "degree": _degree}
+PRESETS: Mapping[str, Callable[[], Preset]] = {
+    "table2": _table2,
+    "degree": _degree,
+    "table1-nlp": lambda: Preset(*text_presets.table1(), of_text=True),
+    "context": lambda: Preset(*text_presets.contexts(), of_text=True),
+}
+
+
+def chosen(name: str, data: str | None, path: str | None, *, small: bool) -> Preset:
+    """The preset of that name, for a few steps if it is to be `small`.
+
+    data, path: the text of a study of one, by name or in a folder. Raises BadInput for a text where none is asked for, and
+    for none where one is.
+    """
+    study = PRESETS[name]()
+    if study.of_text:
+        study = study._replace(requests=text_presets.on_text(name, study.requests, data, path))
+    elif data is not None or path is not None:
+        option = f"--data {data}" if data is not None else f"--path {path}"
+        raise BadInput(f"{option}: {name} is on no text, it makes its own data; leave the option out")
+    return smoke(study) if small else study
+
+
+def called(name: str, study: Preset, jobs: Sequence[Job], *, small: bool) -> str:
+    """What the results of a preset are called: with the name of its text, as its jobs found it to be."""
+    text = [str(jobs[0].run.task_settings["data"])] if study.of_text else []
+    return "-".join([name, *text, *(["smoke"] if small else [])])  # what is tried is no part of the study
 
 
 def smoke(preset: Preset) -> Preset:
-    """The first value of every list, for a few steps: does everything run? Its claims stay undecided."""
+    """The first value of every list, or small models of a text, for a few steps: does everything run? Its claims stay
+    undecided."""
+    if preset.of_text:
+        return preset._replace(requests=tuple(map(text_presets.smaller, preset.requests)))
 
     def first(request: Request) -> Request:
         lists = ("L", "D", "depth", "norm", "positions", "degree")

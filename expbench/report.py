@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from expbench import claims, ledger, overviews, plots, verdict_text, verdicts
+from expbench import claims, ledger, overviews, plots, texts, verdict_text, verdicts
 from expbench.cells import PROTOCOL, SIZES, TRAINING, Cell, gather, varying, with_context
 from expbench.errors import BadInput, unknown
 from expbench.run import LATER
@@ -64,7 +64,8 @@ def write_report(
         ) from error
     every = cells if len(kept) == len(frame) else None
     parts = [f"# expbench report\n\n{_headline(kept, cells)}", *_claims(frame, every, cells, folder)]
-    parts += [*_ledger(kept, cells, target), *_depths(cells, target), f"## How to read the tables\n\n{_PREFACE}"]
+    parts += [*_ledger(kept, cells, target), *_depths(cells, target), *texts.section(kept, cells, target)]
+    parts += [f"## How to read the tables\n\n{_PREFACE}"]
     sections = groupby(cells, key=lambda cell: (cell["task"], cell["context"]))
     for index, ((task, context), section) in enumerate(sections, start=1):
         parts.append(_section(list(section), kept, task, context, f"{index}-{task}", target))

@@ -161,15 +161,18 @@ def choosing(frame: pd.DataFrame) -> pd.Series[bool]:
 def endings(frame: pd.DataFrame) -> pd.Series[bool]:
     """Marks what whole splits gave after the last step; of a run that chose a learning rate only what it was chosen by.
 
-    Of a run that ended before its last step, what was measured last.
+    Of a run that ended before its last step, what was measured last. Of one that was trained in epochs what whole splits and
+    models gave after each: one of these is chosen where it is reported.
     """
     whole = frame["slice"] == ""
     unmeasured = frame["metric"].isna()
     broken_off = whole & (frame["status"] != "ok") & (frame["step"] == frame.groupby("key")["step"].transform("max"))
     last = whole & (frame["step"] == frame["steps"]) & frame["split"].isin(["selection", "test"])
     run = (frame["kind"] == "run") & last
+    in_epochs = (frame["kind"] == "run") & frame["key"].isin(frame.loc[frame["metric"] == "epoch", "key"])
+    epochs = in_epochs & ~frame["slice"].fillna("").str.startswith("layer=")
     control = whole & ~frame["kind"].isin(TRAINED)
-    return unmeasured | broken_off | run | control | ((frame["kind"] == "tuning") & choosing(frame))
+    return unmeasured | broken_off | run | epochs | control | ((frame["kind"] == "tuning") & choosing(frame))
 
 
 def compact(folder: Path, *, curves: bool = True) -> Path:

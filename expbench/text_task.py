@@ -30,7 +30,9 @@ class TextTask(Task):
     data: what text, by name; with a path the name of the folder, unless it has as many words as the text of this name. path:
     a folder of text, which is not part of what a run is known by; `text`, a hash of all splits, is. tokenizer: bpe (trained
     on the training split, of `pieces` tokens), gpt2 (its files in `tokenizer_path`, or from the hub), or word. stride: of
-    evaluation, the context unless given. test_size, selection_size: the tokens of the test and the validation split.
+    evaluation, the context unless given. lengths: contexts to evaluate at besides, after the last step, as 256+512+1024: all
+    on the same tokens, which have at least as many before them as the longest, and at a stride of at most the shortest.
+    test_size, selection_size: the tokens of the test and the validation split.
     """
 
     L: int = 1024
@@ -40,6 +42,7 @@ class TextTask(Task):
     pieces: int | None = None
     tokenizer_path: str = ""
     stride: int | None = None
+    lengths: str | None = None
     text: str = ""
 
     local = ("path", "tokenizer_path")
@@ -70,6 +73,13 @@ class TextTask(Task):
             raise ValueError(f"L={self.L} is longer than the shortest split, which has {shortest} tokens")
         if not 1 <= self.stride <= self.L:  # type: ignore[operator]
             raise ValueError(f"stride={self.stride} must be from 1 to the context, {self.L}")
+        if self.lengths is not None:
+            resolve_setting(self, "lengths", "+".join(map(str, _lengths(self.lengths, shortest))))
+
+    @property
+    def contexts(self) -> tuple[int, ...]:
+        """The `lengths`, ascending."""
+        return tuple(map(int, self.lengths.split("+"))) if self.lengths else ()
 
     @property
     def corpus(self) -> Corpus:
@@ -121,6 +131,20 @@ class TextTask(Task):
         """What text it is, in what tokens."""
         sizes = ", ".join(f"{part} {tokens.tokens}" for part, tokens in self.corpus.splits.items())
         return f"{self.data}, {self.tokenizer} of {self.vocabulary} tokens: {sizes}"
+
+
+def _lengths(text: str, tokens: int) -> list[int]:
+    """``"512+256"`` as [256, 512], for splits of at least so many tokens; raises ValueError.
+
+    One alone is refused: it can be held against nothing, and a list with commas would be one of settings, each its own runs.
+    """
+    written = text.split("+")
+    if not all(length.isascii() and length.isdigit() and int(length) for length in written) or len({*written}) < 2:
+        raise ValueError(f"lengths={text}: give two or more whole numbers with + between, as 256+512+1024")
+    lengths = sorted({int(length) for length in written})
+    if lengths[-1] >= tokens:
+        raise ValueError(f"lengths={text}: {lengths[-1]} leaves no target of a split of {tokens} tokens")
+    return lengths
 
 
 @lru_cache(maxsize=8)

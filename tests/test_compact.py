@@ -42,6 +42,27 @@ def test_bad_input(expbench: CommandLine) -> None:
     assert len(list(Path("results").iterdir())) == count, "nothing is lost"
 
 
+def test_of_a_run_in_epochs_each_epoch_stays_but_not_each_layer(tmp_path: Path) -> None:
+    measured = [("train", "epoch", ""), ("train", "loss", ""), ("selection", "perplexity", ""), ("selection", "k_hat", "")]
+    measured += [("selection", "abar_max", "layer=0"), ("test", "perplexity", ""), ("test", "perplexity", "context=8")]
+    constants = {"status": "ok", "task": "wikitext", "model": "s6", "steps": 40, "key": "a" * 16, "value": 1.0}
+    for kind, kept in (("run", 2 * 6), ("tuning", 1)):
+        rows = [
+            constants
+            | {"kind": kind, "split": split, "step": step, "metric": metric, "slice": part}
+            | {"headline": metric == "perplexity" and not part}
+            for step in (20, 40)
+            for split, metric, part in measured
+        ]
+        folder = tmp_path / kind
+        folder.mkdir()
+        table.write(folder, "a" * 16, rows)
+        table.compact(folder, curves=False)
+        after = table.read(folder).frame
+        assert len(after) == kept
+        assert not after["slice"].str.startswith("layer=").any()
+
+
 def test_what_diverged_after_it_had_been_measured_stays_known(tmp_path: Path) -> None:
     numbers = [(0, "selection", 0.9), (0, "test", 0.9), (20, "selection", 0.8), (20, "test", 0.7)]
     constants = {"status": "diverged", "task": "polyreg", "model": "s6", "steps": 100, "headline": True, "metric": "nmse"}

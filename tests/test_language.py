@@ -95,6 +95,7 @@ def test_a_training_learns_and_says_so(corpus: Corpus, mixer: type[nn.Module]) -
         )
         assert values[split, plan.steps, "perplexity", ""] == pytest.approx(expected.per_token, rel=1e-6)
         assert values[split, plan.steps, "word_perplexity", ""] == pytest.approx(expected.per_word, rel=1e-6)
+    assert [s.value for s in found if s.metric == "epoch"] == [1, 2, 3, 4, 5, 6]
     speeds = [s.value for s in found if s.metric == "tokens_per_second"]
     assert len(speeds) == 6
     assert min(speeds) > 0
@@ -326,13 +327,40 @@ def test_compiled_blocks_are_the_blocks(mixer: type[nn.Module], monkeypatch: pyt
         torch.compiler.reset()
 
 
+@pytest.mark.parametrize("mixer", [S6, Attn])
+def test_lengths_are_evaluated_after_the_last_step_on_the_same_targets(corpus: Corpus, mixer: type[nn.Module]) -> None:
+    net, lengths = small(mixer, context=32), (4, 16, 32)
+    chosen = recipe(steps=30, epochs=None, lengths=lengths)
+    values = numbers(trained(corpus, chosen, model=net))
+    net.eval()
+    for split, part in (("selection", "validation"), ("test", "test")):
+        expected = perplexity.evaluate_lengths(
+            net.token_losses, corpus[part].ids, contexts=lengths, stride=4, before=corpus.tokenizer.end, batch_size=1
+        )
+        found = {slice: value for (of, step, _, slice), value in values.items() if of == split and slice[:7] == "context"}
+        assert found == pytest.approx({f"context={length}": p.per_token for length, p in expected.items()}, rel=1e-6)
+        assert len({p.tokens for p in expected.values()}) == 1
+    assert {step for _, step, _, slice in values if slice.startswith("context")} == {30}
+    other = recipe(steps=30, epochs=None)
+    alone = numbers(trained(corpus, other, model=small(mixer)))
+    assert alone == {key: value for key, value in values.items() if key in alone}, "they change nothing else"
+
+
+def test_a_length_must_leave_targets_and_fit_the_model(corpus: Corpus) -> None:
+    tokens = corpus["validation"].tokens
+    with pytest.raises(BadInput, match=f"{tokens} leaves no target of the validation split"):
+        trained(corpus, recipe(lengths=(4, tokens)), model=small(context=tokens))
+    with pytest.raises(BadInput, match="context=32 is longer than the model's, 16"):
+        trained(corpus, recipe(lengths=(4, 32)))
+
+
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # of the compiler, other ones in each version
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("mixer", [S6, Attn])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_compiled_training_on_a_gpu_is_the_plain_one(corpus: Corpus, mixer: type[nn.Module], dtype: str) -> None:
-    chosen = recipe(epochs=2, dtype=dtype)
+    chosen = recipe(epochs=2, dtype=dtype, lengths=(4, 8))
     found = []
     for compiled in (False, True):
         how = How(device="cuda", compiled=compiled)

@@ -9,6 +9,7 @@ import pytest
 from expbench import table
 from expbench.cells import gather, with_context
 from expbench.errors import BadInput
+from expbench.plots import labels
 from expbench.report import write_report
 from tests.conftest import CommandLine
 
@@ -292,3 +293,10 @@ def test_a_report_of_some_tasks_and_models(expbench: CommandLine) -> None:
     assert "last-zero (oracle)" in whole
     assert "balanced_accuracy" in whole
     figures(Path("results"), whole)
+
+
+def test_a_cell_is_named_by_the_settings_in_which_its_model_differs() -> None:
+    settings = ['{"N":4,"center":"zero"}', '{"N":4,"center":"bias"}']
+    rows = [line for text in settings for line in runs([0.5], model_settings=text)]
+    cells = gather(with_context(frame_of([*rows, *runs([0.5], model="attn", model_settings='{"heads":2}')])))
+    assert sorted(labels(cells).values()) == ["attn", "s6 center=bias", "s6 center=zero"]

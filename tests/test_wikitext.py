@@ -16,6 +16,7 @@ import pytest
 
 from expbench import perplexity, table
 from expbench.language import job
+from expbench.run import Run
 from tests.conftest import CommandLine, is_bad_input
 from tests.small_language import corpus_in, write_text
 
@@ -79,6 +80,22 @@ def test_controls_are_the_closed_forms(expbench: CommandLine, text: str) -> None
     expected = perplexity.without_context(costs, corpus["test"].ids, words=None).per_token
     assert last(rows(kind="baseline"), "test", "perplexity") == pytest.approx(expected)
     assert last(rows(kind="chance"), "test", "perplexity") == corpus.vocabulary
+
+
+def test_lengths_beside_the_context(expbench: CommandLine, text: str) -> None:
+    words = [*RUN, "-t", text, "--steps", "8"]
+    assert expbench(*words, "-t", "lengths=32+8+8").code == 0
+    frame = rows()
+    assert json.loads(frame["task_settings"].iloc[0])["lengths"] == "8+32"
+    assert frame["key"].nunique() == 1, "no axis"
+    sliced = frame[frame["slice"].str.startswith("context=")]
+    places = {(split, part) for split in ("selection", "test") for part in ("context=8", "context=32")}
+    assert set(zip(sliced["split"], sliced["slice"], strict=True)) == places
+    assert set(sliced["metric"]) == {"perplexity"}
+    assert not sliced["headline"].any(), "judged at its own context"
+    command = Run.from_row({str(name): value for name, value in frame.iloc[0].items()}).command()
+    assert "lengths=8+32" in command
+    assert "ran 1 (1 ok)" in expbench(*words).err, "without them it is another run, whose rows lack them"
 
 
 def test_the_same_text_elsewhere_is_the_same_run(expbench: CommandLine, text: str, tmp_path: Path) -> None:
@@ -173,6 +190,11 @@ def test_the_dry_run_has_the_sizes_of_the_language_model(expbench: CommandLine, 
         (["-t", "data=wikitext-3"], "wikitext-2"),
         (["--L", "100000"], "longer than the shortest split"),
         (["-t", "stride=17"], "stride=17"),
+        (["-t", "lengths=256"], "256+512+1024"),
+        (["-t", "lengths=8,16"], "with + between"),
+        (["-t", "lengths=8+x"], "lengths=8+x"),
+        (["-t", "lengths=8+0"], "lengths=8+0"),
+        (["-t", "lengths=8+100000"], "leaves no target"),
         (["-t", "tokenizer=words"], "word"),
         (["-t", "pieces=300"], "bpe has"),
         (["--instances", "1"], "no instances"),

@@ -58,6 +58,7 @@ def recipe_of(run: Run, task: TextTask) -> Recipe:
         seed=run.seed,
         dtype=run.dtype,
         stride=task.stride,
+        lengths=task.contexts,
     )
 
 
@@ -65,8 +66,9 @@ def model_of(run: Run, task: TextTask, mixer: type) -> LanguageModel:
     """The model of a run, its weights drawn from the seed on the CPU, so alike on every device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
-        sizes = {"vocabulary": task.vocabulary, "width": run.D, "layers": run.depth, "context": task.L}
-        return LanguageModel(mixer, run.model_settings, **sizes)
+        sizes = {"vocabulary": task.vocabulary, "width": run.D, "layers": run.depth}
+        context = max((task.L, *task.contexts))
+        return LanguageModel(mixer, run.model_settings, **sizes, context=context)
 
 
 def check(mixer: type, name: str, given: Mapping[str, Value], width: int) -> None:

@@ -22,7 +22,8 @@ class Recipe:
     falls as a half cosine to 0. betas: AdamW's. clip: the largest norm of a gradient, of all parameters together. seed: of
     the order of the data and of what a mixer draws; the model's initial weights are the caller's. dtype: bfloat16 is
     autocast, with parameters, optimizer and the scan's state in float32. stride: of evaluation (None: the context).
-    evaluate_every: so many steps, and at the end (None: at the end of each epoch). Raises BadInput.
+    evaluate_every: so many steps, and at the end (None: at the end of each epoch). lengths: further contexts to evaluate at
+    in the end, all on the same targets. Raises BadInput.
 
     Defaults are as Table 4 of arXiv 2502.02209 has them, except betas, which it does not state.
     """
@@ -40,6 +41,7 @@ class Recipe:
     dtype: DType = "float32"
     stride: int | None = None
     evaluate_every: int | None = None
+    lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -59,6 +61,8 @@ class Recipe:
             raise BadInput(f"betas={self.betas} must be from 0 to below 1")
         if self.stride is not None and self.stride > self.context:
             raise BadInput(f"stride={self.stride} must be from 1 to the context, {self.context}")
+        if not all(length >= 1 for length in self.lengths):
+            raise BadInput(f"lengths={self.lengths} must be 1 or more")
         if self.dtype not in get_args(DType):
             raise unknown("dtype", self.dtype, get_args(DType))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -48,9 +49,12 @@ def train(
 ) -> Iterator[Score | Unfinished]:
     """Train a model, yielding what each evaluation measured, those of earlier calls first; `Unfinished` where time is up.
 
-    Train: loss (mean since the last evaluation, nats a token), and of this call tokens_per_second, mfu (bfloat16 on a GPU
+    Train: loss (mean since the last evaluation, nats a token), epoch (how often the training split has been gone through),
+    and of this call tokens_per_second, mfu (bfloat16 on a GPU
     that is known), peak_memory (bytes of a GPU). Selection, which is the validation split, and test, if there is one:
-    perplexity, word_perplexity. Selection: the statistics that mixers log, on its first tokens.
+    perplexity, word_perplexity; in the end also perplexity at each of the recipe's lengths, with slice ``context=256``, of
+    those targets that have as many tokens before them as the longest. Selection: the statistics that mixers log, on its
+    first tokens.
 
     told: the number of steps taken, now and then. Under torchrun every process must make the call and exhaust it; the first
     alone yields scores. The model is left on the device, with the weights of the last step. Raises BadInput before training
@@ -76,8 +80,12 @@ def _fitting(model: LanguageModel, corpus: Corpus, recipe: Recipe) -> Schedule:
             f"the tokenizer has {corpus.vocabulary} tokens and the model {vocabulary}: "
             f"give it a vocabulary of {corpus.vocabulary}, or take a smaller tokenizer"
         )
-    if recipe.context > model.context:
-        raise BadInput(f"context={recipe.context} is longer than the model's, {model.context}")
+    longest = max((recipe.context, *recipe.lengths))
+    if longest > model.context:
+        raise BadInput(f"context={longest} is longer than the model's, {model.context}")
+    for part in SPLITS.values():
+        if part in corpus.splits and recipe.lengths and corpus[part].tokens <= longest:
+            raise BadInput(f"a length of {longest} leaves no target of the {part} split, of {corpus[part].tokens} tokens")
     for part, tokens in corpus.splits.items():
         if recipe.context > tokens.tokens:
             raise BadInput(f"context={recipe.context} is longer than the {part} split, which has {tokens.tokens} tokens")
@@ -109,7 +117,8 @@ class _Training:
             self._steps.restore(before.step, before.tensors, before.about["since"])
             self._scores = [Score(*values) for values in before.about["scores"]]
             self._spent = before.about["seconds"]
-        if how.compiled if how.compiled is not None else group.device.type == "cuda":
+        self._compiled = how.compiled if how.compiled is not None else group.device.type == "cuda"
+        if self._compiled:
             model.compile_blocks()
         self._steps.begin()
         self._clock = _Clock(self._steps.taken + _WARM_STEPS)
@@ -175,6 +184,8 @@ class _Training:
             self._model.eval()
             try:
                 found = [*self._of_training(loss), *self._of_splits(), *self._of_mixers()]
+                if self._steps.taken == self._plan.steps:
+                    found += self._of_lengths()
             except Diverged as error:
                 why = str(error)
             self._model.train()
@@ -190,6 +201,7 @@ class _Training:
 
     def _of_training(self, loss: float) -> Iterator[Score]:
         yield self._score("train", "loss", loss)
+        yield self._score("train", "epoch", self._steps.taken / self._plan.epoch)
         device, speed = self._group.device, self._clock.steps_a_second()
         if speed is not None:
             speed *= self._recipe.batch_size * self._recipe.context
@@ -213,8 +225,7 @@ class _Training:
                 yield self._score(split, "word_perplexity", found.per_word)
 
     def _perplexity(self, tokens: Tokens) -> perplexity.Perplexity:
-        recipe, device = self._recipe, self._group.device
-        rows = min(self._how.at_once or recipe.batch_size, recipe.batch_size // self._group.size)  # as in training
+        recipe, device, rows = self._recipe, self._group.device, self._rows()
 
         def nll(inputs: Tensor, targets: Tensor) -> Tensor:
             """For as many rows at every call: another number would have to be compiled anew."""
@@ -232,6 +243,39 @@ class _Training:
             batch_size=rows,
             device=device,
         )
+
+    def _of_lengths(self) -> Iterator[Score]:
+        """As the same targets are predicted from contexts of each length: targets of whole windows of the longest.
+
+        Without compiling: a program of its own for every length would take longer than it saves.
+        """
+        recipe, device, lengths = self._recipe, self._group.device, self._recipe.lengths
+        if not lengths:
+            return
+
+        def nll(inputs: Tensor, targets: Tensor) -> Tensor:
+            with autocast(recipe, device):
+                return self._model.token_losses(inputs, targets)
+
+        for split, part in SPLITS.items():
+            if part not in self._corpus.splits:
+                continue
+            with torch.compiler.set_stance("force_eager") if self._compiled else nullcontext():
+                found = perplexity.evaluate_lengths(
+                    nll,
+                    self._corpus[part].ids,
+                    contexts=lengths,
+                    stride=min(recipe.stride or recipe.context, *lengths),
+                    before=self._corpus.tokenizer.end,
+                    batch_size=max(1, self._rows() * recipe.context // max(lengths)),
+                    device=device,
+                )
+            for length, at_length in found.items():
+                yield self._score(split, "perplexity", at_length.per_token, f"context={length}")
+
+    def _rows(self) -> int:
+        """Sequences that are evaluated at a time: as many as are trained on, for which memory suffices."""
+        return min(self._how.at_once or self._recipe.batch_size, self._recipe.batch_size // self._group.size)
 
     def _of_mixers(self) -> Iterator[Score]:
         ids, context = self._corpus["validation"].ids, self._recipe.context
