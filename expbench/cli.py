@@ -256,13 +256,16 @@ def reproduce(
     It can be interrupted, and limited in time; the same command goes on from there. Started several times on one folder, it
     divides the work.
     """
+    # Before torch is loaded, as in run; what is tried is too small for several threads, which would wait for each other.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if smoke:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     from expbench.presets import PRESETS, called, chosen
 
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     check_choice("--device", device, DEVICES)
     part, seconds = shard_of(shard), seconds_of(time_limit)
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from pathlib import Path
 
     from expbench import campaign, claims, crew, sweep, table

@@ -1,5 +1,7 @@
 """The studies of texts: what is run, on which text, what is claimed, and what is refused before anything runs."""
 
+import os
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -117,6 +119,20 @@ def test_results_are_named_by_the_text_that_was_found(expbench: CommandLine, tex
     assert set(frame.loc[frame["slice"].fillna("").str.startswith("context="), "slice"]) == {
         f"context={length}" for length in (32, 64, 128)
     }
+
+
+def test_what_is_tried_takes_one_thread() -> None:
+    code = """
+from expbench.cli import main
+try:
+    main(["reproduce", "nosuch", "--smoke"])
+except SystemExit:
+    import torch
+    print(torch.get_num_threads())
+"""
+    left = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=left)
+    assert answer.stdout.strip() == "1", "of tiny tensors more threads wait for each other, on a busy machine for minutes"
 
 
 def test_bad_input(expbench: CommandLine, text: str) -> None:
