@@ -17,9 +17,10 @@ from typing import Literal, NamedTuple
 import pandas as pd
 
 from expbench.cells import Cell
+from expbench.document import Table
 from expbench.resampling import further_mean_interval
 from expbench.statistics import Interval
-from expbench.text import markdown_table, number
+from expbench.text import number
 
 SOURCE = "arXiv 2502.02209v1, Table 2, means of three seeds"
 Verdict = Literal["reproduces", "differs", "not comparable", "not run"]
@@ -113,8 +114,8 @@ def _may_be(published: Published, cell: Cell) -> bool:
     return all(task.get(name) == value for name, value in _RECONSTRUCTED[published.task].items())
 
 
-def text(found: Sequence[Entry]) -> str:
-    """The ledger as Markdown: a line for each published number and each setting of ours."""
+def table(found: Sequence[Entry]) -> Table:
+    """A line for each published number and each setting of ours."""
     header = ["published row", "parameters", "published", "ours: mean of 3 seeds", "95 % of such means", "parameters here"]
     lines = []
     for entry in found:
@@ -126,7 +127,8 @@ def text(found: Sequence[Entry]) -> str:
         parts = [str(entry.cell["context"]), *around(entry.cell, found), *_layout(entry.cell)]
         setting = ", ".join(part for part in parts if part)
         lines.append([*row, number(entry.ours.center), spread, str(entry.cell["parameters"]), setting, entry.verdict])
-    return f"Published: {SOURCE}.\n\n{markdown_table([*header, 'setting here', 'verdict'], lines)}"
+    cells = [[entry.cell] if entry.cell else [] for entry in found]
+    return Table("Published numbers and ours", [*header, "setting here", "verdict"], lines, cells)
 
 
 def around(cell: Cell, found: Sequence[Entry]) -> list[str]:
