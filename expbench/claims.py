@@ -158,7 +158,7 @@ def of_models(cells: Iterable[Cell]) -> list[Claim]:
     none of these is ever written. Each has its own position code; of more than four models there are too many pairs.
     """
     found = []
-    for task, of_task in groupby(cells, key=lambda cell: str(cell["task"])):
+    for task, of_task in groupby(filter(_can_be_said, cells), key=lambda cell: str(cell["task"])):
         own = list(of_task)
         sides = [(str(cell["model"]), {"positions": str(cell["positions"])}) for cell in own]
         models = _once(sides)
@@ -176,7 +176,7 @@ def against(cells: Iterable[Cell], reference: str) -> list[Claim]:
     share, each keeps its own.
     """
     found = []
-    for task, of_task in groupby(cells, key=lambda cell: str(cell["task"])):
+    for task, of_task in groupby(filter(_can_be_said, cells), key=lambda cell: str(cell["task"])):
         own = list(of_task)
         for model in sorted({str(cell["model"]) for cell in own} - {reference}):
             sides = [[cell for cell in own if cell["model"] == name] for name in (model, reference)]
@@ -190,6 +190,11 @@ def against(cells: Iterable[Cell], reference: str) -> list[Claim]:
                         fixed = [one | {"D": next(iter(width))} for one, width in zip(fixed, widths, strict=True)]
                     found.append(_seen(own, task, (model, fixed[0]), (reference, fixed[1])))
     return found
+
+
+def _can_be_said(cell: Cell) -> bool:
+    """Whether a claim can name the model: a table may hold any name."""
+    return _TOKEN.fullmatch(str(cell["model"])) is not None and str(cell["model"]) not in "<>(),="
 
 
 def _once(sides: Iterable[tuple[str, dict[str, str]]]) -> list[tuple[str, dict[str, str]]]:

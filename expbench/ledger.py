@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
@@ -116,19 +117,27 @@ def _may_be(published: Published, cell: Cell) -> bool:
 
 def table(found: Sequence[Entry]) -> Table:
     """A line for each published number and each setting of ours."""
-    header = ["published row", "parameters", "published", "ours: mean of 3 seeds", "95 % of such means", "parameters here"]
+    header = ["published row", "verdict", "published", "ours: mean of 3 seeds", "95 % of such means"]
+    header += ["parameters", "parameters here", "setting here"]
     lines = []
     for entry in found:
-        row = [entry.published.row, str(entry.published.parameters), number(entry.published.value)]
+        row = [entry.published.row, entry.verdict, number(entry.published.value)]
+        printed = str(entry.published.parameters)
         if entry.cell is None or entry.ours is None:
-            lines.append([*row, "-", "-", "-", "-", entry.verdict])
+            lines.append([*row, "-", "-", printed, "-", "-"])
             continue
         spread = f"{number(entry.ours.low)} to {number(entry.ours.high)}"
         parts = [str(entry.cell["context"]), *around(entry.cell, found), *_layout(entry.cell)]
         setting = ", ".join(part for part in parts if part)
-        lines.append([*row, number(entry.ours.center), spread, str(entry.cell["parameters"]), setting, entry.verdict])
+        lines.append([*row, number(entry.ours.center), spread, printed, str(entry.cell["parameters"]), setting])
     cells = [[entry.cell] if entry.cell else [] for entry in found]
-    return Table("Published numbers and ours", [*header, "setting here", "verdict"], lines, cells)
+    return Table("Published numbers and ours", header, lines, cells)
+
+
+def summary(found: Sequence[Entry]) -> str:
+    """Where the numbers come from, and how many have which verdict."""
+    counts = Counter(str(entry.verdict) for entry in found)
+    return f"Published: {SOURCE}. {', '.join(f'{verdict}: {n}' for verdict, n in sorted(counts.items()))}."
 
 
 def around(cell: Cell, found: Sequence[Entry]) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from expbench.cells import SIZES, TRAINING, Cell
 from expbench.text import number
@@ -29,7 +31,11 @@ STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.t
 def save(figure: Figure, path: Path) -> None:
     """Write an SVG that is the same bytes for the same figure."""
     with mpl.rc_context(STYLE):
-        figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
+        layout = figure.get_layout_engine()
+        if layout is not None:  # once: matplotlib would draw the figure a second time to do so, and a third to trim it
+            layout.execute(figure)
+            figure.set_layout_engine("none")
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def labels(cells: Sequence[Cell], *, also: Sequence[str] = (), without: Sequence[str] = ()) -> dict[int, str]:
@@ -70,8 +76,8 @@ def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> 
         axes.plot(x, [cell.interval.center for cell in group], "o-", color=colour, label=name, markersize=4)
         low, high = zip(*(_visible(cell) for cell in group), strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-        for cell in group:
-            axes.plot([cell[axis]] * len(cell.values), cell.values, ".", color=colour, alpha=0.4, markersize=4)
+        dots = [(cell[axis], value) for cell in group for value in cell.values]
+        axes.plot(*zip(*dots, strict=True), ".", color=colour, alpha=0.4, markersize=4)
         floors = [(cell[axis], floor) for cell in group for floor in _floor(cell)]
         if floors:
             axes.plot(*zip(*floors, strict=True), "_", color=colour, label=f"{name}: floor", **_FLOOR_STYLE)
@@ -127,27 +133,33 @@ def depth_against_degree(cells: Sequence[Cell]) -> Figure:
 
 def curves(cells: Sequence[Cell], points: pd.DataFrame) -> Figure:
     """The headline metric on the selection split while training, a line a run; `points` has key, step and value."""
-    by_key = {str(key): group.sort_values("step") for key, group in points.groupby("key")}
     places = _places(cells)
+    shown = [cell for cell in cells if (cell["L"], cell["degree"]) in places]
+    by_key = _lines(points, {key for cell in shown for key in cell.each("key")})
     figure, panels = _panels(len(places), width=3.8, height=3.0)
     names = labels(cells)
     colours = dict(zip(dict.fromkeys(names.values()), COLOURS, strict=False))
     named: dict[str, Any] = {}
     for axes, place in zip(panels, places, strict=True):
-        for cell in cells:
-            if (cell["L"], cell["degree"]) != place:
-                continue
-            name = names[id(cell)]
-            for key in cell.runs["key"]:
-                if key in by_key:
-                    line = by_key[key]
-                    drawn = axes.plot(line["step"], line["value"], color=colours[name], alpha=0.7, linewidth=1)
-                    named.setdefault(name, drawn[0])
+        for name, group in _by_name([c for c in shown if (c["L"], c["degree"]) == place], names).items():
+            lines = [by_key[key] for cell in group for key in cell.each("key") if key in by_key]
+            if lines:
+                drawn = axes.add_collection(LineCollection(lines, colors=[colours[name]], alpha=0.7, linewidths=1))
+                named.setdefault(name, drawn)
+        axes.autoscale_view()
         axes.set_title(_place(*place), fontsize=9)
         axes.set_xlabel("step")
         _metric_axis(axes, cells, "selection")
     _legend(figure, list(named.values()), list(named))
     return figure
+
+
+def _lines(points: pd.DataFrame, keys: set[str]) -> dict[str, Any]:
+    """The points (step, value) of each of these runs, by key."""
+    own = points[points["key"].isin(keys)].sort_values(["key", "step"], kind="stable")
+    values = own[["step", "value"]].to_numpy(dtype=float)
+    starts = np.flatnonzero((own["key"] != own["key"].shift()).to_numpy())
+    return dict(zip(own["key"].to_numpy()[starts], np.split(values, starts[1:]), strict=True)) if len(own) else {}
 
 
 def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
@@ -171,12 +183,13 @@ def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
         for name, value in zip(kept["model"], kept["value"], strict=True):
             axes.plot([max(value, floor)], [rows.index(name)], "D", color="0.35", markersize=4)
         axes.axvline(cells[0].solved_at, color="0.7", linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        first = axes.get_subplotspec().is_first_col()  # beside the others the same names would run into their neighbour
+        axes.set_yticks(range(len(rows)), rows if first else [""] * len(rows), fontsize=8)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_title(_place(*place), fontsize=9)
         axes.set_xlabel(f"{cells[0].metric} (test)")
         if not cells[0].higher_is_better:
-            axes.set_xscale("log")
+            _logarithmic(axes, "x")
             axes.set_xlim(left=_LEAST * 0.8)
     return figure
 
@@ -234,9 +247,17 @@ def _metric_axis(axes: Axes, cells: Sequence[Cell], split: str) -> None:
     axes.axhline(cells[0].solved_at, color="0.8", linewidth=0.8, zorder=0)
     axes.set_ylabel(f"{cells[0].metric} ({split})")
     if not cells[0].higher_is_better:
-        axes.set_yscale("log")
+        _logarithmic(axes, "y")
         best = min(min(cell.values) for cell in cells)
         axes.set_ylim(bottom=max(_LEAST, 0.5 * min(best, cells[0].solved_at)))
+
+
+def _logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis whose numbers are plain texts: setting each as mathematics took most of a figure's time."""
+    scale, axis = (axes.set_xscale, axes.xaxis) if which == "x" else (axes.set_yscale, axes.yaxis)
+    scale("log")
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _visible(cell: Cell) -> tuple[float, float]:

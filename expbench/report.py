@@ -138,7 +138,7 @@ def _ledger(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[Se
     if not any(entry.cell for entry in found):
         return []
     table = ledger.table(found)
-    parts: list[Block] = [f"Published: {ledger.SOURCE}.", table]
+    parts: list[Block] = [ledger.summary(found), table]
     figure = overviews.beside_published([entry for entry in found if entry.verdict in ("reproduces", "differs")])
     if figure is not None:
         plots.save(figure, target / "figures" / "published.svg")

@@ -1,4 +1,4 @@
-"""The tables of one setting of a task: what each model reached, its labels, its controls, and where the numbers come from."""
+"""The tables of a report: what each model reached, the labels and controls of a task, where the numbers come from."""
 
 from __future__ import annotations
 
@@ -34,18 +34,20 @@ def results(cells: Sequence[Cell], metric: str, title: str) -> Table:
     """The main table: a line a cell."""
     columns = varying(list(cells), _COLUMNS)
     names = labels(cells, without=[*_COLUMNS, *PROTOCOL])
-    header = ["model", *columns, metric, "95 % interval", "best", "solved", _RUNS]
-    header += ["floor", "reading", "rate", "parameters", "state", "FLOPs a token", "reach", "protocol"]
+    protocols = [_protocol(cell) for cell in cells]
+    several = len(set(protocols)) > 1  # what tells lines apart stands before what they reached
+    header = ["model", *columns, *(["protocol"] if several else []), metric, "95 % interval", "best", "solved", _RUNS]
+    header += ["floor", "reading", "rate", "parameters", "state", "FLOPs a token", "reach"]
     lines = [
         [
-            *(names[id(cell)], *(plain(cell[column]) for column in columns)),
-            *(*_outcome(cell), _rate(cell), *_sizes(cell), _protocol(cell)),
+            *(names[id(cell)], *(plain(cell[column]) for column in columns), *([protocol] if several else [])),
+            *(*_outcome(cell), _rate(cell), *_sizes(cell), *([] if several else [protocol])),
         ]
-        for cell in cells
+        for cell, protocol in zip(cells, protocols, strict=True)
     ]
-    several = len({_protocol(cell) for cell in cells}) > 1
     brief = ["model", *columns, *(["protocol"] if several else []), "parameters"]
     brief += [metric, "95 % interval", "solved", *(["floor"] if any(cell.floor is not None for cell in cells) else [])]
+    header += [] if several else ["protocol"]
     return Table(title, header, lines, [[cell] for cell in cells], main=True, folded=_RUNS, brief=brief)
 
 

@@ -282,13 +282,13 @@ def test_a_report_of_some_tasks_and_models(expbench: CommandLine) -> None:
     expbench(*sweep, "--task", "polyreg,count-in-row", "--models", "s6,linattn", "-t", "count-in-row:classes=3")
     answer = expbench("report", "--task", "polyreg", "--models", "linattn")
     assert answer.code == 0
-    assert answer.out.strip() == str(Path("results/report/report.md"))
-    text = Path(answer.out.strip()).read_text()
+    assert answer.out.strip() == str(Path("results/report/report.html"))
+    text = Path("results/report/report.md").read_text()
     assert "## polyreg" in text
     assert "## count-in-row" not in text
     assert [line[0] for line in section(text, "model")[1:]] == ["linattn"]
     assert "generator (positive)" in text
-    whole = Path(expbench("report").out.strip()).read_text()
+    whole = Path(expbench("report").out.strip()).with_suffix(".md").read_text()
     assert "last-zero (oracle)" in whole
     assert "balanced_accuracy" in whole
     figures(Path("results"), whole)

@@ -26,6 +26,7 @@ from expbench.verdicts import Finding, Judgement
 
 _MOST_LINES = 2000  # of results on a page, all tables together; a line with its runs is about 1.5 kB
 _MOST_OTHER = 1000  # of any other table
+_SENTENCE = 40  # characters
 _LARGEST_FIGURE = 800_000  # characters
 _KEY = 12  # digits of a key: enough to tell 100,000 runs apart, and all that `expbench trace` needs
 _KINDS: dict[type, str] = {Table: "table", Picture: "picture", Claims: "claims", str: "text"}
@@ -41,13 +42,13 @@ _TONES = {
     "not supported": "fair",
     "not representable": "fair",
     "solved by some": "fair",
-    "undecided": "open",
-    "unknown": "open",
-    "representable, not found": "open",
+    "undecided": "unsure",
+    "unknown": "unsure",
+    "representable, not found": "unsure",
     "not comparable": "none",
     "not run": "none",
 }
-_NUMBER = re.compile(r"[-+]?\d|-$|no polynomial bound$")
+_NUMBER = re.compile(r"[-+]?\d(?!.*against)|-$|no polynomial bound$")
 
 
 class Source(NamedTuple):
@@ -142,7 +143,11 @@ class _Page:
     def numeric(self, table: Table) -> list[bool]:
         """Of each shown column whether it holds numbers."""
         sample = table.lines[:50]
-        return [all(_NUMBER.match(line[i]) for line in sample) and table.header[i] != "lr" for i in self.columns(table)]
+        return [all(_NUMBER.match(line[i]) for line in sample) for i in self.columns(table)]
+
+    def wide(self, table: Table) -> list[bool]:
+        """Of each shown column whether it holds sentences, which are broken into lines."""
+        return [max((len(line[i]) for line in table.lines), default=0) > _SENTENCE for i in self.columns(table)]
 
     def links(self, cells: Sequence[Cell]) -> list[tuple[str, str]]:
         """Name and label of those of the cells that are on the page."""
@@ -155,7 +160,7 @@ class _Page:
 
     def _card(self, finding: Finding) -> Card:
         own = finding.judgements
-        counts = Counter(j.verdict for j in own)
+        counts = Counter(str(j.verdict) for j in own)
         badges = [
             (str(counts[verdict]) if len(own) > 1 else "", _judged(verdict)) for verdict in _TONES if verdict in counts
         ]

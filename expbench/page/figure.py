@@ -28,16 +28,16 @@ _STYLE = re.compile(r'style="[^"]*"')
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _ROOT = re.compile(r"<svg[^>]*>")
 _SIZES = re.compile(r'(?:width|height)="([\d.]+)pt"')
-_REFERENCE = re.compile(r'(href="|url\()#([\w-]+)')
-_NAME = re.compile(r' id="([\w-]+)"')
+_REFERENCE = re.compile(r'(href="|url\()#([\w.-]+)')
+_NAME = re.compile(r' id="([\w.-]+)"')
 _FINE = re.compile(r"(\.\d\d)\d+")
 _PATH = re.compile(r' (?:d|x|y)="[^"]*"')
 
 
 def inline(svg: str, prefix: str, title: str) -> str:
-    """An SVG file as an element of a page, in which no name is any other figure's. title: what it is to those who do not see it.
+    """An SVG file as an element of a page, in which no name is any other figure's, and no line finer than .01 point.
 
-    A hundredth of a point is as fine as it is kept.
+    title: what it is to those who do not see it.
     """
     svg = _PREAMBLE.sub("", svg)
     used = {name for _, name in _REFERENCE.findall(svg)}
@@ -50,5 +50,5 @@ def inline(svg: str, prefix: str, title: str) -> str:
         raise ValueError(f"{title}: no SVG")
     width, height = (float(size) for size in _SIZES.findall(root[0])[:2])
     head = f'<svg role="img" aria-label="{escape(title)}" width="{width:.0f}pt" height="{height:.0f}pt" '
-    head += f'viewBox="0 0 {width:g} {height:g}">'
+    head += f'viewBox="0 0 {width:g} {height:g}" style="--width: {width:.0f}pt">'
     return svg[: root.start()] + head + svg[root.end() :].strip()

@@ -36,7 +36,7 @@
   });
 
   // numbers by the first one in a cell, texts after them; what is missing comes last in either direction
-  const missing = (text) => text === "-" || text === "no polynomial bound" || text === "";
+  const missing = (text) => /^(-|no polynomial bound|\d+ (diverged|failed|unsupported).*)?$/.test(text);
   const valueOf = (text) => {
     const found = /^[i]?[-+]?\d[\d.]*(e[-+]?\d+)?/.exec(text);
     return found ? parseFloat(found[0].replace(/^i/, "")) : null;
