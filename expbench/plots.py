@@ -20,7 +20,7 @@ from expbench.text import number
 
 COLOURS = list(mpl.color_sequences["tab10"]) * 10
 _DASHES: list[Any] = ["--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1))] * 3
-_PANELS = 6
+_PANELS, _COLUMNS = 6, 3
 _NAMED = 16  # names in a legend
 _LEAST = 1e-5  # errors below this are drawn here
 _TOLD_APART = ["model_settings", "model_version", "task_version", *SIZES, *TRAINING]
@@ -34,7 +34,7 @@ def save(figure: Figure, path: Path) -> None:
         layout = figure.get_layout_engine()
         if layout is not None:  # once: matplotlib would draw the figure a second time to do so, and a third to trim it
             layout.execute(figure)
-            figure.set_layout_engine("none")
+            figure.set_layout_engine(None)
         figure.savefig(path, format="svg", metadata={"Date": None})
 
 
@@ -120,13 +120,15 @@ def depth_against_degree(cells: Sequence[Cell]) -> Figure:
             if not np.isnan(value):
                 badge = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.2}
                 text = "\n".join([number(value), *floors[row, column]])
-                axes.text(column, row, text, ha="center", va="center", fontsize=7, color="black", bbox=badge)
+                centred: Any = {"ha": "center", "va": "center", "in_layout": False}  # none reaches beyond its field
+                axes.text(column, row, text, fontsize=7, color="black", bbox=badge, **centred)
         axes.set_xticks(range(len(degrees)), [str(degree) for degree in degrees])
         axes.set_yticks(range(len(depths)), [str(depth) for depth in depths])
         axes.set_title(name, fontsize=9)
         axes.set_xlabel(axis)
         axes.set_ylabel("depth")
         axes.spines[:].set_visible(False)
+    _share(panels, "xy")
     figure.suptitle(f"{cells[0].metric} (test), mean", fontsize=9)
     return figure
 
@@ -150,6 +152,7 @@ def curves(cells: Sequence[Cell], points: pd.DataFrame) -> Figure:
         axes.set_title(_place(*place), fontsize=9)
         axes.set_xlabel("step")
         _metric_axis(axes, cells, "selection")
+    _share(panels, "y")
     _legend(figure, list(named.values()), list(named))
     return figure
 
@@ -183,14 +186,14 @@ def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
         for name, value in zip(kept["model"], kept["value"], strict=True):
             axes.plot([max(value, floor)], [rows.index(name)], "D", color="0.35", markersize=4)
         axes.axvline(cells[0].solved_at, color="0.7", linewidth=0.8, linestyle=":")
-        first = axes.get_subplotspec().is_first_col()  # beside the others the same names would run into their neighbour
-        axes.set_yticks(range(len(rows)), rows if first else [""] * len(rows), fontsize=8)
+        axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_title(_place(*place), fontsize=9)
         axes.set_xlabel(f"{cells[0].metric} (test)")
         if not cells[0].higher_is_better:
             _logarithmic(axes, "x")
             axes.set_xlim(left=_LEAST * 0.8)
+    _share(panels, "xy")
     return figure
 
 
@@ -201,7 +204,7 @@ def _floor(cell: Cell) -> list[float]:
 
 def _panels(count: int, width: float, height: float, most: int = _PANELS) -> tuple[Figure, list[Axes]]:
     count = min(count, most)
-    columns = min(count, 3)
+    columns = min(count, _COLUMNS)
     lines = -(-count // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
@@ -210,6 +213,22 @@ def _panels(count: int, width: float, height: float, most: int = _PANELS) -> tup
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
+
+
+def _share(panels: Sequence[Axes], which: str) -> None:
+    """Axes "x", "y" or both alike in all panels, with their numbers and names beside the outer panels alone."""
+    ends = {axis: [end for axes in panels for end in getattr(axes, f"get_{axis}lim")()] for axis in which}
+    flipped = {axis: bool(getattr(panels[0], f"{axis}axis").get_inverted()) for axis in which}
+    for index, axes in enumerate(panels):
+        for axis, known in ends.items():
+            limits = sorted((min(known), max(known)), reverse=flipped[axis])
+            getattr(axes, f"set_{axis}lim")(*limits)
+        if "x" in which and index + _COLUMNS < len(panels):
+            axes.set_xlabel("")
+            axes.tick_params(labelbottom=False)
+        if "y" in which and index % _COLUMNS:
+            axes.set_ylabel("")
+            axes.tick_params(labelleft=False)
 
 
 def _legend(figure: Figure, handles: list[Any], names: list[str]) -> None:

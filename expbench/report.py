@@ -215,7 +215,7 @@ def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) 
         figures["metric against degree"] = lambda: plots.metric_against(cells, controls, "degree")
     if len(degrees) > 1 or len(depths) > 1:
         figures["depth against degree"] = lambda: plots.depth_against_degree(cells)
-    if headline["step"].nunique() > 1:
+    if headline["key"].duplicated().any():  # a point is no curve: a table may hold the ends of runs alone
         figures["curves"] = lambda: plots.curves(cells, headline)
     if len(controls):
         figures["controls"] = lambda: plots.beside_controls(cells, controls)

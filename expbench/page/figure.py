@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from markupsafe import escape
 
@@ -26,6 +27,7 @@ _COLOURS = {
 _PREAMBLE = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", re.DOTALL)
 _STYLE = re.compile(r'style="[^"]*"')
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
+_OFTEN = 3
 _ROOT = re.compile(r"<svg[^>]*>")
 _SIZES = re.compile(r'(?:width|height)="([\d.]+)pt"')
 _REFERENCE = re.compile(r'(href="|url\()#([\w.-]+)')
@@ -44,6 +46,7 @@ def inline(svg: str, prefix: str, title: str) -> str:
     svg = _NAME.sub(lambda found: f' id="{prefix}-{found[1]}"' if found[1] in used else "", svg)
     svg = _REFERENCE.sub(lambda found: f"{found[1]}#{prefix}-{found[2]}", svg)
     svg = _STYLE.sub(lambda found: _COLOUR.sub(lambda colour: _COLOURS.get(colour[0], colour[0]), found[0]), svg)
+    svg = _shared_styles(svg, prefix)
     svg = _PATH.sub(lambda found: _FINE.sub(r"\1", found[0]), svg)
     root = _ROOT.search(svg)
     if root is None:
@@ -52,3 +55,12 @@ def inline(svg: str, prefix: str, title: str) -> str:
     head = f'<svg role="img" aria-label="{escape(title)}" width="{width:.0f}pt" height="{height:.0f}pt" '
     head += f'viewBox="0 0 {width:g} {height:g}" style="--width: {width:.0f}pt">'
     return svg[: root.start()] + head + svg[root.end() :].strip()
+
+
+def _shared_styles(svg: str, prefix: str) -> str:
+    """The figure with a class for each style that it has again and again: markers are most of what there is."""
+    counts = Counter(_STYLE.findall(svg))
+    classes = {style: f"{prefix}-{i}" for i, (style, times) in enumerate(counts.items()) if times > _OFTEN}
+    rules = "".join(f".{name}{{{style[7:-1]}}}" for style, name in classes.items())
+    svg = _STYLE.sub(lambda found: f'class="{classes[found[0]]}"' if found[0] in classes else found[0], svg)
+    return svg.replace("</svg>", f"<style>{rules}</style></svg>") if rules else svg
