@@ -162,8 +162,8 @@ class Cell:
 
     @property
     def commands(self) -> list[str]:
-        """The command lines that do its runs again, all of them and no others: one, where every instance has the same seeds."""
-        origins = [str(self.each(column)[0] or "") for column in ("model_origin", "task_origin")]
+        """The command lines that do its runs again, all and no others: one, where every instance has the same seeds."""
+        origins = [" ".join(_known(self.each(column)[:1])) for column in ("model_origin", "task_origin")]
         run = Run.from_row(self.facts | {column: self.each(column)[0] for column in ("task_settings", "seed")})
         seeds: dict[int, list[int]] = {}
         for instance, seed in sorted(zip(self.each("instance"), self.each("seed"), strict=True)):

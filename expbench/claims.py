@@ -170,10 +170,10 @@ def of_models(cells: Iterable[Cell]) -> list[Claim]:
 
 
 def against(cells: Iterable[Cell], reference: str) -> list[Claim]:
-    """For each task and each of its other models how it stands to one: as it did in the mean, so that nobody has claimed it.
+    """For each task and each of its other models how it stands to one: as it did in the mean, which nobody has claimed.
 
-    What both sides have in common they are compared at; of position codes, and of widths where each has one, that they do not
-    share, each keeps its own.
+    They are compared where they agree. Of position codes that they do not share each keeps its own, as of widths where each
+    has one, which are those that make them alike in size.
     """
     found = []
     for task, of_task in groupby(filter(_can_be_said, cells), key=lambda cell: str(cell["task"])):

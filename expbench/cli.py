@@ -294,7 +294,7 @@ def report(
     ] = None,
     results: ResultsOption = "results",
 ) -> None:
-    """Write tables, figures and verdicts of the results: RESULTS/report/report.html, and report.md and report.tex beside it."""
+    """Write verdicts, tables and figures of the results: RESULTS/report/report.html, beside it report.md and report.tex."""
     from expbench import table
     from expbench.report import write_report
     from expbench.settings import split_list

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from expbench.document import Document, Section, Table
+from expbench.text import NO_BOUND
 
 _HEAD = """\
 % Written by: {command}
@@ -18,7 +19,6 @@ _ESCAPED = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
 _POWER = re.compile(r"^(-?[\d.]+)e([-+]\d+)$")
@@ -46,7 +46,7 @@ def _main(document: Document) -> Iterator[tuple[Section, Table]]:
 
 def _table(section: Section, table: Table, index: int) -> str:
     columns = [table.header.index(name) for name in table.brief]
-    lines = [[line[i] for i in columns] for line in table.lines]
+    lines = [[_short(table.header[i], line[i]) for i in columns] for line in table.lines]
     numbers = [all(_NUMBER.match(text) for text in column) for column in zip(*lines, strict=True)]
     said = ". ".join(part for part in (section.title, section.context) if part)
     rows = [" & ".join(escaped(table.header[i]) for i in columns) + r" \\", r"\midrule"]
@@ -54,8 +54,8 @@ def _table(section: Section, table: Table, index: int) -> str:
     return "\n".join(
         [
             r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escaped(said)}. Means over seeds with 95\,\% intervals; solved with Wilson's.}}",
+            r"\centering\small",
+            rf"\caption{{{escaped(said)}. Means over seeds with 95\,\% intervals; solved: runs that reach the threshold.}}",
             rf"\label{{tab:expbench-{index}}}",
             rf"\begin{{tabular}}{{{_alignment(numbers)}}}",
             r"\toprule",
@@ -65,6 +65,11 @@ def _table(section: Section, table: Table, index: int) -> str:
             r"\end{table}",
         ]
     )
+
+
+def _short(column: str, text: str) -> str:
+    """Of the share solved the count, from which Wilson's interval follows; a dash where there is no bound."""
+    return "--" if text == NO_BOUND else text.partition(" (")[0] if column == "solved" else text
 
 
 def _alignment(numbers: Sequence[bool]) -> str:

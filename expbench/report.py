@@ -48,24 +48,10 @@ def write_report(
     tasks, models: what is shown of the runs. against: a model that every other one is compared to, and that is shown too.
     Raises `BadInput` if nothing is left to show.
     """
-    runs = frame[frame["kind"] == "run"]
-    if runs.empty:
-        raise BadInput(f"{folder} holds no runs yet; expbench run --task polyreg --models s6,attn makes some")
     if models is not None and against is not None:
         models = list(dict.fromkeys([*models, against]))
-    for kind, names in (("task", tasks), ("model", models or [against] if against else models)):
-        for name in names or []:
-            if name not in set(runs[kind]):
-                raise unknown(f"{kind} in {folder}:", name, runs[kind].unique())
-    kept = frame
-    if tasks is not None:
-        kept = kept[kept["task"].isin(tasks)]
-    if models is not None:
-        kept = kept[~kept["kind"].isin(TRAINED) | kept["model"].isin(models)]
-    kept = with_context(kept)
+    kept = with_context(_chosen(frame, folder, tasks, models, against))
     cells = gather(kept)
-    if not cells:
-        raise BadInput(f"{folder} holds no runs of {', '.join(models or [])} on {', '.join(tasks or [])}")
     target = folder / "report"
     try:
         shutil.rmtree(target / "figures", ignore_errors=True)
@@ -92,6 +78,29 @@ def write_report(
     return path
 
 
+def _chosen(
+    frame: pd.DataFrame,
+    folder: Path,
+    tasks: Sequence[str] | None,
+    models: Sequence[str] | None,
+    against: str | None,
+) -> pd.DataFrame:
+    """The rows of these tasks and models, with the controls of the tasks; raises `BadInput` where a name has no runs."""
+    runs = frame[frame["kind"] == "run"]
+    if runs.empty:
+        raise BadInput(f"{folder} holds no runs yet; expbench run --task polyreg --models s6,attn makes some")
+    for task in tasks or []:
+        if task not in set(runs["task"]):
+            raise unknown(f"task in {folder}:", task, runs["task"].unique())
+    of_tasks = runs if tasks is None else runs[runs["task"].isin(tasks)]
+    on = f" on {', '.join(tasks)}" if tasks else ""
+    for model in [*(models or []), *([against] if against else [])]:
+        if model not in set(of_tasks["model"]):
+            raise unknown(f"model in {folder}{on}:", model, of_tasks["model"].unique())
+    kept = frame if tasks is None else frame[frame["task"].isin(tasks)]
+    return kept if models is None else kept[~kept["kind"].isin(TRAINED) | kept["model"].isin(models)]
+
+
 def _command(folder: Path, tasks: Sequence[str] | None, models: Sequence[str] | None, against: str | None) -> str:
     """What writes this report again."""
     words = ["expbench", "report", "--results", folder.as_posix()]
@@ -107,7 +116,7 @@ def _against(cells: Sequence[Cell], frame: pd.DataFrame, reference: str | None) 
         return []
     made = claims.against(cells, reference)
     if not made:
-        raise BadInput(f"--against {reference}: no other model was run on a task that it was run on")
+        raise BadInput(f"--against {reference}: no other model that is shown was run on a task that it was run on")
     return [Section(f"Each model against {reference}", [Claims(verdicts.judge(made, frame, cells))])]
 
 

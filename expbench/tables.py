@@ -45,10 +45,20 @@ def results(cells: Sequence[Cell], metric: str, title: str) -> Table:
         ]
         for cell, protocol in zip(cells, protocols, strict=True)
     ]
-    brief = ["model", *columns, *(["protocol"] if several else []), "parameters"]
+    brief = ["model", *_told_apart(header, lines, columns, several), "parameters"]
     brief += [metric, "95 % interval", "solved", *(["floor"] if any(cell.floor is not None for cell in cells) else [])]
     header += [] if several else ["protocol"]
     return Table(title, header, lines, [[cell] for cell in cells], main=True, folded=_RUNS, brief=brief)
+
+
+def _told_apart(header: Sequence[str], lines: Sequence[Sequence[str]], columns: Sequence[str], several: bool) -> list[str]:
+    """Of the columns that vary those that tell lines apart; none that follows from the model and those before it."""
+    kept: list[str] = []
+    for name in [*columns, *(["protocol"] if several else [])]:
+        places = [[header.index(known) for known in ("model", *kept, *more)] for more in ((), (name,))]
+        before, after = (len({tuple(line[i] for i in place) for line in lines}) for place in places)
+        kept += [name] if after > before else []
+    return kept
 
 
 def _outcome(cell: Cell) -> list[str]:

@@ -68,7 +68,15 @@ def rows() -> list[dict[str, Any]]:
         made += runs([0.002 * L + seed / 1e4 for seed in range(12)], model="s6", **place)
         made += runs([0.4 + L / 100 + seed / 1e3 for seed in range(12)], model="linattn", floor=0.3, **place)
         made.append(control("mean", "baseline", 1.0, **place))
-    broken = {"key": "f", "model": STRANGE, "status": "failed", "error": STRANGE, "split": None, "metric": None, "value": None}
+    broken = {
+        "key": "f",
+        "model": STRANGE,
+        "status": "failed",
+        "error": STRANGE,
+        "split": None,
+        "metric": None,
+        "value": None,
+    }
     made.append(row(**broken, headline=None, **place))
     return made
 
