@@ -88,19 +88,22 @@ def entries(frame: pd.DataFrame, cells: Sequence[Cell]) -> list[Entry]:
     """Each published number with each of our cells that may be meant; `frame`: the rows that the cells are of."""
     runs = (frame["kind"] == "run") & (frame["status"] == "ok")
     test = frame[runs & (frame["split"] == "test") & (frame["slice"] == "")]
-    by_metric = {str(metric): rows.set_index("key")["value"] for metric, rows in test.groupby("metric")}
+    by_metric = {str(metric): dict(zip(own["key"], own["value"], strict=True)) for metric, own in test.groupby("metric")}
     return [entry for published in table2() for entry in _entries(published, cells, by_metric)]
 
 
-def _entries(published: Published, cells: Sequence[Cell], values: dict[str, pd.Series[float]]) -> Iterator[Entry]:
+def _entries(published: Published, cells: Sequence[Cell], values: dict[str, dict[str, float]]) -> Iterator[Entry]:
     meant = [cell for cell in cells if _may_be(published, cell)]
     if not meant:
         yield Entry(published, None, None, "not run")
     percent = published.metric == "accuracy_percent"
     for cell in meant:
-        mine = values.get("accuracy" if percent else "mse", pd.Series(dtype=float))
-        runs = cell.runs.assign(mine=cell.runs["key"].map(mine) * (100 if percent else 1))
-        ours = further_mean_interval([list(group.dropna()) for _, group in runs.groupby("instance")["mine"]])
+        mine = values.get("accuracy" if percent else "mse", {})
+        by_instance: dict[int, list[float]] = {}
+        for instance, key in zip(cell.each("instance"), cell.each("key"), strict=True):
+            own = by_instance.setdefault(instance, [])
+            own += [mine[key] * (100 if percent else 1)] if key in mine else []
+        ours = further_mean_interval(list(by_instance.values()))
         verdict: Verdict = "not comparable" if not percent else "differs"
         if percent and ours.low <= published.value <= ours.high:
             verdict = "reproduces"

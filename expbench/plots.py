@@ -24,6 +24,7 @@ _PANELS, _COLUMNS = 6, 3
 _NAMED = 16  # names in a legend
 _LEAST = 1e-5  # errors below this are drawn here
 _TOLD_APART = ["model_settings", "model_version", "task_version", *SIZES, *TRAINING]
+_ON_BRIGHT, _ON_DARK = "#101010", "#fefefe"  # no black and white of a page, which follow its theme: fields do not
 _FLOOR_STYLE: Any = {"markersize": 14, "markeredgewidth": 2}
 STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 
@@ -64,12 +65,20 @@ def _differ(cells: Sequence[Cell], column: str) -> bool:
     return any(len(values) > 1 for values in by_place.values())
 
 
+def line_names(cells: Sequence[Cell], axis: str) -> dict[int, str]:
+    """The name of the line that each cell (by its `id`) is a point of, in a figure against ``L`` or ``degree``."""
+    return labels(cells, also=["degree" if axis == "L" else "L"] if _crossed(cells, axis) else [])
+
+
+def _crossed(cells: Sequence[Cell], axis: str) -> bool:
+    """Whether a value of the axis is met with several of the other."""
+    return len({(cell["L"], cell["degree"]) for cell in cells}) > len({cell[axis] for cell in cells})
+
+
 def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> Figure:
     """The headline metric against ``L`` or ``degree``: mean, interval and every run; controls dashed."""
     figure, (axes,) = _panels(1, width=6.0, height=4.0)
-    other = "degree" if axis == "L" else "L"
-    crossed = len({(cell["L"], cell["degree"]) for cell in cells}) > len({cell[axis] for cell in cells})
-    names = labels(cells, also=[other] if crossed else [])
+    crossed, names = _crossed(cells, axis), line_names(cells, axis)
     for colour, (name, group) in zip(COLOURS, _by_name(cells, names).items(), strict=False):
         group = sorted(group, key=lambda cell: cell[axis])
         x = [cell[axis] for cell in group]
@@ -100,9 +109,7 @@ def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> 
 def depth_against_degree(cells: Sequence[Cell]) -> Figure:
     """A map for each model: depth upwards, degree (or L, for a task without) to the right, the mean metric in each field."""
     axis = "L" if any(cell["degree"] is None for cell in cells) else "degree"
-    crossed = axis == "degree" and len({(cell["L"], cell["degree"]) for cell in cells}) > len(
-        {cell["degree"] for cell in cells}
-    )
+    crossed = axis == "degree" and _crossed(cells, "degree")
     groups = _by_name(cells, labels(cells, also=["L"] if crossed else [], without=["depth"]))
     degrees, depths = (sorted({cell[column] for cell in cells}) for column in (axis, "depth"))
     figure, panels = _panels(len(groups), width=1.4 + 0.6 * len(degrees), height=1.2 + 0.45 * len(depths), most=len(groups))
@@ -115,13 +122,16 @@ def depth_against_degree(cells: Sequence[Cell]) -> Figure:
             field[place] = cell.interval.center
             floors[place] = [f"floor {number(floor)}" for floor in _floor(cell)]
         colours = "viridis" if cells[0].higher_is_better else "viridis_r"
-        axes.imshow(_shade(field, cells[0]), origin="lower", aspect="auto", cmap=colours, vmin=0, vmax=1)
+        shade = _shade(field, cells[0])
+        bright = shade if cells[0].higher_is_better else 1 - shade
+        axes.imshow(shade, origin="lower", aspect="auto", cmap=colours, vmin=0, vmax=1)
         for (row, column), value in np.ndenumerate(field):
             if not np.isnan(value):
-                badge = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.2}
                 text = "\n".join([number(value), *floors[row, column]])
                 centred: Any = {"ha": "center", "va": "center", "in_layout": False}  # none reaches beyond its field
-                axes.text(column, row, text, fontsize=7, color="black", bbox=badge, **centred)
+                axes.text(
+                    column, row, text, fontsize=7, color=_ON_BRIGHT if bright[row, column] > 0.45 else _ON_DARK, **centred
+                )
         axes.set_xticks(range(len(degrees)), [str(degree) for degree in degrees])
         axes.set_yticks(range(len(depths)), [str(depth) for depth in depths])
         axes.set_title(name, fontsize=9)
@@ -183,8 +193,9 @@ def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
                 axes.plot([drawn], [row], "|", color=COLOURS[row], **_FLOOR_STYLE)
         kept = controls[controls["L"] == place[0]]
         kept = kept if place[1] is None else kept[kept["degree"] == place[1]]
-        for name, value in zip(kept["model"], kept["value"], strict=True):
-            axes.plot([max(value, floor)], [rows.index(name)], "D", color="0.35", markersize=4)
+        axes.plot(
+            [max(value, floor) for value in kept["value"]], kept["model"].map(rows.index), "D", color="0.35", markersize=4
+        )
         axes.axvline(cells[0].solved_at, color="0.7", linewidth=0.8, linestyle=":")
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.set_ylim(len(rows) - 0.4, -0.6)

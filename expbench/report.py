@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -205,6 +206,8 @@ def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, na
     if names > _MOST_DRAWN:
         parts.append(f"{names} models and settings are too many for a figure; `expbench report --models` draws some.")
     elif drawn:
+        many = [axis for axis in _axes(drawn) if len(set(plots.line_names(drawn, axis).values())) > _MOST_DRAWN]
+        parts += [f"Too many lines to be drawn against {axis}; `expbench report --models` draws some." for axis in many]
         for title, draw in _figures(drawn, controls, headline).items():
             path = target / "figures" / f"{name}-{title.replace(' ', '-')}.svg"
             plots.save(draw(), path)
@@ -215,13 +218,11 @@ def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, na
 def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
     """The figures that these cells call for, by title."""
     figures: dict[str, Callable[[], Figure]] = {}
-    lengths, depths = ({cell[column] for cell in cells} for column in ("L", "depth"))
+    depths = {cell["depth"] for cell in cells}
     degrees = {cell["degree"] for cell in cells} - {None}
-    places = {(cell["L"], cell["degree"]) for cell in cells if cell["degree"] is not None}
-    if len(lengths) > 1:
-        figures["metric against L"] = lambda: plots.metric_against(cells, controls, "L")
-    if len(degrees) > 1 and len(places) > len(lengths):  # where each L has one degree, the figure above says it all
-        figures["metric against degree"] = lambda: plots.metric_against(cells, controls, "degree")
+    for axis in _axes(cells):
+        if len(set(plots.line_names(cells, axis).values())) <= _MOST_DRAWN:
+            figures[f"metric against {axis}"] = partial(plots.metric_against, cells, controls, axis)
     if len(degrees) > 1 or len(depths) > 1:
         figures["depth against degree"] = lambda: plots.depth_against_degree(cells)
     if headline["key"].duplicated().any():  # a point is no curve: a table may hold the ends of runs alone
@@ -229,3 +230,11 @@ def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) 
     if len(controls):
         figures["controls"] = lambda: plots.beside_controls(cells, controls)
     return figures
+
+
+def _axes(cells: Sequence[Cell]) -> list[str]:
+    """What the metric is to be drawn against: L and degree where they vary; where each L has one degree, L says it all."""
+    lengths = {cell["L"] for cell in cells}
+    places = {(cell["L"], cell["degree"]) for cell in cells if cell["degree"] is not None}
+    several = len({degree for _, degree in places}) > 1 and len(places) > len(lengths)
+    return [*(["L"] if len(lengths) > 1 else []), *(["degree"] if several else [])]
