@@ -57,6 +57,19 @@ def test_models_are_compared_where_they_agree_and_keep_what_is_their_own() -> No
     assert made([*better[0], *better[1]], "s6") == ["attn(positions=none) > s6(positions=none)"]
 
 
+def test_claims_of_what_is_not_shown_are_judged_with_the_others_and_left_out(tmp_path: Path) -> None:
+    for text in ("s6 < attn", "s6 < linattn"):
+        claims.write(claims.Claim(text, "polyreg"), tmp_path)
+    rows = study(s6=0.3, attn=0.6, linattn=0.5)
+    whole = write_report(frame_of(rows), tmp_path).read_text()
+    part = write_report(frame_of(rows), tmp_path, models=["s6", "attn"]).read_text()
+    assert "s6 < linattn on polyreg" in whole
+    assert "s6 < linattn" not in part
+    assert "1 more, of other tasks and models" in part
+    sentence = next(line for line in whole.splitlines() if line.startswith("s6 < attn on polyreg"))
+    assert sentence in part, "with the same correction"
+
+
 def test_a_model_that_no_claim_can_name_is_left_out(tmp_path: Path) -> None:
     rows = study(s6=0.3, attn=0.6) + runs([0.1] * 12, model="my model")
     assert made(rows, "s6") == ["attn(positions=none) > s6(positions=none)"]

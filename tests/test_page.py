@@ -111,6 +111,15 @@ def test_names_are_unique_and_every_link_leads_somewhere(reader: Reader) -> None
         assert set(reader.each(attribute)) <= set(names), attribute
 
 
+@pytest.mark.parametrize("study", ["lengths", "table2"])
+def test_committed_pages_are_whole(study: str) -> None:
+    reader = Reader((Path(__file__).parent.parent / "results" / study / "report" / "report.html").read_text())
+    names = reader.each("id")
+    assert len(names) == len(set(names)) > 20
+    assert {target[1:] for target in reader.each("href") if target.startswith("#")} <= set(names)
+    assert f"expbench report --results results/{study}" in reader.text("pre")
+
+
 def test_nothing_is_fetched(reader: Reader, text: str) -> None:
     assert reader.count("script") == 1
     assert {"img", "iframe", "object", "base", "form"} & {tag for tag, _ in reader.tags} == set()
