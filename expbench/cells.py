@@ -13,6 +13,8 @@ import pandas as pd
 import pyarrow as pa
 
 from expbench.rates import choose
+from expbench.run import Run
+from expbench.settings import as_list
 from expbench.statistics import Interval, nested_interval, share_interval
 from expbench.table import COLUMNS, choosing
 
@@ -157,6 +159,21 @@ class Cell:
     def count(self, status: str) -> int:
         """Runs that ended in `status`."""
         return self.each("status").count(status)
+
+    @property
+    def commands(self) -> list[str]:
+        """The command lines that do its runs again, all and no others: one, where every instance has the same seeds."""
+        origins = [" ".join(_known(self.each(column)[:1])) for column in ("model_origin", "task_origin")]
+        run = Run.from_row(self.facts | {column: self.each(column)[0] for column in ("task_settings", "seed")})
+        seeds: dict[int, list[int]] = {}
+        for instance, seed in sorted(zip(self.each("instance"), self.each("seed"), strict=True)):
+            seeds.setdefault(instance, []).append(seed)
+        if len(seeds) > 1 and all(own == [instance] for instance, own in seeds.items()):
+            return [run.command(*origins, seeds=as_list(seeds), instances=None)]
+        alike: dict[str, list[int]] = {}
+        for instance, own in seeds.items():
+            alike.setdefault(as_list(own), []).append(instance)
+        return [run.command(*origins, seeds=own, instances=as_list(instances)) for own, instances in alike.items()]
 
 
 def with_context(frame: pd.DataFrame) -> pd.DataFrame:

@@ -292,17 +292,20 @@ def reproduce(
     if no_report or part != (1, 1):
         return
     frame, problems = table.read(folder)
-    print(write_report(frame, folder))
+    print(write_report(frame, folder).with_suffix(".html"))
     bad_files(problems)
 
 
 @app.command()
 def report(
-    task: Annotated[str | None, typer.Option(help="Only these tasks.")] = None,
-    models: Annotated[str | None, typer.Option(help="Only these models.")] = None,
+    task: Annotated[str | None, typer.Option(metavar="LIST", help="Only these tasks.")] = None,
+    models: Annotated[str | None, typer.Option(metavar="LIST", help="Only these models.")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Compare every other model to this one, in paired differences.")
+    ] = None,
     results: ResultsOption = "results",
 ) -> None:
-    """Write tables and figures of the results: RESULTS/report/report.md."""
+    """Write verdicts, tables and figures of the results: RESULTS/report/report.html, beside it report.md and report.tex."""
     from expbench import table
     from expbench.report import write_report
     from expbench.settings import split_list
@@ -314,8 +317,9 @@ def report(
         folder,
         tasks=split_list(task, "--task") if task is not None else None,
         models=split_list(models, "--models") if models is not None else None,
+        against=against,
     )
-    print(path)
+    print(path.with_suffix(".html"))
     bad_files(problems)
 
 

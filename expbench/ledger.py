@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
@@ -19,9 +20,10 @@ import pandas as pd
 
 from expbench.cells import Cell
 from expbench.claims import Claim
+from expbench.document import Table
 from expbench.resampling import further_mean_interval
 from expbench.statistics import Interval, further_interval
-from expbench.text import markdown_table, number
+from expbench.text import number
 
 SOURCE = "arXiv 2502.02209v1, Table 2, means of three seeds"
 TEXT_SOURCE = "arXiv 2502.02209v1, Table 1 (right), WikiText-103, means of three seeds"
@@ -131,19 +133,22 @@ def entries(frame: pd.DataFrame, cells: Sequence[Cell]) -> list[Entry]:
     """Each published number with each of our cells that may be meant; `frame`: the rows that the cells are of."""
     runs = (frame["kind"] == "run") & (frame["status"] == "ok")
     test = frame[runs & (frame["split"] == "test") & (frame["slice"] == "")]
-    by_metric = {str(metric): rows.set_index("key")["value"] for metric, rows in test.groupby("metric")}
+    by_metric = {str(metric): dict(zip(own["key"], own["value"], strict=True)) for metric, own in test.groupby("metric")}
     return [entry for published in table2() for entry in _entries(published, cells, by_metric)]
 
 
-def _entries(published: Published, cells: Sequence[Cell], values: dict[str, pd.Series[float]]) -> Iterator[Entry]:
+def _entries(published: Published, cells: Sequence[Cell], values: dict[str, dict[str, float]]) -> Iterator[Entry]:
     meant = [cell for cell in cells if _may_be(published, cell)]
     if not meant:
         yield Entry(published, None, None, "not run")
     percent = published.metric == "accuracy_percent"
     for cell in meant:
-        mine = values.get("accuracy" if percent else "mse", pd.Series(dtype=float))
-        runs = cell.runs.assign(mine=cell.runs["key"].map(mine) * (100 if percent else 1))
-        ours = further_mean_interval([list(group.dropna()) for _, group in runs.groupby("instance")["mine"]])
+        mine = values.get("accuracy" if percent else "mse", {})
+        by_instance: dict[int, list[float]] = {}
+        for instance, key in zip(cell.each("instance"), cell.each("key"), strict=True):
+            own = by_instance.setdefault(instance, [])
+            own += [mine[key] * (100 if percent else 1)] if key in mine else []
+        ours = further_mean_interval(list(by_instance.values()))
         verdict: Verdict = "not comparable" if not percent else "differs"
         if percent and ours.low <= published.value <= ours.high:
             verdict = "reproduces"
@@ -158,20 +163,29 @@ def _may_be(published: Published, cell: Cell) -> bool:
     return all(task.get(name) == value for name, value in _RECONSTRUCTED[published.task].items())
 
 
-def text(found: Sequence[Entry]) -> str:
-    """The ledger as Markdown: a line for each published number and each setting of ours."""
-    header = ["published row", "parameters", "published", "ours: mean of 3 seeds", "95 % of such means", "parameters here"]
+def table(found: Sequence[Entry]) -> Table:
+    """A line for each published number and each setting of ours."""
+    header = ["published row", "verdict", "published", "ours: mean of 3 seeds", "95 % of such means"]
+    header += ["parameters", "parameters here", "setting here"]
     lines = []
     for entry in found:
-        row = [entry.published.row, str(entry.published.parameters), number(entry.published.value)]
+        row = [entry.published.row, entry.verdict, number(entry.published.value)]
+        printed = str(entry.published.parameters)
         if entry.cell is None or entry.ours is None:
-            lines.append([*row, "-", "-", "-", "-", entry.verdict])
+            lines.append([*row, "-", "-", printed, "-", "-"])
             continue
         spread = f"{number(entry.ours.low)} to {number(entry.ours.high)}"
         parts = [str(entry.cell["context"]), *around(entry.cell, found), *_layout(entry.cell)]
         setting = ", ".join(part for part in parts if part)
-        lines.append([*row, number(entry.ours.center), spread, str(entry.cell["parameters"]), setting, entry.verdict])
-    return f"Published: {SOURCE}.\n\n{markdown_table([*header, 'setting here', 'verdict'], lines)}"
+        lines.append([*row, number(entry.ours.center), spread, printed, str(entry.cell["parameters"]), setting])
+    cells = [[entry.cell] if entry.cell else [] for entry in found]
+    return Table("Published numbers and ours", header, lines, cells)
+
+
+def summary(found: Sequence[Entry]) -> str:
+    """Where the numbers come from, and how many have which verdict."""
+    counts = Counter(str(entry.verdict) for entry in found)
+    return f"Published: {SOURCE}. {', '.join(f'{verdict}: {n}' for verdict, n in sorted(counts.items()))}."
 
 
 def around(cell: Cell, found: Sequence[Entry]) -> list[str]:

@@ -6,23 +6,26 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from expbench.cells import SIZES, TRAINING, Cell
 from expbench.text import number
 
 COLOURS = list(mpl.color_sequences["tab10"]) * 10
 _DASHES: list[Any] = ["--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1))] * 3
-_PANELS = 6
+_PANELS, _COLUMNS = 6, 3
 _NAMED = 16  # names in a legend
 _LEAST = 1e-5  # errors below this are drawn here
 _TOLD_APART = ["model_settings", "model_version", "task_version", *SIZES, *TRAINING]
+_ON_BRIGHT, _ON_DARK = "#101010", "#fefefe"  # no black and white of a page, which follow its theme: fields do not
 _FLOOR_STYLE: Any = {"markersize": 14, "markeredgewidth": 2}
 STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 
@@ -30,7 +33,11 @@ STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.t
 def save(figure: Figure, path: Path) -> None:
     """Write an SVG that is the same bytes for the same figure."""
     with mpl.rc_context(STYLE):
-        figure.savefig(path, format="svg", metadata={"Date": None}, bbox_inches="tight")
+        layout = figure.get_layout_engine()
+        if layout is not None:  # once: matplotlib would draw the figure a second time to do so, and a third to trim it
+            layout.execute(figure)
+            figure.set_layout_engine(None)
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def labels(cells: Sequence[Cell], *, also: Sequence[str] = (), without: Sequence[str] = ()) -> dict[int, str]:
@@ -69,20 +76,28 @@ def _differ(cells: Sequence[Cell], column: str) -> bool:
     return any(len(values) > 1 for values in by_place.values())
 
 
+def line_names(cells: Sequence[Cell], axis: str) -> dict[int, str]:
+    """The name of the line that each cell (by its `id`) is a point of, in a figure against ``L`` or ``degree``."""
+    return labels(cells, also=["degree" if axis == "L" else "L"] if _crossed(cells, axis) else [])
+
+
+def _crossed(cells: Sequence[Cell], axis: str) -> bool:
+    """Whether a value of the axis is met with several of the other."""
+    return len({(cell["L"], cell["degree"]) for cell in cells}) > len({cell[axis] for cell in cells})
+
+
 def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> Figure:
     """The headline metric against ``L`` or ``degree``: mean, interval and every run; controls dashed."""
     figure, (axes,) = _panels(1, width=6.0, height=4.0)
-    other = "degree" if axis == "L" else "L"
-    crossed = len({(cell["L"], cell["degree"]) for cell in cells}) > len({cell[axis] for cell in cells})
-    names = labels(cells, also=[other] if crossed else [])
+    crossed, names = _crossed(cells, axis), line_names(cells, axis)
     for colour, (name, group) in zip(COLOURS, _by_name(cells, names).items(), strict=False):
         group = sorted(group, key=lambda cell: cell[axis])
         x = [cell[axis] for cell in group]
         axes.plot(x, [cell.interval.center for cell in group], "o-", color=colour, label=name, markersize=4)
         low, high = zip(*(_visible(cell) for cell in group), strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-        for cell in group:
-            axes.plot([cell[axis]] * len(cell.values), cell.values, ".", color=colour, alpha=0.4, markersize=4)
+        dots = [(cell[axis], value) for cell in group for value in cell.values]
+        axes.plot(*zip(*dots, strict=True), ".", color=colour, alpha=0.4, markersize=4)
         floors = [(cell[axis], floor) for cell in group for floor in _floor(cell)]
         if floors:
             axes.plot(*zip(*floors, strict=True), "_", color=colour, label=f"{name}: floor", **_FLOOR_STYLE)
@@ -105,9 +120,7 @@ def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> 
 def depth_against_degree(cells: Sequence[Cell]) -> Figure:
     """A map for each model: depth upwards, degree (or L, for a task without) to the right, the mean metric in each field."""
     axis = "L" if any(cell["degree"] is None for cell in cells) else "degree"
-    crossed = axis == "degree" and len({(cell["L"], cell["degree"]) for cell in cells}) > len(
-        {cell["degree"] for cell in cells}
-    )
+    crossed = axis == "degree" and _crossed(cells, "degree")
     groups = _by_name(cells, labels(cells, also=["L"] if crossed else [], without=["depth"]))
     degrees, depths = (sorted({cell[column] for cell in cells}) for column in (axis, "depth"))
     figure, panels = _panels(len(groups), width=1.4 + 0.6 * len(degrees), height=1.2 + 0.45 * len(depths), most=len(groups))
@@ -120,45 +133,57 @@ def depth_against_degree(cells: Sequence[Cell]) -> Figure:
             field[place] = cell.interval.center
             floors[place] = [f"floor {number(floor)}" for floor in _floor(cell)]
         colours = "viridis" if cells[0].higher_is_better else "viridis_r"
-        axes.imshow(_shade(field, cells[0]), origin="lower", aspect="auto", cmap=colours, vmin=0, vmax=1)
+        shade = _shade(field, cells[0])
+        bright = shade if cells[0].higher_is_better else 1 - shade
+        axes.imshow(shade, origin="lower", aspect="auto", cmap=colours, vmin=0, vmax=1)
         for (row, column), value in np.ndenumerate(field):
             if not np.isnan(value):
-                badge = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.2}
                 text = "\n".join([number(value), *floors[row, column]])
-                axes.text(column, row, text, ha="center", va="center", fontsize=7, color="black", bbox=badge)
+                centred: Any = {"ha": "center", "va": "center", "in_layout": False}  # none reaches beyond its field
+                axes.text(
+                    column, row, text, fontsize=7, color=_ON_BRIGHT if bright[row, column] > 0.45 else _ON_DARK, **centred
+                )
         axes.set_xticks(range(len(degrees)), [str(degree) for degree in degrees])
         axes.set_yticks(range(len(depths)), [str(depth) for depth in depths])
         axes.set_title(name, fontsize=9)
         axes.set_xlabel(axis)
         axes.set_ylabel("depth")
         axes.spines[:].set_visible(False)
+    _share(panels, "xy")
     figure.suptitle(f"{cells[0].metric} (test), mean", fontsize=9)
     return figure
 
 
 def curves(cells: Sequence[Cell], points: pd.DataFrame) -> Figure:
     """The headline metric on the selection split while training, a line a run; `points` has key, step and value."""
-    by_key = {str(key): group.sort_values("step") for key, group in points.groupby("key")}
     places = _places(cells)
+    shown = [cell for cell in cells if (cell["L"], cell["degree"]) in places]
+    by_key = _lines(points, {key for cell in shown for key in cell.each("key")})
     figure, panels = _panels(len(places), width=3.8, height=3.0)
     names = labels(cells)
     colours = dict(zip(dict.fromkeys(names.values()), COLOURS, strict=False))
     named: dict[str, Any] = {}
     for axes, place in zip(panels, places, strict=True):
-        for cell in cells:
-            if (cell["L"], cell["degree"]) != place:
-                continue
-            name = names[id(cell)]
-            for key in cell.runs["key"]:
-                if key in by_key:
-                    line = by_key[key]
-                    drawn = axes.plot(line["step"], line["value"], color=colours[name], alpha=0.7, linewidth=1)
-                    named.setdefault(name, drawn[0])
+        for name, group in _by_name([c for c in shown if (c["L"], c["degree"]) == place], names).items():
+            lines = [by_key[key] for cell in group for key in cell.each("key") if key in by_key]
+            if lines:
+                drawn = axes.add_collection(LineCollection(lines, colors=[colours[name]], alpha=0.7, linewidths=1))
+                named.setdefault(name, drawn)
+        axes.autoscale_view()
         axes.set_title(_place(*place), fontsize=9)
         axes.set_xlabel("step")
         _metric_axis(axes, cells, "selection")
+    _share(panels, "y")
     _legend(figure, list(named.values()), list(named))
     return figure
+
+
+def _lines(points: pd.DataFrame, keys: set[str]) -> dict[str, Any]:
+    """The points (step, value) of each of these runs, by key."""
+    own = points[points["key"].isin(keys)].sort_values(["key", "step"], kind="stable")
+    values = own[["step", "value"]].to_numpy(dtype=float)
+    starts = np.flatnonzero((own["key"] != own["key"].shift()).to_numpy())
+    return dict(zip(own["key"].to_numpy()[starts], np.split(values, starts[1:]), strict=True)) if len(own) else {}
 
 
 def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
@@ -179,16 +204,18 @@ def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
                 axes.plot([drawn], [row], "|", color=COLOURS[row], **_FLOOR_STYLE)
         kept = controls[controls["L"] == place[0]]
         kept = kept if place[1] is None else kept[kept["degree"] == place[1]]
-        for name, value in zip(kept["model"], kept["value"], strict=True):
-            axes.plot([max(value, floor)], [rows.index(name)], "D", color="0.35", markersize=4)
+        axes.plot(
+            [max(value, floor) for value in kept["value"]], kept["model"].map(rows.index), "D", color="0.35", markersize=4
+        )
         axes.axvline(cells[0].solved_at, color="0.7", linewidth=0.8, linestyle=":")
         axes.set_yticks(range(len(rows)), rows, fontsize=8)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_title(_place(*place), fontsize=9)
         axes.set_xlabel(f"{cells[0].metric} (test)")
         if not cells[0].higher_is_better:
-            axes.set_xscale("log")
+            _logarithmic(axes, "x")
             axes.set_xlim(left=_LEAST * 0.8)
+    _share(panels, "xy")
     return figure
 
 
@@ -199,7 +226,7 @@ def _floor(cell: Cell) -> list[float]:
 
 def _panels(count: int, width: float, height: float, most: int = _PANELS) -> tuple[Figure, list[Axes]]:
     count = min(count, most)
-    columns = min(count, 3)
+    columns = min(count, _COLUMNS)
     lines = -(-count // columns)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
@@ -208,6 +235,22 @@ def _panels(count: int, width: float, height: float, most: int = _PANELS) -> tup
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
+
+
+def _share(panels: Sequence[Axes], which: str) -> None:
+    """Axes "x", "y" or both alike in all panels, with their numbers and names beside the outer panels alone."""
+    ends = {axis: [end for axes in panels for end in getattr(axes, f"get_{axis}lim")()] for axis in which}
+    flipped = {axis: bool(getattr(panels[0], f"{axis}axis").get_inverted()) for axis in which}
+    for index, axes in enumerate(panels):
+        for axis, known in ends.items():
+            limits = sorted((min(known), max(known)), reverse=flipped[axis])
+            getattr(axes, f"set_{axis}lim")(*limits)
+        if "x" in which and index + _COLUMNS < len(panels):
+            axes.set_xlabel("")
+            axes.tick_params(labelbottom=False)
+        if "y" in which and index % _COLUMNS:
+            axes.set_ylabel("")
+            axes.tick_params(labelleft=False)
 
 
 def _legend(figure: Figure, handles: list[Any], names: list[str]) -> None:
@@ -243,9 +286,17 @@ def _metric_axis(axes: Axes, cells: Sequence[Cell], split: str) -> None:
     axes.axhline(cells[0].solved_at, color="0.8", linewidth=0.8, zorder=0)
     axes.set_ylabel(f"{cells[0].metric} ({split})")
     if not cells[0].higher_is_better:
-        axes.set_yscale("log")
+        _logarithmic(axes, "y")
         best = min(min(cell.values) for cell in cells)
         axes.set_ylim(bottom=max(_LEAST, 0.5 * min(best, cells[0].solved_at)))
+
+
+def _logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis whose numbers are plain texts: setting each as mathematics took most of a figure's time."""
+    scale, axis = (axes.set_xscale, axes.xaxis) if which == "x" else (axes.set_yscale, axes.yaxis)
+    scale("log")
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def _visible(cell: Cell) -> tuple[float, float]:

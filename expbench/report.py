@@ -1,25 +1,27 @@
-"""The report: Markdown tables and SVG figures, a pure function of the results table. It never imports torch."""
+"""The report: what a results table says, as a document, written as Markdown, a page, LaTeX and SVG. It never imports torch.
+
+It is a pure function of the table and of the claims beside it.
+"""
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from expbench import claims, ledger, overviews, plots, texts, verdict_text, verdicts
-from expbench.cells import PROTOCOL, SIZES, TRAINING, Cell, gather, varying, with_context
+from expbench import claims, latex, ledger, overviews, page, plots, tables, texts, verdicts
+from expbench.cells import Cell, gather, with_context
+from expbench.document import Block, Claims, Document, Picture, Section, Table, markdown
 from expbench.errors import BadInput, unknown
-from expbench.run import LATER
 from expbench.table import TRAINED
-from expbench.text import NO_BOUND, markdown_table, number
 
-_COLUMNS = ["L", "degree", *SIZES, *(column for column in TRAINING if column not in PROTOCOL)]
 _MOST_DRAWN = 24  # names that a figure can tell apart
-_LABELS = ["label_kurtosis", "label_interaction_order", "effective_sample_size"]
 _PREFACE = """\
 Each row is a model in one setting. The mean is over seeds; where there are several instances it is over their means, and so
 is its 95 % interval (Student's t). `solved` is the share of runs that reach the task's threshold, with Wilson's interval;
@@ -35,25 +37,22 @@ Protocol: norm, positions, residual, skip."""
 
 
 def write_report(
-    frame: pd.DataFrame, folder: Path, *, tasks: Sequence[str] | None = None, models: Sequence[str] | None = None
+    frame: pd.DataFrame,
+    folder: Path,
+    *,
+    tasks: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+    against: str | None = None,
 ) -> Path:
-    """Write ``folder/report/report.md`` with its figures; return its path. Raises `BadInput` if nothing is left to show."""
-    runs = frame[frame["kind"] == "run"]
-    if runs.empty:
-        raise BadInput(f"{folder} holds no runs yet; expbench run --task polyreg --models s6,attn makes some")
-    for kind, names in (("task", tasks), ("model", models)):
-        for name in names or []:
-            if name not in set(runs[kind]):
-                raise unknown(f"{kind} in {folder}:", name, runs[kind].unique())
-    kept = frame
-    if tasks is not None:
-        kept = kept[kept["task"].isin(tasks)]
-    if models is not None:
-        kept = kept[~kept["kind"].isin(TRAINED) | kept["model"].isin(models)]
-    kept = with_context(kept)
+    """Write ``folder/report/report.md`` with its figures, and beside it the page and LaTeX; return its path.
+
+    tasks, models: what is shown of the runs. against: a model that every other one is compared to, and that is shown too.
+    Raises `BadInput` if nothing is left to show.
+    """
+    if models is not None and against is not None:
+        models = list(dict.fromkeys([*models, against]))
+    kept = with_context(_chosen(frame, folder, tasks, models, against))
     cells = gather(kept)
-    if not cells:
-        raise BadInput(f"{folder} holds no runs of {', '.join(models or [])} on {', '.join(tasks or [])}")
     target = folder / "report"
     try:
         shutil.rmtree(target / "figures", ignore_errors=True)
@@ -63,53 +62,113 @@ def write_report(
             f"{target} cannot be written ({error.strerror or error}); move it away, or give another --results"
         ) from error
     every = cells if len(kept) == len(frame) else None
-    parts = [f"# expbench report\n\n{_headline(kept, cells)}", *_claims(frame, every, cells, folder)]
-    parts += [*_ledger(kept, cells, target), *_depths(cells, target), *texts.section(kept, cells, target)]
-    parts += [f"## How to read the tables\n\n{_PREFACE}"]
-    sections = groupby(cells, key=lambda cell: (cell["task"], cell["context"]))
-    for index, ((task, context), section) in enumerate(sections, start=1):
-        parts.append(_section(list(section), kept, task, context, f"{index}-{task}", target))
+    sections = [*_against(cells, kept, against), *_claims(frame, every, cells, folder, compared=against is not None)]
+    settings = groupby(cells, key=lambda cell: (cell["task"], cell["context"]))
+    by_setting = [
+        _section(list(own), kept, task, context, f"{index}-{task}", target)
+        for index, ((task, context), own) in enumerate(settings, start=1)
+    ]
+    main = [block for section in by_setting for block in section.blocks if isinstance(block, Table) and block.main]
+    sections += [*_depths(cells, target, main), *texts.sections(kept, cells, target)]
+    sections += [Section("How to read the tables", [_PREFACE], aside=True), *by_setting]
+    sections += [*_ledger(kept, cells, target), Section("Provenance", [tables.provenance(kept)])]
+    document = Document(_headline(kept, cells), sections, _command(folder, tasks, models, against))
     path = target / "report.md"
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    path.write_text(markdown(document, target), encoding="utf-8")
+    (target / "report.html").write_text(page.render(document), encoding="utf-8")
+    (target / "report.tex").write_text(latex.render(document), encoding="utf-8")
     return path
 
 
-def _claims(frame: pd.DataFrame, every: Sequence[Cell] | None, shown: Sequence[Cell], folder: Path) -> list[str]:
-    """What has become of the claims that were written into the folder; of all, as Holm's correction is for all.
+def _chosen(
+    frame: pd.DataFrame,
+    folder: Path,
+    tasks: Sequence[str] | None,
+    models: Sequence[str] | None,
+    against: str | None,
+) -> pd.DataFrame:
+    """The rows of these tasks and models, with the controls of the tasks; raises `BadInput` where a name has no runs."""
+    runs = frame[frame["kind"] == "run"]
+    if runs.empty:
+        raise BadInput(f"{folder} holds no runs yet; expbench run --task polyreg --models s6,attn makes some")
+    for task in tasks or []:
+        if task not in set(runs["task"]):
+            raise unknown(f"task in {folder}:", task, runs["task"].unique())
+    of_tasks = runs if tasks is None else runs[runs["task"].isin(tasks)]
+    on = f" on {', '.join(tasks)}" if tasks else ""
+    for model in [*(models or []), *([against] if against else [])]:
+        if model not in set(of_tasks["model"]):
+            raise unknown(f"model in {folder}{on}:", model, of_tasks["model"].unique())
+    kept = frame if tasks is None else frame[frame["task"].isin(tasks)]
+    return kept if models is None else kept[~kept["kind"].isin(TRAINED) | kept["model"].isin(models)]
 
-    Where there are none, models are compared all the same, and it is said that nobody claimed that beforehand.
+
+def _command(folder: Path, tasks: Sequence[str] | None, models: Sequence[str] | None, against: str | None) -> str:
+    """What writes this report again."""
+    words = ["expbench", "report", "--results", folder.as_posix()]
+    words += ["--task", ",".join(tasks)] if tasks is not None else []
+    words += ["--models", ",".join(models)] if models is not None else []
+    words += ["--against", against] if against is not None else []
+    return shlex.join(words)
+
+
+def _against(cells: Sequence[Cell], frame: pd.DataFrame, reference: str | None) -> list[Section]:
+    """Every other model's differences to one."""
+    if reference is None:
+        return []
+    made = claims.against(cells, reference)
+    if not made:
+        raise BadInput(f"--against {reference}: no other model that is shown was run on a task that it was run on")
+    return [Section(f"Each model against {reference}", [Claims(verdicts.judge(made, frame, cells))])]
+
+
+def _claims(
+    frame: pd.DataFrame, every: Sequence[Cell] | None, shown: Sequence[Cell], folder: Path, *, compared: bool
+) -> list[Section]:
+    """What has become of the claims that were written into the folder, and are of models and tasks that are shown.
+
+    All are judged, as Holm's correction is for all. Where there are none, models are compared all the same, unless they are
+    already, and it is said that nobody claimed that beforehand.
     """
     title, made = "Claims", claims.read(folder)
-    if not made:
+    if not made and not compared:
         title, made = "Comparisons that were not claimed beforehand", claims.of_models(shown)
-    return [f"## {title}\n\n{verdict_text.markdown(verdicts.judge(made, frame, every))}"] if made else []
+    names = {(cell["task"], cell["model"]) for cell in shown}
+    findings = verdicts.judge(made, frame, every) if made else []
+    concerned = [f for f in findings if every or {(f.claim.task, s.name) for s in (f.claim.left, f.claim.right)} <= names]
+    if not concerned:
+        return []
+    rest = len(findings) - len(concerned)
+    said = [f"{rest} more, of other tasks and models, stand in the report of all runs."] if rest else []
+    return [Section(title, [Claims(concerned), *said])]
 
 
-def _ledger(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[str]:
+def _ledger(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[Section]:
     """What was published, if some of it was run."""
     found = ledger.entries(frame, cells)
     if not any(entry.cell for entry in found):
         return []
-    parts = ["## Beside the published numbers"]
+    table = ledger.table(found)
+    parts: list[Block] = [ledger.summary(found), table]
     figure = overviews.beside_published([entry for entry in found if entry.verdict in ("reproduces", "differs")])
     if figure is not None:
         plots.save(figure, target / "figures" / "published.svg")
-        parts.append("![published numbers and ours](figures/published.svg)")
-    return [*parts, ledger.text(found)]
+        parts.insert(0, Picture("published numbers and ours", target / "figures" / "published.svg", [table]))
+    return [Section("Beside the published numbers", parts)]
 
 
-def _depths(cells: Sequence[Cell], target: Path) -> list[str]:
+def _depths(cells: Sequence[Cell], target: Path, data: Sequence[Table]) -> list[Section]:
     """What depth solves, if depths and degrees were run."""
     figure = overviews.solved_by_depth(cells)
     if figure is None:
         return []
-    plots.save(figure, target / "figures" / "solved-by-depth.svg")
-    return [
-        "## Depth against degree",
-        "![the largest degree solved against depth](figures/solved-by-depth.svg)",
+    path = target / "figures" / "solved-by-depth.svg"
+    plots.save(figure, path)
+    said = (
         "The largest degree that at least half the runs solve, against depth. Dashed: the largest whose floor lies below "
-        "the threshold; above it no network of that degree and structure can solve the task.",
-    ]
+        "the threshold; above it no network of that degree and structure can solve the task."
+    )
+    return [Section("Depth against degree", [Picture("the largest degree solved against depth", path, data), said])]
 
 
 def _headline(frame: pd.DataFrame, cells: Sequence[Cell]) -> str:
@@ -122,7 +181,7 @@ def _headline(frame: pd.DataFrame, cells: Sequence[Cell]) -> str:
     return f"{count} runs{bad} of {models} models; {versions}; {devices}."
 
 
-def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, name: str, target: Path) -> str:
+def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, name: str, target: Path) -> Section:
     controls = frame[
         ~frame["kind"].isin(TRAINED)
         & (frame["task"] == task)
@@ -130,13 +189,15 @@ def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, na
         & frame["headline"].fillna(False).astype(bool)
     ]
     metric = next((cell.metric for cell in cells if cell.metric), "")
-    parts = [f"## {task}\n\n{context}" if context else f"## {task}"]
+    parts: list[Block] = []
     if metric:
         sign, better = (">=", "higher") if cells[0].higher_is_better else ("<=", "lower")
         parts.append(
             f"Judged by **{metric}** on the test split, {better} is better; solved at {sign} {cells[0].solved_at:g}."
         )
-    parts += [_results(cells, metric or "result"), _labels(cells), _controls(controls)]
+    main = tables.results(cells, metric or "result", f"{task}: results")
+    others = [tables.of_labels(cells, f"{task}: labels"), tables.of_controls(controls, f"{task}: controls")]
+    parts += [tables.same(cells), main, *(table for table in others if table is not None)]
     keys = {key for cell in cells for key in cell.each("key")}
     headline = frame[
         frame["headline"].fillna(False).astype(bool) & (frame["split"] == "selection") & frame["key"].isin(keys)
@@ -146,145 +207,35 @@ def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, na
     if names > _MOST_DRAWN:
         parts.append(f"{names} models and settings are too many for a figure; `expbench report --models` draws some.")
     elif drawn:
+        many = [axis for axis in _axes(drawn) if len(set(plots.line_names(drawn, axis).values())) > _MOST_DRAWN]
+        parts += [f"Too many lines to be drawn against {axis}; `expbench report --models` draws some." for axis in many]
         for title, draw in _figures(drawn, controls, headline).items():
             path = target / "figures" / f"{name}-{title.replace(' ', '-')}.svg"
             plots.save(draw(), path)
-            parts.append(f"![{task}: {title}](figures/{path.name})")
-    return "\n\n".join(part for part in parts if part)
+            parts.append(Picture(f"{task}: {title}", path, [main]))
+    return Section(task, parts, context)
 
 
 def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
     """The figures that these cells call for, by title."""
     figures: dict[str, Callable[[], Figure]] = {}
-    lengths, depths = ({cell[column] for cell in cells} for column in ("L", "depth"))
+    depths = {cell["depth"] for cell in cells}
     degrees = {cell["degree"] for cell in cells} - {None}
-    places = {(cell["L"], cell["degree"]) for cell in cells if cell["degree"] is not None}
-    if len(lengths) > 1:
-        figures["metric against L"] = lambda: plots.metric_against(cells, controls, "L")
-    if len(degrees) > 1 and len(places) > len(lengths):  # where each L has one degree, the figure above says it all
-        figures["metric against degree"] = lambda: plots.metric_against(cells, controls, "degree")
+    for axis in _axes(cells):
+        if len(set(plots.line_names(cells, axis).values())) <= _MOST_DRAWN:
+            figures[f"metric against {axis}"] = partial(plots.metric_against, cells, controls, axis)
     if len(degrees) > 1 or len(depths) > 1:
         figures["depth against degree"] = lambda: plots.depth_against_degree(cells)
-    if headline["key"].value_counts().median() > 1:  # most runs have kept theirs
+    if headline["key"].value_counts().median() > 1:  # a point is no curve: a table may hold the ends of most runs alone
         figures["curves"] = lambda: plots.curves(cells, headline)
     if len(controls):
         figures["controls"] = lambda: plots.beside_controls(cells, controls)
     return figures
 
 
-def _results(cells: list[Cell], metric: str) -> str:
-    columns = varying(cells, _COLUMNS)
-    same = [
-        f"{column}={_plain(cells[0][column])}"
-        for column in _COLUMNS
-        if column not in columns and _known(cells[0][column]) and cells[0][column] != LATER.get(column)
-    ]
-    names = plots.labels(cells, without=[*_COLUMNS, *PROTOCOL])
-    header = ["model", *columns, metric, "95 % interval", "best", "solved", "every run (seed: value)"]
-    header += ["floor", "reading", "rate", "parameters", "state", "FLOPs a token", "reach", "protocol"]
-    lines = [
-        [
-            *(names[id(cell)], *(_plain(cell[column]) for column in columns)),
-            *(*_outcome(cell), _rate(cell), *_sizes(cell), _protocol(cell)),
-        ]
-        for cell in cells
-    ]
-    return f"Same in all rows: {', '.join(same)}.\n\n{markdown_table(header, lines)}"
-
-
-def _outcome(cell: Cell) -> list[str]:
-    interval, share = cell.interval, cell.solved_share
-    ended = [f"{cell.count(status)} {status}" for status in ("diverged", "failed", "unsupported") if cell.count(status)]
-    mean = "; ".join([*([number(interval.center)] if cell.values else []), *ended])
-    if cell["well_posed"] is False:
-        mean += " (ill-posed)"
-    spread = f"{number(interval.low)} to {number(interval.high)}" if pd.notna(interval.low) else "-"
-    solved = f"{cell.solved}/{cell.trials} ({number(share.low)} to {number(share.high)})" if cell.trials else "-"
-    several = len(set(cell.each("instance"))) > 1
-    runs = [
-        f"{f'i{instance}/' if several else ''}{seed}: {number(value) if pd.notna(value) else status}"
-        for instance, seed, value, status in zip(
-            *(cell.each(c) for c in ("instance", "seed", "value", "status")), strict=True
-        )
-    ]
-    floor = number(cell.floor) if cell.floor is not None else NO_BOUND
-    return [mean, spread, number(cell.best), solved, ", ".join(runs), floor, cell.reading]
-
-
-def _sizes(cell: Cell) -> list[str]:
-    degree, order = cell["network_degree"], cell["network_order"]
-    reach = f"degree {int(degree)}, order {int(order)}" if _known(degree) else NO_BOUND
-    flops = cell["flops_per_token"]
-    return [*map(_plain, (cell["parameters"], cell["state_size"])), number(flops) if _known(flops) else "-", reach]
-
-
-def _rate(cell: Cell) -> str:
-    if cell.tuning is None or not cell.tuned:
-        return "**not tuned**"
-    edge = ", at the edge" if cell["lr"] in (cell.tuning.rates[0], cell.tuning.rates[-1]) else ""
-    return f"best of {len(cell.tuning.rates)}, {cell.tuning.runs} runs{edge}"
-
-
-def _protocol(cell: Cell) -> str:
-    residual, skip = ("-" if not _known(cell[c]) else "on" if cell[c] else "off" for c in ("residual", "skip"))
-    return f"{cell['norm']}, {cell['positions']}, {residual}, {skip}"
-
-
-def _labels(cells: list[Cell]) -> str:
-    """What is known of the labels in each setting of the task and each instance."""
-    seen: dict[tuple[object, ...], list[str]] = {}
-    for cell in cells:
-        for instance, posed, *facts in zip(*(cell.each(c) for c in ("instance", "well_posed", *_LABELS)), strict=True):
-            if not _known(facts[0]):
-                continue
-            place = (cell["L"], cell["degree"], cell["test_size"], instance)
-            seen[place] = [
-                _plain(cell["L"]),
-                _plain(cell["degree"]),
-                str(instance),
-                *map(number, facts),
-                "yes" if posed else "**no**",
-            ]
-    header = [
-        "L",
-        "degree",
-        "instance",
-        "kurtosis of the labels",
-        "mean interaction order",
-        "effective test sample",
-        "well posed",
-    ]
-    return markdown_table(header, list(seen.values())) if seen else ""
-
-
-def _controls(controls: pd.DataFrame) -> str:
-    """The controls, a column each, in every cell of the task; their mean where there are several instances."""
-    if controls.empty:
-        return ""
-    kinds = controls.drop_duplicates("model").set_index("model")["kind"]
-    places = ["L", "degree", "test_size"]
-    wide = controls.pivot_table(index=places, columns="model", values="value", dropna=False).dropna(how="all")
-    names = [name for name in kinds.index if name in wide.columns]
-    header = [
-        "L",
-        "degree",
-        "test sequences",
-        *(f"{name} ({kinds[name]})" if kinds[name] != name else name for name in names),
-    ]
-    lines = [
-        [_plain(L), _plain(degree), _plain(size), *(number(value) for value in values)]
-        for L, degree, size, *values in wide[names].reset_index().itertuples(index=False, name=None)
-    ]
-    return markdown_table(header, lines)
-
-
-def _known(value: object) -> bool:
-    return value is not None and not pd.isna(value)  # type: ignore[call-overload]
-
-
-def _plain(value: object) -> str:
-    if not _known(value):
-        return "-"
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else f"{value:g}"
-    return str(value)
+def _axes(cells: Sequence[Cell]) -> list[str]:
+    """What the metric is to be drawn against: L and degree where they vary; where each L has one degree, L says it all."""
+    lengths = {cell["L"] for cell in cells}
+    places = {(cell["L"], cell["degree"]) for cell in cells if cell["degree"] is not None}
+    several = len({degree for _, degree in places}) > 1 and len(places) > len(lengths)
+    return [*(["L"] if len(lengths) > 1 else []), *(["degree"] if several else [])]

@@ -111,10 +111,15 @@ class Run:
         """The name that finds its model again, given where it came from (`Plugin.origin`): a file by its path."""
         return f"{origin}:{self.model.rpartition(':')[2]}" if origin.endswith(".py") else self.model
 
-    def command(self, model_origin: str = "", task_origin: str = "") -> str:
-        """The command line that runs exactly this run again, given where its plugins came from (`Plugin.origin`)."""
+    def command(self, model_origin: str = "", task_origin: str = "", *, seeds: str = "", instances: str | None = "") -> str:
+        """The command line that runs exactly this run again, given where its plugins came from (`Plugin.origin`).
+
+        seeds, instances: lists of those of several runs that differ in nothing else; None: each seed has the instance of its
+        number.
+        """
         model = self.model_from(model_origin)
-        words = ["expbench", "run", "--task", self.task, "--models", model, "--seeds", str(self.seed)]
+        words = ["expbench", "run", "--task", self.task, "--models", model, "--seeds", seeds or str(self.seed)]
+        words += ["--paired"] if instances is None else []
         for option in ("D", "depth", "norm", "positions", "lr", "dtype"):
             words += [f"--{option}", _text(getattr(self, option))]
         words += [
@@ -131,7 +136,9 @@ class Run:
                 words += [f"--{name.replace('_', '-')}", _text(getattr(self, name))]
         for name, value in self.task_settings.items():
             axis = {"L": "--L", "degree": "--degree", "instance": "--instances"}.get(name)
-            if value is not None:
+            if name == "instance":
+                words += ["--instances", instances or _text(value)] if instances is not None else []
+            elif value is not None:
                 words += [axis, _text(value)] if axis else ["-t", f"{name}={_text(value)}"]
         for name, value in self.model_settings.items():
             if value is not None:

@@ -12,7 +12,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from expbench.errors import BadInput, unknown
@@ -154,6 +154,18 @@ def split_list(text: str, option: str) -> list[str]:
             raise BadInput(f"{option}: {member!r} stands twice in {text[:80]!r}")
         seen.add(member)
     return members
+
+
+def as_list(numbers: Iterable[int]) -> str:
+    """Whole numbers as the text that `split_list` reads: three or more in a row as a range."""
+    parts: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    texts = [[f"{part[0]}:{part[-1] + 1}"] if len(part) > 2 else map(str, part) for part in parts]
+    return ",".join(text for texts_of in texts for text in texts_of)
 
 
 def _looks_like_range(part: str) -> bool:

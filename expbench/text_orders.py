@@ -11,19 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from expbench import ledger
+from expbench.document import Block, Table
 from expbench.epochs import Trained
 from expbench.places import Place, places, subjects
 from expbench.resampling import paired
 from expbench.statistics import Interval
-from expbench.text import markdown_table, number
+from expbench.text import number
 
 
-def orders(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[str]:
+def orders(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
     """Of each two rows of Table 1 the difference in test perplexity, published and here, paired by seed."""
     histories = {id(each.cell): each for each in trained}
     among = subjects(frame, [each.cell for each in trained])
     value = {row.model: row.value for row in ledger.table1()}
-    lines = []
+    lines, about = [], []
     for claim in ledger.orders(str(trained[0].cell["task"])):
         for place in places(claim, among):
             left, right = (histories[id(side.cell)] for side in (place.left, place.right))
@@ -34,6 +35,7 @@ def orders(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, 
             lines.append(
                 [*line, *(text for what in ("chosen", "last") for text in _difference(left, right, what)), _lost(place)]
             )
+            about.append([left.cell, right.cell])
     if lines:
         yield (
             f"The orders of {ledger.TEXT_SOURCE}, the lower perplexity first, and the differences in test perplexity here, "
@@ -47,7 +49,7 @@ def orders(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, 
             "as published",
             "here, at the end",
         ]
-        yield markdown_table([*header, "as published", "diverged"], lines)
+        yield Table("orders of Table 1", [*header, "as published", "diverged"], lines, about)
 
 
 def _difference(left: Trained, right: Trained, what: str) -> list[str]:
@@ -65,9 +67,9 @@ def _lost(place: Place) -> str:
     return ", ".join(f"{c.count('diverged')} of {c.trials} of {c['model']}" for c in sides if c.count("diverged")) or "-"
 
 
-def published(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[str]:
+def published(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
     """The rows of Table 1 with every cell of that model; nothing where none was run."""
-    lines = []
+    lines, about = [], []
     for row in ledger.table1():
         for each in (each for each in trained if each.cell["model"] == row.model):
             values = [epoch.test for epoch in each.of_ended("chosen").values()]
@@ -80,10 +82,11 @@ def published(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[
                 str(each.cell["parameters"] or "-"),
             ]
             lines.append([*line, perplexity(ours.center), ends(ours), verdict])
+            about.append([each.cell])
     if lines:
         yield f"Published: {ledger.TEXT_SOURCE}. Ours: test perplexity at the epochs chosen, and where means of 3 seeds lie."
         header = ["published row", "parameters", "published", "here", "parameters", "ours", "95 % of such means", "verdict"]
-        yield markdown_table(header, lines)
+        yield Table("Table 1", header, lines, about)
 
 
 def perplexity(value: float) -> str:

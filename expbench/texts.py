@@ -16,9 +16,10 @@ from matplotlib.ticker import LogLocator
 
 from expbench import plots
 from expbench.cells import SIZES, Cell
+from expbench.document import Block, Picture, Section, Table
 from expbench.epochs import Epoch, Trained, of_texts
 from expbench.statistics import Interval, mean_interval
-from expbench.text import markdown_table, number
+from expbench.text import number
 from expbench.text_orders import ends, orders, perplexity, published, with_ends
 
 _PREFACE = """\
@@ -30,22 +31,23 @@ _MOST_EPOCHS = 24  # lines of a table
 _TICKS = (1, 1.5, 2, 3, 4, 5, 7)  # of each power of ten
 
 
-def section(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[str]:
+def sections(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[Section]:
     """The parts of the report on runs that were trained in epochs, figures written below `target`; none without such."""
-    parts = []
+    found = []
     for index, (text, trained) in enumerate(of_texts(frame, cells).items(), start=1):
         names = _names(trained)
         path = target / "figures" / f"epochs-{index}.svg"
         figure = against_epochs(trained, names)
-        title = f"## Perplexity over epochs: {', '.join(text)}"
+        reached, blocks = table(trained, names), list[Block]()
         if figure is not None:
             plots.save(figure, path)
-            parts += [title, f"![perplexity against epochs](figures/{path.name})", _CAPTION]
+            blocks += [Picture("perplexity against epochs", path, [reached]), _CAPTION]
         else:
-            parts += [title, "No run was evaluated at more than one epoch, or what was measured on the way was not kept."]
-        parts += [_PREFACE, table(trained, names), _largest(trained, names)]
-        parts += [*_lengths(frame, trained, names), *orders(frame, trained, names), *published(trained, names)]
-    return [part for part in parts if part]
+            blocks.append("No run was evaluated at more than one epoch, or what was measured on the way was not kept.")
+        blocks += [_PREFACE, reached, *_largest(trained, names)]
+        blocks += [*_lengths(frame, trained, names), *orders(frame, trained, names), *published(trained, names)]
+        found.append(Section("Perplexity over epochs", blocks, ", ".join(text)))
+    return found
 
 
 _CAPTION = """\
@@ -95,7 +97,7 @@ def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> Figu
     return figure
 
 
-def table(trained: Sequence[Trained], names: Mapping[int, str]) -> str:
+def table(trained: Sequence[Trained], names: Mapping[int, str]) -> Table:
     """What each model reached: a line a cell, in the order of its test perplexity at the epochs that are chosen."""
     header = [
         "model",
@@ -118,10 +120,10 @@ def table(trained: Sequence[Trained], names: Mapping[int, str]) -> str:
         abar = [epoch.abar for epoch in each.of_ended("chosen").values()]
         speeds = [run.table["speed"].median() for run in each.runs if run.table["speed"].notna().any()]
         lines.append([*line, number(max(abar, default=math.nan)), _rounded(speeds), str(each.cell["parameters"] or "-")])
-    return markdown_table(header, lines)
+    return Table("perplexity over epochs", header, lines, [[each.cell] for each in best_first])
 
 
-def _largest(trained: Sequence[Trained], names: Mapping[int, str]) -> str:
+def _largest(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
     """The largest |Abar| of all layers and runs after each epoch, a column for each cell that has any."""
     columns = {}
     for each in trained:
@@ -130,21 +132,19 @@ def _largest(trained: Sequence[Trained], names: Mapping[int, str]) -> str:
         if runs:
             columns[names[id(each.cell)]] = pd.concat(runs, axis=1).max(axis=1)
     if not columns:
-        return ""
+        return
     wide = pd.DataFrame(columns).sort_index()
     every = -(-len(wide) // _MOST_EPOCHS)
     kept = wide[(len(wide) - 1) % every :: every]  # the last among them
     lines = [[f"{epoch:.3g}", *map(number, values)] for epoch, *values in kept.itertuples(name=None)]
-    return "\n\n".join(
-        [
-            "The largest |Abar| after each epoch, over layers and runs, those that diverged among them, on the first tokens "
-            "of the validation split. Above 1 a state can grow.",
-            markdown_table(["epoch", *columns], lines),
-        ]
+    yield (
+        "The largest |Abar| after each epoch, over layers and runs, those that diverged among them, on the first tokens "
+        "of the validation split. Above 1 a state can grow."
     )
+    yield Table("largest |Abar|", ["epoch", *columns], lines)
 
 
-def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[str]:
+def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
     """The test perplexity at other lengths than a model's own, where it was asked for: a line a cell."""
     rows = frame[(frame["split"] == "test") & (frame["metric"] == "perplexity") & (frame["status"] == "ok")]
     rows = rows[rows["slice"].fillna("").str.startswith("context=")]
@@ -156,18 +156,19 @@ def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int
     lengths = sorted({length for key, length in values if any(key in own for own in keys.values())})
     if not lengths:
         return
-    lines = []
+    lines, about = [], []
     for each in trained:
         found = ([values[key, L] for key in keys[id(each)] if (key, L) in values] for L in lengths)
         shown = [mean_interval(own) for own in found]
         if any(not math.isnan(interval.center) for interval in shown):
             lines.append([names[id(each.cell)], str(each.cell["L"]), *map(with_ends, shown)])
+            about.append([each.cell])
     yield (
         "Test perplexity at the end when the same model reads contexts of other lengths. All lengths predict the same "
         "tokens, those with at least as many before them as the longest, so that the columns can be compared; they are not "
         "the perplexities above, which are of the whole split."
     )
-    yield markdown_table(["model", "trained at", *(f"context {length}" for length in lengths)], lines)
+    yield Table("other lengths", ["model", "trained at", *(f"context {length}" for length in lengths)], lines, about)
 
 
 def _mean(each: Trained, what: str, name: str, nan: float = math.nan) -> float:

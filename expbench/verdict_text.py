@@ -10,14 +10,14 @@ from expbench.statistics import Interval
 from expbench.text import aligned, markdown_table, number
 from expbench.verdicts import Finding, Judgement, rests_on
 
-_PREFACE = f"""\
+PREFACE = f"""\
 A claim is judged wherever both sides have runs that agree in all but the learning rate, of which each has its own: the best
 on the selection split. Differences are left less right, paired by instance and seed, with 95 % intervals of a nested
 bootstrap; p is of a sign-flip permutation test, Holm's corrected for all that is judged here. `not supported`: no difference
 that matters; `undecided`: the runs do not say, or are of fewer than {LEAST_UNITS} independent units; `post hoc`: a run is
 older than the claim; `budget-dependent`: decided otherwise at four times or a quarter of the steps. `best of k` is what the
 best of k runs is expected to be, for one k on both sides."""
-_MOST_SENTENCES = 6  # of one claim: in more places it is told by its table
+MOST_SENTENCES = 6  # of one claim: in more places it is told by its table
 _HEADER = ("verdict", "difference", "95 % interval", "rests on", "p", "Holm's p", "solved", "best of k", "lr", "because")
 
 
@@ -40,16 +40,16 @@ def sentence(judgement: Judgement, columns: Sequence[str] = ()) -> str:
 
 def text(findings: Sequence[Finding]) -> str:
     """Every claim in a sentence, and where it has several places a table of them, for the terminal."""
-    return "\n\n".join("\n".join([_said(f), *([aligned(_table(f))] if len(f.judgements) > 1 else [])]) for f in findings)
+    return "\n\n".join("\n".join([_said(f), *([aligned(table(f))] if len(f.judgements) > 1 else [])]) for f in findings)
 
 
 def markdown(findings: Sequence[Finding]) -> str:
     """The same in Markdown, each claim that has a place with its table, below how to read them."""
-    parts = [_PREFACE]
+    parts = [PREFACE]
     for finding in findings:
         parts.append(_said(finding))
         if finding.judgements:
-            header, *lines = _table(finding)
+            header, *lines = table(finding)
             parts.append(markdown_table(header, lines))
     return "\n\n".join(parts)
 
@@ -58,7 +58,7 @@ def _said(finding: Finding) -> str:
     title = finding.claim.title
     if not finding.judgements:
         return f"{title} has no place to be judged: {finding.nowhere}."
-    if len(finding.judgements) > _MOST_SENTENCES:
+    if len(finding.judgements) > MOST_SENTENCES:
         return f"{title} {finding.summary}."
     if len(finding.judgements) > 1:
         said = (f"- {j.verdict}: {sentence(j, finding.columns)}." for j in finding.judgements)
@@ -80,7 +80,7 @@ def _evidence(j: Judgement) -> str:
     return f"difference {number(j.difference.center)} ({ends}{rests_on(j)}, {p})"
 
 
-def _table(finding: Finding) -> list[list[str]]:
+def table(finding: Finding) -> list[list[str]]:
     """The header, and a line a place."""
     columns = finding.columns
     return [[*columns, *_HEADER], *([*(j.where.get(c, "-") for c in columns), *_line(j)] for j in finding.judgements)]

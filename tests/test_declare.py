@@ -18,13 +18,13 @@ def test_a_claim_precedes_its_runs_and_the_report_judges_it(expbench: CommandLin
     assert again.out == answer.out
     assert claims.read(Path("results")) == [made]
     assert expbench("run", "--task", "polyreg", "--models", "s6-poly,ssm", *SMALL).code == 0
-    report = Path(expbench("report").out.strip()).read_text()
+    report = Path(expbench("report").out.strip()).with_suffix(".md").read_text()
     assert "## Claims" in report
     assert "s6-poly < ssm on polyreg, L 4 is undecided" in report
     assert "; post hoc" not in report.partition("## How to read")[0].replace("`post hoc`", "")
     late = expbench("claim", "ssm < s6-poly", "--task", "polyreg")
     assert late.code == 0
-    assert "; post hoc" in Path(expbench("report").out.strip()).read_text().partition("## How to read")[0]
+    assert "; post hoc" in Path(expbench("report").out.strip()).with_suffix(".md").read_text().partition("## How to read")[0]
 
 
 def test_each_model_has_the_position_code_that_it_asks_for(expbench: CommandLine) -> None:
@@ -37,7 +37,7 @@ def test_each_model_has_the_position_code_that_it_asks_for(expbench: CommandLine
 
 def test_without_claims_models_are_compared_and_it_is_said_that_nobody_claimed_it(expbench: CommandLine) -> None:
     assert expbench("run", "--task", "polyreg", "--models", "s6,attn", *SMALL).code == 0
-    report = Path(expbench("report").out.strip()).read_text()
+    report = Path(expbench("report").out.strip()).with_suffix(".md").read_text()
     assert "## Comparisons that were not claimed beforehand" in report
     sides = ("attn(positions=sin)", "s6(positions=none)")
     assert any(f"{one} < {other} on polyreg is undecided" in report for one, other in (sides, sides[::-1]))

@@ -278,7 +278,7 @@ def test_count_in_row_on_the_command_line(expbench: CommandLine) -> None:
     key = frame.loc[exact & frame["task_settings"].str.contains("scalar"), "key"].iloc[0]
     bits = torch.tensor([[0, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1, 1]])
     assert load("results", key)(bits).squeeze(-1).round().tolist() == [[0, 1, 2, 0, 1, 2, 3, 0, 0, 1, 2, 3]]
-    report = Path(expbench("report").out.strip()).read_text()
+    report = Path(expbench("report").out.strip()).with_suffix(".md").read_text()
     assert "representable, not found" in report
     assert "construct:count-in-row" in report
 

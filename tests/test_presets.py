@@ -114,8 +114,8 @@ def test_smoke_runs_every_row_and_judges_its_claims(expbench: CommandLine) -> No
     frame = table.read(Path("results/table2-smoke")).frame
     assert max(claim.created for claim in made if claim.created) < frame["created"].min(), "claims come before runs"
     assert (frame["kind"] == "tuning").sum() > TUNING_RUNS
-    report = Path(answer.out.strip()).read_text()
-    assert report.index("## Claims") < report.index("## Beside the published numbers") < report.index("## How to read")
+    report = Path(answer.out.strip()).with_suffix(".md").read_text()
+    assert report.index("## Claims") < report.index("## How to read") < report.index("## Beside the published numbers")
     assert "not run" in report
 
 

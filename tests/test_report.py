@@ -195,7 +195,8 @@ def figures(folder: Path, text: str) -> list[str]:
     names = re.findall(r"!\[.*?\]\((.*?)\)", text)
     for name in names:
         root = ET.parse(folder / "report" / name).getroot()
-        assert len(list(root.iter("{http://www.w3.org/2000/svg}path"))) > 5, name
+        paths, images = (len(list(root.iter(f"{{http://www.w3.org/2000/svg}}{tag}"))) for tag in ("path", "image"))
+        assert paths > 5 or images, name
     assert sorted(p.name for p in (folder / "report/figures").iterdir()) == sorted(Path(name).name for name in names)
     return [Path(name).stem.partition("polyreg-")[2] for name in names]
 
@@ -283,13 +284,13 @@ def test_a_report_of_some_tasks_and_models(expbench: CommandLine) -> None:
     expbench(*sweep, "--task", "polyreg,count-in-row", "--models", "s6,linattn", "-t", "count-in-row:classes=3")
     answer = expbench("report", "--task", "polyreg", "--models", "linattn")
     assert answer.code == 0
-    assert answer.out.strip() == str(Path("results/report/report.md"))
-    text = Path(answer.out.strip()).read_text()
+    assert answer.out.strip() == str(Path("results/report/report.html"))
+    text = Path("results/report/report.md").read_text()
     assert "## polyreg" in text
     assert "## count-in-row" not in text
     assert [line[0] for line in section(text, "model")[1:]] == ["linattn"]
     assert "generator (positive)" in text
-    whole = Path(expbench("report").out.strip()).read_text()
+    whole = Path(expbench("report").out.strip()).with_suffix(".md").read_text()
     assert "last-zero (oracle)" in whole
     assert "balanced_accuracy" in whole
     figures(Path("results"), whole)
@@ -300,3 +301,14 @@ def test_a_cell_is_named_by_the_settings_in_which_its_model_differs() -> None:
     rows = [line for text in settings for line in runs([0.5], model_settings=text)]
     cells = gather(with_context(frame_of([*rows, *runs([0.5], model="attn", model_settings='{"heads":2}')])))
     assert sorted(labels(cells).values()) == ["attn", "s6 center=bias", "s6 center=zero"]
+
+
+def test_figures_that_nobody_could_read_are_not_drawn(tmp_path: Path) -> None:
+    rows = []
+    for L in (8, 16):
+        for degree in range(1, 15):
+            settings = f'{{"L":{L},"degree":{degree},"family":"suffix","instance":0}}'
+            rows += [row(L=L, degree=degree, task_settings=settings, model=m, key=f"{m}{L}{degree}") for m in ("s6", "attn")]
+    text = write_report(frame_of(rows), tmp_path).read_text()
+    assert "Too many lines to be drawn against L;" in text, "28 of them: two models at 14 degrees"
+    assert figures(tmp_path, text) == ["metric-against-degree", "depth-against-degree"]

@@ -1,3 +1,4 @@
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from expbench import table
 from expbench.errors import BadInput
+from tests.conftest import CommandLine
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -91,6 +93,35 @@ def test_a_table_of_an_older_schema_says_what_its_rows_meant(tmp_path: Path) -> 
     frame, problems = table.read(tmp_path)
     assert problems == []
     assert frame.set_index("key").loc[["a", "b"], later].to_numpy().tolist() == [["default", 0.0], ["construct:lemma2", 0.5]]
+
+
+OLD = {1: "7d40d2758af9fbe0", 2: "45b7fad5357e233a", 3: "5e4ba6b304d8a706"}
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_a_file_that_an_older_expbench_wrote_is_read_and_compacted_into_todays_schema(
+    expbench: CommandLine, version: int
+) -> None:
+    """tests/data/ holds a run of linattn (polyreg, L=4, 10 steps) as the code of each schema wrote it."""
+    folder = Path("old")
+    folder.mkdir()
+    shutil.copy(Path(__file__).parent / "data" / f"schema-{version}.parquet", folder / f"{OLD[version]}.parquet")
+    assert pq.read_schema(folder / f"{OLD[version]}.parquet").metadata[b"expbench_schema"] == str(version).encode()
+    before, problems = table.read(folder)
+    assert problems == []
+    assert set(before["key"]) == {OLD[version]}
+    assert set(zip(before["init"], before["init_noise"], strict=True)) == {("default", 0.0)}
+    report = Path(expbench("report", "--results", "old").out.strip()).with_suffix(".md").read_text()
+    (error,) = before.loc[before["headline"].fillna(False) & (before["split"] == "test"), "value"]
+    assert f"| linattn | {error:.3g} (ill-posed) |" in report
+    assert OLD[version] in expbench("trace", OLD[version][:6], "--results", "old").out
+    assert expbench("compact", "--results", "old").code == 0
+    assert [path.name for path in folder.glob("*.parquet")] == ["table.parquet"]
+    assert pq.read_schema(folder / "table.parquet").metadata[b"expbench_schema"] == str(table.VERSION).encode()
+    after = table.read(folder).frame
+    order = ["split", "step", "metric", "slice"]
+    before = before.round({"seconds": 3, "run_seconds": 3})
+    pd.testing.assert_frame_equal(*(f.sort_values(order).reset_index(drop=True) for f in (before, after)))
 
 
 def test_finished(tmp_path: Path) -> None:
