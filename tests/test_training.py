@@ -104,7 +104,8 @@ def test_what_a_run_yields() -> None:
     assert [s.step for s in losses] == [30, 60]
     assert all(s.split == "train" for s in losses)
     test = [s for s in seen if s.split == "test"]
-    assert {s.metric for s in test} == {"nmse", "nmse_standard_error", "mse", "r2", "solved"}
+    data = {"inputs_fingerprint", "targets_fingerprint"}
+    assert {s.metric for s in test} == {"nmse", "nmse_standard_error", "mse", "r2", "solved", *data}
     assert all(s.step == 60 for s in test), "the test split is looked at once, at the end"
     assert [s.metric for s in test if s.headline] == ["nmse"]
     layers = {(s.metric, s.slice) for s in seen if s.metric.startswith(("abar", "delta", "k_hat", "frac", "u_"))}
