@@ -135,8 +135,8 @@ def check(baseline: Baseline, jobs: Sequence[Job], folder: Path, command: str, c
     if not baseline.table.is_file():
         raise BadInput(f"{baseline.folder} has no {baseline.table.name} to compare with; {command} makes it")
     keys = {job.run.key for job in jobs}
-    new = _of(table.read(folder, _columns()).frame, keys)
-    base, problems = table.read(baseline.table, _columns())
+    new = _of(table.read(folder, columns()).frame, keys)
+    base, problems = table.read(baseline.table, columns())
     if problems:
         raise BadInput(problems[0])
     names = (str(baseline.folder), str(folder))
@@ -165,7 +165,8 @@ def _kept(frame: pd.DataFrame) -> pd.Series[bool]:
     return results | frame["metric"].isin(recorded.FINGERPRINTS)
 
 
-def _columns() -> list[str]:
+def columns() -> list[str]:
+    """Those of the results table that a check reads."""
     return list(dict.fromkeys([*counterparts.COLUMNS, *recorded.COLUMNS]))
 
 
