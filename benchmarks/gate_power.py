@@ -328,14 +328,14 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     cells = " or ".join(sorted({str(row["cells"]) for row in honest}))
     parts = [
         "# What the gate catches",
-        f"{caught} of {len(planted)} planted defects are caught. Of {len(honest)} honest repeats with other seeds, of {cells}"
-        f" cells each, {alarms} fail, and {better} call something improved, which fails nothing. By "
+        f"{caught} of {len(planted)} planted defects are caught. Of {len(honest)} honest repeats with other seeds, of "
+        f"{cells} cells each, {alarms} fail, and {better} call something improved, which fails nothing. By "
         "`python benchmarks/gate_power.py`, which says how.",
         markdown_table(header, lines),
         "`regressed`: of the cells that were run, compared by themselves, with the baseline's seeds. `beside all`: how many "
-        "of them fail where all other synthetic cells have other seeds, as on a machine where no number is the same. What rows "
-        "record: learning rates and clipped gradients, which are judged by what was asked for, and fingerprints of data and "
-        "of the untrained network's outputs, which are compared with those of the baseline's run of the same key.",
+        "of them fail where all other synthetic cells have other seeds, as on a machine where no number is the same. What "
+        "rows record: learning rates and clipped gradients, which are judged by what was asked for, and fingerprints of "
+        "data and of the untrained network's outputs, which are compared with those of the baseline's run of the same key.",
         markdown_table(["repeat", *columns[:4], "least Holm's p", "others", "caught by"], repeats),
     ]
     return "\n\n".join(parts) + "\n"

@@ -27,8 +27,9 @@ from expbench.task import Batch, Measured, Task, resolve_setting
 class TextTask(Task):
     """Settings beside L, the context in tokens:
 
-    data: what text, by name; with a path the name of the folder, unless it has as many words as the text of this name. path:
-    a folder of text, which is not part of what a run is known by; `text`, a hash of all splits, is. tokenizer: bpe (trained
+    data: what text, by name; with a path the name of the folder, unless it has as many words as the text of this name;
+    ``markov`` is made, and always there. path: a folder of text, which is not part of what a run is known by; `text`, a hash
+    of all splits, is. tokenizer: bpe (trained
     on the training split, of `pieces` tokens), gpt2 (its files in `tokenizer_path`, or from the hub), or word. stride: of
     evaluation, the context unless given. test_size, selection_size: the tokens of the test and the validation split.
     """

@@ -126,6 +126,7 @@ def test_update_shows_the_change_and_replaces(tiny: CommandLine) -> None:
     before = Path("results/baselines/tiny/table.parquet").read_bytes()
     answer = tiny("baseline", "update", "--baseline", "tiny")
     is_bad_input(answer, "--yes")
+    assert check(tiny)[0] == 0
     declare(f"cells = [\n{CELL},\n{CELL.replace('ssm', 'linattn')},\n]\n{EVERY}")
     is_bad_input(
         tiny("baseline", "update", "--baseline", "tiny", "--yes", "--results", "results/regress/tiny"), "lacks 5 of the 10"
@@ -174,6 +175,7 @@ def test_a_check_does_not_take_up_what_was_run_before(tiny: CommandLine) -> None
     tiny("run", "--task", "polyreg", "--models", "ssm", "--L", "4", "--steps", "2", "--seeds", "0", "--results", "mine")
     is_bad_input(tiny("baseline", "check", "--baseline", "tiny", "--results", "mine"), "--results", "mine")
     other = Path("results/regress/tiny/table.parquet")
+    other.parent.mkdir(parents=True)
     other.write_bytes(Path("results/baselines/tiny/table.parquet").read_bytes())
     is_bad_input(tiny("baseline", "check", "--baseline", "tiny"), "table.parquet")
     assert other.exists()
@@ -249,6 +251,7 @@ def test_the_made_text_is_always_the_same_and_its_floor_is_its_entropy(
         nats.append(cost / (len(words) + 2))
     assert np.exp(np.mean(nats)) == pytest.approx(markov.floor(), rel=0.01)
     corpus = prepare(Source("markov"), Choice("word"))
+    assert f"perplexity is {markov.floor():.2f}" in (ROOT / "README.md").read_text()
     assert corpus.vocabulary == markov.TOPICS + markov.WORDS + 2
 
 

@@ -15,7 +15,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line.partition(" #")[0].strip() for kind, block in BLOCKS if kind == "sh" for line in block.splitlines()]
 SHORT = ["--steps", "3", "--seeds", "0", "-t", "test_size=64", "-t", "selection_size=64"]
-SHORTER = {"run": SHORT, "reproduce": ["--shard", "1/9"]}
+SHORTER = {"run": SHORT, "reproduce": ["--shard", "1/9"], "baseline": ["--yes"]}
 SHORT_TEXT = ["--steps", "3", "--seeds", "0"]
 
 
@@ -29,6 +29,9 @@ def files(tmp_path: Path) -> None:
             path.parent.mkdir(exist_ok=True)
             path.write_text(block)
     write_text(tmp_path / "wikitext-2")
+    cells = tmp_path / "results" / "baselines" / "cpu" / "cells.toml"  # in the place of the one that is committed
+    cells.parent.mkdir(parents=True)
+    cells.write_text("cells = [{ task = 'polyreg', models = 'ssm', L = 4, steps = 3, seeds = '0:2' }]")
 
 
 @pytest.mark.usefixtures("files")
@@ -58,6 +61,7 @@ def test_every_command(expbench: CommandLine) -> None:
         "compact",
         "reproduce",
         "compare",
+        "baseline",
     }
     assert set(ran) == known
 
