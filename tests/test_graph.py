@@ -12,7 +12,7 @@ from expbench import graph, plugins
 from expbench.ensemble import Ensemble
 from expbench.grid import Job, Request, expand
 from expbench.mixer import Mixer
-from expbench.steps import Steps, learning_rate_factor
+from expbench.steps import Steps
 from expbench.stream import Stream
 from expbench.training import build, surroundings
 
@@ -199,11 +199,3 @@ def test_what_a_replay_gave_the_optimizer_is_what_a_step_gives() -> None:
     assert replayed.captured, replayed.eager_because
     for mine, its in zip(replayed.applied(), eager.applied(), strict=True):
         assert mine == pytest.approx(its, rel=1e-3)
-
-
-def test_what_was_applied_is_of_the_last_step() -> None:
-    stack = jobs("polyreg", "linattn", "cpu")
-    once, twice = (taken(stack, steps, captured=False)[0] for steps in (1, 2))
-    assert once.applied()[0] == pytest.approx([job.run.lr * learning_rate_factor(job.run, 0) for job in stack])
-    assert twice.applied()[0] == pytest.approx([job.run.lr * learning_rate_factor(job.run, 1) for job in stack])
-    assert once.applied()[1] != twice.applied()[1]
