@@ -21,6 +21,7 @@ from expbench import campaign, comparison, counterparts, recorded, sweep, table
 from expbench.comparison import Comparison
 from expbench.errors import BadInput, first_line, unknown
 from expbench.grid import Job, Request, expand
+from expbench.language.job import FOLDER as CHECKPOINTS
 from expbench.recorded import Broken
 from expbench.statistics import CONFIDENCE
 
@@ -113,13 +114,13 @@ def _request(options: Mapping[str, Any], path: Path) -> Request:
 
 
 def fresh(folder: Path, own: bool) -> Path:
-    """An empty folder for runs. own: it is a check's own, and what an earlier check left there is removed.
+    """An empty folder for runs. own: it is a check's own, and what an earlier check left there is removed, checkpoints too.
 
     Raises `BadInput` where another holds results: those would be taken for what is.
     """
     table.open_folder(str(folder))
-    for path in folder.glob("*.parquet"):
-        if not (own and _OF_RUNS.fullmatch(path.stem)):
+    for path in (*folder.glob("*.parquet"), *folder.glob(f"{CHECKPOINTS}/*/*")):
+        if not (own and (_OF_RUNS.fullmatch(path.stem) or path.suffix == ".safetensors")):
             raise BadInput(f"--results: {folder} holds results ({path.name}), and a check runs all anew: name another")
         path.unlink()
     return folder

@@ -113,11 +113,16 @@ def _show(found: Checked, fails: list[str], markdown: str | None, command: str) 
     """The comparison, and what is not as due, on the terminal and as Markdown."""
     from expbench import comparison_text
 
-    due = "learning rates, clipped gradients and data are as due" if not found.broken else "NOT AS DUE:"
-    lines = [due, *(f"- {broken}" for broken in found.broken)]
+    page = comparison_text.markdown(found.comparison, fails, False, command)
+    if found.broken:
+        listed = "\n".join(f"- {broken}" for broken in found.broken)
+        said = f"FAILS: what rows record of their runs is not as due\n{listed}"
+        page = f"### expbench baseline check: fails, what rows record of their runs is not as due\n\n{listed}\n\n{page}"
+    else:
+        said = "learning rates, clipped gradients and data are as due"
+        page = f"{page}\nAs rows record of their runs, {said}.\n"
     if markdown is not None:
-        page = comparison_text.markdown(found.comparison, fails, False, command)
-        write_page(markdown, "\n".join([page, "What rows record of their runs: " + "\n".join(lines), ""]))
+        write_page(markdown, page)
     if markdown != "-":
         print(comparison_text.text(found.comparison, fails, speed=False))
-        print("\n".join(lines))
+        print(said)

@@ -80,7 +80,8 @@ def test_what_has_become_worse_gives_exit_code_1_and_so_does_what_rows_record(
     assert "FAILS: 1 regressed" in said, said
     assert "targets_fingerprint of 5 runs of ssm on polyreg" in said
     assert "inputs_fingerprint" not in said
-    assert check(tiny, "--fail-on", "none")[0] == 1, "what is recorded is no verdict"
+    assert check(tiny, "--fail-on", "none", "--markdown", "page.md")[0] == 1, "what is recorded is no verdict"
+    assert Path("page.md").read_text().startswith("### expbench baseline check: fails, what rows record")
 
 
 @pytest.mark.parametrize(
@@ -179,6 +180,12 @@ def test_a_check_does_not_take_up_what_was_run_before(tiny: CommandLine) -> None
     other.write_bytes(Path("results/baselines/tiny/table.parquet").read_bytes())
     is_bad_input(tiny("baseline", "check", "--baseline", "tiny"), "table.parquet")
     assert other.exists()
+    other.unlink()
+    checkpoint = Path("results/regress/tiny/checkpoints/0123456789abcdef/step-5.safetensors")
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.touch()
+    assert check(tiny)[0] == 0
+    assert not checkpoint.exists(), "a text's run would go on from there"
 
 
 def test_the_schedule_of_the_check_is_that_of_training() -> None:
