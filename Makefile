@@ -3,8 +3,9 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 BIN := .venv/bin
 DEMO := results/demo
+BASELINE ?= cpu
 
-.PHONY: demo test check format clean
+.PHONY: demo test check regress format clean
 
 # torch first and by itself, so that it can be chosen (a CPU build, another version) and nothing replaces it
 .venv/installed: pyproject.toml
@@ -32,9 +33,13 @@ check: .venv/developing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+regress: .venv/installed
+	mkdir -p results/regress
+	$(BIN)/expbench baseline check --baseline $(BASELINE) --markdown results/regress/$(BASELINE).md
+
 format: .venv/developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build *.egg-info $(DEMO)
+	rm -rf .venv build *.egg-info $(DEMO) results/regress

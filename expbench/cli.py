@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expbench.cli_baseline import baseline_app
 from expbench.cli_bench import bench_app
 from expbench.cli_compare import compare
 from expbench.cli_options import (
@@ -47,6 +48,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help answers twice as fast as boxes
 )
 
+app.add_typer(baseline_app, name="baseline")
 app.add_typer(bench_app, name="bench")
 app.add_typer(theory_app, name="theory")
 

@@ -52,6 +52,7 @@ class Steps:
         dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
         self._total = torch.zeros(len(runs), dtype=dtype, device=device)
         self._taken = self._since = 0
+        self._applied: tuple[Tensor, Tensor] | None = None  # rates (S,) and clipped gradients (S, P) of the last step
         self._capturing = captured and device == "cuda"
         self._replay: Callable[[], Batch] | None = None
         self._held: Batch | None = None  # what a graph reads, where it does not draw its batches itself
@@ -93,7 +94,10 @@ class Steps:
         losses = losses.detach()
         broke = (self._broke_at == 0) & ~torch.isfinite(norms + losses)
         self._broke_at.copy_(torch.where(broke, self._step, self._broke_at))
-        self._optimizer.step(grads, self._rates.at(self._step - 1))
+        rates = self._rates.at(self._step - 1)
+        self._optimizer.step(grads, rates)
+        # Held, not copied: a graph then writes the next ones there too, and a step launches nothing more for it.
+        self._applied = rates, grads
         self._total += losses
         return batch
 
@@ -105,6 +109,16 @@ class Steps:
         """Those among `alive` whose loss or gradient was not, and at which step for the first time."""
         at = self._broke_at.tolist()
         return [(i, at[i]) for i in alive if at[i]]
+
+    def applied(self) -> tuple[list[float], list[float]]:
+        """Of each run what the optimizer was given at the last step: its learning rate, the norm of its clipped gradient.
+
+        Measured on these tensors themselves, so that a schedule or a limit that is not kept shows.
+        """
+        if self._applied is None:
+            raise RuntimeError("no step was taken")
+        rates, grads = self._applied
+        return rates.tolist(), torch.linalg.vector_norm(grads, dim=1).tolist()
 
     def mean_loss(self) -> list[float]:
         """Of each run the mean over the steps since this was last asked."""

@@ -23,7 +23,7 @@ from expbench.run import Run, Score, Split
 from expbench.steps import Steps, precision_context
 from expbench.stream import Chunk, Stream
 from expbench.task import Batch, Measured, Task, total
-from expbench.watch import TransitionWatch
+from expbench.watch import TransitionWatch, fingerprint
 
 CURVE_POINTS, STEPS_BETWEEN_POINTS = 24, 25  # at most so many points, and at least so many steps from one to the next
 CURVE_CHUNKS = 1  # chunks of the selection split that a point of the curve looks at; the last point sees them all
@@ -106,6 +106,7 @@ def train_together(
     points = curve_steps(first.steps)
     probe = Batch(*(x[:, :PROBE] for x in next(stream.split("selection")).each()))
     watch = TransitionWatch(ensemble)
+    untrained = _untrained(first, ensemble, probe.inputs, device)
 
     def scores(i: int, split: Split, step: int, measured: Iterable[Measured]) -> Iterator[Item]:
         seconds = time.perf_counter() - began
@@ -113,6 +114,8 @@ def train_together(
             headline = metric == tasks[i].headline and not part
             yield Item(i, Score(split, step, metric, float(value), part, seconds, headline))
 
+    for i in alive:
+        yield from scores(i, "selection", 0, [Measured("outputs_fingerprint", untrained[i])])
     ensemble.template.train()
     for step in range(1, first.steps + 1):
         batch = steps.take()
@@ -125,10 +128,13 @@ def train_together(
             if not alive:
                 return
             mean = steps.mean_loss()
+            rates, norms = steps.applied()
+            drawn = _fingerprints(batch)
             at_rest, moving = watch.probe(probe.inputs), watch.running(batch.inputs[:, :PROBE])
             curve = evaluate_together(runs, tasks, ensemble, stream, device, "selection", alive, CURVE_CHUNKS)
             for i in alive:
-                yield from scores(i, "train", step, [Measured("loss", mean[i])])
+                of_step = [Measured("learning_rate", rates[i]), Measured("gradient_norm", norms[i]), *drawn[i]]
+                yield from scores(i, "train", step, [Measured("loss", mean[i]), *of_step])
                 if step < first.steps:
                     yield from scores(i, "selection", step, (m for m in curve[i] if not m.slice))
                 yield from scores(i, "selection", step, at_rest[i])
@@ -144,15 +150,42 @@ def train_together(
     splits: tuple[Split, ...] = ("selection", "test")
     for split in splits:
         found = evaluate_together(runs, tasks, ensemble, stream, device, split, alive)
+        data = _data_of(stream, split)
         for i in list(alive):
             task = tasks[i]
-            yield from scores(i, split, first.steps, found[i])
+            yield from scores(i, split, first.steps, [*found[i], *data[i]])
             value = next(m.value for m in found[i] if m.metric == task.headline and not m.slice)
             if math.isfinite(value):
                 yield from scores(i, split, first.steps, [Measured("solved", float(task.solved(value)))])
             else:
                 alive.remove(i)
                 yield Item(i, Diverged(f"{task.headline} of the {split} split is not finite after {first.steps} steps"))
+
+
+@torch.no_grad()
+def _untrained(run: Run, ensemble: Ensemble, inputs: Tensor, device: str) -> list[float]:
+    """Of each network what tells its outputs for inputs (S, B, ...) before the first step: they follow from the seed and the
+    code alone, so that a change of what a layer computes shows in a number, whatever training makes up for."""
+    ensemble.template.eval()
+    with precision_context(run, device):
+        told: list[float] = fingerprint(ensemble.outputs(inputs, shared=False)).tolist()
+    ensemble.template.train()
+    return told
+
+
+def _fingerprints(batch: Batch) -> list[list[Measured]]:
+    """Of each run what tells its inputs and its targets, of a batch (S, B, ...)."""
+    names = [f"{name}_fingerprint" for name in Batch._fields]
+    rows = zip(*(fingerprint(x).tolist() for x in batch), strict=True)
+    return [[Measured(name, value) for name, value in zip(names, row, strict=True)] for row in rows]
+
+
+def _data_of(stream: Stream, split: Split) -> dict[int, list[Measured]]:
+    """What tells the data of a split, by its first chunk: those of all would have to be drawn once more."""
+    found: dict[int, list[Measured]] = {}
+    for chunk in stream.split(split, 1):
+        found.update(zip(chunk.runs, _fingerprints(chunk.each()), strict=True))
+    return found
 
 
 def curve_steps(steps: int) -> set[int]:

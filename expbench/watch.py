@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -11,6 +12,19 @@ from expbench.ensemble import Ensemble
 from expbench.run import Run
 from expbench.stream import Stream
 from expbench.task import Measured, Task
+
+_TURN = (math.sqrt(5) - 1) / 2  # of a circle from one number's weight to the next: no two weights of a batch are alike
+
+
+def fingerprint(x: Tensor) -> Tensor:
+    """A number (R,), float64, for each row of x (R, ...): its numbers weighted by where they stand, and added up.
+
+    Other numbers, or the same in another order, give another one; rounding hardly changes it, so that it is the same on
+    every device, which a hash is not.
+    """
+    rows = x.double().flatten(1)
+    at = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=x.device)
+    return (rows * torch.cos(2 * math.pi * torch.frac(at * _TURN))).sum(1) / math.sqrt(rows.shape[1])
 
 
 class SeenInputs:

@@ -190,3 +190,12 @@ def test_batches_that_a_task_draws_for_each_run_are_fed_to_the_graph(monkeypatch
     steps, _, losses = taken(stack, 12, captured=True)
     assert steps.captured, steps.eager_because
     assert losses == pytest.approx(expected, rel=1e-4)
+
+
+@on_a_gpu
+def test_what_a_replay_gave_the_optimizer_is_what_a_step_gives() -> None:
+    stack = jobs("polyreg", "linattn", "cuda")
+    replayed, eager = (taken(stack, 12, captured=captured)[0] for captured in (True, False))
+    assert replayed.captured, replayed.eager_because
+    for mine, its in zip(replayed.applied(), eager.applied(), strict=True):
+        assert mine == pytest.approx(its, rel=1e-3)

@@ -15,7 +15,7 @@ PAGE = ROOT / "README.md"
 README = PAGE.read_text()
 COMMANDS = [command for block in blocks(PAGE) for command in block.commands]
 SHORT = ["--steps", "3", "--seeds", "0", "-t", "test_size=64", "-t", "selection_size=64"]
-SHORTER = {"run": SHORT, "reproduce": ["--shard", "1/9"]}
+SHORTER = {"run": SHORT, "reproduce": ["--shard", "1/9"], "baseline": ["--yes"]}
 SHORT_TEXT = ["--steps", "3", "--seeds", "0"]
 
 
@@ -24,6 +24,9 @@ def files(tmp_path: Path) -> None:
     """The files that the README shows, under the names that it gives them."""
     write_files(PAGE, tmp_path)
     write_text(tmp_path / "wikitext-2")
+    cells = tmp_path / "results" / "baselines" / "cpu" / "cells.toml"  # in the place of the one that is committed
+    cells.parent.mkdir(parents=True)
+    cells.write_text("cells = [{ task = 'polyreg', models = 'ssm', L = 4, steps = 3, seeds = '0:2' }]")
 
 
 @pytest.mark.usefixtures("files")
@@ -53,6 +56,7 @@ def test_every_command(expbench: CommandLine) -> None:
         "compact",
         "reproduce",
         "compare",
+        "baseline",
     }
     assert set(ran) == known
 

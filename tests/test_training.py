@@ -9,6 +9,7 @@ from expbench.optimizer import clipped, rows
 from expbench.run import Run, Score
 from expbench.steps import learning_rate_factor
 from expbench.training import Diverged, build, curve_steps, evaluate, surroundings, train
+from expbench.watch import fingerprint
 
 
 def job(**changes: Any) -> grid.Job:
@@ -104,7 +105,8 @@ def test_what_a_run_yields() -> None:
     assert [s.step for s in losses] == [30, 60]
     assert all(s.split == "train" for s in losses)
     test = [s for s in seen if s.split == "test"]
-    assert {s.metric for s in test} == {"nmse", "nmse_standard_error", "mse", "r2", "solved"}
+    data = {"inputs_fingerprint", "targets_fingerprint"}
+    assert {s.metric for s in test} == {"nmse", "nmse_standard_error", "mse", "r2", "solved", *data}
     assert all(s.step == 60 for s in test), "the test split is looked at once, at the end"
     assert [s.metric for s in test if s.headline] == ["nmse"]
     layers = {(s.metric, s.slice) for s in seen if s.metric.startswith(("abar", "delta", "k_hat", "frac", "u_"))}
@@ -112,6 +114,41 @@ def test_what_a_run_yields() -> None:
     running = [s.value for s in seen if s.metric == "abar_max_running"]
     assert running == sorted(running)
     assert not [s for s in scores(job(models="attn")) if "abar" in s.metric]
+
+
+@pytest.mark.parametrize("task", ["polyreg", "count-in-row"])
+def test_rows_record_what_training_was_given(task: str) -> None:
+    settings = () if task == "polyreg" else ("classes=4", "test_size=300")
+    one = job(task=task, task_settings=settings, steps="60", warmup="40", lr="0.02", clip="0.01")
+    network = build(one.run, one.task, one.model, "cpu")
+    probe = next(one.task.split("selection")).inputs[:64]
+    untrained = network(probe if task == "count-in-row" else probe.float()).detach()
+    seen = {(s.split, s.step, s.metric): s.value for s in train(one.run, one.task, network, "cpu") if not s.slice}
+    assert seen["selection", 0, "outputs_fingerprint"] == pytest.approx(float(fingerprint(untrained[None])), rel=1e-5)
+    for step in (30, 60):
+        due = one.run.lr * learning_rate_factor(one.run, step - 1)
+        assert seen["train", step, "learning_rate"] == pytest.approx(due, rel=1e-9)
+        assert seen["train", step, "gradient_norm"] == pytest.approx(0.01, rel=1e-3)
+        batch = one.task.train_batch(16, seed=0, step=step)
+        for name, x in zip(batch._fields, batch, strict=True):
+            assert seen["train", step, f"{name}_fingerprint"] == pytest.approx(float(fingerprint(x[None])), rel=1e-5)
+    for split in ("selection", "test"):
+        first = next(one.task.split(split))  # type: ignore[arg-type]
+        for name, x in zip(first._fields, first, strict=True):
+            assert seen[split, 60, f"{name}_fingerprint"] == pytest.approx(float(fingerprint(x[None])), rel=1e-5)
+
+
+def test_a_fingerprint_tells_any_change_and_any_other_order_but_not_rounding() -> None:
+    x = torch.rand(1, 16, 8, dtype=torch.float64)
+    told = float(fingerprint(x))
+    assert float(fingerprint(x.float())) == pytest.approx(told, rel=1e-5)
+    assert abs(float(fingerprint(x.roll(1, 1))) - told) > 1e-2
+    assert abs(float(fingerprint(x.flip(2))) - told) > 1e-2
+    changed = x.clone()
+    changed[0, 7, 3] += 0.1
+    assert abs(float(fingerprint(changed)) - told) > 1e-3
+    both = fingerprint(torch.cat([x, changed]))
+    assert both.tolist() == pytest.approx([told, float(fingerprint(changed))])
 
 
 def test_the_loss_is_the_mean_since_the_last_point() -> None:

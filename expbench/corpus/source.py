@@ -18,11 +18,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from expbench.corpus import markov
 from expbench.errors import BadInput, first_line, unknown
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-NAMES = ("wikitext-2", "wikitext-103", "wikitext-2-raw", "wikitext-103-raw")
+MADE = "markov"  # which is neither fetched nor read
+NAMES = ("wikitext-2", "wikitext-103", "wikitext-2-raw", "wikitext-103-raw", MADE)
 # Table 1 of arXiv 1609.07843: the words of each split, with the ends of lines.
 PUBLISHED: dict[str, dict[Split, int]] = {
     "wikitext-2": {"train": 2_088_628, "validation": 217_646, "test": 245_569},
@@ -46,7 +48,8 @@ class Fingerprint(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a text is: with `path` in that folder, whose name then is a label; otherwise `name` is fetched from the hub.
+    """Where a text is: with `path` in that folder, whose name then is a label; otherwise `name` is fetched from the hub, but
+    ``markov`` is made (`markov`).
 
     Raises BadInput on an unknown name, a path that is no folder, or neither.
     """
@@ -71,7 +74,8 @@ class Source:
         """The lines of a split, without line ends. Raises BadInput where they cannot be read."""
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
-        rows = self._fetched(split) if self.path is None else _in_folder(self.path, split)
+        made = markov.lines(split) if self.name == MADE else None
+        rows = _in_folder(self.path, split) if self.path else made or self._fetched(split)
         for row in rows:
             for line in row.removesuffix("\n").split("\n"):
                 yield line if line.strip() else ""

@@ -1,0 +1,386 @@
+"""Does the gate catch what matters and nothing else? Plants defects one at a time, and repeats what is honest.
+
+python benchmarks/gate_power.py [--only NAME,honest] [--repeats 20] [--baseline cpu]
+
+Each defect is planted in a process of its own, which runs those cells of the baseline that the defect concerns; on the
+machine that measured the baseline all others have the same numbers as ever. They are compared with the committed baseline as
+`expbench baseline check` compares: by their metrics, and by what their rows record. The metrics are compared twice: by
+themselves, as on that machine; and beside all other synthetic cells with other seeds (of the first honest repeat), as on one
+where every number is another, so that p is corrected for all of them.
+
+An honest repeat runs every synthetic cell with seeds that no other repeat has. What is done is kept: the same command goes
+on. Writes results/gate/power.csv, and as a page results/gate/power.md. Runs lie in results/regress/gate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from expbench import baselines, network, provenance, recorded, steps, table
+from expbench.comparison import Comparison, compare
+from expbench.grid import Job, expand
+from expbench.models.attn import Attn
+from expbench.models.s6 import S6
+from expbench.ops import Transition, selective_scan
+from expbench.ops.selective import chunked, discretisation
+from expbench.plugins import discover
+from expbench.stream import Stream
+from expbench.task import Batch
+from expbench.text import markdown_table, number
+
+RUNS = Path("results/regress/gate")
+TARGET = Path("results/gate")
+FAILS = ["regressed", "missing", "failed"]
+TEXT = "wikitext"
+FIRST_SEED = 1000  # of honest repeats, far from those of a baseline
+COLUMNS = [
+    "name", "planted", "runs", "cells", "regressed", "improved", "other_verdicts", "largest_change", "holm", "alone_fails",
+    "regressed_beside_all", "cells_beside_all", "broken", "what_is_broken", "caught_by", "seconds", "baseline", "commit",
+    "device",
+]  # fmt: skip
+
+
+def without_discretisation() -> None:
+    """Abar = exp(A) in the place of exp(Delta A); Bbar keeps Delta."""
+    whole = S6.forward
+
+    def forward(self: S6, x: Tensor) -> Tensor:
+        transition, A = self.transition()
+        if transition.kind != "exact":
+            return whole(self, x)
+        z, B, C = self.project(x)
+        delta = F.softplus(self.argument(z))
+        one = torch.full_like(delta, math.log(math.e - 1))  # whose softplus is 1
+        u = delta * x if self.discretise_b else x
+        y = selective_scan(u, one, A, B, C, transition=Transition.exact(), delta_on_b=False)
+        return y if self.skip is None else y + self.skip * x
+
+    S6.forward = forward
+
+
+def state_kept() -> None:
+    """A sequence begins in the state in which the one before it in its place of the batch ended."""
+    whole, last = chunked.forward, {}
+
+    def forward(inputs: Any, form: Any, keep: bool) -> Any:
+        place = (inputs.u.shape, form)
+        found = whole(inputs._replace(state=last.get(place)), form, keep)
+        last[place] = found.last.detach().clone()
+        return found
+
+    chunked.forward = forward
+
+
+def mask_off_by_one() -> None:
+    """Softmax attention sees the token after its own."""
+
+    def mix(self: Attn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        mask = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).tril(1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+    Attn.mix = mix
+
+
+def positions_forgotten() -> None:
+    """No position code, whatever is asked for."""
+    network._PositionCode.forward = lambda self, x: x
+
+
+def schedule_ignored() -> None:
+    """The peak learning rate from the first step to the last."""
+    steps._Rates.at = lambda self, step: self._peak.clone()
+
+
+def not_clipped() -> None:
+    """Gradients as they are."""
+    steps.clipped = lambda grads, largest: (grads, torch.linalg.vector_norm(grads, dim=1))
+
+
+def wrong_coefficient() -> None:
+    """v^2 in the place of v^2 / 2 in exp's polynomial of degree 3, in its derivative too: training can adapt to it."""
+    whole = discretisation._exp_taylor
+
+    def exp_taylor(v: Tensor, degree: int, *, out: Tensor) -> Tensor:
+        whole(v, degree, out=out)
+        return out.addcmul_(v, v, value=0.5) if degree == 3 else out.add_(v) if degree == 2 else out
+
+    discretisation._exp_taylor = exp_taylor
+
+
+def labels_shifted() -> None:
+    """Each sequence of a batch has the label of the one before it."""
+    for name in ("polyreg", "count-in-row"):
+        cls = discover("task")[name].load()
+        whole = cls.batch
+
+        def batch(self: Any, draws: Any, size: int, whole: Callable[..., Batch] = whole) -> Batch:
+            found = whole(self, draws, size)
+            return Batch(found.inputs, found.targets.roll(1, 0))
+
+        cls.batch = batch
+
+
+def stale_kernel() -> None:
+    """The scan returns what it computed at the call before, of the same shape."""
+    whole, held = chunked.forward, {}
+
+    def forward(inputs: Any, form: Any, keep: bool) -> Any:
+        place = (inputs.u.shape, inputs.state is None, form, keep)
+        found = whole(inputs, form, keep)
+        before, held[place] = held.get(place, found), found
+        return before
+
+    chunked.forward = forward
+
+
+def stale_data() -> None:
+    """A step is taken on the batch of the step before it."""
+    mapped, own = Stream.train_at, Stream._own
+    Stream.train_at = lambda self, step: mapped(
+        self, (step - 1).clamp(min=1) if isinstance(step, Tensor) else max(1, step - 1)
+    )
+    Stream._own = lambda self, i, step: own(self, i, max(1, step - 1))
+
+
+class Defect(NamedTuple):
+    """models: whose cells of the baseline are run. texts: whether those of texts are too."""
+
+    plant: Callable[[], None]
+    models: tuple[str, ...]
+    texts: bool = False
+
+
+DEFECTS = {
+    "discretisation dropped": Defect(without_discretisation, ("s6", "s6-bbar-b"), texts=True),
+    "state not reset": Defect(state_kept, ("s6", "s6-poly"), texts=True),
+    "causal mask off by one": Defect(mask_off_by_one, ("attn",), texts=True),
+    "positions forgotten": Defect(positions_forgotten, ("linattn", "attn")),
+    "schedule ignored": Defect(schedule_ignored, ("s6", "linattn")),
+    "gradient not clipped": Defect(not_clipped, ("s6", "s6-poly")),
+    "wrong Taylor coefficient": Defect(wrong_coefficient, ("s6-poly-disc", "s6-poly")),
+    "labels shifted by one": Defect(labels_shifted, ("s6", "attn")),
+    "stale kernel cache": Defect(stale_kernel, ("s6", "s6-poly"), texts=True),
+    "stale batch": Defect(stale_data, ("s6", "linattn")),
+}
+
+
+def planned(baseline: baselines.Baseline, name: str) -> list[Job]:
+    """The jobs of a defect, or of an honest repeat."""
+    if name in DEFECTS:
+        defect = DEFECTS[name]
+        every = [job for job in baseline.jobs() if job.run.model in defect.models]
+        return [job for job in every if defect.texts or job.run.task != TEXT]
+    repeat = int(name.removeprefix("honest "))
+    jobs = []
+    for request in baseline.requests:
+        if request.task != TEXT:
+            seeds = len({job.run.seed for job in expand(request, baseline.device)})
+            first = FIRST_SEED + 100 * repeat
+            jobs += expand(dataclasses.replace(request, seeds=f"{first}:{first + seeds}"), baseline.device)
+    return jobs
+
+
+def run_planted(baseline: baselines.Baseline, name: str) -> None:
+    """Plant a defect in this process, and run its cells."""
+    if name in DEFECTS:
+        DEFECTS[name].plant()
+    jobs, folder = planned(baseline, name), RUNS / slug(name)
+    table.open_folder(str(folder))
+    baselines.run(jobs, folder, baseline.device, lambda line: print(f"{name}: {line}", file=sys.stderr))
+
+
+def slug(name: str) -> str:
+    """A name as that of a folder."""
+    return name.replace(" ", "-")
+
+
+def rows_of(path: Path) -> pd.DataFrame:
+    """The runs in a folder or a table."""
+    frame, problems = table.read(path, baselines.columns())
+    if problems:
+        raise SystemExit(problems[0])
+    return frame[frame["kind"] == "run"]
+
+
+def place_of(frame: pd.DataFrame) -> pd.Series:
+    """What tells a cell of a baseline from its others."""
+    return frame[["task", "model", "task_settings", "positions"]].astype(str).agg(" ".join, axis=1)
+
+
+def judged(baseline: baselines.Baseline, name: str, seconds: float) -> dict[str, Any]:
+    """What the gate says of the runs of a defect or a repeat."""
+    base, new = rows_of(baseline.table), rows_of(RUNS / slug(name))
+    mine = set(place_of(new))
+    alone = compare(base[place_of(base).isin(mine)], new)
+    broken = recorded.broken(new, base)
+    found: dict[str, Any] = {
+        "name": name,
+        "planted": (DEFECTS[name].plant.__doc__ or "").strip() if name in DEFECTS else "nothing: other seeds",
+        "runs": new["key"].nunique(),
+        "cells": len(alone.cells),
+        **{verdict: alone.counts.get(verdict, 0) for verdict in ("regressed", "improved")},
+        "other_verdicts": ", ".join(f"{n} {verdict}" for verdict, n in alone.counts.items() if verdict not in COLUMNS),
+        "largest_change": worst(alone),
+        "holm": number(alone.cells["holm"].min()),
+        "alone_fails": bool(alone.failing(FAILS)),
+        "broken": len(broken),
+        "what_is_broken": "; ".join(sorted({each.metric for each in broken})),
+        "regressed_beside_all": "",
+        "cells_beside_all": "",
+        "seconds": round(seconds),
+        "baseline": fingerprint(baseline),
+        "commit": provenance.git_commit(),
+        "device": provenance.device_name(baseline.device),
+    }
+    others = RUNS / slug("honest 1")
+    by_metric = found["alone_fails"]
+    if name in DEFECTS and done(others):
+        rest = rows_of(others)
+        whole = pd.concat([new, rest[~place_of(rest).isin(mine)]])
+        beside = compare(base[place_of(base).isin(set(place_of(whole)))], whole)
+        hit = beside.cells["verdict"].isin(FAILS)
+        own = beside.cells["model"].isin(DEFECTS[name].models)
+        found |= {"regressed_beside_all": int((hit & own).sum()), "cells_beside_all": len(beside.cells)}
+    ways = [way for way, caught in (("a metric", by_metric), ("what rows record", bool(broken))) if caught]
+    return found | {"caught_by": " and ".join(ways) or "nothing"}
+
+
+def worst(found: Comparison) -> str:
+    """The first cell of a comparison, in words."""
+    cell = found.cells.iloc[0]
+    values = f"{number(cell['base'])} -> {number(cell['new'])}"
+    family = json.loads(cell["task_settings_matched"]).get("family", "")
+    return f"{cell['verdict']}: {cell['model']} on {' '.join([cell['task'], family]).strip()}, {cell['metric']} {values}"
+
+
+def fingerprint(baseline: baselines.Baseline) -> str:
+    """The committed table that was compared with."""
+    return hashlib.sha256(baseline.table.read_bytes()).hexdigest()[:12]
+
+
+def done(folder: Path) -> bool:
+    """Whether all runs of a defect or repeat are there."""
+    return (folder / "done").exists()
+
+
+def kept() -> list[dict[str, str]]:
+    """What was found so far."""
+    path = TARGET / "power.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(rows: Sequence[dict[str, Any]]) -> None:
+    """The table, and as a page."""
+    TARGET.mkdir(parents=True, exist_ok=True)
+    with (TARGET / "power.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    (TARGET / "power.md").write_text(page(rows))
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """The table for a person to read."""
+    planted = [row for row in rows if row["name"] in DEFECTS]
+    honest = [row for row in rows if row["name"] not in DEFECTS]
+    header = [
+        "defect",
+        "what was planted",
+        "runs",
+        "regressed",
+        "beside all",
+        "what rows record",
+        "for instance",
+        "caught by",
+    ]
+    lines = [
+        [
+            *(row["name"], row["planted"], str(row["runs"]), f"{row['regressed']} of {row['cells']}", _beside(row)),
+            *(row["what_is_broken"] or "as due", row["largest_change"], row["caught_by"]),
+        ]
+        for row in planted
+    ]
+    columns = ["runs", "cells", "regressed", "improved", "holm", "other_verdicts", "caught_by"]
+    repeats = [[row["name"], *(str(row[column]) for column in columns)] for row in honest]
+    caught = sum(row["caught_by"] != "nothing" for row in planted)
+    alarms = sum(row["caught_by"] != "nothing" for row in honest)
+    better = sum(int(row["improved"]) > 0 for row in honest)
+    cells = " or ".join(sorted({str(row["cells"]) for row in honest}))
+    parts = [
+        "# What the gate catches",
+        f"{caught} of {len(planted)} planted defects are caught. Of {len(honest)} honest repeats with other seeds, of "
+        f"{cells} cells each, {alarms} fail, and {better} call something improved, which fails nothing. By "
+        "`python benchmarks/gate_power.py`, which says how.",
+        markdown_table(header, lines),
+        "`regressed`: of the cells that were run, compared by themselves, with the baseline's seeds. `beside all`: how many "
+        "of them fail where all other synthetic cells have other seeds, as on a machine where no number is the same. What "
+        "rows record: learning rates and clipped gradients, which are judged by what was asked for, and fingerprints of "
+        "data and of the untrained network's outputs, which are compared with those of the baseline's run of the same key.",
+        markdown_table(["repeat", *columns[:4], "least Holm's p", "others", "caught by"], repeats),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _beside(row: Mapping[str, Any]) -> str:
+    of = [str(row[column]) for column in ("regressed_beside_all", "cells_beside_all")]
+    return " of ".join(of) if all(of) else "-"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="defects, or honest, parted by commas")
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--baseline", default="cpu")
+    parser.add_argument("--planted", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    baseline = baselines.load(given.baseline)
+    if given.planted:
+        run_planted(baseline, given.planted)
+        return
+    every = ["honest 1", *DEFECTS, *(f"honest {i}" for i in range(2, given.repeats + 1))]
+    only = [name for name in given.only.split(",") if name]
+    for name in only:
+        if name not in (*DEFECTS, "honest"):
+            parser.error(f"--only {name!r} is none of {', '.join([*DEFECTS, 'honest'])}")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    now = fingerprint(baseline)
+    for name in every:
+        if only and not any(name.startswith(each) for each in only):
+            continue
+        rows = {row["name"]: row for row in kept() if row["baseline"] == now}
+        if name in rows and (name not in DEFECTS or rows[name]["regressed_beside_all"] != ""):
+            continue
+        folder, began = RUNS / slug(name), time.perf_counter()
+        if not done(folder):
+            subprocess.run([sys.executable, __file__, "--baseline", given.baseline, "--planted", name], check=True)
+            (folder / "done").touch()
+        rows[name] = judged(baseline, name, time.perf_counter() - began)
+        write([rows[each] for each in every if each in rows])
+        print(f"{name}: caught by {rows[name]['caught_by']}; {rows[name]['largest_change']}", flush=True)
+    rows = {row["name"]: row for row in kept() if row["baseline"] == now}
+    write([rows[each] for each in every if each in rows])
+    print(f"{TARGET / 'power.md'}")
+
+
+if __name__ == "__main__":
+    main()
