@@ -1,5 +1,7 @@
 """Baselines: declared, measured, checked, replaced; and what rows record of their runs."""
 
+import csv
+import runpy
 import subprocess
 import sys
 from itertools import pairwise
@@ -265,6 +267,18 @@ def test_the_made_text_is_always_the_same_and_its_floor_is_its_entropy(
 def test_help_of_the_commands_imports_nothing_heavy() -> None:
     for words in (["baseline", "--help"], ["baseline", "check", "--help"], ["baseline", "update", "--help"]):
         assert not loaded(*words) & {"torch", "pandas", "numpy", "pyarrow", "scipy"}
+
+
+def test_the_committed_page_of_the_gate_is_of_its_table_and_every_defect_is_in_it() -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "gate_power.py"))
+    with (ROOT / "results" / "gate" / "power.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    caught = {row["name"]: row["caught_by"] for row in rows}
+    assert set(script["DEFECTS"]) <= set(caught)
+    assert all(caught[name] != "nothing" for name in script["DEFECTS"])
+    honest = [name for name in caught if name not in script["DEFECTS"]]
+    assert sum(caught[name] != "nothing" for name in honest) <= 1
+    assert script["page"](rows) == (ROOT / "results" / "gate" / "power.md").read_text()
 
 
 def test_the_script_that_plants_defects_says_what_there_is() -> None:
