@@ -93,16 +93,16 @@ def test_smoke_runs_every_row_without_datasets_and_judges_nothing(
     assert {cell["model"] for cell in gather(with_context(frame))} == {row.model for row in ledger.table1()} | {"linattn"}
     assert set(frame["kind"]) == {"run", "baseline", "chance"}, "no rate is chosen"
     assert len(claims.read(folder)) == 10
-    report = Path(answer.out.strip()).read_text()
+    page = Path(answer.out.strip()).with_suffix(".md")
+    report = page.read_text()
     assert "a verdict takes 10 units and has 2 pairs" in report
     assert "supported:" not in report
-    assert "## Perplexity over epochs: wikitext, data=wikitext-2, tokenizer=bpe, pieces=1024" in report
+    assert "## Perplexity over epochs\n\nwikitext, data=wikitext-2, tokenizer=bpe, pieces=1024" in report
     assert len(list(folder.glob("report/figures/epochs-*.svg"))) == 1
     assert expbench("compact", "--results", str(folder), "--no-curves").code == 0
     assert expbench("report", "--results", str(folder)).code == 0
     over_epochs = [
-        text.partition("## Perplexity over epochs")[2].partition("## How to read")[0]
-        for text in (report, Path(answer.out.strip()).read_text())
+        text.partition("## Perplexity over epochs")[2].partition("## How to read")[0] for text in (report, page.read_text())
     ]
     assert over_epochs[0] == over_epochs[1], "what a repository keeps is all that is reported"
     assert "ran 0 (none)" in expbench(*words).err
