@@ -51,11 +51,9 @@ class Group:
         return found
 
     def part(self) -> None:
-        """To be called by all when there is nothing more to train: a process that is still waiting for one that has ended
-        would be aborted."""
+        """To be called by all when there is nothing more to train: none leaves while another waits for it."""
         if self.size > 1:
             distributed.barrier()
-            gc.collect()  # what was trained holds threads of the group
             _leave()
 
     def told(self, what: Any) -> Any:
@@ -115,5 +113,7 @@ def joined(device: str) -> Group:
 
 
 def _leave() -> None:
+    """Destroy the group, if there is one, and its threads: one of them that outlives the interpreter aborts the process."""
     if distributed.is_initialized():
+        gc.collect()  # what was trained holds the group, and is part of cycles
         distributed.destroy_process_group()
