@@ -9,7 +9,6 @@ earlier folder, unless it is named.
 from __future__ import annotations
 
 import dataclasses
-import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +29,6 @@ CHECKED = Path("results/regress")  # what a check ran, by the name of its baseli
 _CELLS, _TABLE = "cells.toml", "table"
 _FIELDS = {field.name for field in dataclasses.fields(Request)}
 _LISTS = ("task_settings", "model_settings")
-_OF_RUNS = re.compile("[0-9a-f]{16}")
 
 
 class Baseline(NamedTuple):
@@ -120,7 +118,7 @@ def fresh(folder: Path, own: bool) -> Path:
     """
     table.open_folder(str(folder))
     for path in (*folder.glob("*.parquet"), *folder.glob(f"{CHECKPOINTS}/*/*")):
-        if not (own and (_OF_RUNS.fullmatch(path.stem) or path.suffix == ".safetensors")):
+        if not (own and (table.NAMED.fullmatch(path.stem) or path.suffix == ".safetensors")):
             raise BadInput(f"--results: {folder} holds results ({path.name}), and a check runs all anew: name another")
         path.unlink()
     return folder

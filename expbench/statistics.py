@@ -39,10 +39,9 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 def further_interval(values: Sequence[float], k: int = 3) -> Interval:
     """Where the mean of k further values will lie in 95 of 100 cases, by Student's t: of as few as two normal values."""
-    n = len(values)
+    n, known = len(values), mean_interval(values)
     if n < 2:
-        return mean_interval(values)
-    known = mean_interval(values)
+        return known
     half = known.half_width * math.sqrt(1 + n / k)  # s (1/n + 1/k)^.5 in the place of s (1/n)^.5
     return Interval(known.center, known.center - half, known.center + half)
 

@@ -109,7 +109,7 @@ PROVENANCE = [*list(COLUMNS)[list(COLUMNS).index("run_seconds") :], "seconds", "
 
 
 TRAINED = ("run", "tuning")  # kinds of rows that a network was trained for; the others are of controls
-_NAMED = re.compile("[0-9a-f]{16}")  # a file of one run, by its key
+NAMED = re.compile("[0-9a-f]{16}")  # a file of one run, by its key
 
 
 class Results(NamedTuple):
@@ -291,7 +291,7 @@ def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for path in sorted(folder.glob("*.parquet")):
         own = path.stem in keys
-        if not own and _NAMED.fullmatch(path.stem):  # another run's
+        if not own and NAMED.fullmatch(path.stem):  # another run's
             continue
         part = _read_file(path, names)
         if isinstance(part, str):

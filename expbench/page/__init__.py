@@ -22,7 +22,7 @@ from expbench import tables, verdict_text
 from expbench.cells import Cell
 from expbench.document import Claims, Document, Picture, Section, Table
 from expbench.page.figure import inline
-from expbench.verdicts import Finding, Judgement
+from expbench.verdicts import Finding
 
 _MOST_LINES = 2000  # of results on a page, all tables together; a line with its runs is about 1.5 kB
 _MOST_OTHER = 1000  # of any other table
@@ -164,15 +164,14 @@ class _Page:
         badges = [
             (str(counts[verdict]) if len(own) > 1 else "", _judged(verdict)) for verdict in _TONES if verdict in counts
         ]
-        sentences = [(_judged(j.verdict), self._sentence(finding, j), self.links((j.left, j.right))) for j in own]
+        sentences = [
+            (_judged(j.verdict), verdict_text.sentence(j, finding.columns), self.links((j.left, j.right))) for j in own
+        ]
         table = None
         if own:
             header, *lines = verdict_text.table(finding)
             table = Table(f"{finding.claim.title}: places", header, lines, [(j.left, j.right) for j in own])
         return Card(finding, badges, sentences if len(own) <= verdict_text.MOST_SENTENCES else [], table)
-
-    def _sentence(self, finding: Finding, judgement: Judgement) -> str:
-        return verdict_text.sentence(judgement, finding.columns)
 
     def figure(self, picture: Picture, prefix: str) -> Markup | None:
         """The figure as it stands in the page; None where it is too large for it."""
