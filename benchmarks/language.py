@@ -3,10 +3,11 @@
 In one process, one after the other, in several rounds, on random tokens: steps of the trainer itself (`expbench.language`),
 that is, data, loss, gradient, clipping and AdamW, for
 
-ours: the baseline (S6 in Mamba's block), blocks and loss compiled, our scan;
-mamba scan: the same, with the scan of mamba-ssm in its place;
-plain: the same block operation by operation, with the scan of mamba-ssm;
-transformer: attention and SwiGLU, compiled.
+ours: the baseline (S6 in Mamba's block), blocks compiled, passes captured as a CUDA graph, our scan;
+launched: the same without the graph;
+mamba scan: as ours, with the scan of mamba-ssm in its place;
+plain: the same block operation by operation, without a graph, with the scan of mamba-ssm;
+transformer: attention and SwiGLU, as ours.
 
 Prints milliseconds a step (the median over rounds), tokens a second, MFU and the most memory, and for each the device's time
 in a step by kind of operation. A variant that cannot run here is left out, with the reason. The defaults are the paper's
@@ -64,14 +65,16 @@ class Variant(NamedTuple):
     name: str
     model: str
     compiled: bool
+    captured: bool
     backend: str | None
 
 
 VARIANTS = (
-    Variant("ours", "s6", True, None),
-    Variant("mamba scan", "s6", True, "mamba"),
-    Variant("plain", "s6", False, "mamba"),
-    Variant("transformer", "attn", True, None),
+    Variant("ours", "s6", True, True, None),
+    Variant("launched", "s6", True, False, None),
+    Variant("mamba scan", "s6", True, True, "mamba"),
+    Variant("plain", "s6", False, False, "mamba"),
+    Variant("transformer", "attn", True, True, None),
 )
 
 
@@ -91,7 +94,7 @@ def training(variant: Variant, options: argparse.Namespace) -> Iterator[tuple[St
     recipe = Recipe(
         lr=1e-3, steps=1 << 30, batch_size=options.batch_size, context=options.context, dtype=options.dtype, warmup=1000
     )
-    how = How(device=options.device, at_once=options.at_once)
+    how = How(device=options.device, at_once=options.at_once, captured=variant.captured)
     with backends.using(variant.backend):
         group = joined(options.device)
         model.to(group.device)
@@ -149,10 +152,10 @@ def measured(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     with training(variant, options) as (steps, model):
-        row = {"ms": milliseconds(steps, options), "parameters": model.parameter_count()}
+        row = {"ms": milliseconds(steps, options), "parameters": model.parameter_count(), "captured": steps.passes.captured}
         row["flops_per_token"] = flops_per_token(model, options.context)
     if options.device == "cuda":
-        row["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
+        row["peak_mb"] = max(torch.cuda.max_memory_allocated(), steps.passes.memory) / 1e6
     return row
 
 

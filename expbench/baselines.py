@@ -45,7 +45,11 @@ class Baseline(NamedTuple):
         return self.folder / f"{_TABLE}.parquet"
 
     def jobs(self) -> list[Job]:
-        """All its runs; raises `BadInput` for what the command line would not accept either."""
+        """All its runs; raises `BadInput` for what the command line would not accept either, and without its device."""
+        try:
+            sweep.choose_device(self.device)
+        except BadInput as error:
+            raise BadInput(f"baseline {self.name} is run on a GPU, and torch finds none here (expbench doctor)") from error
         found: dict[str, Job] = {}
         for request in self.requests:
             found.update((job.run.key, job) for job in expand(request, self.device))
@@ -126,7 +130,7 @@ def fresh(folder: Path, own: bool) -> Path:
 
 def run(jobs: Sequence[Job], folder: Path, device: str, say: Callable[[str], None]) -> None:
     """Run jobs into a folder; what fails is a row there."""
-    campaign.run(jobs, campaign.How(folder, sweep.choose_device(device)), say)
+    campaign.run(jobs, campaign.How(folder, device), say)
 
 
 def check(baseline: Baseline, jobs: Sequence[Job], folder: Path, command: str, confidence: float = CONFIDENCE) -> Checked:

@@ -128,7 +128,7 @@ class _Trained:
         with surroundings(run, device), backends.using(None) as used:
             told = partial(progress.step, self.jobs)
             try:
-                for score in language.scores(run, task, self.model, device, folder, ends, told):
+                for score in language.scores(run, task, self.model, device, folder, ends, told, self._eager):
                     self.scores[0].append(score)
                     known["backend"] = "+".join(used.names) or "torch"
             except Diverged as diverged:

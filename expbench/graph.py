@@ -8,10 +8,10 @@ still; therefore a replay is compared with the step itself before it takes its p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 Result = TypeVar("Result")
 
@@ -22,6 +22,11 @@ class Capture(NamedTuple, Generic[Result]):
     result: Result
     replay: Callable[[], Result] | None
     reason: str | None = None
+
+
+def possible(device: torch.device) -> bool:
+    """Whether steps on that device can be captured at all."""
+    return device.type == "cuda"
 
 
 def capture(
@@ -39,7 +44,7 @@ def capture(
     _put(before, state)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, capture_error_mode=_mode()):
             held = step()
         graph.replay()
         difference = max(map(_difference, judged, expected))
@@ -57,6 +62,12 @@ def capture(
         return held
 
     return Capture(held, replay)
+
+
+def _mode() -> Literal["global", "thread_local"]:
+    """Among several processes a thread of NCCL asks the device how far it is, now and then, which a capture of this thread
+    does not have to forbid it."""
+    return "thread_local" if distributed.is_available() and distributed.is_initialized() else "global"
 
 
 def _put(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:

@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
+from expbench import graph
 from expbench.backbone import LanguageModel
 from expbench.corpus import Choice, Corpus, Source, prepare
 from expbench.language import How, Recipe, Unfinished, train
@@ -69,6 +71,26 @@ def trained(corpus: Corpus, chosen: Recipe, how: How | None = None, *, model: La
     return found
 
 
+def replayed(patch: pytest.MonkeyPatch) -> list[int]:
+    """Have steps on a CPU captured and replayed as on a GPU, by taking them anew; the list tells how often, in the end."""
+    count = [0]
+
+    def capture(step: Any, state: Any, judged: Any, tolerance: float) -> graph.Capture[Any]:
+        held = step()
+        assert all(float(x.norm()) > 0 for x in state)
+
+        def replay() -> Any:
+            count[0] += 1
+            held.copy_(step())
+            return held
+
+        return graph.Capture(held, replay)
+
+    patch.setattr(graph, "possible", lambda device: True)
+    patch.setattr(graph, "capture", capture)
+    return count
+
+
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -103,6 +125,8 @@ def as_said(options: dict[str, Any]) -> list[Any]:
         if step == options.get("killed_writing_at"):
             die_while_writing()
 
+    if options.get("replayed"):
+        replayed(pytest.MonkeyPatch())
     how = How(folder=Path(folder) if folder else None, save_every=0.0, at_once=options.get("at_once"))
     text = corpus_in(Path(options["text"]))
     return list(train(small(MIXERS[options["mixer"]]), text, recipe(), how, told))

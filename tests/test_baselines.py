@@ -15,6 +15,7 @@ import torch
 
 from expbench import baselines, recorded, table
 from expbench.corpus import Choice, Source, markov, prepare
+from expbench.grid import expand
 from expbench.steps import _Rates
 from expbench.stream import Stream
 from expbench.task import Batch
@@ -172,6 +173,11 @@ def test_bad_input_is_one_line_that_names_what_is_near(expbench: CommandLine) ->
     }.items():
         declare(text)
         is_bad_input(expbench("baseline", "update", "--baseline", "tiny", "--yes"), *words)
+    if not torch.cuda.is_available():
+        declare(f'device = "cuda"\ncells = [{CELL}]')
+        is_bad_input(
+            expbench("baseline", "update", "--baseline", "tiny", "--yes"), "tiny is run on a GPU", "expbench doctor"
+        )
 
 
 def test_a_check_does_not_take_up_what_was_run_before(tiny: CommandLine) -> None:
@@ -217,10 +223,11 @@ def test_the_schedule_of_the_check_is_that_of_training() -> None:
     assert "at step 8" in str(found)
 
 
-def test_the_committed_baseline_holds_what_is_declared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["cpu", "h200"])
+def test_the_committed_baseline_holds_what_is_declared(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("EXPBENCH_CACHE", str(tmp_path))
-    baseline = baselines.load("cpu")
+    baseline = baselines.load(name)
     frame, problems = table.read(baseline.table)
     assert problems == []
     runs = frame[frame["kind"] == "run"].drop_duplicates("key")
@@ -230,8 +237,10 @@ def test_the_committed_baseline_holds_what_is_declared(monkeypatch: pytest.Monke
     def told(row: pd.Series) -> tuple[object, ...]:
         return row["task"], row["model"], row["L"], row["positions"], row["steps"], row["seed"]
 
-    declared = {(r.task, r.model, r.L, r.positions, r.steps, r.seed) for r in (job.run for job in baseline.jobs())}
+    jobs = [job for request in baseline.requests for job in expand(request, "cpu")]
+    declared = {(r.task, r.model, r.L, r.positions, r.steps, r.seed) for r in (job.run for job in jobs)}
     assert {told(row) for _, row in runs.iterrows()} == declared
+    assert set(runs["device"]) == {baseline.device}
     seeds = runs.groupby(["task", "model", "positions", "task_settings"])["seed"].nunique()
     assert seeds.min() >= 5
     texts = frame[(frame["task"] == "wikitext") & (frame["split"] == "test") & (frame["metric"] == "perplexity")]

@@ -359,11 +359,15 @@ def test_a_length_must_leave_targets_and_fit_the_model(corpus: Corpus) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("mixer", [S6, Attn])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_compiled_training_on_a_gpu_is_the_plain_one(corpus: Corpus, mixer: type[nn.Module], dtype: str) -> None:
+def test_compiled_and_captured_training_on_a_gpu_is_the_plain_one(
+    corpus: Corpus, mixer: type[nn.Module], dtype: str
+) -> None:
     chosen = recipe(epochs=2, dtype=dtype, lengths=(4, 8))
     found = []
-    for compiled in (False, True):
-        how = How(device="cuda", compiled=compiled)
-        values = numbers(trained(corpus, chosen, how, model=small(mixer)))
+    for compiled, captured in ((False, False), (True, False), (True, True), (False, True)):
+        how, reasons = How(device="cuda", compiled=compiled, captured=captured), []
+        values = numbers(list(train(small(mixer), corpus, chosen, how, eager=reasons.append)))
+        assert reasons == []
         found.append({key: value for key, value in values.items() if key[2] in ("loss", "perplexity")})
-    assert found[1] == pytest.approx(found[0], rel=1e-3 if dtype == "float32" else 2e-2)
+    for values in found[1:]:
+        assert values == pytest.approx(found[0], rel=1e-3 if dtype == "float32" else 2e-2)

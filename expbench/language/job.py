@@ -91,7 +91,14 @@ def facts(model: LanguageModel, context: int) -> dict[str, float | None]:
 
 
 def scores(
-    run: Run, task: TextTask, model: LanguageModel, device: str, results: Path, ends: float, told: Callable[[int], None]
+    run: Run,
+    task: TextTask,
+    model: LanguageModel,
+    device: str,
+    results: Path,
+    ends: float,
+    told: Callable[[int], None],
+    eager: Callable[[str], None],
 ) -> Iterator[Score]:
     """Train a run, its checkpoints in the results folder until it has ended; raises `OutOfTime` at one after `ends`, by
     `time.monotonic`.
@@ -102,7 +109,7 @@ def scores(
     seconds = None if math.isinf(ends) else max(0.0, ends - time.monotonic())
     how = How(device=device, folder=folder, seconds=seconds)
     joined(device).told(run)
-    for found in train(model, task.corpus, recipe_of(run, task), how, told):
+    for found in train(model, task.corpus, recipe_of(run, task), how, told, eager):
         if isinstance(found, Unfinished):
             raise OutOfTime(f"{run.title()} stands at a checkpoint after {found.step} of {found.steps} steps")
         yield found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -41,6 +41,12 @@ class Group:
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, devices, gradient_as_bucket_view=True)
 
+    def share(self, module: nn.Module) -> None:
+        """Give all processes the parameters and buffers that it has in process 0, as `wrapped` does."""
+        if self.size > 1:
+            for x in (*module.parameters(), *module.buffers()):
+                distributed.broadcast(x.detach(), 0)
+
     def decided(self, numbers: Sequence[int]) -> list[int]:
         """The numbers of process 0."""
         if self.size == 1:
@@ -71,6 +77,17 @@ class Group:
     def largest(self, x: Tensor) -> Tensor:
         """The largest over the processes."""
         return x if self.size == 1 else self._reduced(x, distributed.ReduceOp.MAX)
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so in any process."""
+        return bool(self.largest(torch.tensor(int(here), device=self.device)))
+
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Put the mean over the processes in the place of each."""
+        if self.size > 1:
+            for x in tensors:
+                distributed.all_reduce(x)
+                x /= self.size
 
     def _reduced(self, x: Tensor, how: Any) -> Tensor:
         x = x.clone()

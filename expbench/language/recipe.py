@@ -72,13 +72,15 @@ class How:
     """What changes a training's numbers by rounding at most.
 
     device: cpu or cuda. at_once: sequences that a process has in memory at a time, their gradients added up (None: all of
-    its share). compiled: blocks and loss by torch.compile (None: on CUDA). folder: of checkpoints (None: none). seconds:
+    its share). compiled: blocks and loss by torch.compile (None: on CUDA). captured: the passes of a step
+    on CUDA as a graph, if they can be. folder: of checkpoints (None: none). seconds:
     after so many this call ends at a checkpoint. save_every: seconds from one checkpoint to the next. Raises BadInput.
     """
 
     device: str = "cpu"
     at_once: int | None = None
     compiled: bool | None = None
+    captured: bool = True
     folder: Path | None = None
     seconds: float | None = None
     save_every: float = 300.0

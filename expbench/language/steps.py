@@ -13,34 +13,22 @@ from torch.nn.utils import clip_grad_norm_
 from expbench.backbone import LanguageModel
 from expbench.draws import fold
 from expbench.language.data import Order
-from expbench.language.parallel import Group, apart
+from expbench.language.parallel import Group
+from expbench.language.passes import Passes
 from expbench.language.recipe import How, Recipe, Schedule
 from expbench.steps import learning_rate_factor
-
-
-class _Loss(nn.Module):
-    """The loss of a model as a forward pass, which is what DistributedDataParallel hooks into."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """The mean cross-entropy of all tokens (B, L + 1) but the first."""
-        return self.model.loss(tokens[:, :-1], tokens[:, 1:])
 
 
 class Steps:
     """The steps of a model that is on its device, from the first one, or from where `restore` takes it up.
 
-    taken: how many were taken.
+    taken: how many were taken. passes: where losses and gradients come from.
     """
 
     def __init__(
         self, model: LanguageModel, order: Order, recipe: Recipe, schedule: Schedule, how: How, group: Group
     ) -> None:
         self._model, self._order, self._recipe, self._schedule, self._group = model, order, recipe, schedule, group
-        self._at_once = how.at_once or recipe.batch_size
         self._optimizer = torch.optim.AdamW(
             parameter_groups(model, recipe.weight_decay),
             recipe.lr,
@@ -49,14 +37,14 @@ class Steps:
         )
         name_of = {id(p): name for name, p in model.named_parameters()}
         self._trained = [(name_of[id(p)], p) for part in self._optimizer.param_groups for p in part["params"]]
-        self._loss: nn.Module = _Loss(model)
+        self.passes = Passes(model, recipe, how, group)
         self._total = torch.zeros((), dtype=torch.float64, device=group.device)
         self._broke_at = torch.zeros((), dtype=torch.int64, device=group.device)
         self._since = self.taken = 0
 
     def begin(self) -> None:
         """To be called once before the first step, when the weights are what they are to start from."""
-        self._loss = self._group.wrapped(self._loss)
+        self.passes.begin()
         self._model.train()
 
     def take(self) -> None:
@@ -66,19 +54,11 @@ class Steps:
         self._since += 1
         torch.manual_seed(fold("language step", recipe.seed, self.taken, group.rank))  # for a mixer that draws
         batch = self._order.batch(self.taken, group.device, group.rank, group.size)
-        loss = torch.zeros_like(self._total)
-        pieces = batch.split(self._at_once)
-        for i, piece in enumerate(pieces):
-            with apart(self._loss, last=i == len(pieces) - 1):
-                with autocast(recipe, group.device):
-                    part = self._loss(piece) * (len(piece) / len(batch))
-                part.backward()
-            loss += part.detach()
+        loss = self.passes(batch)
         norm = clip_grad_norm_([p for _, p in self._trained], recipe.clip)
         for part in self._optimizer.param_groups:
             part["lr"] = recipe.lr * learning_rate_factor(self._schedule, self.taken - 1)
         self._optimizer.step()
-        self._optimizer.zero_grad()
         self._total += loss
         broke = (self._broke_at == 0) & ~torch.isfinite(norm + loss)
         self._broke_at.copy_(torch.where(broke, self.taken, self._broke_at))
@@ -133,8 +113,3 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, ob
     chosen = {id(p) for p in decayed}
     others = [p for p in trained if id(p) not in chosen]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
-    """The precision of a recipe, as a context."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16")

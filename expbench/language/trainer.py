@@ -26,8 +26,9 @@ from expbench.language.checkpoint import Checkpoints, State
 from expbench.language.data import Order
 from expbench.language.flops import flops_per_token, peak
 from expbench.language.parallel import Group, joined
+from expbench.language.passes import autocast
 from expbench.language.recipe import VERSION, How, Recipe, Schedule, schedule
-from expbench.language.steps import Steps, autocast
+from expbench.language.steps import Steps
 from expbench.run import Score, Split, content_key
 from expbench.training import Diverged
 
@@ -45,7 +46,12 @@ class Unfinished(NamedTuple):
 
 
 def train(
-    model: LanguageModel, corpus: Corpus, recipe: Recipe, how: How, told: Callable[[int], None] = lambda step: None
+    model: LanguageModel,
+    corpus: Corpus,
+    recipe: Recipe,
+    how: How,
+    told: Callable[[int], None] = lambda step: None,
+    eager: Callable[[str], None] = lambda reason: None,
 ) -> Iterator[Score | Unfinished]:
     """Train a model, yielding what each evaluation measured, those of earlier calls first; `Unfinished` where time is up.
 
@@ -56,9 +62,10 @@ def train(
     those targets that have as many tokens before them as the longest. Selection: the statistics that mixers log, on its
     first tokens.
 
-    told: the number of steps taken, now and then. Under torchrun every process must make the call and exhaust it; the first
-    alone yields scores. The model is left on the device, with the weights of the last step. Raises BadInput before training
-    for what does not fit together, a damaged checkpoint or one of another training, and `Diverged`.
+    told: the number of steps taken, now and then. eager: why the passes of a step could not be captured on a GPU. Under
+    torchrun every process must make the call and exhaust it; the first alone yields scores. The model is left on the device,
+    with the weights of the last step. Raises BadInput before training for what does not fit together, a damaged checkpoint
+    or one of another training, and `Diverged`.
     """
     plan = _fitting(model, corpus, recipe)
     group = joined(how.device)
@@ -66,7 +73,7 @@ def train(
         near = max(1, round(recipe.batch_size / group.size)) * group.size
         raise BadInput(f"batch_size={recipe.batch_size} is not shared evenly by {group.size} processes; {near} is")
     with torch.random.fork_rng(devices=[group.device] if group.device.type == "cuda" else []):
-        yield from _Training(model, corpus, recipe, how, plan, group, told).scores()
+        yield from _Training(model, corpus, recipe, how, plan, group, told, eager).scores()
 
 
 def _fitting(model: LanguageModel, corpus: Corpus, recipe: Recipe) -> Schedule:
@@ -104,9 +111,11 @@ class _Training:
         plan: Schedule,
         group: Group,
         told: Callable[[int], None],
+        eager: Callable[[str], None],
     ) -> None:
         self._began = self._saved = time.monotonic()
         self._corpus, self._recipe, self._how, self._plan, self._group, self._told = corpus, recipe, how, plan, group, told
+        self._eager = eager
         self._checkpoints = None if how.folder is None else Checkpoints(how.folder, identity(model, corpus, recipe))
         before = self._checkpoints.newest(quiet=not group.leads) if self._checkpoints else None
         self._model = model.to(group.device)
@@ -181,6 +190,8 @@ class _Training:
         """The scores of an evaluation, which are kept. All processes share in the mean loss, the first does the rest."""
         loss, found, why = self._steps.mean_loss(), [], ""
         if self._group.leads:
+            if self._steps.passes.eager_because is not None:
+                self._eager(self._steps.passes.eager_because)
             self._model.eval()
             try:
                 found = [*self._of_training(loss), *self._of_splits(), *self._of_mixers()]
@@ -211,7 +222,8 @@ class _Training:
                 operations = flops_per_token(self._model, self._recipe.context)
                 yield self._score("train", "mfu", operations * speed / (most * self._group.size))
         if device.type == "cuda":
-            yield self._score("train", "peak_memory", torch.cuda.max_memory_allocated(device))
+            most = max(torch.cuda.max_memory_allocated(device), self._steps.passes.memory)
+            yield self._score("train", "peak_memory", most)
 
     def _of_splits(self) -> Iterator[Score]:
         for split, part in SPLITS.items():

@@ -1,0 +1,116 @@
+"""Passes of a language model that are captured as a graph: the training that they are part of is the same."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from expbench import graph
+from expbench.backbone import LanguageModel
+from expbench.corpus import Corpus
+from expbench.language import How, schedule, train
+from expbench.language.passes import side_by_side
+from expbench.mixer import Mixer
+from expbench.models.attn import Attn
+from expbench.models.s6 import S6
+from tests.small_language import corpus_in, numbers, recipe, replayed, small, trained, write_text
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_text(tmp_path_factory.mktemp("passes") / "text")
+
+
+@pytest.fixture(scope="module")
+def corpus(text: Path) -> Iterator[Corpus]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EXPBENCH_CACHE", str(text.parent / "cache"))
+        yield corpus_in(text)
+
+
+class Idle(Mixer):
+    """A layer one of whose parameters has no gradient, which AdamW must not decay."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(width, width)
+        self.idle = nn.Parameter(torch.ones(2, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.map(x)
+        return y
+
+
+def weights(model: LanguageModel) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("at_once", [None, 3])
+@pytest.mark.parametrize("mixer", [S6, Attn, Idle])
+def test_replayed_passes_are_the_passes(
+    corpus: Corpus, mixer: type[nn.Module], at_once: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen, ends = recipe(weight_decay=0.5), []
+    count = replayed(monkeypatch)
+    for captured in (False, True):
+        model = small(mixer)
+        values = numbers(trained(corpus, chosen, How(at_once=at_once, captured=captured), model=model))
+        ends.append((values, weights(model)))
+        assert count == [captured * (schedule(chosen, corpus["train"].tokens).steps - 3)], "three come first"
+    assert ends[0][0] == ends[1][0]
+    assert torch.equal(ends[0][1], ends[1][1])
+
+
+@pytest.mark.parametrize("broken", ["refused", "memory"])
+def test_what_cannot_be_captured_goes_on_eagerly_and_says_why(
+    corpus: Corpus, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def capture(step: Any, state: list[Tensor], judged: list[Tensor], tolerance: float) -> graph.Capture[Any]:
+        result = step()
+        if broken == "memory":
+            raise torch.OutOfMemoryError
+        return graph.Capture(result, None, "a step is another")
+
+    expected = numbers(trained(corpus, recipe()))
+    monkeypatch.setattr(graph, "possible", lambda device: True)
+    monkeypatch.setattr(graph, "capture", capture)
+    reasons: list[str] = []
+    found = numbers(list(train(small(), corpus, recipe(), How(), eager=reasons.append)))  # type: ignore[arg-type]
+    assert found == expected
+    assert set(reasons) == {
+        "a step is another" if broken == "refused" else "memory does not suffice for a graph and the passes themselves"
+    }
+
+
+def test_gradients_side_by_side_are_those_of_the_parameters() -> None:
+    some = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(4, dtype=torch.float64)), nn.Parameter(torch.ones(1))]
+    beside = side_by_side(some)
+    assert [(x.dtype, x.numel()) for x in beside] == [(torch.float32, 7), (torch.float64, 4)]
+    (some[0].sum() * 2 + some[1].sum() + some[2].sum() * 3).backward()
+    assert beside[0].tolist() == [2] * 6 + [3]
+    assert beside[1].tolist() == [1] * 4
+
+
+def test_two_processes_replay_what_one_does(text: Path, corpus: Corpus) -> None:
+    said = json.dumps({"text": str(text), "mixer": "s6", "replayed": True})
+    ran = subprocess.run(
+        [
+            sys.executable,
+            *["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.small_language"],
+            said,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    (led,) = [found for line in ran.stdout.splitlines() if (found := json.loads(line))]
+    found = {tuple(key): value for *key, value in led}
+    assert found == pytest.approx(numbers(trained(corpus, recipe())), rel=1e-5)
