@@ -99,12 +99,9 @@ def test_gradients_side_by_side_are_those_of_the_parameters() -> None:
 
 def test_two_processes_replay_what_one_does(text: Path, corpus: Corpus) -> None:
     said = json.dumps({"text": str(text), "mixer": "s6", "replayed": True})
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ran = subprocess.run(
-        [
-            sys.executable,
-            *["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.small_language"],
-            said,
-        ],
+        [sys.executable, *torchrun, "-m", "tests.small_language", said],
         capture_output=True,
         text=True,
         timeout=300,
