@@ -7,9 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# So few rows are under way (two on a multiprocessor) that the second pass finds its own in the cache: 264 of 100 kB on an
-# H200 with 60 MB. With 8 warps they were a thousand, and the logits went through memory three times in the place of two.
-_BLOCK, _WARPS = 8192, 32
+# Measured on an H200, 32768 rows of 50304: 2.8 ms; 3.9 ms with 8192 and 32, where fewer rows are under way and a pass has to
+# wait for more warps at each of its sums, though its row stays in the cache.
+_BLOCK, _WARPS = 4096, 8
 
 
 def cost(logits: Tensor, wanted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
