@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -46,6 +47,8 @@ _CLASS = [
     *("task", "task_version", "context", "L", "degree", "model", "model_version", "model_settings"),
     *("D", "depth", "norm", "positions", "residual", "skip"),
 ]
+# Where the mean of a metric lies, for certain; of a stranger's nothing is known. Student's t would go beyond.
+_RANGES = {"nmse": (0.0, math.inf), "accuracy": (0.0, 1.0), "balanced_accuracy": (0.0, 1.0), "perplexity": (1.0, math.inf)}
 _STATED = [
     *("parameters", "state_size", "flops_per_token", "network_degree", "network_order"),
     *("label_kurtosis", "label_interaction_order", "effective_sample_size", "well_posed"),
@@ -101,11 +104,13 @@ class Cell:
 
     @cached_property
     def interval(self) -> Interval:
-        """The mean over instances and seeds, of the runs that ended well."""
+        """The mean over instances and seeds, of the runs that ended well; its ends are such as the metric can have."""
         groups: dict[Any, list[float]] = {}
         for instance, value in zip(self.each("instance"), self.each("value"), strict=True):
             groups.setdefault(instance, []).append(value)
-        return nested_interval([_known(group) for group in groups.values()])
+        found = nested_interval([_known(group) for group in groups.values()])
+        least, most = _RANGES.get(self.metric, (-math.inf, math.inf))
+        return found._replace(low=float(np.clip(found.low, least, most)), high=float(np.clip(found.high, least, most)))
 
     @property
     def best(self) -> float | None:

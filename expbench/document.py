@@ -57,11 +57,13 @@ Block = str | Table | Picture | Claims  # a text is Markdown
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A part of a report. context: of a task its settings, a plain text. aside: whether a reader may pass it over."""
+    """A part of a report. context: of a task its settings, a plain text. apart: those of them that tell it from other parts
+    of its title. aside: whether a reader may pass it over."""
 
     title: str
     blocks: Sequence[Block]
     context: str = ""
+    apart: str = ""
     aside: bool = False
 
 

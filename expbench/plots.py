@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -19,10 +19,13 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from expbench.cells import SIZES, TRAINING, Cell
 from expbench.text import number
 
+Value = TypeVar("Value")
+
 COLOURS = list(mpl.color_sequences["tab10"]) * 10
 _DASHES: list[Any] = ["--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1))] * 3
 _PANELS, _COLUMNS = 6, 3
-_NAMED = 16  # names in a legend
+_NAMED = 28  # names in a legend
+_DOTTED = 12  # lines, of which each run is drawn as well
 _LEAST = 1e-5  # errors below this are drawn here
 _TOLD_APART = ["model_settings", "model_version", "task_version", *SIZES, *TRAINING]
 _ON_BRIGHT, _ON_DARK = "#101010", "#fefefe"  # no black and white of a page, which follow its theme: fields do not
@@ -76,9 +79,37 @@ def _differ(cells: Sequence[Cell], column: str) -> bool:
     return any(len(values) > 1 for values in by_place.values())
 
 
-def line_names(cells: Sequence[Cell], axis: str) -> dict[int, str]:
-    """The name of the line that each cell (by its `id`) is a point of, in a figure against ``L`` or ``degree``."""
-    return labels(cells, also=["degree" if axis == "L" else "L"] if _crossed(cells, axis) else [])
+def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> Figure:
+    """The headline metric against ``L`` or ``degree``: mean, interval and every run; controls dashed.
+
+    Where a value of the one is met with several of the other, a panel for each of the other. A model has one colour, its
+    settings have lines of their own.
+    """
+    other = "degree" if axis == "L" else "L"
+    crossed = _crossed(cells, axis)
+    every = sorted({cell[other] for cell in cells}) if crossed else [None]
+    apart = _spread(every)
+    names = labels(cells)
+    styles = _styles(cells, names)
+    figure, panels = _panels(len(apart), *((4.0, 3.2) if crossed else (6.0, 4.0)))
+    named: dict[str, Any] = {}
+    for axes, value in zip(panels, apart, strict=True):
+        here = [cell for cell in cells if value is None or cell[other] == value]
+        kept = controls[(controls["kind"] != "positive") & controls[axis].notna()]
+        named |= _lines_against(axes, here, kept if value is None else kept[kept[other] == value], axis, names, styles)
+        axes.set_title("" if value is None else f"{other}={value}", fontsize=9)
+        ticks = sorted({cell[axis] for cell in cells})
+        if len(ticks) > 2 and ticks[-1] >= 4 * ticks[0] > 0:
+            axes.set_xscale("log", base=2)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel(axis)
+        _metric_axis(axes, cells, "test")
+    if len(apart) < len(every):
+        figure.suptitle(f"{len(apart)} of {len(every)} values of {other}", fontsize=9)
+    _share(panels, "xy")
+    _legend(figure, list(named.values()), list(named))
+    return figure
 
 
 def _crossed(cells: Sequence[Cell], axis: str) -> bool:
@@ -86,35 +117,45 @@ def _crossed(cells: Sequence[Cell], axis: str) -> bool:
     return len({(cell["L"], cell["degree"]) for cell in cells}) > len({cell[axis] for cell in cells})
 
 
-def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> Figure:
-    """The headline metric against ``L`` or ``degree``: mean, interval and every run; controls dashed."""
-    figure, (axes,) = _panels(1, width=6.0, height=4.0)
-    crossed, names = _crossed(cells, axis), line_names(cells, axis)
-    for colour, (name, group) in zip(COLOURS, _by_name(cells, names).items(), strict=False):
+def _lines_against(
+    axes: Axes, cells: Sequence[Cell], controls: pd.DataFrame, axis: str, names: dict[int, str], styles: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw one panel of `metric_against`; what is to be named in the legend."""
+    named: dict[str, Any] = {}
+    for name, group in _by_name(cells, names).items():
         group = sorted(group, key=lambda cell: cell[axis])
+        colour, dashes = styles[name]
         x = [cell[axis] for cell in group]
-        axes.plot(x, [cell.interval.center for cell in group], "o-", color=colour, label=name, markersize=4)
+        means = [cell.interval.center for cell in group]
+        (named[name],) = axes.plot(x, means, color=colour, linestyle=dashes, marker="o", markersize=4)
         low, high = zip(*(_visible(cell) for cell in group), strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-        dots = [(cell[axis], value) for cell in group for value in cell.values]
-        axes.plot(*zip(*dots, strict=True), ".", color=colour, alpha=0.4, markersize=4)
+        if len(styles) <= _DOTTED:
+            dots = [(cell[axis], value) for cell in group for value in cell.values]
+            axes.plot(*zip(*dots, strict=True), ".", color=colour, alpha=0.4, markersize=4)
         floors = [(cell[axis], floor) for cell in group for floor in _floor(cell)]
         if floors:
-            axes.plot(*zip(*floors, strict=True), "_", color=colour, label=f"{name}: floor", **_FLOOR_STYLE)
-    # where L and degree are crossed, a control is no line: the figure of controls shows each place by itself
-    shown = controls[(controls["kind"] != "positive") & controls[axis].notna() & (not crossed)]
-    for style, (control, rows) in zip(_DASHES, shown.groupby("model", sort=False), strict=False):
-        means = rows.groupby(axis)["value"].mean().sort_index()
-        axes.plot(means.index, means, linestyle=style, color="0.55", linewidth=1, label=str(control))
-    ticks = sorted({cell[axis] for cell in cells})
-    if len(ticks) > 2 and ticks[-1] >= 4 * ticks[0] > 0:
-        axes.set_xscale("log", base=2)
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel(axis)
-    _metric_axis(axes, cells, "test")
-    _legend(figure, *axes.get_legend_handles_labels())
-    return figure
+            (drawn,) = axes.plot(*zip(*floors, strict=True), "_", color=colour, **_FLOOR_STYLE)
+            named.setdefault("floor" if len(styles) > _DOTTED else f"{name}: floor", drawn)
+    for style, (control, rows) in zip(_DASHES, controls.groupby("model", sort=False), strict=False):
+        mean = rows.groupby(axis)["value"].mean().sort_index()
+        (named[str(control)],) = axes.plot(mean.index, mean, linestyle=style, color="0.55", linewidth=1)
+    return named
+
+
+def _styles(cells: Sequence[Cell], names: dict[int, str]) -> dict[str, Any]:
+    """Colour and dashes of each name: a colour for each model, if there are several, and dashes for what differs in one."""
+    models: dict[str, list[str]] = {}
+    for cell in cells:
+        own = models.setdefault(cell["model"], [])
+        own += [names[id(cell)]] if names[id(cell)] not in own else []
+    if len(models) == 1 or max(map(len, models.values())) > len(_DASHES):
+        return {name: (colour, "-") for own in models.values() for name, colour in zip(own, COLOURS, strict=False)}
+    return {
+        name: (colour, dashes)
+        for colour, own in zip(COLOURS, models.values(), strict=False)
+        for name, dashes in zip(own, ["-", *_DASHES], strict=False)
+    }
 
 
 def depth_against_degree(cells: Sequence[Cell]) -> Figure:
@@ -273,8 +314,12 @@ def _by_name(cells: Iterable[Cell], names: dict[int, str]) -> dict[str, list[Cel
 
 def _places(cells: Sequence[Cell]) -> list[tuple[int, int | None]]:
     """The pairs of L and degree, in order; evenly spaced ones where there are too many to draw."""
-    places = sorted({(cell["L"], cell["degree"]) for cell in cells}, key=lambda place: (place[0], place[1] or 0))
-    return [places[round(i)] for i in np.linspace(0, len(places) - 1, min(_PANELS, len(places)))]
+    return _spread(sorted({(cell["L"], cell["degree"]) for cell in cells}, key=lambda place: (place[0], place[1] or 0)))
+
+
+def _spread(values: Sequence[Value]) -> list[Value]:
+    """As many of the values as there are panels, evenly spaced."""
+    return [values[round(i)] for i in np.linspace(0, len(values) - 1, min(_PANELS, len(values)))]
 
 
 def _place(L: int, degree: int | None) -> str:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -63,10 +64,10 @@ def write_report(
         ) from error
     every = cells if len(kept) == len(frame) else None
     sections = [*_against(cells, kept, against), *_claims(frame, every, cells, folder, compared=against is not None)]
-    settings = groupby(cells, key=lambda cell: (cell["task"], cell["context"]))
+    settings = {place: list(own) for place, own in groupby(cells, key=lambda cell: (cell["task"], cell["context"]))}
     by_setting = [
-        _section(list(own), kept, task, context, f"{index}-{task}", target)
-        for index, ((task, context), own) in enumerate(settings, start=1)
+        replace(_section(own, kept, task, context, f"{index}-{task}", target), apart=_apart(task, context, settings))
+        for index, ((task, context), own) in enumerate(settings.items(), start=1)
     ]
     main = [block for section in by_setting for block in section.blocks if isinstance(block, Table) and block.main]
     sections += [*_depths(cells, target, main), *texts.sections(kept, cells, target)]
@@ -78,6 +79,12 @@ def write_report(
     (target / "report.html").write_text(page.render(document), encoding="utf-8")
     (target / "report.tex").write_text(latex.render(document), encoding="utf-8")
     return path
+
+
+def _apart(task: str, context: str, settings: Iterable[tuple[str, str]]) -> str:
+    """The settings of a task that it does not have wherever it was run."""
+    every = [other.split(", ") for name, other in settings if name == task]
+    return ", ".join(one for one in context.split(", ") if not all(one in other for other in every))
 
 
 def _chosen(
@@ -207,8 +214,6 @@ def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, na
     if names > _MOST_DRAWN:
         parts.append(f"{names} models and settings are too many for a figure; `expbench report --models` draws some.")
     elif drawn:
-        many = [axis for axis in _axes(drawn) if len(set(plots.line_names(drawn, axis).values())) > _MOST_DRAWN]
-        parts += [f"Too many lines to be drawn against {axis}; `expbench report --models` draws some." for axis in many]
         for title, draw in _figures(drawn, controls, headline).items():
             path = target / "figures" / f"{name}-{title.replace(' ', '-')}.svg"
             plots.save(draw(), path)
@@ -222,8 +227,7 @@ def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) 
     depths = {cell["depth"] for cell in cells}
     degrees = {cell["degree"] for cell in cells} - {None}
     for axis in _axes(cells):
-        if len(set(plots.line_names(cells, axis).values())) <= _MOST_DRAWN:
-            figures[f"metric against {axis}"] = partial(plots.metric_against, cells, controls, axis)
+        figures[f"metric against {axis}"] = partial(plots.metric_against, cells, controls, axis)
     if len(degrees) > 1 or len(depths) > 1:
         figures["depth against degree"] = lambda: plots.depth_against_degree(cells)
     if headline["key"].value_counts().median() > 1:  # a point is no curve: a table may hold the ends of most runs alone

@@ -36,8 +36,9 @@ def results(cells: Sequence[Cell], metric: str, title: str) -> Table:
     names = labels(cells, without=[*_COLUMNS, *PROTOCOL])
     protocols = [_protocol(cell) for cell in cells]
     several = len(set(protocols)) > 1  # what tells lines apart stands before what they reached
-    header = ["model", *columns, *(["protocol"] if several else []), metric, "95 % interval", "best", "solved", _RUNS]
-    header += ["floor", "reading", "rate", "parameters", "state", "FLOPs a token", "reach"]
+    # what a reader decides by comes first: a table is wider than a screen
+    header = ["model", *columns, *(["protocol"] if several else []), metric, "95 % interval", "solved", "reading", "floor"]
+    header += ["best", _RUNS, "rate", "parameters", "state", "FLOPs a token", "reach"]
     lines = [
         [
             *(names[id(cell)], *(plain(cell[column]) for column in columns), *([protocol] if several else [])),
@@ -71,7 +72,7 @@ def _outcome(cell: Cell) -> list[str]:
     solved = f"{cell.solved}/{cell.trials} ({number(share.low)} to {number(share.high)})" if cell.trials else "-"
     runs = [f"{who}: {what}" for who, what, _ in each_run(cell)]
     floor = number(cell.floor) if cell.floor is not None else NO_BOUND
-    return [mean, spread, number(cell.best), solved, ", ".join(runs), floor, cell.reading]
+    return [mean, spread, solved, cell.reading, floor, number(cell.best), ", ".join(runs)]
 
 
 def each_run(cell: Cell) -> list[tuple[str, str, str]]:

@@ -38,6 +38,14 @@ def sentence(judgement: Judgement, columns: Sequence[str] = ()) -> str:
     return "; ".join([f"{said}: {_evidence(j)}", *_marks(j)])
 
 
+def brief(finding: Finding) -> str:
+    """What became of a claim in a few words: in one place the difference and its interval, else in how many it holds."""
+    if len(finding.judgements) != 1:
+        return finding.summary if finding.judgements else str(finding.nowhere)
+    (j,) = finding.judgements
+    return f"{number(j.difference.center)} ({_ends(j.difference)})" if j.pairs else "no pairs"
+
+
 def text(findings: Sequence[Finding]) -> str:
     """Every claim in a sentence, and where it has several places a table of them, for the terminal."""
     return "\n\n".join("\n".join([_said(f), *([aligned(table(f))] if len(f.judgements) > 1 else [])]) for f in findings)

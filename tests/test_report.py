@@ -156,7 +156,7 @@ def test_cells_part_by_everything_but_seed_and_instance() -> None:
     assert sorted(sorted(cell.values) for cell in cells) == [[1, 2, 3, 5], [8], [9]]
     both = next(cell for cell in cells if len(cell.values) == 4)
     assert both.interval.center == pytest.approx((1.5 + 4) / 2), "the mean of the instances' means"
-    assert both.interval.half_width == pytest.approx(12.706 * 2.5 / 2, rel=1e-3), "and they are the units"
+    assert both.interval.high - both.interval.center == pytest.approx(12.706 * 2.5 / 2, rel=1e-3), "and they are the units"
 
 
 def test_tables_of_the_report(tmp_path: Path) -> None:
@@ -242,7 +242,10 @@ def test_crossed_lengths_and_degrees_keep_every_cell(tmp_path: Path) -> None:
         assert f">{value:.3g}<" in drawn, "every cell stands in its own field"
     assert "s6 L=8" in drawn
     lines = (tmp_path / "report/figures/1-polyreg-metric-against-L.svg").read_text()
-    assert "s6 depth=1 degree=2" in lines
+    for panel in ("degree=2", "degree=4"):
+        assert f">{panel}<" in lines
+    for line in ("s6 depth=1", "s6 depth=2"):
+        assert f">{line}<" in lines
     assert "test_size" not in lines, "it follows from L"
 
 
@@ -303,12 +306,31 @@ def test_a_cell_is_named_by_the_settings_in_which_its_model_differs() -> None:
     assert sorted(labels(cells).values()) == ["attn", "s6 center=bias", "s6 center=zero"]
 
 
-def test_figures_that_nobody_could_read_are_not_drawn(tmp_path: Path) -> None:
+def test_many_lengths_and_degrees_are_panels_and_many_names_are_not_drawn(tmp_path: Path) -> None:
     rows = []
     for L in (8, 16):
         for degree in range(1, 15):
             settings = f'{{"L":{L},"degree":{degree},"family":"suffix","instance":0}}'
             rows += [row(L=L, degree=degree, task_settings=settings, model=m, key=f"{m}{L}{degree}") for m in ("s6", "attn")]
     text = write_report(frame_of(rows), tmp_path).read_text()
-    assert "Too many lines to be drawn against L;" in text, "28 of them: two models at 14 degrees"
-    assert figures(tmp_path, text) == ["metric-against-degree", "depth-against-degree"]
+    assert figures(tmp_path, text) == ["metric-against-L", "metric-against-degree", "depth-against-degree"]
+    drawn = (tmp_path / "report/figures/1-polyreg-metric-against-L.svg").read_text()
+    assert "6 of 14 values of degree" in drawn
+    assert ">degree=1<" in drawn
+    assert ">degree=14<" in drawn
+    names = [row(model_settings=f'{{"N":{n}}}', key=str(n)) for n in range(25)]
+    text = write_report(frame_of(names), tmp_path).read_text()
+    assert "25 models and settings are too many for a figure" in text
+    assert figures(tmp_path, text) == []
+
+
+def test_an_interval_ends_where_the_metric_does(tmp_path: Path) -> None:
+    frame = frame_of([r for model in ("s6", "attn", "linattn") for r in runs([1e-6, 1e-6, 1e-3], model=model)])
+    headline = frame["metric"] == "nmse"
+    frame.loc[headline & (frame["model"] == "attn"), ["metric", "higher_is_better"]] = ["accuracy", True]
+    frame.loc[headline & (frame["model"] == "attn"), "value"] = 1 - frame["value"]
+    frame.loc[headline & (frame["model"] == "linattn"), "metric"] = "energy"
+    found = {cell["model"]: cell.interval for cell in gather(with_context(frame))}
+    assert found["s6"].low == 0 < found["s6"].center < found["s6"].high
+    assert found["attn"].low < 1 == found["attn"].high
+    assert found["linattn"].low < 0, "nothing is known of it"

@@ -69,10 +69,11 @@ class Line(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A claim with what became of it."""
+    """A claim with what became of it. evidence: in a few words."""
 
     finding: Finding
     counts: list[tuple[str, Markup]]
+    evidence: str
     sentences: list[tuple[Markup, str, list[tuple[str, str]]]]
     table: Table | None
 
@@ -171,7 +172,9 @@ class _Page:
         if own:
             header, *lines = verdict_text.table(finding)
             table = Table(f"{finding.claim.title}: places", header, lines, [(j.left, j.right) for j in own])
-        return Card(finding, badges, sentences if len(own) <= verdict_text.MOST_SENTENCES else [], table)
+        return Card(
+            finding, badges, verdict_text.brief(finding), sentences if len(own) <= verdict_text.MOST_SENTENCES else [], table
+        )
 
     def figure(self, picture: Picture, prefix: str) -> Markup | None:
         """The figure as it stands in the page; None where it is too large for it."""
