@@ -1,13 +1,13 @@
 """What rows record of a run beside its results, and whether it is what was due: for changes that a metric may not show.
 
-learning_rate    train, at the points of the curve: what the optimizer was given is the peak by the schedule, whose
-                 definition stands here once more, so that an error in the loop's own shows
+learning_rate    train, at the points of the curve, of a text where it is evaluated: what the optimizer was given is the peak
+                 by the schedule, whose definition stands here once more, so that an error in the loop's own shows
 gradient_norm    likewise: no larger than the limit that it is clipped at
 fingerprints     of the inputs and targets of these steps and of either split, and of the outputs of the untrained network.
                  Runs of one key have the same task, model and seed in the same versions: their data and their first outputs
                  are the same, or a version was not raised that should have been
 
-Rows of texts, and of tables from before this was recorded, hold none of it, and nothing is said of them.
+Rows of tables from before this was recorded hold none of it, and nothing is said of them.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from expbench.models.attn import Attn
 from expbench.models.s6 import S6
 from expbench.ops import convolution as convolutions
 from expbench.training import Diverged
+from expbench.watch import fingerprint
 from tests.small_language import L, corpus_in, numbers, recipe, small, trained, write_text
 
 CPU = torch.device("cpu")
@@ -105,6 +106,27 @@ def test_a_training_learns_and_says_so(corpus: Corpus, mixer: type[nn.Module]) -
         assert values["selection", plan.steps, "k_hat", ""] == max(largest)
     else:
         assert largest == [None, None]
+
+
+def test_what_a_training_was_given_is_told(corpus: Corpus) -> None:
+    chosen = recipe(epochs=3, clip=0.05, warmup=5)
+    net, plan, order = small(), schedule(chosen, corpus["train"].tokens), Order(corpus["train"].ids, chosen)
+    probe = torch.from_numpy(corpus["validation"].ids.astype("int64"))
+    starts = [probe[i * L : (i + 1) * L + 1] for i in range((len(probe) - 1) // L)]
+    with torch.no_grad():
+        losses = net.token_losses(torch.stack(starts)[:, :-1], torch.stack(starts)[:, 1:])
+    values = numbers(trained(corpus, chosen, model=net))
+    assert values["selection", 0, "outputs_fingerprint", ""] == pytest.approx(float(fingerprint(losses[None])), rel=1e-5)
+    for step in (plan.epoch, 2 * plan.epoch, 3 * plan.epoch):
+        rate = 0.5 + 0.5 * math.cos(math.pi * (step - 1 - 5) / (plan.steps - 5))
+        assert values["train", step, "learning_rate", ""] == pytest.approx(3e-3 * rate)
+        assert values["train", step, "gradient_norm", ""] == pytest.approx(0.05, rel=1e-4), "clipped"
+        batch = order.batch(step, CPU)
+        for name, tokens in (("inputs", batch[:, :-1]), ("targets", batch[:, 1:])):
+            assert values["train", step, f"{name}_fingerprint", ""] == pytest.approx(float(fingerprint(tokens[None])))
+    for split, part in (("selection", "validation"), ("test", "test")):
+        told = float(fingerprint(torch.from_numpy(corpus[part].ids[:-1].astype("int64"))[None]))
+        assert values[split, plan.steps, "inputs_fingerprint", ""] == pytest.approx(told)
 
 
 def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(corpus: Corpus) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
-from expbench import perplexity, table
+from expbench import perplexity, recorded, table
 from expbench.language import job
+from expbench.language.data import Order
 from expbench.run import Run
 from tests.conftest import CommandLine, is_bad_input
 from tests.small_language import corpus_in, write_text
@@ -262,11 +264,38 @@ def test_torchrun_trains_what_one_process_trains(text: str, tmp_path: Path) -> N
     assert said["two"].count("results in") == 1, "the first alone speaks"
     order = ["key", "split", "metric", "slice", "step"]
     frames = [table.read(tmp_path / name).frame.sort_values(order) for name in started]
-    metrics = [frame[frame["metric"].isin(["loss", "perplexity"])] for frame in frames]
+    told = ["loss", "perplexity", recorded.RATE, recorded.NORM, *recorded.FINGERPRINTS]
+    metrics = [frame[frame["metric"].isin(told)] for frame in frames]
     assert len(metrics[0]) == len(metrics[1]) > 20
     assert list(metrics[0]["key"]) == list(metrics[1]["key"])
     assert metrics[1]["value"].to_numpy() == pytest.approx(metrics[0]["value"].to_numpy(), rel=1e-4)
     assert set(frames[1][frames[1]["lr"].notna()]["device_name"].str[:4]) == {"2 x "}
+
+
+@pytest.mark.parametrize(
+    ("place", "stand_in", "metric"),
+    [
+        ("expbench.language.steps.learning_rate_factor", lambda schedule, step: 1.0, "learning_rate"),
+        ("expbench.language.steps.clip_grad_norm_", lambda tensors, most: torch.ones(()), "gradient_norm"),
+        (
+            "expbench.language.data.Order.starts",
+            lambda self, step, own=Order.starts: own(self, step + 1),
+            "inputs_fingerprint",
+        ),
+        ("expbench.models.linattn.LinAttn.mix", lambda self, q, k, v: v, "outputs_fingerprint"),
+    ],
+)
+def test_what_perplexity_may_not_show_is_recorded(
+    expbench: CommandLine, text: str, monkeypatch: pytest.MonkeyPatch, place: str, stand_in: Any, metric: str
+) -> None:
+    words = [*RUN, "--models", "linattn", "-t", text, "--epochs", "1", "--clip", "0.1", "--results"]
+    assert expbench(*words, "before").code == 0
+    assert recorded.broken(rows("before")) == []
+    monkeypatch.setattr(place, stand_in)
+    assert expbench(*words, "after").code == 0
+    found = {broken.metric for broken in recorded.broken(rows("after"), rows("before"))}
+    assert metric in found
+    assert found <= {metric, "targets_fingerprint"}
 
 
 def test_show(expbench: CommandLine, text: str) -> None:

@@ -89,6 +89,14 @@ class Group:
                 distributed.all_reduce(x)
                 x /= self.size
 
+    def gathered(self, x: Tensor) -> Tensor:
+        """What all processes have, one after the other."""
+        if self.size == 1:
+            return x
+        every = [torch.empty_like(x) for _ in range(self.size)]
+        distributed.all_gather(every, x.contiguous())
+        return torch.cat(every)
+
     def _reduced(self, x: Tensor, how: Any) -> Tensor:
         x = x.clone()
         distributed.all_reduce(x, how)

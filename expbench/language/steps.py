@@ -41,6 +41,7 @@ class Steps:
         self._total = torch.zeros((), dtype=torch.float64, device=group.device)
         self._broke_at = torch.zeros((), dtype=torch.int64, device=group.device)
         self._since = self.taken = 0
+        self._batch = torch.empty(0)  # of the last step, the share of this process
 
     def begin(self) -> None:
         """To be called once before the first step, when the weights are what they are to start from."""
@@ -53,8 +54,8 @@ class Steps:
         self.taken += 1
         self._since += 1
         torch.manual_seed(fold("language step", recipe.seed, self.taken, group.rank))  # for a mixer that draws
-        batch = self._order.batch(self.taken, group.device, group.rank, group.size)
-        loss = self.passes(batch)
+        self._batch = self._order.batch(self.taken, group.device, group.rank, group.size)
+        loss = self.passes(self._batch)
         norm = clip_grad_norm_([p for _, p in self._trained], recipe.clip)
         for part in self._optimizer.param_groups:
             part["lr"] = recipe.lr * learning_rate_factor(self._schedule, self.taken - 1)
@@ -73,6 +74,18 @@ class Steps:
         self._total.zero_()
         self._since = 0
         return mean
+
+    def applied(self) -> tuple[float, float]:
+        """What the optimizer was given at the last step: its learning rate, the norm of its clipped gradient.
+
+        Measured on these tensors themselves, so that a schedule or a limit that is not kept shows.
+        """
+        norms = [torch.linalg.vector_norm(p.grad.double()) for _, p in self._trained if p.grad is not None]
+        return float(self._optimizer.param_groups[0]["lr"]), float(torch.stack(norms).norm()) if norms else 0.0
+
+    def batch(self) -> Tensor:
+        """What the last step was taken on, (B, L + 1), of all processes, which must all ask for it."""
+        return self._group.gathered(self._batch)
 
     def state(self) -> tuple[dict[str, Tensor], int]:
         """What `restore` takes: tensors, and how many steps the mean loss is of. Of the first process it is all there is."""

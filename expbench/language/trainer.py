@@ -9,31 +9,26 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from expbench import perplexity, provenance
+from expbench import provenance
 from expbench.backbone import LanguageModel
-from expbench.corpus import Corpus, Tokens
-from expbench.corpus import Split as Part
+from expbench.corpus import Corpus
 from expbench.errors import BadInput
 from expbench.language.checkpoint import Checkpoints, State
 from expbench.language.data import Order
 from expbench.language.flops import flops_per_token, peak
+from expbench.language.measures import SPLITS, Measure, Measures, of_tokens
 from expbench.language.parallel import Group, joined
-from expbench.language.passes import autocast
 from expbench.language.recipe import VERSION, How, Recipe, Schedule, schedule
 from expbench.language.steps import Steps
-from expbench.run import Score, Split, content_key
+from expbench.run import Score, content_key
 from expbench.training import Diverged
 
-SPLITS: dict[Split, Part] = {"selection": "validation", "test": "test"}
-PROBE = 4096  # tokens on which mixers log their statistics
 _LOOK_SECONDS = 2.0  # from one look at a GPU to the next: each waits until it has done what it was given
 _WARM_STEPS = 5  # that are not timed: programs are compiled, memory is found
 
@@ -56,11 +51,11 @@ def train(
     """Train a model, yielding what each evaluation measured, those of earlier calls first; `Unfinished` where time is up.
 
     Train: loss (mean since the last evaluation, nats a token), epoch (how often the training split has been gone through),
-    and of this call tokens_per_second, mfu (bfloat16 on a GPU
-    that is known), peak_memory (bytes of a GPU). Selection, which is the validation split, and test, if there is one:
-    perplexity, word_perplexity; in the end also perplexity at each of the recipe's lengths, with slice ``context=256``, of
-    those targets that have as many tokens before them as the longest. Selection: the statistics that mixers log, on its
-    first tokens.
+    learning_rate, gradient_norm and fingerprints of the last step (`expbench.recorded`), and of this call tokens_per_second,
+    mfu (bfloat16 on a GPU that is known), peak_memory (bytes of a GPU). Selection, which is the validation split, and test,
+    if there is one: perplexity, word_perplexity; in the end also their fingerprints, and perplexity at each of the recipe's
+    lengths, with slice ``context=256``, of those targets that have as many tokens before them as the longest. Selection: the
+    statistics that mixers log, on its first tokens, and a fingerprint of the outputs before the first step.
 
     told: the number of steps taken, now and then. eager: why the passes of a step could not be captured on a GPU. Under
     torchrun every process must make the call and exhaust it; the first alone yields scores. The model is left on the device,
@@ -129,6 +124,7 @@ class _Training:
         self._compiled = how.compiled if how.compiled is not None else group.device.type == "cuda"
         if self._compiled:
             model.compile_blocks()
+        self._measures = Measures(model, corpus, recipe, how, group, self._compiled)
         self._steps.begin()
         self._clock = _Clock(self._steps.taken + _WARM_STEPS)
         if group.device.type == "cuda":
@@ -137,6 +133,10 @@ class _Training:
     def scores(self) -> Iterator[Score | Unfinished]:
         steps, plan, group = self._steps, self._plan, self._group
         if group.leads:
+            if steps.taken == 0:
+                self._model.eval()
+                self._scores = self._scored(self._measures.untrained())
+                self._model.train()
             yield from self._scores
         look_at = steps.taken + 1
         while steps.taken < plan.steps:
@@ -188,17 +188,18 @@ class _Training:
 
     def _evaluated(self) -> Iterator[Score]:
         """The scores of an evaluation, which are kept. All processes share in the mean loss, the first does the rest."""
-        loss, found, why = self._steps.mean_loss(), [], ""
+        loss, batch, found, why = self._steps.mean_loss(), self._steps.batch(), [], ""
         if self._group.leads:
             if self._steps.passes.eager_because is not None:
                 self._eager(self._steps.passes.eager_because)
             self._model.eval()
             try:
-                found = [*self._of_training(loss), *self._of_splits(), *self._of_mixers()]
+                measured = [*self._of_training(loss, batch), *self._measures.perplexities(), *self._measures.logged()]
                 if self._steps.taken == self._plan.steps:
-                    found += self._of_lengths()
+                    measured += [*self._measures.at_lengths(), *self._measures.data()]
+                found = self._scored(*measured)
             except Diverged as error:
-                why = str(error)
+                why = f"{error} after {self._steps.taken} steps"
             self._model.train()
         if any(self._group.decided([len(why)])):
             raise Diverged(why or f"the first process found that it diverged, after {self._steps.taken} steps")
@@ -207,99 +208,29 @@ class _Training:
         self._scores += found
         yield from found
 
-    def _score(self, split: Split, metric: str, value: float, part: str = "", headline: bool = False) -> Score:
-        return Score(split, self._steps.taken, metric, float(value), part, self._seconds(), headline)
+    def _scored(self, *measured: Measure) -> list[Score]:
+        at = self._steps.taken, self._seconds()
+        return [Score(m.split, at[0], m.metric, m.value, m.part, at[1], m.headline) for m in measured]
 
-    def _of_training(self, loss: float) -> Iterator[Score]:
-        yield self._score("train", "loss", loss)
-        yield self._score("train", "epoch", self._steps.taken / self._plan.epoch)
-        device, speed = self._group.device, self._clock.steps_a_second()
+    def _of_training(self, loss: float, batch: Tensor) -> Iterator[Measure]:
+        """The loss; what the optimizer was given at the last step, and what tells the batch it was taken on; the speed."""
+        steps, device, recipe = self._steps, self._group.device, self._recipe
+        yield Measure("train", "loss", loss)
+        yield Measure("train", "epoch", steps.taken / self._plan.epoch)
+        rate, norm = steps.applied()
+        yield Measure("train", "learning_rate", rate)
+        yield Measure("train", "gradient_norm", norm)
+        yield from of_tokens("train", batch)
+        speed = self._clock.steps_a_second()
         if speed is not None:
-            speed *= self._recipe.batch_size * self._recipe.context
-            yield self._score("train", "tokens_per_second", speed)
+            speed *= recipe.batch_size * recipe.context
+            yield Measure("train", "tokens_per_second", speed)
             most = peak(provenance.device_name("cuda")) if device.type == "cuda" else None
-            if most is not None and self._recipe.dtype == "bfloat16":
-                operations = flops_per_token(self._model, self._recipe.context)
-                yield self._score("train", "mfu", operations * speed / (most * self._group.size))
+            if most is not None and recipe.dtype == "bfloat16":
+                operations = flops_per_token(self._model, recipe.context)
+                yield Measure("train", "mfu", operations * speed / (most * self._group.size))
         if device.type == "cuda":
-            most = max(torch.cuda.max_memory_allocated(device), self._steps.passes.memory)
-            yield self._score("train", "peak_memory", most)
-
-    def _of_splits(self) -> Iterator[Score]:
-        for split, part in SPLITS.items():
-            if part not in self._corpus.splits:
-                continue
-            found = self._perplexity(self._corpus[part])
-            if not math.isfinite(found.nll) or math.isinf(found.per_token):
-                raise Diverged(f"the perplexity of the {part} split is not finite after {self._steps.taken} steps")
-            yield self._score(split, "perplexity", found.per_token, headline=True)
-            if found.per_word is not None:
-                yield self._score(split, "word_perplexity", found.per_word)
-
-    def _perplexity(self, tokens: Tokens) -> perplexity.Perplexity:
-        recipe, device, rows = self._recipe, self._group.device, self._rows()
-
-        def nll(inputs: Tensor, targets: Tensor) -> Tensor:
-            """For as many rows at every call: another number would have to be compiled anew."""
-            lacking = (0, 0, 0, rows - len(inputs))
-            with autocast(recipe, device):
-                return self._model.token_losses(F.pad(inputs, lacking), F.pad(targets, lacking))[: len(inputs)]
-
-        return perplexity.evaluate(
-            nll,
-            tokens.ids,
-            context=recipe.context,
-            stride=recipe.stride or recipe.context,
-            before=self._corpus.tokenizer.end,
-            words=tokens.words,
-            batch_size=rows,
-            device=device,
-        )
-
-    def _of_lengths(self) -> Iterator[Score]:
-        """As the same targets are predicted from contexts of each length: targets of whole windows of the longest.
-
-        Without compiling: a program of its own for every length would take longer than it saves.
-        """
-        recipe, device, lengths = self._recipe, self._group.device, self._recipe.lengths
-        if not lengths:
-            return
-
-        def nll(inputs: Tensor, targets: Tensor) -> Tensor:
-            with autocast(recipe, device):
-                return self._model.token_losses(inputs, targets)
-
-        for split, part in SPLITS.items():
-            if part not in self._corpus.splits:
-                continue
-            with torch.compiler.set_stance("force_eager") if self._compiled else nullcontext():
-                found = perplexity.evaluate_lengths(
-                    nll,
-                    self._corpus[part].ids,
-                    contexts=lengths,
-                    stride=min(recipe.stride or recipe.context, *lengths),
-                    before=self._corpus.tokenizer.end,
-                    batch_size=max(1, self._rows() * recipe.context // max(lengths)),
-                    device=device,
-                )
-            for length, at_length in found.items():
-                yield self._score(split, "perplexity", at_length.per_token, f"context={length}")
-
-    def _rows(self) -> int:
-        """Sequences that are evaluated at a time: as many as are trained on, for which memory suffices."""
-        return min(self._how.at_once or self._recipe.batch_size, self._recipe.batch_size // self._group.size)
-
-    def _of_mixers(self) -> Iterator[Score]:
-        ids, context = self._corpus["validation"].ids, self._recipe.context
-        rows = max(1, min(PROBE, len(ids)) // context)
-        probe = torch.from_numpy(ids[: rows * context].astype("int64")).view(rows, context).to(self._group.device)
-        with autocast(self._recipe, self._group.device):
-            found = {of: float(value) for of, value in self._model.statistics(probe).items()}
-        for (layer, name), value in found.items():
-            yield self._score("selection", name, value, f"layer={layer}")
-        largest = [value for (_, name), value in found.items() if name == "abar_max"]
-        if largest:
-            yield self._score("selection", "k_hat", max(largest))
+            yield Measure("train", "peak_memory", max(torch.cuda.max_memory_allocated(device), steps.passes.memory))
 
 
 class _Clock:
