@@ -1,4 +1,6 @@
-"""Several processes on one host that train one model, each on its share of every batch: torch's DistributedDataParallel.
+"""Several processes on one host that train one model, each on its share of every batch.
+
+Gradients meet by torch's DistributedDataParallel, or, where a graph leaves them (`passes`), by `Group.average`.
 
 They are started by torchrun, which tells each its number in the environment (RANK, WORLD_SIZE, LOCAL_RANK). Process 0 leads:
 it alone evaluates, writes and decides what depends on a clock; the others wait for it where their gradients meet.
