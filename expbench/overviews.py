@@ -70,12 +70,14 @@ def _lines(axes: Axes, cells: Sequence[Cell], name: str, colour: Any, aside: flo
     if not cells:
         return {}
     depths = sorted({cell["depth"] for cell in cells})
+    highest = max(cell["degree"] for cell in cells)
     solved, possible = [], []
     for depth in depths:
         own = [cell for cell in cells if cell["depth"] == depth]
+        allowed = [c for c in own if c.floor is None or c.floor <= c.solved_at]
         solved.append(max((c["degree"] for c in own if 2 * c.solved >= c.trials), default=_NONE))
-        possible.append(max((c["degree"] for c in own if c.floor is None or c.floor <= c.solved_at), default=_NONE))
-    highest = max(cell["degree"] for cell in cells)
+        # a degree that was not run at this depth is not one that a floor forbids
+        possible.append(highest if len(allowed) == len(own) else max((c["degree"] for c in allowed), default=_NONE))
     if min(possible) < highest:
         axes.plot(depths, possible, "--", color=colour, linewidth=1, alpha=0.8)
     x = [depth + aside for depth in depths]

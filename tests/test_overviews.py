@@ -65,6 +65,14 @@ def test_what_cannot_be_represented_is_dashed() -> None:
     assert sorted(found["-"]) == [[1, 2], [4, 4]]
 
 
+def test_a_degree_that_was_not_run_at_a_depth_is_not_forbidden_there() -> None:
+    partly = grid({1: 2, 2: 2})
+    del partly[1, 4]
+    assert lines(cells(study(partly, model="attn")))["--"] == []
+    floors = {(1, 1): 0.0, (1, 2): 0.1, (2, 1): 0.0, (2, 2): 0.0, (2, 4): 0.0}
+    assert lines(cells(study(partly, model="linattn", floors=floors)))["--"] == [[1, 4]]
+
+
 def test_ill_posed_labels_are_left_out() -> None:
     rows = study(grid({1: 2, 2: 4})) + study({(1, 8): [1e-4], (2, 8): [1e-4]}, well_posed=False)
     assert lines(cells(rows))["-"] == [[2, 4]]
