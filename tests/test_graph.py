@@ -48,7 +48,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Counter], None]:
                 step.stride, step.drift = stride, drift
 
         @contextmanager
-        def capturing(captured: Any) -> Iterator[None]:
+        def capturing(captured: Any, *, capture_error_mode: str) -> Iterator[None]:
+            assert capture_error_mode == ("thread_local" if torch.distributed.is_initialized() else "global")
             before = step.value.clone(), step.total.clone()
             captured.stride, step.capturing = step.stride, True
             try:
