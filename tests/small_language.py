@@ -113,7 +113,9 @@ def main() -> None:
     """Train as each of the arguments says, in JSON, and print what was measured."""
     torch.set_num_threads(1)
     for argument in sys.argv[1:]:
-        print(json.dumps([[*key, value] for key, value in numbers(as_said(json.loads(argument))).items()]))
+        measured = numbers(as_said(json.loads(argument)))
+        if measured:  # of several processes the first alone measures
+            print(json.dumps([[*key, value] for key, value in measured.items()]))
 
 
 def as_said(options: dict[str, Any]) -> list[Any]:

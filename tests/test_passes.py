@@ -108,6 +108,5 @@ def test_two_processes_replay_what_one_does(text: Path, corpus: Corpus) -> None:
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
-    (led,) = [found for line in ran.stdout.splitlines() if (found := json.loads(line))]
-    found = {tuple(key): value for *key, value in led}
+    found = {tuple(key): value for *key, value in json.loads(ran.stdout)}
     assert found == pytest.approx(numbers(trained(corpus, recipe())), rel=1e-5)
