@@ -113,9 +113,7 @@ def main() -> None:
     """Train as each of the arguments says, in JSON, and print what was measured."""
     torch.set_num_threads(1)
     for argument in sys.argv[1:]:
-        measured = numbers(as_said(json.loads(argument)))
-        if measured:  # of several processes the first alone measures
-            print(json.dumps([[*key, value] for key, value in measured.items()]))
+        print(json.dumps([[*key, value] for key, value in numbers(as_said(json.loads(argument))).items()]))
 
 
 def as_said(options: dict[str, Any]) -> list[Any]:

@@ -179,11 +179,11 @@ def test_two_processes_train_as_one(corpus: Corpus, folder: Path, tmp_path: Path
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    trainings = {"checkpoints": str(tmp_path / "kept")}, {"mixer": "attn", "at_once": 3}
+    trainings = {"checkpoints": str(tmp_path / "kept")}, {"mixer": "attn", "at_once": 3}, {"replayed": True}
     both = [child(folder / "text", *trainings, environment={**common, "RANK": r, "LOCAL_RANK": r}) for r in "01"]
     first, second = map(measured, both)
-    assert second == [{}, {}], "the first alone speaks"
-    for found, mixer in zip(first, (S6, Attn), strict=True):
+    assert second == [{}, {}, {}], "the first alone speaks"
+    for found, mixer in zip(first, (S6, Attn, S6), strict=True):
         assert found == pytest.approx(numbers(trained(corpus, recipe(), model=small(mixer))), rel=1e-5)
     assert len(list((tmp_path / "kept").glob("step-*"))) == 2
 

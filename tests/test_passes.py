@@ -1,10 +1,6 @@
 """Passes of a language model that are captured as a graph: the training that they are part of is the same."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,15 +19,11 @@ from tests.small_language import corpus_in, numbers, recipe, replayed, small, tr
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_text(tmp_path_factory.mktemp("passes") / "text")
-
-
-@pytest.fixture(scope="module")
-def corpus(text: Path) -> Iterator[Corpus]:
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("EXPBENCH_CACHE", str(text.parent / "cache"))
-        yield corpus_in(text)
+        folder = tmp_path_factory.mktemp("passes")
+        patch.setenv("EXPBENCH_CACHE", str(folder / "cache"))
+        yield corpus_in(write_text(folder / "text"))
 
 
 class Idle(Mixer):
@@ -95,18 +87,3 @@ def test_gradients_side_by_side_are_those_of_the_parameters() -> None:
     (some[0].sum() * 2 + some[1].sum() + some[2].sum() * 3).backward()
     assert beside[0].tolist() == [2] * 6 + [3]
     assert beside[1].tolist() == [1] * 4
-
-
-def test_two_processes_replay_what_one_does(text: Path, corpus: Corpus) -> None:
-    said = json.dumps({"text": str(text), "mixer": "s6", "replayed": True})
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ran = subprocess.run(
-        [sys.executable, *torchrun, "-m", "tests.small_language", said],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    found = {tuple(key): value for *key, value in json.loads(ran.stdout)}
-    assert found == pytest.approx(numbers(trained(corpus, recipe())), rel=1e-5)
