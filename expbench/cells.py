@@ -17,7 +17,7 @@ from expbench.rates import choose
 from expbench.run import Run
 from expbench.settings import as_list
 from expbench.statistics import Interval, nested_interval, share_interval
-from expbench.table import COLUMNS, choosing
+from expbench.table import COLUMNS, choosing, reported
 
 SIZES = ("test_size", "selection_size")
 PROTOCOL = ("norm", "positions", "residual")  # what stands around a layer
@@ -203,8 +203,7 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
     if runs.empty:
         return []
     runs = runs.astype({"seed": "int64", "instance": "int64"})  # controls have no seed, which makes the column real
-    final = runs[runs["headline"].fillna(False).astype(bool) & (runs["split"] == "test")]
-    final = final.sort_values("step", kind="stable").drop_duplicates("key", keep="last")  # a text's is measured each epoch
+    final = runs[reported(runs) & (runs["split"] == "test")]
     per_run = runs.drop_duplicates("key").drop(columns=["value", "metric"])
     tuning = _tunings(frame)
     # a run that broke down late may have measured something on the way: only one that ended well has a result

@@ -77,10 +77,9 @@ def match(base: pd.DataFrame, new: pd.DataFrame) -> Matched:
 
 def _runs(frame: pd.DataFrame) -> pd.DataFrame:
     """A row for each run and each tuning run, with the metric that it is reported by, or that its rate is chosen by."""
-    last = frame.sort_values("step", kind="stable")
-    last = last[last["headline"].fillna(False).astype(bool) & (last["status"] == "ok")]
-    final = last[(last["kind"] == "run") & (last["split"] == "test")]
-    chosen_by = last[(last["kind"] == "tuning") & table.choosing(last)]
+    ended = frame[table.reported(frame) & (frame["status"] == "ok")]
+    final = ended[(ended["kind"] == "run") & (ended["split"] == "test")]
+    chosen_by = ended[(ended["kind"] == "tuning") & (ended["split"] == "selection")]
     values = pd.concat([final, chosen_by]).drop_duplicates("key", keep="last")[["key", "metric", "value"]]
     runs = frame[frame["kind"].isin(["run", "tuning"])].drop_duplicates("key").drop(columns=["metric", "value"])
     return runs.merge(values, on="key", how="left").astype({"seed": "int64", "instance": "int64"})

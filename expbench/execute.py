@@ -172,13 +172,22 @@ def _write(trained: _Trained, i: int, folder: Path, device: str, save_weights: b
     if i in trained.diverged:
         outcome = Outcome("diverged", trained.diverged[i])
     else:
-        at_the_end = [s.value for s in trained.scores[i] if s.headline and s.split == "test"]
-        outcome = Outcome("ok", value=at_the_end[-1])
+        outcome = Outcome("ok", value=_reported(trained.scores[i], trained.jobs[i].task.higher_is_better))
         if save_weights and trained.ensemble is not None:
             more["weights"] = weights.save(trained.ensemble.state(i), folder, trained.jobs[i].run.key)
         elif save_weights and trained.model is not None:
             more["weights"] = weights.save(trained.model.state_dict(), folder, trained.jobs[i].run.key)
     return _write_outcome(trained, i, folder, device, outcome, more)
+
+
+def _reported(scores: Sequence[Score], higher_is_better: bool) -> float:
+    """The headline metric on the test split: of several the one that was measured with the best on the selection split."""
+    headline = [(s.split, s.step, s.value) for s in scores if s.headline]
+    test = {step: value for split, step, value in headline if split == "test"}
+    selection = {step: value for split, step, value in headline if split == "selection" and step in test}
+    if not selection:
+        return list(test.values())[-1]
+    return test[max(selection, key=lambda step: selection[step] if higher_is_better else -selection[step])]
 
 
 def _write_outcome(trained: _Trained, i: int, folder: Path, device: str, outcome: Outcome, more: rows.Row) -> Outcome:

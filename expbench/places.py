@@ -17,6 +17,7 @@ import pandas as pd
 from expbench.cells import IDENTITY, Cell
 from expbench.claims import Claim, Side, plain
 from expbench.errors import unknown
+from expbench.table import choosing
 
 _OF_MODEL = ("model", "model_version", "model_settings", "skip", "lr")
 _KNOWN_OTHERWISE = ("task", "context")  # the one is the claim's, the other the task's settings as a text
@@ -24,7 +25,7 @@ _KNOWN_OTHERWISE = ("task", "context")  # the one is the claim's, the other the 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A cell with its settings as `plain` texts. `selection`: the last headline metric on that split, of each run."""
+    """A cell with its settings as `plain` texts. `selection`: the headline metric on that split, as each run is reported."""
 
     cell: Cell
     selection: list[float]
@@ -97,9 +98,8 @@ class Place:
 
 def subjects(frame: pd.DataFrame, cells: Iterable[Cell]) -> list[Subject]:
     """The cells of a results table, with its rows."""
-    rows = frame[(frame["split"] == "selection") & (frame["status"] == "ok") & frame["headline"].fillna(False).astype(bool)]
-    last = rows.sort_values("step", kind="stable").drop_duplicates("key", keep="last")
-    known = dict(zip(last["key"], last["value"], strict=True))
+    rows = frame[choosing(frame) & (frame["status"] == "ok")]
+    known = dict(zip(rows["key"], rows["value"], strict=True))
     return [Subject(cell, [known.get(key, math.nan) for key in cell.each("key")]) for cell in cells]
 
 

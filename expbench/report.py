@@ -25,15 +25,16 @@ from expbench.table import TRAINED
 _MOST_DRAWN = 24  # names that a figure can tell apart
 _PREFACE = """\
 Each row is a model in one setting. The mean is over seeds; where there are several instances it is over their means, and so
-is its 95 % interval (Student's t). `solved` is the share of runs that reach the task's threshold, with Wilson's interval;
-a run that diverged counts as unsolved and has no part in the mean. `rate` says how the learning rate was chosen: as the
-best of so many, by so many runs with seeds that are not reported, on the selection split; or that it was **not tuned**.
-`reach` is the polynomial degree of the network's output and how many positions one term of it can join; a network with a
-normalisation, softmax, exp or softplus in it has no polynomial bound. `floor` is the least error that any network of that
-degree, joining positions as this one does, can have. Where no run of a cell solves the task, `reading` says what is known
-of the network: `not representable`, for its floor lies above the threshold (and whether the mean is at it); `representable,
-not found`, for the same network solves the same task in another cell, with another learning rate, say, or more steps, or
-from a construction (`--init`); `unknown`, for neither is so: that nothing was found is no proof.
+is its 95 % interval (Student's t). What was trained in epochs counts as it was after the one that the selection split, of a
+text its validation split, has found best. `solved` is the share of runs that reach the task's threshold, with Wilson's
+interval; a run that diverged counts as unsolved and has no part in the mean. `rate` says how the learning rate was chosen:
+as the best of so many, by so many runs with seeds that are not reported, on the selection split; or that it was **not
+tuned**. `reach` is the polynomial degree of the network's output and how many positions one term of it can join; a network
+with a normalisation, softmax, exp or softplus in it has no polynomial bound. `floor` is the least error that any network of
+that degree, joining positions as this one does, can have. Where no run of a cell solves the task, `reading` says what is
+known of the network: `not representable`, for its floor lies above the threshold (and whether the mean is at it);
+`representable, not found`, for the same network solves the same task in another cell, with another learning rate, say, or
+more steps, or from a construction (`--init`); `unknown`, for neither is so: that nothing was found is no proof.
 Protocol: norm, positions, residual, skip."""
 
 

@@ -139,7 +139,10 @@ def _run_part(
     controls: dict[str, Job],
     ended: Counter[str],
 ) -> bool:
-    """Run jobs that are alike, the controls that they want first; false if that was stopped, by time or by a failure."""
+    """Run jobs that are alike, the controls that they want first; false if that was stopped, by time or by a failure.
+
+    Where a failure leaves a GPU that answers no more, none of the others is tried and recorded as failed.
+    """
     progress.begin()
     left = []
     for job in part:
@@ -163,9 +166,22 @@ def _run_part(
                 if options.fail_fast and outcome.status == "failed":
                     progress.note(outcome.trace or "")
                     return False
+                if outcome.status == "failed" and not _answers(device):
+                    progress.note("after this error the GPU answers this process no more: what is left needs another")
+                    return False
         except OutOfTime as stopped:
             progress.note(str(stopped))
             return False
+    return True
+
+
+def _answers(device: str) -> bool:
+    """Whether a device still works: after some errors of CUDA whatever a process asks of it fails."""
+    try:
+        if device == "cuda":
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return False
     return True
 
 

@@ -152,14 +152,37 @@ def collect(
     return frame
 
 
+def reported(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Marks the headline metric on the selection and test splits as a run is reported by it: as it was measured last.
+
+    Of a run that was trained in epochs as it was after the one with the best value on the selection split, the first of
+    equals.
+    """
+    shown = frame["headline"].fillna(False).astype(bool) & frame["split"].isin(["selection", "test"])
+    rows = frame.loc[shown, ["key", "split", "step", "value", "higher_is_better"]]
+    at = rows.groupby(["key", "split"])["step"].transform("max")
+    epochs = rows[(rows["split"] == "selection") & rows["key"].isin(_in_epochs(frame)) & rows["value"].notna()]
+    if len(epochs):
+        loss = epochs["value"].where(~epochs["higher_is_better"].astype(bool), -epochs["value"])
+        best = epochs.assign(loss=loss).sort_values(["loss", "step"], kind="stable").drop_duplicates("key")
+        at = rows["key"].map(best.set_index("key")["step"]).fillna(at)
+    shown[shown] = (rows["step"] == at).to_numpy()
+    return shown
+
+
+def _in_epochs(frame: pd.DataFrame) -> pd.Series[str]:
+    """The keys of the runs that were trained in epochs."""
+    return frame.loc[frame["metric"] == "epoch", "key"]
+
+
 def choosing(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Marks the headline metric on the selection split after the last step: what a learning rate is chosen by."""
-    last = (frame["split"] == "selection") & (frame["step"] == frame["steps"])
-    return last & frame["headline"].fillna(False).astype(bool)
+    """Marks what a learning rate is chosen by: the headline metric on the selection split, as a run is reported by it."""
+    return reported(frame) & (frame["split"] == "selection")
 
 
 def endings(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Marks what whole splits gave after the last step; of a run that chose a learning rate only what it was chosen by.
+    """Marks what whole splits gave after the last step; of a run that chose a learning rate only what it was chosen by, and
+    that it was trained in epochs.
 
     Of a run that ended before its last step, what was measured last. Of one that was trained in epochs what whole splits and
     models gave after each: one of these is chosen where it is reported.
@@ -169,10 +192,11 @@ def endings(frame: pd.DataFrame) -> pd.Series[bool]:
     broken_off = whole & (frame["status"] != "ok") & (frame["step"] == frame.groupby("key")["step"].transform("max"))
     last = whole & (frame["step"] == frame["steps"]) & frame["split"].isin(["selection", "test"])
     run = (frame["kind"] == "run") & last
-    in_epochs = (frame["kind"] == "run") & frame["key"].isin(frame.loc[frame["metric"] == "epoch", "key"])
+    in_epochs = (frame["kind"] == "run") & frame["key"].isin(_in_epochs(frame))
     epochs = in_epochs & ~frame["slice"].fillna("").str.startswith("layer=")
     control = whole & ~frame["kind"].isin(TRAINED)
-    return unmeasured | broken_off | run | epochs | control | ((frame["kind"] == "tuning") & choosing(frame))
+    tuning = (frame["kind"] == "tuning") & (choosing(frame) | (frame["metric"] == "epoch"))
+    return unmeasured | broken_off | run | epochs | control | tuning
 
 
 def compact(folder: Path, *, curves: bool = True) -> Path:
@@ -283,11 +307,11 @@ def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
 
 
 def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
-    """Of these runs the headline metric on the selection split, at the end. Without pandas.
+    """Of these runs the headline metric on the selection split, as `choosing` marks it. Without pandas.
 
     NaN of one that diverged; one that failed, or whose model is not supported, is left out.
     """
-    names = ["key", "status", "split", "step", "steps", "headline", "value"]
+    names = ["key", "status", "split", "step", "steps", "metric", "headline", "higher_is_better", "value"]
     found: dict[str, float] = {}
     for path in sorted(folder.glob("*.parquet")):
         own = path.stem in keys
@@ -298,9 +322,13 @@ def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
             continue
         diverged = part.filter(pc.equal(part["status"], "diverged"))["key"].to_pylist()
         found |= {key: math.nan for key in diverged if key in keys}
-        last = pc.and_(pc.equal(part["split"], "selection"), pc.equal(part["step"], part["steps"]))
-        part = part.filter(pc.and_(pc.and_(last, part["headline"]), pc.equal(part["status"], "ok")))
-        found |= {k: v for k, v in zip(part["key"].to_pylist(), part["value"].to_pylist(), strict=True) if k in keys}
+        in_epochs = pc.is_in(part["key"], part.filter(pc.equal(part["metric"], "epoch"))["key"].combine_chunks())
+        last = pc.or_(in_epochs, pc.equal(part["step"], part["steps"]))
+        ended = pc.and_(pc.equal(part["split"], "selection"), pc.equal(part["status"], "ok"))
+        part = part.filter(pc.and_(pc.and_(last, part["headline"]), ended))
+        for key, value, higher in zip(*(part[n].to_pylist() for n in ("key", "value", "higher_is_better")), strict=True):
+            if key in keys:  # the best of its epochs
+                found[key] = (max if higher else min)(value, found.get(key, value))
     return found
 
 

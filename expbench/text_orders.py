@@ -40,7 +40,7 @@ def orders(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, 
         yield (
             f"The orders of {ledger.TEXT_SOURCE}, the lower perplexity first, and the differences in test perplexity here, "
             "left less right, paired by seed. They are shown, not judged: of fewer than ten pairs there is no verdict. "
-            "Claims are judged by the perplexity at the end."
+            "Claims are judged by the perplexity at the epochs chosen."
         )
         header = [
             "published order",

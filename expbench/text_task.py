@@ -29,10 +29,10 @@ class TextTask(Task):
 
     data: what text, by name; with a path the name of the folder, unless it has as many words as the text of this name;
     ``markov`` is made, and always there. path: a folder of text, which is not part of what a run is known by; `text`, a hash
-    of all splits, is. tokenizer: bpe (trained
-    on the training split, of `pieces` tokens), gpt2 (its files in `tokenizer_path`, or from the hub), or word. stride: of
-    evaluation, the context unless given. lengths: contexts to evaluate at besides, after the last step, as 256+512+1024: all
-    on the same tokens, which have at least as many before them as the longest, and at a stride of at most the shortest.
+    of all splits, is. tokenizer: bpe (trained on the training split, of `pieces` tokens), gpt2 (its files in
+    `tokenizer_path`, or from the hub), or word. stride: of evaluation, the context unless given. lengths: contexts to
+    evaluate at besides, where validation is the best yet and after the last step, as 256+512+1024: all on the same tokens,
+    which have at least as many before them as the longest, and at a stride of at most the shortest.
     test_size, selection_size: the tokens of the test and the validation split.
     """
 

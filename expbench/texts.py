@@ -19,6 +19,7 @@ from expbench.cells import SIZES, Cell
 from expbench.document import Block, Picture, Section, Table
 from expbench.epochs import Epoch, Trained, of_texts
 from expbench.statistics import Interval, mean_interval
+from expbench.table import reported
 from expbench.text import number
 from expbench.text_orders import ends, orders, perplexity, published, with_ends
 
@@ -149,6 +150,12 @@ def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int
     rows = frame[(frame["split"] == "test") & (frame["metric"] == "perplexity") & (frame["status"] == "ok")]
     rows = rows[rows["slice"].fillna("").str.startswith("context=")]
     rows = rows.assign(length=rows["slice"].str.removeprefix("context=").astype(int))
+    chosen = frame[reported(frame)].drop_duplicates("key").set_index("key")["step"]
+    there = rows["step"] == rows["key"].map(chosen)
+    at = "at the epochs chosen"
+    if set(rows["key"]) != set(rows.loc[there, "key"]):  # of an expbench that evaluated them at the end alone
+        there, at = rows["step"] == rows["steps"], "at the end"
+    rows = rows[there]
     values = {
         (str(key), int(length)): float(v) for key, length, v in rows[["key", "length", "value"]].itertuples(index=False)
     }
@@ -164,9 +171,9 @@ def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int
             lines.append([names[id(each.cell)], str(each.cell["L"]), *map(with_ends, shown)])
             about.append([each.cell])
     yield (
-        "Test perplexity at the end when the same model reads contexts of other lengths. All lengths predict the same "
-        "tokens, those with at least as many before them as the longest, so that the columns can be compared; they are not "
-        "the perplexities above, which are of the whole split."
+        f"Test perplexity {at} when the same model reads contexts of other lengths. All lengths predict the same tokens, "
+        "those with at least as many before them as the longest, so that the columns can be compared; they are not the "
+        "perplexities above, which are of the whole split."
     )
     yield Table("other lengths", ["model", "trained at", *(f"context {length}" for length in lengths)], lines, about)
 

@@ -16,14 +16,16 @@ from expbench import perplexity
 from expbench.backbone import LanguageModel
 from expbench.corpus import Choice, Corpus, Source, prepare
 from expbench.errors import BadInput
-from expbench.language import How, Recipe, flops_per_token, schedule, train
+from expbench.language import How, Recipe, Unfinished, flops_per_token, schedule, train
 from expbench.language.data import Order
 from expbench.language.flops import peak
+from expbench.language.measures import Measure, Measures
 from expbench.language.steps import parameter_groups
 from expbench.mixer import Mixer
 from expbench.models.attn import Attn
 from expbench.models.s6 import S6
 from expbench.ops import convolution as convolutions
+from expbench.run import Score
 from expbench.training import Diverged
 from expbench.watch import fingerprint
 from tests.small_language import L, corpus_in, numbers, recipe, small, trained, write_text
@@ -350,7 +352,7 @@ def test_compiled_blocks_are_the_blocks(mixer: type[nn.Module], monkeypatch: pyt
 
 
 @pytest.mark.parametrize("mixer", [S6, Attn])
-def test_lengths_are_evaluated_after_the_last_step_on_the_same_targets(corpus: Corpus, mixer: type[nn.Module]) -> None:
+def test_lengths_are_evaluated_on_the_same_targets(corpus: Corpus, mixer: type[nn.Module]) -> None:
     net, lengths = small(mixer, context=32), (4, 16, 32)
     chosen = recipe(steps=30, epochs=None, lengths=lengths)
     values = numbers(trained(corpus, chosen, model=net))
@@ -359,13 +361,37 @@ def test_lengths_are_evaluated_after_the_last_step_on_the_same_targets(corpus: C
         expected = perplexity.evaluate_lengths(
             net.token_losses, corpus[part].ids, contexts=lengths, stride=4, before=corpus.tokenizer.end, batch_size=1
         )
-        found = {slice: value for (of, step, _, slice), value in values.items() if of == split and slice[:7] == "context"}
+        at_end = {(of, slice): value for (of, step, _, slice), value in values.items() if step == 30}
+        found = {slice: value for (of, slice), value in at_end.items() if of == split and slice.startswith("context")}
         assert found == pytest.approx({f"context={length}": p.per_token for length, p in expected.items()}, rel=1e-6)
         assert len({p.tokens for p in expected.values()}) == 1
-    assert {step for _, step, _, slice in values if slice.startswith("context")} == {30}
     other = recipe(steps=30, epochs=None)
     alone = numbers(trained(corpus, other, model=small(mixer)))
     assert alone == {key: value for key, value in values.items() if key in alone}, "they change nothing else"
+
+
+def test_lengths_are_evaluated_at_every_epoch_that_may_be_chosen_and_in_the_end(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validation = {4: 9.0, 8: 7.0, 12: 8.0, 16: 7.0, 20: 6.0, 24: 6.5}
+
+    def perplexities(self: Measures) -> Iterator[Measure]:
+        yield Measure("selection", "perplexity", values.pop(0), headline=True)
+        yield Measure("test", "perplexity", 5.0, headline=True)
+
+    monkeypatch.setattr(Measures, "perplexities", perplexities)
+    chosen = recipe(steps=24, epochs=None, evaluate_every=4, lengths=(4, 16))
+    values = list(validation.values())
+    found = {step for _, step, _, slice in numbers(trained(corpus, chosen)) if slice.startswith("context")}
+    assert found == {4, 8, 20, 24}
+
+    values = list(validation.values())
+    how = How(folder=tmp_path, seconds=0)  # an end at every look, as by kills, after which what was measured is known
+    while True:
+        scores = list(train(small(), corpus, chosen, how))
+        if not isinstance(scores[-1], Unfinished):
+            break
+    assert {score.step for score in scores if isinstance(score, Score) and score.slice.startswith("context")} == found
 
 
 def test_a_length_must_leave_targets_and_fit_the_model(corpus: Corpus) -> None:

@@ -5,15 +5,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from expbench_tasks.polyreg import PolyReg
 
-from expbench import table
+from expbench import sweep, table
 from expbench.errors import BadInput
+from expbench.execute import Outcome, _reported
+from expbench.grid import Job, Request, expand
+from expbench.progress import Progress
+from expbench.run import Score
+from expbench.stacks import Stack
 from expbench.weights import load
 from tests.conftest import TINY, CommandLine
 
@@ -129,6 +136,43 @@ def test_fail_fast_stops_at_the_first_failure(expbench: CommandLine) -> None:
     assert answer.code == 1
     assert "ran 1 (1 failed)" in answer.err
     assert "Traceback" in answer.err
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_after_an_error_that_a_gpu_does_not_recover_from_no_run_is_tried(
+    answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Request(task="polyreg", models="s6,attn", L="4", steps="2", seeds="0:2", task_settings=("test_size=64",))
+    tried = []
+
+    def execute(stack: Stack, *given: Any, **named: Any) -> Iterator[tuple[Job, Outcome]]:
+        tried.extend(stack.jobs)
+        yield stack.jobs[0], Outcome("failed", "AcceleratorError: CUDA error: unknown error")
+
+    def synchronize() -> None:
+        if not answers:
+            raise RuntimeError("CUDA error: unknown error")
+
+    monkeypatch.setattr(sweep, "execute", execute)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    plan = sweep.plan(expand(request, "cpu"), tmp_path)
+    swept = sweep.run(plan, tmp_path, "cuda", Progress(plan.missing), sweep.Options(largest=1))
+    assert len(tried) == swept.ended["failed"] == (4 if answers else 1)
+    assert swept.stopped is not answers
+
+
+def test_of_a_run_that_was_measured_after_epochs_the_one_reported_is_said() -> None:
+    def scores(*values: tuple[float | None, float]) -> list[Score]:
+        found = [Score("selection", 9, "other", 0.0)]
+        for step, both in enumerate(values):
+            named = zip(("selection", "test"), both, strict=True)
+            found += [Score(split, step, "m", v, headline=True) for split, v in named if v is not None]
+        return found
+
+    epochs = scores((9, 5), (7, 6), (7, 1), (8, 4))
+    assert _reported(epochs, higher_is_better=False) == 6
+    assert _reported(epochs, higher_is_better=True) == 5
+    assert _reported(scores((None, 3), (None, 4)), higher_is_better=False) == 4
 
 
 def test_divergence_is_a_finding_and_is_not_run_again(expbench: CommandLine) -> None:

@@ -124,6 +124,41 @@ def test_a_file_that_an_older_expbench_wrote_is_read_and_compacted_into_todays_s
     pd.testing.assert_frame_equal(*(f.sort_values(order).reset_index(drop=True) for f in (before, after)))
 
 
+def in_epochs(key: str, values: list[tuple[float, float]], kind: str, higher: bool) -> list[dict[str, Any]]:
+    """A run that was measured on both splits after each of its epochs."""
+    rows = []
+    for step, both in enumerate(values, start=1):
+        at = {"kind": kind, "step": step, "steps": len(values), "slice": "", "higher_is_better": higher, "headline": False}
+        rows.append(row(key, step) | at | {"split": "train", "metric": "epoch"})
+        rows += [
+            row(key, value) | at | {"split": split, "headline": True}
+            for split, value in zip(("selection", "test"), both, strict=True)
+        ]
+    return rows
+
+
+@pytest.mark.parametrize(("higher", "step"), [(False, 2), (True, 1)])
+def test_of_epochs_the_one_that_selection_finds_best_is_reported(higher: bool, step: int, tmp_path: Path) -> None:
+    values = [(9.0, 5.0), (7.0, 6.0), (7.0, 1.0), (8.0, 4.0)]
+    table.write(tmp_path, "a", in_epochs("a", values, "run", higher))
+    table.write(tmp_path, "b", in_epochs("b", values, "tuning", higher))
+    table.write(tmp_path, "c", [line for line in in_epochs("c", values, "run", higher) if line["metric"] != "epoch"])
+    frame = table.read(tmp_path).frame
+    found = frame[table.reported(frame)].set_index(["key", "split"])["value"].to_dict()
+    selection, test = values[step - 1]
+    assert found == {
+        ("a", "selection"): selection, ("a", "test"): test, ("b", "selection"): selection, ("b", "test"): test,
+        ("c", "selection"): 8, ("c", "test"): 4,
+    }, "the first of equals; of what was not trained in epochs the last"  # fmt: skip
+    chosen_by = frame[table.choosing(frame)].set_index("key")["value"].to_dict()
+    assert chosen_by == {"a": selection, "b": selection, "c": 8}
+    assert table.selected(tmp_path, {"a", "b", "c"}) == chosen_by
+    table.compact(tmp_path, curves=False)
+    kept = table.read(tmp_path).frame
+    assert kept[table.choosing(kept)].set_index("key")["value"].to_dict() == chosen_by, "of tuning only that is kept"
+    assert table.selected(tmp_path, {"a", "b", "c"}) == chosen_by
+
+
 def test_finished(tmp_path: Path) -> None:
     table.write(tmp_path, "a", [row("a", 1)])
     table.write(tmp_path, "b", [row("b", 1, "failed")])

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from expbench import claims
 from expbench.cells import gather, with_context
+from expbench.claims import Claim
 from expbench.epochs import Trained, of_texts
 from expbench.ledger import beside_table1, table1
 from expbench.report import write_report
@@ -160,16 +162,36 @@ def test_further_means_lie_where_they_should() -> None:
     assert math.isnan(further_interval([1.0]).low)
 
 
-def test_other_lengths_stand_beside_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_the_end_alone", [False, True])
+def test_other_lengths_stand_beside_each_other(at_the_end_alone: bool, tmp_path: Path) -> None:
     rows = []
     for L in (8, 16):
-        curve = run([(9, 8), (7, 6)], L=L)
-        at_end = {**curve[-2], "headline": False}
-        rows += [*curve, *({**at_end, "slice": f"context={n}", "value": float(L + n)} for n in (8, 16))]
+        curve = run([(9, 8), (6, 6), (7, 7)], L=L)
+        rows += curve
+        for line in curve:
+            if (line["split"], line["metric"]) == ("test", "perplexity") and line["step"] >= (12 if at_the_end_alone else 8):
+                of_lengths = {f"context={n}": float(L + n + 100 * line["step"]) for n in (8, 16)}
+                rows += [{**line, "headline": False, "slice": part, "value": v} for part, v in of_lengths.items()]
     text = report(rows, tmp_path)
-    assert section(text, "model | trained at") == [["s6 L=8", "8", "16", "24"], ["s6 L=16", "16", "24", "32"]]
+    at = 1200 if at_the_end_alone else 800
+    found = section(text, "model | trained at")
+    assert found == [["s6 L=8", "8", f"{at + 16}", f"{at + 24}"], ["s6 L=16", "16", f"{at + 24}", f"{at + 32}"]]
+    assert ("Test perplexity at the end when" in text) == at_the_end_alone
     names = [line[0] for line in section(text, "model | epoch chosen")]
     assert sorted(names) == ["s6 L=16", "s6 L=8"]
+
+
+def test_every_table_and_verdict_is_of_the_epochs_chosen(tmp_path: Path) -> None:
+    rows = []
+    for seed in range(10):
+        rows += run([(9, 8), (6, 7 + seed / 10), (70, 90)], seed=seed)
+        rows += run([(9, 8), (8, 50), (7.5, 9 + seed / 10)], seed=seed, model="attn")
+    claims.write(Claim("s6 < attn", "wikitext"), tmp_path)
+    text = report(rows, tmp_path)
+    assert "supported: s6 has a lower perplexity than attn" in text, "at the end it has a higher one"
+    assert "difference -2 (" in text
+    by_model = {line[0]: line for line in section(text, "model | perplexity")}
+    assert by_model["s6"][1] == f"{np.mean([7 + seed / 10 for seed in range(10)]):.3g}"
 
 
 def test_other_tasks_have_no_such_part(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Recipe:
     the order of the data and of what a mixer draws; the model's initial weights are the caller's. dtype: bfloat16 is
     autocast, with parameters, optimizer and the scan's state in float32. stride: of evaluation (None: the context).
     evaluate_every: so many steps, and at the end (None: at the end of each epoch). lengths: further contexts to evaluate at
-    in the end, all on the same targets. Raises BadInput.
+    where validation is the best yet and in the end, all on the same targets. Raises BadInput.
 
     Defaults are as Table 4 of arXiv 2502.02209 has them, except betas, which it does not state.
     """

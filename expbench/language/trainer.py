@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -53,9 +53,10 @@ def train(
     Train: loss (mean since the last evaluation, nats a token), epoch (how often the training split has been gone through),
     learning_rate, gradient_norm and fingerprints of the last step (`expbench.recorded`), and of this call tokens_per_second,
     mfu (bfloat16 on a GPU that is known), peak_memory (bytes of a GPU). Selection, which is the validation split, and test,
-    if there is one: perplexity, word_perplexity; in the end also their fingerprints, and perplexity at each of the recipe's
-    lengths, with slice ``context=256``, of those targets that have as many tokens before them as the longest. Selection: the
-    statistics that mixers log, on its first tokens, and a fingerprint of the outputs before the first step.
+    if there is one: perplexity, word_perplexity; where that of the validation split is the lowest yet, and in the end, also
+    perplexity at each of the recipe's lengths, with slice ``context=256``, of those targets that have as many tokens before
+    them as the longest; in the end their fingerprints. Selection: the statistics that mixers log, on its first tokens, and a
+    fingerprint of the outputs before the first step.
 
     told: the number of steps taken, now and then. eager: why the passes of a step could not be captured on a GPU. Under
     torchrun every process must make the call and exhaust it; the first alone yields scores. The model is left on the device,
@@ -194,9 +195,13 @@ class _Training:
                 self._eager(self._steps.passes.eager_because)
             self._model.eval()
             try:
-                measured = [*self._of_training(loss, batch), *self._measures.perplexities(), *self._measures.logged()]
-                if self._steps.taken == self._plan.steps:
-                    measured += [*self._measures.at_lengths(), *self._measures.data()]
+                perplexities = list(self._measures.perplexities())
+                measured = [*self._of_training(loss, batch), *perplexities, *self._measures.logged()]
+                ends = self._steps.taken == self._plan.steps
+                if ends or self._is_lowest_yet(perplexities):
+                    measured += self._measures.at_lengths()
+                if ends:
+                    measured += self._measures.data()
                 found = self._scored(*measured)
             except Diverged as error:
                 why = f"{error} after {self._steps.taken} steps"
@@ -207,6 +212,14 @@ class _Training:
             torch.cuda.reset_peak_memory_stats(self._group.device)  # of training, not of what evaluating takes
         self._scores += found
         yield from found
+
+    def _is_lowest_yet(self, perplexities: list[Measure]) -> bool:
+        """Whether the validation split has a lower perplexity than at any evaluation before: this epoch may be chosen."""
+
+        def lowest(found: Sequence[Measure | Score]) -> float:
+            return min((each.value for each in found if each.headline and each.split == "selection"), default=math.inf)
+
+        return lowest(perplexities) < lowest(self._scores)
 
     def _scored(self, *measured: Measure) -> list[Score]:
         at = self._steps.taken, self._seconds()
