@@ -1,5 +1,6 @@
 """The task wikitext by the command line: what is run, recorded, continued and refused; on a text of a few sentences."""
 
+import itertools
 import json
 import math
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -18,6 +20,8 @@ import torch
 from expbench import perplexity, recorded, table
 from expbench.language import job
 from expbench.language.data import Order
+from expbench.language.recipe import Recipe
+from expbench.language.steps import Steps
 from expbench.run import Run
 from tests.conftest import CommandLine, is_bad_input
 from tests.small_language import corpus_in, write_text
@@ -170,6 +174,24 @@ def test_a_diverged_run_is_called_so(expbench: CommandLine, text: str) -> None:
     answer = expbench(*words, "-t", text, "--steps", "30", "--clip", "1e9")
     assert answer.code == 0
     assert set(rows()["status"]) == {"diverged"}
+
+
+def test_a_dry_run_on_a_cpu_times_steps_of_a_few_sequences(
+    expbench: CommandLine, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = []
+
+    class Timed(Steps):
+        def __init__(self, model: Any, order: Any, recipe: Recipe, *others: Any) -> None:
+            rows.append(recipe.batch_size)
+            super().__init__(model, order, recipe, *others)
+
+    monkeypatch.setattr(job, "Steps", Timed)
+    monkeypatch.setattr(job, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    answer = expbench(*RUN, "-t", text, "--batch-size", "96", "--steps", "30", "--dry-run")
+    assert answer.code == 0, answer.err
+    assert rows == [1024 // 16]
+    assert "estimated time on cpu: 45 s" in answer.out, "a second a step, of two thirds of the sequences"
 
 
 def test_the_dry_run_has_the_sizes_of_the_language_model(expbench: CommandLine, text: str) -> None:

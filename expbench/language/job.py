@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from expbench.training import Diverged
 
 FOLDER = "checkpoints"
 _TIMED = 3  # steps
+_TIMED_TOKENS = 1024  # of a step that is timed on a CPU: enough to keep it busy
 _CHECKED = 16  # tokens, on which a model is tried
 
 
@@ -134,8 +136,13 @@ def dismiss(device: str) -> None:
 
 
 def seconds(run: Run, task: TextTask, mixer: type, device: str) -> float:
-    """How long the steps of a run take, from a few of them; evaluations are left out."""
-    recipe = recipe_of(run, task)
+    """How long the steps of a run take, from a few of them; evaluations are left out.
+
+    On a CPU, where a step of full size may take minutes, from steps of fewer sequences.
+    """
+    whole = recipe_of(run, task)
+    rows = whole.batch_size if device == "cuda" else min(whole.batch_size, max(1, _TIMED_TOKENS // whole.context))
+    recipe = replace(whole, batch_size=rows)
     group = joined(device)
     with torch.random.fork_rng(devices=[group.device] if device == "cuda" else []):
         model = model_of(run, task, mixer).to(group.device)
@@ -148,7 +155,7 @@ def seconds(run: Run, task: TextTask, mixer: type, device: str) -> float:
             steps.take()
             steps.broke_at()  # waits for the device
             taken.append(time.perf_counter() - began)
-    return min(taken) * plan.steps
+    return min(taken) * plan.steps * whole.batch_size / rows
 
 
 def forget(run: Run, results: Path) -> None:
