@@ -46,7 +46,7 @@ def test_of_a_run_in_epochs_each_epoch_stays_but_not_each_layer(tmp_path: Path) 
     measured = [("train", "epoch", ""), ("train", "loss", ""), ("selection", "perplexity", ""), ("selection", "k_hat", "")]
     measured += [("selection", "abar_max", "layer=0"), ("test", "perplexity", ""), ("test", "perplexity", "context=8")]
     constants = {"status": "ok", "task": "wikitext", "model": "s6", "steps": 40, "key": "a" * 16, "value": 1.0}
-    for kind, kept in (("run", 2 * 6), ("tuning", 1)):
+    for kind, kept in (("run", 2 * 6), ("tuning", 1 + 2)):  # of the latter what chose the rate, and that there were epochs
         rows = [
             constants
             | {"kind": kind, "split": split, "step": step, "metric": metric, "slice": part}
