@@ -43,7 +43,12 @@ def preview(plan: Plan, device: str, largest: int | None = None) -> str:
         lines.append([*cell[:8], *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
     stacks = [s for part in by_likeness(plan.missing).values() for s in stacked(part, device, largest)]
     time = estimate(stacks, device)
-    extrapolated = "" if time.measured == time.shapes else f", {time.measured} of {time.shapes} shapes could be"
+    how = ["each shape timed for a few steps"]
+    if time.measured != time.shapes:
+        how.append(f"{time.measured} of {time.shapes} shapes could be")
+    if any(isinstance(job.task, TextTask) for job in plan.missing):
+        uncompiled = ", and before they are compiled, which makes them faster" if device == "cuda" else ""
+        how.append(f"language models without their evaluations{uncompiled}")
     return "\n".join(
         [
             aligned(lines),
@@ -51,7 +56,7 @@ def preview(plan: Plan, device: str, largest: int | None = None) -> str:
             f"{len(plan.jobs)} runs: {len(plan.jobs) - len(missing)} done, {len(missing)} to run; "
             f"{len(plan.controls)} sets of controls to measure",
             *_together(stacks),
-            f"estimated time on {device}: {duration(time.seconds)} (each shape timed for a few steps{extrapolated})",
+            f"estimated time on {device}: {duration(time.seconds)} ({', '.join(how)})",
         ]
     )
 

@@ -51,7 +51,7 @@ LAYERS = [
     ["campaign", "presets", "text_presets", "declare"],
     ["baselines", "crew"],
     ["cli_options"],
-    ["cli_bench", "cli_compare", "cli_theory"],
+    ["cli_bench", "cli_compare", "cli_run", "cli_theory"],
     ["cli_baseline"],
     ["cli"],
     ["__main__"],

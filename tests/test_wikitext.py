@@ -192,6 +192,7 @@ def test_a_dry_run_on_a_cpu_times_steps_of_a_few_sequences(
     assert answer.code == 0, answer.err
     assert rows == [1024 // 16]
     assert "estimated time on cpu: 45 s" in answer.out, "a second a step, of two thirds of the sequences"
+    assert "language models without their evaluations)" in answer.out
 
 
 def test_the_dry_run_has_the_sizes_of_the_language_model(expbench: CommandLine, text: str) -> None:
