@@ -32,8 +32,10 @@ from expbench.errors import unknown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from logging.handlers import MemoryHandler
 
     from expbench.campaign import How
+    from expbench.claims import Claim
     from expbench.grid import Job
 
 
@@ -107,8 +109,6 @@ def run(
     check_choice("--backend", backend, ("auto", *backends.BACKENDS))
     # Read when torch is loaded: threads that wait without spinning are as fast alone, and twice as fast on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from pathlib import Path
-
     from expbench import campaign, crew, grid, sweep, table
 
     chosen = sweep.choose_device(device)
@@ -143,20 +143,16 @@ def run(
     with backends.using(None if backend == "auto" else backend):
         jobs = crew.expand([request], chosen)
         how = campaign.How(
-            Path(results), chosen, lr == "auto", part, seconds_of(time_limit), save_weights, fail_fast, largest=stack
+            table.named_folder(results),
+            chosen,
+            lr == "auto",
+            part,
+            seconds_of(time_limit),
+            save_weights,
+            fail_fast,
+            largest=stack,
         )
-        if crew.follows():
-            crew.follow(jobs, how)
-            return
-        if dry_run:
-            print(crew.preview(jobs, how))
-            return
-        table.open_folder(results)
-        if save_weights:
-            table.open_folder(str(how.folder / "weights"))
-        sweep.plan(jobs, how.folder)  # raises if the folder holds what is no results table
-        show_log(held)
-        _campaign(jobs, how)
+        _carry_out(jobs, how, held, dry_run=dry_run)
 
 
 def reproduce(
@@ -195,7 +191,7 @@ def reproduce(
     part, seconds = shard_of(shard), seconds_of(time_limit)
     from pathlib import Path
 
-    from expbench import campaign, claims, crew, sweep, table
+    from expbench import campaign, crew, sweep, table
     from expbench.report import write_report
 
     study = chosen(preset, data, path, small=smoke)
@@ -204,26 +200,39 @@ def reproduce(
     jobs = crew.expand(study.requests, where)
     folder = Path(results or f"results/{called(preset, study, jobs, small=smoke)}")
     how = campaign.How(folder, where, tunes=study.tunes, shard=part, seconds=seconds, tuning_runs=study.tuning_runs)
-    if crew.follows():
-        crew.follow(jobs, how)
-        return
-    if dry_run:
-        print(crew.preview(jobs, how))
-        return
-    table.open_folder(str(folder))
-    sweep.plan(jobs, folder)  # raises if the folder holds what is no results table
-    for made in study.claims:
-        claims.write(made, folder)
-    show_log(held)
-    _campaign(jobs, how)
-    if no_report or part != (1, 1):
+    trained = _carry_out(jobs, how, held, study.claims, dry_run=dry_run)
+    if not trained or no_report or part != (1, 1):
         return
     frame, problems = table.read(folder)
     print(write_report(frame, folder).with_suffix(".html"))
     bad_files(problems)
 
 
-def _campaign(jobs: Sequence[Job], how: How) -> None:
+def _carry_out(jobs: Sequence[Job], how: How, held: MemoryHandler, claimed: Sequence[Claim] = (), *, dry_run: bool) -> bool:
+    """Run jobs, what is claimed of them written down before; or preview them, or take part in what another process runs.
+
+    False of the latter two, which leave this process nothing to report.
+    """
+    from expbench import claims, crew, sweep, table
+
+    if crew.follows():
+        crew.follow(jobs, how)
+        return False
+    if dry_run:
+        print(crew.preview(jobs, how))
+        return False
+    table.open_folder(str(how.folder))
+    if how.save_weights:
+        table.open_folder(str(how.folder / "weights"))
+    sweep.plan(jobs, how.folder)  # raises if the folder holds what is no results table
+    for claim in claimed:
+        claims.write(claim, how.folder)
+    show_log(held)
+    _train(jobs, how)
+    return True
+
+
+def _train(jobs: Sequence[Job], how: How) -> None:
     """Run jobs, say how they ended, and exit as they did."""
     from expbench import crew
 

@@ -208,11 +208,16 @@ def compact(folder: Path, *, curves: bool = True) -> Path:
     return folder / "table.parquet"
 
 
-def open_folder(path: str, option: str = "--results", example: str = "results") -> Path:
-    """Create the folder that `option` names if need be and make sure that it can be written; raises `BadInput` otherwise."""
+def named_folder(path: str, option: str = "--results", example: str = "results") -> Path:
+    """The folder that `option` names, there or not; raises `BadInput` if the name is empty, which is no folder's."""
     if not path:
         raise BadInput(f"{option}: the name of the folder is empty; name one, as {option} {example}")
-    folder = Path(path)
+    return Path(path)
+
+
+def open_folder(path: str, option: str = "--results", example: str = "results") -> Path:
+    """Create the folder that `option` names if need be and make sure that it can be written; raises `BadInput` otherwise."""
+    folder = named_folder(path, option, example)
     probe = folder / f".{uuid.uuid4().hex[:8]}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
