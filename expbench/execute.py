@@ -133,7 +133,8 @@ class _Trained:
                     known["backend"] = "+".join(used.names) or "torch"
             except Diverged as diverged:
                 self.diverged[0] = str(diverged)
-        self.seconds = time.perf_counter() - began
+        before = self.scores[0][-1].seconds if self.scores[0] else 0.0  # of a run that goes on: since it first began
+        self.seconds = max(before, time.perf_counter() - began)
 
     def _eager(self, reason: str) -> None:
         for known in self.known:

@@ -154,6 +154,8 @@ def test_killed_and_continued(text: str, tmp_path: Path, monkeypatch: pytest.Mon
     for folder in ("killed", "whole"):
         subprocess.run([*command, "--results", folder], check=True, capture_output=True)
     assert last(rows("killed"), "test", "perplexity") == last(rows("whole"), "test", "perplexity")
+    for folder in ("killed", "whole"):
+        assert rows(folder)["run_seconds"].min() >= rows(folder)["seconds"].max(), "what came before a kill is part of it"
 
 
 def test_a_damaged_checkpoint_is_said_before_training(expbench: CommandLine, text: str) -> None:
