@@ -193,7 +193,7 @@ def called(name: str, study: Preset, jobs: Sequence[Job], *, small: bool) -> str
 
 def smoke(preset: Preset) -> Preset:
     """The first value of every list, or small models of a text, for a few steps: does everything run? Its claims stay
-    undecided."""
+    undecided. Requests that differ in L alone, and in the degrees that it allows, are a list of lengths."""
     if preset.of_text:
         return preset._replace(requests=tuple(map(text_presets.smaller, preset.requests)))
 
@@ -202,10 +202,13 @@ def smoke(preset: Preset) -> Preset:
         few: dict[str, Any] = {name: _first(getattr(request, name)) for name in lists if getattr(request, name) is not None}
         for name in ("task_settings", "model_settings"):
             few[name] = tuple(map(_first, getattr(request, name)))
-        few["task_settings"] += ("test_size=256", "selection_size=256")
-        return replace(request, **few, steps="20", batch_size="16", seeds="0:2")
+        few["task_settings"] += ("test_size=64", "selection_size=64")
+        return replace(request, **few, steps="20", batch_size="8", seeds="0:2")
 
-    return preset._replace(requests=tuple(map(first, preset.requests)))
+    shortest: dict[Request, Request] = {}
+    for request in preset.requests:
+        shortest.setdefault(replace(request, L=None, degree=None), request)
+    return preset._replace(requests=tuple(map(first, shortest.values())), tuning_runs=1)
 
 
 def _first(text: str) -> str:

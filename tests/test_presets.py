@@ -8,7 +8,7 @@ import pytest
 
 from expbench import claims, grid, ledger, table
 from expbench.cells import gather, with_context
-from expbench.presets import PRESETS, smoke
+from expbench.presets import PRESETS, Preset, smoke
 from expbench.rates import RESERVED, TUNING_RUNS
 from expbench.training import build
 from expbench.verdicts import SIGNIFICANCE
@@ -117,6 +117,22 @@ def test_smoke_runs_every_row_and_judges_its_claims(expbench: CommandLine) -> No
     report = Path(answer.out.strip()).with_suffix(".md").read_text()
     assert report.index("## Claims") < report.index("## How to read") < report.index("## Beside the published numbers")
     assert "not run" in report
+
+
+def test_smoke_tries_every_row_of_degree_at_its_first_length() -> None:
+    def rows(study: Preset) -> dict[tuple[str, ...], set[int]]:
+        """The lengths of each task, model, family and inputs."""
+        found: dict[tuple[str, ...], set[int]] = {}
+        for request in study.requests:
+            for run in (job.run for job in grid.expand(request, "cpu")):
+                settings = (str(run.task_settings.get(name)) for name in ("family", "inputs", "lo"))
+                found.setdefault((run.task, run.model, *settings), set()).add(run.L)
+        return found
+
+    whole, small = rows(PRESETS["degree"]()), rows(smoke(PRESETS["degree"]()))
+    assert whole.keys() == small.keys()
+    for row, lengths in small.items():
+        assert lengths == {min(whole[row])} | {256} & whole[row], "the short study and the long one"
 
 
 def test_bad_input(expbench: CommandLine) -> None:
