@@ -145,11 +145,11 @@ def run(
         how = campaign.How(
             table.named_folder(results),
             chosen,
-            lr == "auto",
-            part,
-            seconds_of(time_limit),
-            save_weights,
-            fail_fast,
+            tunes=lr == "auto",
+            shard=part,
+            seconds=seconds_of(time_limit),
+            save_weights=save_weights,
+            fail_fast=fail_fast,
             largest=stack,
         )
         _carry_out(jobs, how, held, dry_run=dry_run)

@@ -1,5 +1,5 @@
-"""Epochs: what a training in epochs measured after each, and which is chosen: the one with the lowest perplexity of the
-validation split. The test split, which is measured as often, never chooses.
+"""Epochs: what a training in epochs measured after each, and which is chosen: the one that it is reported by, with the
+lowest perplexity of the validation split. The test split, which is measured as often, never chooses.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from expbench.cells import Cell
+from expbench.table import reported
 
 _MEASURED = {
     ("train", "epoch"): "epoch",
@@ -44,22 +45,24 @@ class Epoch(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """A run. `table`: a row for each epoch, in order, with the columns of `Epoch` and speed; empty of one that has none."""
+    """A run. `table`: a row for each epoch, by its last step, with the columns of `Epoch` and speed; empty of one that has
+    none. step: where it is reported; None of one that was never evaluated."""
 
+    key: str
     seed: int
     status: str
     table: pd.DataFrame
+    step: int | None
 
     @cached_property
     def chosen(self) -> Epoch | None:
-        """The epoch with the lowest validation perplexity, the first of equals; None of a run that did not end well."""
-        known = self.table["validation"].dropna()
-        return None if self.status != "ok" or known.empty else self._epoch(int(known.to_numpy().argmin()))
+        """The epoch that the run is reported by; None of a run that did not end well."""
+        return None if self.status != "ok" or self.step is None else self._epoch(self.step)
 
     @cached_property
     def last(self) -> Epoch | None:
         """The last epoch; None of a run that did not end well."""
-        return None if self.status != "ok" or self.table.empty else self._epoch(-1)
+        return None if self.status != "ok" or self.table.empty else self._epoch(self.table.index[-1])
 
     @property
     def ended(self) -> str:
@@ -67,9 +70,8 @@ class History:
         reached = f" after epoch {self.table['epoch'].iloc[-1]:.3g}" if len(self.table) else " in the first epoch"
         return self.status + (reached if self.status == "diverged" else "")
 
-    def _epoch(self, at: int) -> Epoch:
-        row = self.table.iloc[at]
-        return Epoch(*(float(row[name]) for name in ("epoch", "loss", "validation", "test", "abar")))
+    def _epoch(self, step: int) -> Epoch:
+        return Epoch(*(float(self.table[name][step]) for name in ("epoch", "loss", "validation", "test", "abar")))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,15 +91,17 @@ def of_texts(frame: pd.DataFrame, cells: Sequence[Cell]) -> dict[tuple[str, ...]
     """The cells that were trained in epochs, by the text and its tokens; `frame`: the rows that they are of."""
     rows = frame[(frame["kind"] == "run") & (frame["slice"] == "")]
     keys = set(rows.loc[rows["metric"] == "epoch", "key"])
-    tasks = set(rows.loc[rows["key"].isin(keys), "task"])
-    tables = {str(key): _table(own) for key, own in rows[rows["key"].isin(keys)].groupby("key")}
+    rows = rows[rows["key"].isin(keys)]
+    tasks = set(rows["task"])
+    steps = rows[reported(rows)].drop_duplicates("key").set_index("key")["step"].to_dict()
+    tables = {str(key): _table(own) for key, own in rows.groupby("key")}
     found: dict[tuple[str, ...], list[Trained]] = {}
     for cell in cells:
         if cell["task"] not in tasks:
             continue
         settings = json.loads(cell.each("task_settings")[0])
         histories = [
-            History(int(seed), str(status), tables.get(str(key), _table(rows[:0])))
+            History(str(key), int(seed), str(status), tables.get(str(key), _table(rows[:0])), steps.get(key))
             for key, seed, status in zip(*(cell.each(column) for column in ("key", "seed", "status")), strict=True)
         ]
         found.setdefault((str(cell["task"]), *_text(settings)), []).append(Trained(cell, histories))

@@ -331,9 +331,10 @@ def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
         last = pc.or_(in_epochs, pc.equal(part["step"], part["steps"]))
         ended = pc.and_(pc.equal(part["split"], "selection"), pc.equal(part["status"], "ok"))
         part = part.filter(pc.and_(pc.and_(last, part["headline"]), ended))
+        best: dict[str, float] = {}  # of its epochs
         for key, value, higher in zip(*(part[n].to_pylist() for n in ("key", "value", "higher_is_better")), strict=True):
-            if key in keys:  # the best of its epochs
-                found[key] = (max if higher else min)(value, found.get(key, value))
+            best[key] = (max if higher else min)(value, best.get(key, value))
+        found |= {key: value for key, value in best.items() if key in keys}
     return found
 
 

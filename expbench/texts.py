@@ -19,7 +19,6 @@ from expbench.cells import SIZES, Cell
 from expbench.document import Block, Picture, Section, Table
 from expbench.epochs import Epoch, Trained, of_texts
 from expbench.statistics import Interval, mean_interval
-from expbench.table import reported
 from expbench.text import number
 from expbench.text_orders import ends, orders, perplexity, published, with_ends
 
@@ -150,7 +149,10 @@ def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int
     rows = frame[(frame["split"] == "test") & (frame["metric"] == "perplexity") & (frame["status"] == "ok")]
     rows = rows[rows["slice"].fillna("").str.startswith("context=")]
     rows = rows.assign(length=rows["slice"].str.removeprefix("context=").astype(int))
-    chosen = frame[reported(frame)].drop_duplicates("key").set_index("key")["step"]
+    chosen = {run.key: run.step for each in trained for run in each.runs}
+    rows = rows[rows["key"].isin(chosen)]
+    if rows.empty:
+        return
     there = rows["step"] == rows["key"].map(chosen)
     at = "at the epochs chosen"
     if set(rows["key"]) != set(rows.loc[there, "key"]):  # of an expbench that evaluated them at the end alone
@@ -159,13 +161,10 @@ def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int
     values = {
         (str(key), int(length)): float(v) for key, length, v in rows[["key", "length", "value"]].itertuples(index=False)
     }
-    keys = {id(each): [str(key) for key in each.cell.each("key")] for each in trained}
-    lengths = sorted({length for key, length in values if any(key in own for own in keys.values())})
-    if not lengths:
-        return
+    lengths = sorted({length for _, length in values})
     lines, about = [], []
     for each in trained:
-        found = ([values[key, L] for key in keys[id(each)] if (key, L) in values] for L in lengths)
+        found = ([values[run.key, L] for run in each.runs if (run.key, L) in values] for L in lengths)
         shown = [mean_interval(own) for own in found]
         if any(not math.isnan(interval.center) for interval in shown):
             lines.append([names[id(each.cell)], str(each.cell["L"]), *map(with_ends, shown)])
