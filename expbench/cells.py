@@ -131,8 +131,8 @@ class Cell:
         """What the cell says about its class of networks: what it cannot represent, and what was or was not found.
 
         At its floor is a mean within a tenth of it, or whose interval holds it. A floor below the threshold that counts as
-        solved forbids nothing. That no run of a cell solves a task is no proof that none could; that a run of the same class
-        does proves that it can.
+        solved forbids nothing, and proves nothing. That no run of a cell solves a task is no proof that none could; that a
+        run of the same class does proves that it can, for the instance that it solves.
         """
         if not self.trials:
             return "-"

@@ -2,8 +2,10 @@
 
 The label is expanded in orthonormal polynomials of its independent inputs (Legendre's for uniform ones, {1, (x - m) / s} for
 signs). A network that is polynomial end to end can form products of a total degree up to its own that join positions as its
-layers do (`Reach`), and nothing else: what the label holds outside is its floor, exactly. Shares of the variance are
-products over the variables, so they are summed up variable by variable, by how many positions join (support) and by degree.
+layers do (`Reach`), and nothing else: what the label holds outside is its floor, exactly. A floor is a lower bound for such
+networks: 0 says that degree and structure forbid nothing, not that a network of some width can represent the label. Shares
+of the variance are products over the variables, so they are summed up variable by variable, by how many positions join
+(support) and by degree.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def solved_by_depth(cells: Sequence[Cell]) -> Figure | None:
 
 
 def _lines(axes: Axes, cells: Sequence[Cell], name: str, colour: Any, aside: float) -> dict[str, Any]:
-    """What a model solves, and what could be represented where that has an end; what to name in the legend."""
+    """What a model solves, and what no floor forbids where that has an end; what to name in the legend."""
     if not cells:
         return {}
     depths = sorted({cell["depth"] for cell in cells})

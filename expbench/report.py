@@ -30,12 +30,15 @@ text its validation split, has found best. `solved` is the share of runs that re
 interval; a run that diverged counts as unsolved and has no part in the mean. `rate` says how the learning rate was chosen:
 as the best of so many, by so many runs with seeds that are not reported, on the selection split; or that it was **not
 tuned**. `reach` is the polynomial degree of the network's output and how many positions one term of it can join; a network
-with a normalisation, softmax, exp or softplus in it has no polynomial bound. `floor` is the least error that any network of
-that degree, joining positions as this one does, can have. Where no run of a cell solves the task, `reading` says what is
-known of the network: `not representable`, for its floor lies above the threshold (and whether the mean is at it);
-`representable, not found`, for the same network solves the same task in another cell, with another learning rate, say, or
-more steps, or from a construction (`--init`); `unknown`, for neither is so: that nothing was found is no proof.
-Protocol: norm, positions, residual, skip."""
+with a normalisation, softmax, exp or softplus in it has no polynomial bound. `floor` is the least error that any polynomial
+of that degree, joining positions as this network does, can have: a lower bound for the network. A floor of 0 says that no
+bound forbids the task; it does not say that a network of this width and with these position codes can represent it. Where no
+run of a cell solves the task, `reading` says what is known of the network: `not representable`: its floor lies above the
+threshold (and whether the mean is at it); `representable, not found`: a run of the same network solves the task (one of its
+instances, where there are several) in another cell, with another learning rate, say, or more steps, or from a construction
+(`--init`); `unknown`: neither holds, and a failed search proves nothing.
+Protocol: norm, positions, residual, skip. Two models in one table may have different `positions`; a difference between them
+is then a difference of layer and positions together."""
 
 
 def write_report(
@@ -174,7 +177,8 @@ def _depths(cells: Sequence[Cell], target: Path, data: Sequence[Table]) -> list[
     plots.save(figure, path)
     said = (
         "The largest degree that at least half the runs solve, against depth. Dashed: the largest whose floor lies below "
-        "the threshold; above it no network of that degree and structure can solve the task."
+        "the threshold. Above it no network of that degree and structure can solve the task; up to it no bound forbids a "
+        "solution, which does not show that one exists."
     )
     return [Section("Depth against degree", [Picture("the largest degree solved against depth", path, data), said])]
 

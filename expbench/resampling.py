@@ -20,7 +20,7 @@ _Reals = NDArray[np.float64]
 
 
 class Paired(NamedTuple):
-    """The mean of paired differences with its interval, the p-value of no difference, and what it rests on.
+    """The mean of paired differences with its interval, the p-value of the same distribution, and what it rests on.
 
     units: what is independent, and so what is resampled and flipped: instances where there are several, else the pairs.
     """
@@ -65,8 +65,9 @@ def further_mean_interval(groups: Sequence[Sequence[float]], k: int = 3) -> Inte
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p-value of the mean of differences that without an effect would bear either sign alike.
+    """Two-sided p-value of the mean of differences, under the null that each bears either sign alike.
 
+    That is so where both sides have the same distribution. Equal means are not enough: with unlike shapes p is too small.
     Exact over all signs of up to 20 differences; of more, over 10,000 random ones and those observed. NaN of none.
     """
     values = np.asarray(differences, dtype=np.float64)

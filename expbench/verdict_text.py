@@ -13,10 +13,13 @@ from expbench.verdicts import Finding, Judgement, rests_on
 PREFACE = f"""\
 A claim is judged wherever both sides have runs that agree in all but the learning rate, of which each has its own: the best
 on the selection split. Differences are left less right, paired by instance and seed, with 95 % intervals of a nested
-bootstrap; p is of a sign-flip permutation test, Holm's corrected for all that is judged here. `not supported`: no difference
-that matters; `undecided`: the runs do not say, or are of fewer than {LEAST_UNITS} independent units; `post hoc`: a run is
-older than the claim; `budget-dependent`: decided otherwise at four times or a quarter of the steps. `best of k` is what the
-best of k runs is expected to be, for one k on both sides."""
+bootstrap. p is of a sign-flip permutation test, Holm's corrected for all that is judged here. Its null is that both sides
+have the same distribution: a small p may also come from distributions with equal means and different shapes, as where one
+side solves the task or fails. `not supported`: no difference that matters, which includes places where both sides are near
+the best possible value; `undecided`: the runs do not say, or are of fewer than {LEAST_UNITS} independent units; `post hoc`:
+a run is older than the claim; `budget-dependent`: decided otherwise at four times or a quarter of the steps. `best of k` is
+what the best of k runs is expected to be, for one k on both sides. Where a claim names different `positions` for its sides,
+it compares layer and positions together."""
 MOST_SENTENCES = 6  # of one claim: in more places it is told by its table
 _HEADER = ("verdict", "difference", "95 % interval", "rests on", "p", "Holm's p", "solved", "best of k", "lr", "because")
 

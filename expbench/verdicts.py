@@ -5,7 +5,7 @@ every place of every claim that can be decided at all.
 
 supported      Holm's p is at most .05, and the interval of the difference lies on the side of 0 that the claim names
 contradicted   the same, on the other side
-not supported  the interval lies within the margin: no difference that matters, whatever its p
+not supported  the interval lies within the margin: no difference that matters, whatever its p, as at a ceiling
 undecided      anything else, or fewer than 10 independent units; instances whose labels are ill-posed are set aside
 
 A run that diverged has no metric. Its pair has no part in the difference; but where there is one the test is done again with
@@ -38,7 +38,8 @@ _LAST = ("task_version", *SIZES, "warmup", "model_version")  # tell places apart
 class Judgement:
     """A claim in one place. `where`: what tells where, as texts; `difference`: the left side's mean less the right's.
 
-    p, holm: of no difference, alone and after Holm's correction; NaN where it was not tested. units: what is independent:
+    p, holm: of the null that both sides have the same distribution, alone and after Holm's correction; NaN where it was not
+    tested. units: what is independent:
     instances where there are several, else pairs. k, best: the expected best of k runs of each side, k as many as the side
     with fewer has. rates: learning rates that each side was chosen from. after_the_fact: a run is older than the claim.
     set_aside: instances whose labels are ill-posed. budget_dependent: at four times or a quarter of the steps the verdict is
@@ -95,12 +96,16 @@ class Finding:
 
     @property
     def summary(self) -> str:
-        """In how many places it holds, and what those where it fails have in common that no place has where it holds."""
+        """In how many places each verdict was reached, and what those where it fails share with no place where it holds."""
         total = len(self.judgements)
-        held, undecided = (sum(j.verdict == verdict for j in self.judgements) for verdict in ("supported", "undecided"))
-        failed = total - held - undecided
+        verdicts: tuple[Verdict, ...] = ("supported", "contradicted", "not supported", "undecided")
+        held, contradicted, unsupported, undecided = (sum(j.verdict == v for j in self.judgements) for v in verdicts)
+        failed = [(v, n) for v, n in (("contradicted", contradicted), ("not supported", unsupported)) if n]
         common = " and ".join(self._common()) if held and failed else ""
-        rest = [f"fails with {common}" if common else f"fails in {failed}"] if failed else []
+        if common and len(failed) == 1:
+            rest = [f"{failed[0][0]} with {common}"]
+        else:
+            rest = [f"{v} in {n}" for v, n in failed] + ([f"all with {common}"] if common else [])
         rest += [f"undecided in {undecided}"] if undecided else []
         parts = [f"holds in {held} of {total} protocol{'s' * (total != 1)}", *([", ".join(rest)] if rest else [])]
         budget, late = sum(j.budget_dependent for j in self.judgements), sum(j.after_the_fact for j in self.judgements)

@@ -451,7 +451,7 @@ def test_a_verdict_that_depends_on_the_budget() -> None:
     finding = in_protocols(({"steps": 500}, 0.9), ({"steps": 2000, "warmup": 200}, 0.1), ({"steps": 1000}, 0.9))
     marks = {j.left["steps"]: (j.verdict, j.budget_dependent) for j in finding.judgements}
     assert marks == {500: ("contradicted", True), 2000: ("supported", True), 1000: ("contradicted", False)}
-    assert finding.summary == "holds in 1 of 3 protocols; fails in 2; depends on the budget in 2"
+    assert finding.summary == "holds in 1 of 3 protocols; contradicted in 2; depends on the budget in 2"
     alike = in_protocols(({"steps": 500}, 0.1), ({"steps": 2000}, 0.1))
     assert not any(j.budget_dependent for j in alike.judgements)
     open_still = in_protocols(({"steps": 500}, None), ({"steps": 2000}, 0.1))
@@ -471,19 +471,36 @@ def test_where_a_claim_holds_in_a_sentence() -> None:
     assert in_protocols(*((protocol(*at), 0.1) for at in crossed)).summary == "holds in 6 of 6 protocols"
     named = in_protocols(*((protocol(*at), 0.9 if at[0] == "none" else 0.1) for at in crossed))
     assert named.columns == ["norm", "positions"]
-    assert named.summary == "holds in 4 of 6 protocols; fails with norm none"
+    assert named.summary == "holds in 4 of 6 protocols; contradicted with norm none"
     means = {"layer": 0.1, "rms": None, "none": 0.9}
     some = in_protocols(*((protocol(*at), means[at[0]]) for at in crossed))
-    assert some.summary == "holds in 2 of 6 protocols; fails with norm none, undecided in 2"
+    assert some.summary == "holds in 2 of 6 protocols; contradicted with norm none, undecided in 2"
     both = in_protocols(*((protocol(*at), 0.9 if at in (("none", "sin"), ("rms", "none")) else 0.1) for at in crossed))
-    assert both.summary == "holds in 4 of 6 protocols; fails in 2"
+    assert both.summary == "holds in 4 of 6 protocols; contradicted in 2"
     once = in_protocols(*((protocol(*at), 0.9 if at == ("none", "sin") else 0.1) for at in crossed))
-    assert once.summary == "holds in 5 of 6 protocols; fails in 1", "it holds without a norm, and with sin, one at a time"
+    assert once.summary == "holds in 5 of 6 protocols; contradicted in 1", "without a norm it also holds, and so with sin"
     nowhere = in_protocols(*((protocol(*at), 0.9 if at[0] == "none" else None) for at in crossed))
-    assert nowhere.summary == "holds in 0 of 6 protocols; fails in 2, undecided in 4", "what holds nowhere has no exception"
+    said = "holds in 0 of 6 protocols; contradicted in 2, undecided in 4"
+    assert nowhere.summary == said, "what holds nowhere has no exception"
     of_task = in_protocols(*((protocol("layer", "none", family=f, lo=f), 0.9 if f == "b" else 0.1) for f in ("a", "b", "c")))
-    assert of_task.summary == "holds in 2 of 3 protocols; fails with family b", "and not with lo, which follows"
+    assert of_task.summary == "holds in 2 of 3 protocols; contradicted with family b", "and not with lo, which follows"
     assert in_protocols(({}, 0.1)).summary == "holds in 1 of 1 protocol"
+
+
+def test_a_summary_tells_contradictions_from_places_without_a_difference() -> None:
+    """Where both sides are equally good nothing is contradicted: a reader must not take a ceiling for a reversal."""
+    places = [(norm, code) for norm in ("layer", "rms", "none") for code in ("none", "sin")]
+
+    def summary(means: dict[tuple[str, str], float]) -> str:
+        return in_protocols(*((protocol(*at), means.get(at, 0.1)) for at in places)).summary
+
+    equal = 0.5  # what linattn has everywhere
+    apart = summary({("none", "sin"): 0.9, ("rms", "none"): equal})
+    assert apart == "holds in 4 of 6 protocols; contradicted in 1, not supported in 1"
+    together = summary({("none", "sin"): 0.9, ("none", "none"): equal})
+    assert together == "holds in 4 of 6 protocols; contradicted in 1, not supported in 1, all with norm none"
+    unlike = summary({("none", code): equal for code in ("none", "sin")})
+    assert unlike == "holds in 4 of 6 protocols; not supported with norm none"
 
 
 def test_variants_of_one_side_are_protocols_too() -> None:
@@ -491,7 +508,7 @@ def test_variants_of_one_side_are_protocols_too() -> None:
     for n, mean in ((2, 0.9), (4, 0.1)):
         rows += runs("s6", around(mean, 14), model_settings=f'{{"N":{n}}}')
     (finding,) = judge([claim()], frame_of(rows))
-    assert finding.summary == "holds in 1 of 2 protocols; fails with s6 N 2"
+    assert finding.summary == "holds in 1 of 2 protocols; contradicted with s6 N 2"
 
 
 def test_sentences() -> None:
@@ -517,7 +534,8 @@ def test_sentences() -> None:
 def test_tables_of_places() -> None:
     finding = in_protocols(({"steps": 500}, 0.9), ({"steps": 2000}, 0.1))
     lines = text([finding]).splitlines()
-    assert lines[0] == "s6 < linattn on polyreg holds in 1 of 2 protocols; fails with steps 500; depends on the budget in 2:"
+    said = "holds in 1 of 2 protocols; contradicted with steps 500; depends on the budget in 2"
+    assert lines[0] == f"s6 < linattn on polyreg {said}:"
     assert lines[2].startswith("- contradicted: s6 has a higher nmse than linattn at steps=500: difference ")
     assert lines[3].startswith("- supported: s6 has a lower nmse than linattn at steps=2000: difference ")
     assert lines[4].split()[:3] == ["steps", "verdict", "difference"]
