@@ -8,16 +8,17 @@ from pathlib import Path
 from drawing import COLOURS, legend, panels
 from matplotlib.figure import Figure
 
-from expbench import plots, table
-from expbench.cells import gather, with_context
-from expbench.statistics import mean_interval
-from expbench.text import aligned, number
+from expbench.console.formatting import aligned, number
+from expbench.report import figures
+from expbench.results import compact
+from expbench.results.cells import gather, with_context
+from expbench.stats.intervals import mean_interval
 
 TARGET = Path(__file__).parent.parent / "results" / "alignment"
 
 
 def main(runs: Path) -> None:
-    frame = with_context(table.collect(runs, TARGET, "table"))
+    frame = with_context(compact.collect(runs, TARGET, "table"))
     places: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
     orders: dict[tuple[str, int], float] = {}
     for cell in gather(frame):
@@ -32,7 +33,7 @@ def main(runs: Path) -> None:
         interval = f"{number(gap.low)} to {number(gap.high)}"
         lines.append([place[0], str(place[1]), number(orders[place]), *means, number(gap.center), interval])
     print(aligned(lines))
-    plots.save(draw(places), TARGET / "figure.svg")
+    figures.save(draw(places), TARGET / "figure.svg")
 
 
 def draw(places: dict[tuple[str, int], dict[str, dict[int, float]]]) -> Figure:

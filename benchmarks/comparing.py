@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from expbench import table
-from expbench.comparison import compare, corrected
-from expbench.counterparts import load, match
-from expbench.text import aligned
+from expbench.console.formatting import aligned
+from expbench.regression.comparison import compare, corrected
+from expbench.regression.matching import load, match
+from expbench.results import schema
 
 CELLS = 20  # of one comparison
 _WORSE, _OTHER = ["regressed"], ["regressed", "improved"]
@@ -35,7 +35,7 @@ def frame(values: Values, *, higher: bool = False, first_seed: int = 0, rows_a_r
     cells, seeds = values.shape
     cell = np.repeat(np.arange(cells), seeds)
     seed = np.tile(np.arange(first_seed, first_seed + seeds), cells)
-    made: dict[str, object] = dict.fromkeys(table.COLUMNS)
+    made: dict[str, object] = dict.fromkeys(schema.COLUMNS)
     made |= {
         "key": [f"{c:08x}{s:08x}" for c, s in zip(cell, seed, strict=True)],
         "kind": "run", "status": "ok", "task": "polyreg", "task_version": "1", "model_version": "1", "model": "s6",
@@ -177,7 +177,7 @@ def timed() -> None:
             for side in ("base", "new"):
                 values = 0.01 * np.exp(0.3 * source.normal(size=(cells, seeds)) + (changed and side == "new") * 2)
                 rows_of = frame(values, rows_a_run=rows).sort_values("key", kind="stable")
-                made = pa.Table.from_pandas(rows_of, schema=table.SCHEMA, preserve_index=False)
+                made = pa.Table.from_pandas(rows_of, schema=schema.SCHEMA, preserve_index=False)
                 (Path(folder) / side).mkdir()
                 size = -(-len(made) // split)
                 for part in range(split):

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from expbench.cells import Cell
-from expbench.statistics import Interval, nested_interval
-from expbench.text import number
+from expbench.console.formatting import number
+from expbench.results.cells import Cell
+from expbench.stats.intervals import Interval, nested_interval
 
 COLOURS = mpl.color_sequences["tab10"]
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from expbench import plots, table
-from expbench.cells import gather, with_context
-from expbench.text import aligned, number
+from expbench.console.formatting import aligned, number
+from expbench.report import figures
+from expbench.results import compact
+from expbench.results.cells import gather, with_context
 
 TARGET = Path(__file__).parent.parent / "results" / "floors"
 
 
 def main(runs: Path) -> None:
-    frame = with_context(table.collect(runs, TARGET, "table"))
+    frame = with_context(compact.collect(runs, TARGET, "table"))
     test = frame[(frame["kind"] == "run") & (frame["split"] == "test")]
     error = test[test["metric"] == "nmse_standard_error"].set_index("key")["value"]
     nmse = test[test["headline"].fillna(False).astype(bool)].set_index("key")
@@ -30,9 +31,9 @@ def main(runs: Path) -> None:
     print(f"{len(nmse)} runs; {len(low)} lie below their floor by more than two standard errors of their test set")
     product = frame[frame["context"].str.contains("family=product") & frame["context"].str.contains("inputs=unit")]
     controls = product[(product["kind"] == "baseline") & product["headline"].fillna(False).astype(bool)]
-    figure = plots.metric_against(gather(product), controls, "L")
+    figure = figures.metric_against(gather(product), controls, "L")
     figure.axes[0].set_title("product of L inputs on [0, 1], no normalisation; bars are floors", fontsize=9)
-    plots.save(figure, TARGET / "figure.svg")
+    figures.save(figure, TARGET / "figure.svg")
 
 
 if __name__ == "__main__":

@@ -33,17 +33,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expbench import baselines, network, provenance, recorded, steps, table
-from expbench.comparison import Comparison, compare
-from expbench.grid import Job, expand
+from expbench.console.formatting import markdown_table, number
 from expbench.models.attn import Attn
 from expbench.models.s6 import S6
+from expbench.nn import network
 from expbench.ops import Transition, selective_scan
-from expbench.ops.selective import chunked, discretisation
+from expbench.ops.selective import backend_torch, discretisation
 from expbench.plugins import discover
-from expbench.stream import Stream
+from expbench.regression import baseline as regression_baseline
+from expbench.regression import invariants
+from expbench.regression.comparison import Comparison, compare
+from expbench.results import folders, provenance, store
+from expbench.sweep.expand import expand
 from expbench.task import Batch
-from expbench.text import markdown_table, number
+from expbench.training import schedule, step
+from expbench.training.batches import Stream
+from expbench.training.job import Job
 
 RUNS = Path("results/regress/gate")
 TARGET = Path("results/gate")
@@ -77,7 +82,7 @@ def without_discretisation() -> None:
 
 def state_kept() -> None:
     """A sequence begins in the state in which the one before it in its place of the batch ended."""
-    whole, last = chunked.forward, {}
+    whole, last = backend_torch.forward, {}
 
     def forward(inputs: Any, form: Any, keep: bool) -> Any:
         place = (inputs.u.shape, form)
@@ -85,7 +90,7 @@ def state_kept() -> None:
         last[place] = found.last.detach().clone()
         return found
 
-    chunked.forward = forward
+    backend_torch.forward = forward
 
 
 def mask_off_by_one() -> None:
@@ -105,12 +110,12 @@ def positions_forgotten() -> None:
 
 def schedule_ignored() -> None:
     """The peak learning rate from the first step to the last."""
-    steps._Rates.at = lambda self, step: self._peak.clone()
+    schedule.Rates.at = lambda self, step: self._peak.clone()
 
 
 def not_clipped() -> None:
     """Gradients as they are."""
-    steps.clipped = lambda grads, largest: (grads, torch.linalg.vector_norm(grads, dim=1))
+    step.clipped = lambda grads, largest: (grads, torch.linalg.vector_norm(grads, dim=1))
 
 
 def wrong_coefficient() -> None:
@@ -139,7 +144,7 @@ def labels_shifted() -> None:
 
 def stale_kernel() -> None:
     """The scan returns what it computed at the call before, of the same shape."""
-    whole, held = chunked.forward, {}
+    whole, held = backend_torch.forward, {}
 
     def forward(inputs: Any, form: Any, keep: bool) -> Any:
         place = (inputs.u.shape, inputs.state is None, form, keep)
@@ -147,7 +152,7 @@ def stale_kernel() -> None:
         before, held[place] = held.get(place, found), found
         return before
 
-    chunked.forward = forward
+    backend_torch.forward = forward
 
 
 def stale_data() -> None:
@@ -181,7 +186,7 @@ DEFECTS = {
 }
 
 
-def planned(baseline: baselines.Baseline, name: str) -> list[Job]:
+def planned(baseline: regression_baseline.Baseline, name: str) -> list[Job]:
     """The jobs of a defect, or of an honest repeat."""
     if name in DEFECTS:
         defect = DEFECTS[name]
@@ -197,13 +202,13 @@ def planned(baseline: baselines.Baseline, name: str) -> list[Job]:
     return jobs
 
 
-def run_planted(baseline: baselines.Baseline, name: str) -> None:
+def run_planted(baseline: regression_baseline.Baseline, name: str) -> None:
     """Plant a defect in this process, and run its cells."""
     if name in DEFECTS:
         DEFECTS[name].plant()
     jobs, folder = planned(baseline, name), RUNS / slug(name)
-    table.open_folder(str(folder))
-    baselines.run(jobs, folder, baseline.device, lambda line: print(f"{name}: {line}", file=sys.stderr))
+    folders.open_folder(str(folder))
+    regression_baseline.run(jobs, folder, baseline.device, lambda line: print(f"{name}: {line}", file=sys.stderr))
 
 
 def slug(name: str) -> str:
@@ -213,7 +218,7 @@ def slug(name: str) -> str:
 
 def rows_of(path: Path) -> pd.DataFrame:
     """The runs in a folder or a table."""
-    frame, problems = table.read(path, baselines.columns())
+    frame, problems = store.read(path, regression_baseline.columns())
     if problems:
         raise SystemExit(problems[0])
     return frame[frame["kind"] == "run"]
@@ -224,12 +229,12 @@ def place_of(frame: pd.DataFrame) -> pd.Series:
     return frame[["task", "model", "task_settings", "positions"]].astype(str).agg(" ".join, axis=1)
 
 
-def judged(baseline: baselines.Baseline, name: str, seconds: float) -> dict[str, Any]:
+def judged(baseline: regression_baseline.Baseline, name: str, seconds: float) -> dict[str, Any]:
     """What the gate says of the runs of a defect or a repeat."""
     base, new = rows_of(baseline.table), rows_of(RUNS / slug(name))
     mine = set(place_of(new))
     alone = compare(base[place_of(base).isin(mine)], new)
-    broken = recorded.broken(new, base)
+    broken = invariants.broken(new, base)
     found: dict[str, Any] = {
         "name": name,
         "planted": (DEFECTS[name].plant.__doc__ or "").strip() if name in DEFECTS else "nothing: other seeds",
@@ -270,7 +275,7 @@ def worst(found: Comparison) -> str:
     return f"{cell['verdict']}: {cell['model']} on {' '.join([cell['task'], family]).strip()}, {cell['metric']} {values}"
 
 
-def fingerprint(baseline: baselines.Baseline) -> str:
+def fingerprint(baseline: regression_baseline.Baseline) -> str:
     """The committed table that was compared with."""
     return hashlib.sha256(baseline.table.read_bytes()).hexdigest()[:12]
 
@@ -353,7 +358,7 @@ def main() -> None:
     parser.add_argument("--baseline", default="cpu")
     parser.add_argument("--planted", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    baseline = baselines.load(given.baseline)
+    baseline = regression_baseline.load(given.baseline)
     if given.planted:
         run_planted(baseline, given.planted)
         return

@@ -16,9 +16,10 @@ from drawing import COLOURS, legend, line, mean, panels, spread
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from expbench import plots, table
-from expbench.cells import Cell, gather, with_context
-from expbench.text import aligned, markdown_table, number
+from expbench.console.formatting import aligned, markdown_table, number
+from expbench.report import figures
+from expbench.results import compact, reported
+from expbench.results.cells import Cell, gather, with_context
 
 TARGET = Path(__file__).parent.parent / "results" / "generalisation"
 METRICS = ("fit", "accuracy", "gap")
@@ -95,7 +96,7 @@ def draw_all(cells: Sequence[Cell], frame: pd.DataFrame, values: Mapping[str, pd
 
 
 def main(runs: Path, target: Path) -> None:
-    frame = with_context(table.collect(runs, target, "table", table.endings))
+    frame = with_context(compact.collect(runs, target, "table", reported.endings))
     cells = sorted(gather(frame), key=place)
     test = frame[(frame["kind"] == "run") & (frame["split"] == "test") & (frame["slice"] == "")]
     values = {metric: test[test["metric"] == metric].set_index("key")["value"] for metric in METRICS}
@@ -109,7 +110,7 @@ def main(runs: Path, target: Path) -> None:
         lines.append(written)
     print(aligned([HEADER, *lines]))
     (target / "table.md").write_text(markdown_table(HEADER, lines) + "\n", encoding="utf-8")
-    plots.save(draw_all(cells, frame, values), target / "figure.svg")
+    figures.save(draw_all(cells, frame, values), target / "figure.svg")
 
 
 if __name__ == "__main__":

@@ -35,16 +35,17 @@ import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from expbench import grid, plugins, provenance
-from expbench.backbone import LanguageModel
+from expbench import contracts, plugins
+from expbench.console.formatting import aligned, number
 from expbench.errors import BadInput
 from expbench.language import How, Recipe, Schedule, flops_per_token
-from expbench.language.data import Order
+from expbench.language.batches import Order
 from expbench.language.flops import peak
-from expbench.language.parallel import joined, processes
-from expbench.language.steps import Steps
+from expbench.language.model import LanguageModel
+from expbench.language.step import Steps
 from expbench.ops import backends
-from expbench.text import aligned, number
+from expbench.results import provenance
+from expbench.training.distributed import joined, processes
 
 ENOUGH = 8  # steps before any is timed: programs are compiled, memory is found
 PROFILED = 3
@@ -83,7 +84,7 @@ def training(variant: Variant, options: argparse.Namespace) -> Iterator[tuple[St
     """The steps of a variant, on random tokens, when those that are not timed have been taken."""
     torch.manual_seed(0)
     model = LanguageModel(
-        grid.load_model(plugins.find("model", variant.model)),
+        contracts.load_model(plugins.find("model", variant.model)),
         vocabulary=options.vocabulary,
         width=options.width,
         layers=options.layers,

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from expbench import table
-from expbench.cells import gather, with_context
-from expbench.claims import Claim
-from expbench.text import aligned, number
-from expbench.verdicts import judge
+from expbench.claims.claim import Claim
+from expbench.claims.verdicts import judge
+from expbench.console.formatting import aligned, number
+from expbench.results import store
+from expbench.results.cells import gather, with_context
 
 CLAIMS, SEEDS = 20, 20
 
 
 def main(folder: Path) -> None:
-    frame, problems = table.read(folder)
+    frame, problems = store.read(folder)
     if problems:
         raise SystemExit(problems[0])
     cells = [cell for cell in gather(with_context(frame)) if set(cell.runs["seed"]) == set(range(SEEDS)) and cell.values]

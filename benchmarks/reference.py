@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from expbench import plots, table
-from expbench.cells import gather, with_context
+from expbench.report import figures
+from expbench.results import compact
+from expbench.results.cells import gather, with_context
 
 TARGET = Path(__file__).parent.parent / "results" / "reference"
 
@@ -22,10 +23,10 @@ def pair_floor(L: int, r: float = 1 / 3) -> float:
 
 
 def main(runs: Path) -> None:
-    frame = with_context(table.collect(runs, TARGET, "table"))
+    frame = with_context(compact.collect(runs, TARGET, "table"))
     product = frame[frame["context"].str.contains("family=product")]
     controls = product[(product["kind"] == "baseline") & product["headline"]]
-    figure = plots.metric_against(gather(product), controls, "L")
+    figure = figures.metric_against(gather(product), controls, "L")
     (axes,) = figure.axes
     lengths = np.arange(3, 9)
     axes.plot(lengths, [pair_floor(L) for L in lengths], "x", color="black", markersize=6, label="floor of linattn depth=1")
@@ -33,7 +34,7 @@ def main(runs: Path) -> None:
     axes.set_xlabel("L: inputs that are multiplied")
     figure.legends[0].remove()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
-    plots.save(figure, TARGET / "figure.svg")
+    figures.save(figure, TARGET / "figure.svg")
     test = frame[(frame["kind"] == "run") & frame["headline"].fillna(False) & (frame["split"] == "test")]
     print(test.groupby(["task", "L", "D", "norm", "depth", "model"])["value"].describe()[["count", "mean", "min", "max"]])
 

@@ -22,13 +22,15 @@ import pandas as pd
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from expbench import provenance
-from expbench.ensemble import Ensemble
-from expbench.grid import Job, Request, expand
-from expbench.steps import Steps
-from expbench.stream import Stream
-from expbench.text import aligned, number
-from expbench.training import build, surroundings
+from expbench.console.formatting import aligned, number
+from expbench.results import provenance
+from expbench.sweep.expand import expand
+from expbench.sweep.request import Request
+from expbench.training.batches import Stream
+from expbench.training.ensemble import Ensemble
+from expbench.training.job import Job
+from expbench.training.loop import build, surroundings
+from expbench.training.step import Steps
 
 ENOUGH = 5  # steps before any is timed: some are eager, then one is captured
 GRAPHS_BEFORE = 4  # captured before any is timed: the first ones in a process replay an eighth faster than all later ones

@@ -13,9 +13,10 @@ import pandas as pd
 from drawing import COLOURS, legend, line, panels, spread
 from matplotlib.axes import Axes
 
-from expbench import plots, table
-from expbench.cells import Cell, gather, with_context
-from expbench.text import aligned, markdown_table, number, whole
+from expbench.console.formatting import aligned, markdown_table, number, whole
+from expbench.report import figures
+from expbench.results import compact
+from expbench.results.cells import Cell, gather, with_context
 
 TARGET = Path(__file__).parent.parent / "results" / "taylor"
 EXACT = {"s6-poly-disc": "s6", "s6-poly": "s6-bbar-b"}  # of each polynomial layer the one that it approximates
@@ -92,7 +93,7 @@ def last_points(frame: pd.DataFrame) -> pd.Series[bool]:
 
 
 def main(runs: Path, target: Path) -> None:
-    frame = with_context(table.collect(runs, target, "table", last_points))
+    frame = with_context(compact.collect(runs, target, "table", last_points))
     cells = sorted(gather(frame), key=place)
     abar_max, outside = at_the_end(frame, "abar_max"), at_the_end(frame, "frac_abs_gt_1")
     lines = [of_cell(cell, abar_max, outside) for cell in cells]
@@ -106,7 +107,7 @@ def main(runs: Path, target: Path) -> None:
     for unused in grid[len(places) :]:
         unused.remove()
     legend(figure)
-    plots.save(figure, target / "figure.svg")
+    figures.save(figure, target / "figure.svg")
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from expbench.algebra.reach import Reach
 from expbench.ops import backends
-from expbench.reach import Reach
 from expbench.run import Positions
 from expbench.settings import Value
 

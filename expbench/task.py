@@ -39,9 +39,9 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from expbench.draws import Draws, advance, fold
-from expbench.floors import Floor
-from expbench.reach import Reach
+from expbench.algebra.floors import Floor
+from expbench.algebra.reach import Reach
+from expbench.data.rng import Draws, advance, fold
 from expbench.run import Split, canonical
 from expbench.settings import Value
 

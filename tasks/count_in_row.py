@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expbench.draws import Draws
+from expbench.data.rng import Draws
 from expbench.task import Batch, Control, Measured, Task
 
 _FITTED_ON = 16384  # sequences that an oracle's table is counted from

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expbench.draws import Draws, fold
+from expbench.data.rng import Draws, fold
 from expbench.task import CHUNK, DEFAULT_TEST_SIZE, Batch, Control, Measured, Task, require_at_most, resolve_setting
 
 from .count_in_row import automaton, run_lengths

@@ -26,12 +26,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expbench import floors
-from expbench.draws import Draws, fold
+from expbench.algebra import floors
+from expbench.algebra.parsing import parse
+from expbench.algebra.polynomial import Inputs, Moments, Monomials, Polynomial, Suffix
+from expbench.algebra.reach import Reach
+from expbench.data.rng import Draws, fold
 from expbench.errors import BadInput
-from expbench.polynomial import Inputs, Moments, Monomials, Polynomial, Suffix
-from expbench.polynomial_text import parse
-from expbench.reach import Reach
 from expbench.task import (
     LONGEST,
     Batch,

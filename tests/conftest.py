@@ -17,7 +17,7 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU, in numpy
 
 import expbench.models as expbench_models
-from expbench.cli import main
+from expbench.cli.main import main
 
 TINY = ["--steps", "20", "--seeds", "0:2", "--L", "4", "-t", "test_size=256", "-t", "selection_size=256"]
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from expbench import graph
-from expbench.backbone import LanguageModel
-from expbench.corpus import Choice, Corpus, Source, prepare
+from expbench.data.corpus import Choice, Corpus, Source, prepare
 from expbench.language import How, Recipe, Unfinished, train
+from expbench.language.model import LanguageModel
 from expbench.models.attn import Attn
 from expbench.models.s6 import S6
 from expbench.run import Score
+from expbench.training import cuda_graph
 
 L, WIDTH = 16, 32
 MIXERS: dict[str, type[nn.Module]] = {"s6": S6, "attn": Attn}
@@ -75,7 +75,7 @@ def replayed(patch: pytest.MonkeyPatch) -> list[int]:
     """Have steps on a CPU captured and replayed as on a GPU, by taking them anew; the list tells how often, in the end."""
     count = [0]
 
-    def capture(step: Any, state: Any, judged: Any, tolerance: float) -> graph.Capture[Any]:
+    def capture(step: Any, state: Any, judged: Any, tolerance: float) -> cuda_graph.Capture[Any]:
         held = step()
         assert all(float(x.norm()) > 0 for x in state)
 
@@ -84,10 +84,10 @@ def replayed(patch: pytest.MonkeyPatch) -> list[int]:
             held.copy_(step())
             return held
 
-        return graph.Capture(held, replay)
+        return cuda_graph.Capture(held, replay)
 
-    patch.setattr(graph, "possible", lambda device: True)
-    patch.setattr(graph, "capture", capture)
+    patch.setattr(cuda_graph, "possible", lambda device: True)
+    patch.setattr(cuda_graph, "capture", capture)
     return count
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from expbench import claims
-from expbench.cells import gather, with_context
+from expbench.claims import post_hoc
+from expbench.claims.claim import Claim, write
 from expbench.errors import BadInput
-from expbench.latex import escaped
-from expbench.report import write_report
+from expbench.report.build import write_report
+from expbench.report.latex import escaped
+from expbench.results.cells import gather, with_context
 from tests.conftest import TINY, CommandLine, is_bad_input
 from tests.test_report import frame_of, runs
 
@@ -22,7 +23,7 @@ def study(**models: float) -> list[dict[str, Any]]:
 
 
 def made(rows: list[dict[str, Any]], reference: str) -> list[str]:
-    return [claim.text for claim in claims.against(gather(with_context(frame_of(rows))), reference)]
+    return [claim.text for claim in post_hoc.against(gather(with_context(frame_of(rows))), reference)]
 
 
 def test_each_other_model_is_held_against_one(tmp_path: Path) -> None:
@@ -59,7 +60,7 @@ def test_models_are_compared_where_they_agree_and_keep_what_is_their_own() -> No
 
 def test_claims_of_what_is_not_shown_are_judged_with_the_others_and_left_out(tmp_path: Path) -> None:
     for text in ("s6 < attn", "s6 < linattn"):
-        claims.write(claims.Claim(text, "polyreg"), tmp_path)
+        write(Claim(text, "polyreg"), tmp_path)
     rows = study(s6=0.3, attn=0.6, linattn=0.5)
     whole = write_report(frame_of(rows), tmp_path).read_text()
     part = write_report(frame_of(rows), tmp_path, models=["s6", "attn"]).read_text()

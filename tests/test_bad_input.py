@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from expbench import table
-from expbench.ops.selective import fused, mamba
+from expbench.ops.selective import backend_mamba, backend_triton
+from expbench.results import store
 from tests.conftest import TINY, CommandLine, is_bad_input
 from tests.test_table import broken_files
 
@@ -232,9 +232,9 @@ def test_a_backend_that_is_forced(expbench: CommandLine) -> None:
     """An unknown one, one that is absent here, and one that cannot do what a model asks for; nothing is left behind."""
     sweep = ["run", "--task", "polyreg", *TINY]
     is_bad_input(expbench(*sweep, "--models", "s6", "--backend", "tritn"), "--backend", "did you mean 'triton'?")
-    if mamba.absent() is not None:
+    if backend_mamba.absent() is not None:
         is_bad_input(expbench(*sweep, "--models", "s6", "--backend", "mamba"), "mamba does not work here", "to get it: ")
-    if fused.absent() is None:
+    if backend_triton.absent() is None:
         words = ["--models", "s6-poly", "-m", "taylor=4", "--backend", "triton"]
         is_bad_input(expbench(*sweep, *words), "s6-poly", "Taylor polynomials up to degree 3, not 4")
     assert not Path("results").exists()
@@ -243,6 +243,6 @@ def test_a_backend_that_is_forced(expbench: CommandLine) -> None:
 def test_a_model_without_the_forced_backend_is_recorded_so(expbench: CommandLine) -> None:
     answer = expbench("run", "--task", "polyreg", "--models", "s6,linattn,ssm", *TINY, "--backend", "reference")
     assert answer.code == 0
-    frame, _ = table.read(Path("results"))
+    frame, _ = store.read(Path("results"))
     runs = frame[frame.kind == "run"].drop_duplicates("key")
     assert dict(zip(runs.model, runs.backend, strict=True)) == {"s6": "reference", "linattn": "reference", "ssm": "torch"}

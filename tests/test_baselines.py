@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from expbench import baselines, recorded, table
-from expbench.corpus import Choice, Source, markov, prepare
-from expbench.grid import expand
-from expbench.steps import _Rates
-from expbench.stream import Stream
+from expbench.data.corpus import Choice, Source, markov, prepare
+from expbench.regression import invariants
+from expbench.regression.baseline import load
+from expbench.results import store
+from expbench.sweep.expand import expand
 from expbench.task import Batch
+from expbench.training.batches import Stream
+from expbench.training.schedule import Rates
 from tests.conftest import CommandLine, is_bad_input
 from tests.test_imports import loaded
 
@@ -90,10 +92,10 @@ def test_what_has_become_worse_gives_exit_code_1_and_so_does_what_rows_record(
 @pytest.mark.parametrize(
     ("planted", "metric"),
     [
-        ({"expbench.steps._Rates.at": lambda self, step: self._peak.clone()}, "learning_rate"),
-        ({"expbench.steps.clipped": lambda grads, most: (grads * 100, grads.norm(dim=1))}, "gradient_norm"),
+        ({"expbench.training.schedule.Rates.at": lambda self, step: self._peak.clone()}, "learning_rate"),
+        ({"expbench.training.step.clipped": lambda grads, most: (grads * 100, grads.norm(dim=1))}, "gradient_norm"),
         ({"expbench.models.ssm.SSM.forward": lambda self, x: x * 1.01}, "outputs_fingerprint"),
-        ({"expbench.stream.Stream._own": None}, "inputs_fingerprint"),
+        ({"expbench.training.batches.Stream._own": None}, "inputs_fingerprint"),
     ],
 )
 def test_what_a_metric_may_not_show_is_recorded(
@@ -120,7 +122,7 @@ def test_a_missing_or_failed_cell_fails(tiny: CommandLine, monkeypatch: pytest.M
     declare(f"cells = [\n{CELL},\n]\n{EVERY}")
     code, said = check(tiny)
     assert (code, "FAILS: 1 missing" in said) == (1, True)
-    monkeypatch.setattr("expbench.execute.train_together", broken)
+    monkeypatch.setattr("expbench.sweep.execution.train_together", broken)
     code, said = check(tiny)
     assert code == 1, said
     assert "FAILS: 1 failed, 1 missing" in said
@@ -197,10 +199,11 @@ def test_a_check_does_not_take_up_what_was_run_before(tiny: CommandLine) -> None
 
 
 def test_the_schedule_of_the_check_is_that_of_training() -> None:
-    from expbench.grid import Request, expand
+    from expbench.sweep.expand import expand
+    from expbench.sweep.request import Request
 
     (job,) = expand(Request(task="polyreg", models="ssm", steps="40", warmup="7", seeds="0", lr="0.5"), "cpu")
-    rates = _Rates([job.run], "cpu")
+    rates = Rates([job.run], "cpu")
     rows = [
         {
             "key": "0",
@@ -216,9 +219,9 @@ def test_the_schedule_of_the_check_is_that_of_training() -> None:
         | {"split": "train", "step": step, "metric": "learning_rate", "value": float(rates.at(torch.tensor(step - 1)))}
         for step in range(1, 41)
     ]
-    assert recorded.broken(pd.DataFrame(rows)) == []
+    assert invariants.broken(pd.DataFrame(rows)) == []
     rows[7]["value"] *= 1.001
-    (found,) = recorded.broken(pd.DataFrame(rows))
+    (found,) = invariants.broken(pd.DataFrame(rows))
     assert (found.metric, found.runs) == ("learning_rate", 1)
     assert "at step 8" in str(found)
 
@@ -227,8 +230,8 @@ def test_the_schedule_of_the_check_is_that_of_training() -> None:
 def test_the_committed_baseline_holds_what_is_declared(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("EXPBENCH_CACHE", str(tmp_path))
-    baseline = baselines.load(name)
-    frame, problems = table.read(baseline.table)
+    baseline = load(name)
+    frame, problems = store.read(baseline.table)
     assert problems == []
     runs = frame[frame["kind"] == "run"].drop_duplicates("key")
     assert set(runs["status"]) == {"ok"}

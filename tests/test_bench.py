@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from expbench import bench, bench_clock, bench_solvers
-from expbench.bench_cases import DTYPES, TRANSITIONS, Case, cases, plan, stand_in, tensors
+from expbench.bench import scan, solvers, timing
+from expbench.bench.cases import DTYPES, TRANSITIONS, Case, cases, plan, stand_in, tensors
 from expbench.ops import backends
-from expbench.ops.selective import chunked, mamba
+from expbench.ops.selective import backend_mamba, backend_torch
 from tests.conftest import CommandLine, is_bad_input
 from tests.test_mamba_backend import Extension
 
@@ -25,7 +25,7 @@ TINY = [*SCAN, "--shapes", "4x2x6x2"]
 
 @pytest.fixture(autouse=True)
 def _small_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_clock, "_last_level_cache", lambda: 1 << 12)
+    monkeypatch.setattr(timing, "_last_level_cache", lambda: 1 << 12)
 
 
 def read(folder: str = "results/bench") -> pd.DataFrame:
@@ -36,7 +36,7 @@ def test_the_table_the_file_and_the_figure(expbench: CommandLine) -> None:
     answer = expbench(*SCAN, "--shapes", "4x2x6x2,2x4x3x16", "--L", "3,8")
     assert answer.code == 0, answer.err
     frame = read()
-    assert list(frame.columns) == list(bench.COLUMNS)
+    assert list(frame.columns) == list(scan.COLUMNS)
     assert len(frame) == 2 * 2 * 2
     assert set(frame["status"]) == {"ok"}
     assert set(frame["backend"]) == {"reference", "torch"}
@@ -66,7 +66,7 @@ def test_the_table_the_file_and_the_figure(expbench: CommandLine) -> None:
 def test_every_transition_and_dtype_agrees_with_float64() -> None:
     found = cases("4x2x6x2", None, ",".join(DTYPES), ",".join(TRANSITIONS), True, "cpu")
     planned, _ = plan(found, "reference,torch", "cpu")
-    rows = [row for some in bench.measure(planned, bench.Options("cpu", 0.0), []) for row in some]
+    rows = [row for some in scan.measure(planned, scan.Options("cpu", 0.0), []) for row in some]
     assert len(rows) == 2 * 5 * 3
     smallest = {"bfloat16": 1e-4, "float32": 1e-9, "float64": 0}
     largest = {"bfloat16": 1e-2, "float32": 2e-6, "float64": 1e-12}
@@ -84,7 +84,7 @@ def test_unchecked(expbench: CommandLine) -> None:
 
 
 def test_a_wrong_backend_is_not_timed(expbench: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward, backward = chunked.forward, chunked.backward
+    forward, backward = backend_torch.forward, backend_torch.backward
 
     def off_by_one(*arguments: Any) -> Any:
         outputs = forward(*arguments)
@@ -96,7 +96,7 @@ def test_a_wrong_backend_is_not_timed(expbench: CommandLine, monkeypatch: pytest
 
     for name, function in (("forward", off_by_one), ("backward", without_a_number)):
         with monkeypatch.context() as patch:
-            patch.setattr(chunked, name, function)
+            patch.setattr(backend_torch, name, function)
             answer = expbench(*TINY)
         assert answer.code == 1
         assert "torch is wrong: relative error" in answer.out
@@ -111,7 +111,7 @@ def test_a_backend_that_raises_ends_only_its_own_row(expbench: CommandLine, monk
     def fail(*_: Any) -> None:
         raise RuntimeError("out of registers\nand more")
 
-    monkeypatch.setattr(chunked, "backward", fail)
+    monkeypatch.setattr(backend_torch, "backward", fail)
     answer = expbench(*TINY)
     assert answer.code == 1
     rows = read().set_index("backend")
@@ -120,20 +120,20 @@ def test_a_backend_that_raises_ends_only_its_own_row(expbench: CommandLine, monk
 
 
 def test_an_interrupt_keeps_what_was_measured(expbench: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = chunked.forward
+    forward = backend_torch.forward
 
     def interrupted(inputs: Any, *rest: Any) -> Any:
         if inputs.u.shape[2] == 8:
             raise KeyboardInterrupt
         return forward(inputs, *rest)
 
-    monkeypatch.setattr(chunked, "forward", interrupted)
+    monkeypatch.setattr(backend_torch, "forward", interrupted)
     answer = expbench(*TINY, "--L", "3,8,9")
     assert answer.code == 130
     assert "interrupted after 1 of 3 cases" in answer.err
     assert read()["L"].tolist() == [3, 3]
     assert Path("results/bench/scan.svg").exists()
-    monkeypatch.setattr(bench, "measure", interrupted_at_once)
+    monkeypatch.setattr(scan, "measure", interrupted_at_once)
     answer = expbench(*TINY, "--out", "other")
     assert (answer.code, list(Path("other").iterdir())) == (130, [])
 
@@ -196,8 +196,8 @@ def test_mamba_is_timed_in_its_own_layout_and_through_transposes(
 ) -> None:
     extension = Extension()
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", extension)
-    monkeypatch.setattr(mamba, "absent", lambda: None)
-    monkeypatch.setattr(mamba, "unsupported", lambda inputs, form: None if form.kind == "exact" else "exact only")
+    monkeypatch.setattr(backend_mamba, "absent", lambda: None)
+    monkeypatch.setattr(backend_mamba, "unsupported", lambda inputs, form: None if form.kind == "exact" else "exact only")
     for gate in ("--gate", "--no-gate"):
         answer = expbench(*TINY, "--backend", "torch,mamba", "--transition", "exact,linear", gate)
         assert answer.code == 0, answer.out
@@ -212,7 +212,7 @@ def test_mamba_is_timed_in_its_own_layout_and_through_transposes(
 
 
 def test_where_the_reference_would_not_fit_a_part_is_checked(expbench: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_solvers, "_MOST", {"cpu": 2 * 3 * 6 * 2})
+    monkeypatch.setattr(solvers, "_MOST", {"cpu": 2 * 3 * 6 * 2})
     assert expbench(*TINY).code == 0
     answer = expbench(*SCAN, "--shapes", "5x3x6x2,5x3x99x2")
     assert answer.code == 0, answer.out
@@ -226,36 +226,36 @@ def test_a_part_is_of_the_whole_problem(place: tuple[str, int, int], monkeypatch
     """Of sequences 0 and 4 the first 3 steps are known: an error there is seen, and so is a gradient anywhere else."""
     case = Case(5, 3, 6, 2, "float64", True, "exact")
     inputs, grad_y = tensors(case, "cpu")
-    wanted = bench_solvers.expected(inputs, case.form, grad_y, 2, 3)
+    wanted = solvers.expected(inputs, case.form, grad_y, 2, 3)
     assert wanted.sequences.tolist() == [4, 0]
-    solved = bench_solvers.solver("torch", inputs, case.form, wanted.grad_y)
-    assert bench_solvers.worst_error(solved, wanted) < 1e-12
+    solved = solvers.solver("torch", inputs, case.form, wanted.grad_y)
+    assert solvers.worst_error(solved, wanted) < 1e-12
     name, sequence, step = place
-    backward = chunked.backward
+    backward = backend_torch.backward
 
     def disturbed(*arguments: Any) -> Any:
         found = backward(*arguments)
         getattr(found, name)[0, sequence, step] += 0.01
         return found
 
-    monkeypatch.setattr(chunked, "backward", disturbed)
-    assert bench_solvers.worst_error(solved, wanted) > 1e-4
+    monkeypatch.setattr(backend_torch, "backward", disturbed)
+    assert solvers.worst_error(solved, wanted) > 1e-4
 
 
 def test_bits_that_change_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(2, 2, 3, 2, "float32", False, "taylor2")
     inputs, grad_y = tensors(case, "cpu")
-    solved = bench_solvers.solver("torch", inputs, case.form, grad_y)
-    assert bench_solvers.same_bits(solved)
-    forward, calls = chunked.forward, []
+    solved = solvers.solver("torch", inputs, case.form, grad_y)
+    assert solvers.same_bits(solved)
+    forward, calls = backend_torch.forward, []
 
     def drifting(*arguments: Any) -> Any:
         calls.append(1)
         outputs = forward(*arguments)
         return outputs._replace(last=outputs.last * (1 + 1e-6 * len(calls)))
 
-    monkeypatch.setattr(chunked, "forward", drifting)
-    assert not bench_solvers.same_bits(solved)
+    monkeypatch.setattr(backend_torch, "forward", drifting)
+    assert not solvers.same_bits(solved)
 
 
 @pytest.mark.parametrize("transition", TRANSITIONS)
@@ -272,9 +272,9 @@ def test_the_stand_in_is_like_the_inputs(transition: str, dtype: str) -> None:
 
 
 def test_the_clock_takes_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = bench_clock.Clock("cpu", 0.0)
+    clock = timing.Clock("cpu", 0.0)
     monkeypatch.setattr(clock, "_on_cpu", lambda call, buffer, count: [5.0, 1.0, 2.0, 4.0, 3.0][:count])
-    assert clock.time(lambda: None) == bench_clock.Times(3.0, 2.0)
+    assert clock.time(lambda: None) == timing.Times(3.0, 2.0)
 
 
 @pytest.mark.gpu

@@ -8,12 +8,12 @@ import torch
 from expbench_tasks.count_in_row import CountInRow, run_lengths
 from torch import Tensor, nn
 
-from expbench.draws import Draws, fold
+from expbench.data.rng import Draws, fold
 from expbench.errors import BadInput
 from expbench.models.s6 import S6
 from expbench.models.s6_bbar_b import S6BbarB
 from expbench.models.s6_poly import S6Poly
-from expbench.network import Network
+from expbench.nn.network import Network
 from expbench.theory import bound
 from expbench.theory.bound import (
     Classifier,

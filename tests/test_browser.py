@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from expbench.claims import Claim, write
-from expbench.report import write_report
+from expbench.claims.claim import Claim, write
+from expbench.report.build import write_report
 from tests.test_page import rows
 from tests.test_report import frame_of
 

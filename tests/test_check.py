@@ -7,7 +7,7 @@ import torch
 
 from expbench import plugins
 from expbench.errors import BadInput
-from expbench.theory.check import Finding, check, text
+from expbench.inspection.layer_check.run import Finding, check, text
 
 HEAD = """
 import random
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from expbench.mixer import Mixer
 from expbench.ops.backends import Unable
-from expbench.reach import Reach
+from expbench.algebra.reach import Reach
 """
 
 # A recurrence that keeps D numbers a token, and a change of it that is no fault.

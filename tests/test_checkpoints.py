@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from expbench.corpus import Corpus
+from expbench.data.corpus import Corpus
 from expbench.errors import BadInput
 from expbench.language import How, Unfinished, schedule, train, trainer
-from expbench.language.parallel import Group
 from expbench.models.attn import Attn
 from expbench.models.s6 import S6
+from expbench.training.distributed import Group
 from tests.small_language import corpus_in, numbers, recipe, small, trained, write_text
 
 ROOT = Path(__file__).parent.parent

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from expbench.ops import scan
-from expbench.ops.selective import chunked, chunks
+from expbench.ops.selective import backend_torch, torch_tiles
+from expbench.ops.selective.backend_reference import discretise, reference
 from expbench.ops.selective.problem import Form, Inputs, state_dtype
-from expbench.ops.selective.reference import discretise, reference
 
 EXACT = Form()
 EVERY = ("skip", "z", "bias", "state", "last")
@@ -40,7 +40,7 @@ def cut(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     """Solve small problems in one chunk, or in tiles of 2 lanes and chunks of 9 steps, which are scanned by halves."""
     if request.param:
         for name, value in {"_CHUNK": 1, "_STEP": 1, "_LANES": 2, "_STEPS": 9}.items():
-            monkeypatch.setattr(chunks, name, value)
+            monkeypatch.setattr(torch_tiles, name, value)
         monkeypatch.setattr(scan, "_SHORT", 4)
 
 
@@ -97,8 +97,8 @@ def by_definition(inputs: Inputs, form: Form, grad_y: Tensor, grad_last: Tensor 
 
 def by_chunks(inputs: Inputs, form: Form, grad_y: Tensor, grad_last: Tensor | None) -> dict[str, Tensor]:
     """The same from the implementation."""
-    outputs = chunked.forward(inputs, form, keep=True)
-    grads = chunked.backward(grad_y, grad_last, inputs, form, outputs.raw, outputs.checkpoints)
+    outputs = backend_torch.forward(inputs, form, keep=True)
+    grads = backend_torch.backward(grad_y, grad_last, inputs, form, outputs.raw, outputs.checkpoints)
     return {"y": outputs.y, "last": outputs.last, **{name: g for name, g in grads._asdict().items() if g is not None}}
 
 
@@ -129,7 +129,7 @@ def test_values_and_gradients_of_every_form(form: Form, delta_on_b: bool, cut: N
 def test_optional_inputs_may_be_absent(present: tuple[str, ...], cut: None) -> None:
     given = problem(present=present)
     check(given)
-    raw = chunked.forward(given.inputs, given.form, keep=True).raw
+    raw = backend_torch.forward(given.inputs, given.form, keep=True).raw
     assert raw.shape == (given.inputs.u.shape if "z" in present else (0,))
 
 
@@ -142,8 +142,8 @@ def test_odd_sizes(S: int, B: int, L: int, D: int, N: int, cut: None) -> None:
 @pytest.mark.parametrize(("B", "L", "D", "N"), [(2, 600, 4, 64), (300, 40, 3, 16)], ids=["many-chunks", "many-tiles"])
 def test_sizes_that_are_cut_without_being_told_to(B: int, L: int, D: int, N: int) -> None:
     given = problem(S=1, B=B, L=L, D=D, N=N)
-    assert chunked.saved_shapes(given.inputs, EXACT)[1][-1] == B
-    assert chunked.forward(given.inputs, EXACT, keep=True).checkpoints.numel() <= B * D * N * L // 16
+    assert backend_torch.saved_shapes(given.inputs, EXACT)[1][-1] == B
+    assert backend_torch.forward(given.inputs, EXACT, keep=True).checkpoints.numel() <= B * D * N * L // 16
     check(given)
 
 
@@ -169,10 +169,10 @@ def test_by_hand() -> None:
     one = torch.ones(1, 1, 3, 1)
     inputs = Inputs(u=one, delta=torch.tensor([2.0, -1, 0]).view(one.shape), A=torch.ones(1, 1, 1), B=one, C=10 * one)
     inputs = inputs._replace(u=torch.tensor([1.0, 5, 7]).view(one.shape))
-    outputs = chunked.forward(inputs, Form("linear", delta_on_b=False), keep=True)
+    outputs = backend_torch.forward(inputs, Form("linear", delta_on_b=False), keep=True)
     assert outputs.y.flatten().tolist() == [10, 40, 70]
     assert outputs.last.tolist() == [[[[7]]]]
-    grads = chunked.backward(one, None, inputs, Form("linear", delta_on_b=False), outputs.raw, outputs.checkpoints)
+    grads = backend_torch.backward(one, None, inputs, Form("linear", delta_on_b=False), outputs.raw, outputs.checkpoints)
     assert grads.u.flatten().tolist() == [0, 10, 10]  # 10 (1 - 1 + 0), 10 (1 + 0), 10
     assert grads.delta.flatten().tolist() == [0, 10, 40]  # what a_t multiplies, times the gradient of h_t
 
@@ -214,11 +214,11 @@ def test_models_do_not_see_each_other(cut: None) -> None:
 def test_a_second_backward_pass_finds_the_same_and_nothing_is_overwritten(S: int, B: int, cut: None) -> None:
     for form in FORMS:
         given = problem(S=S, B=B, form=form)
-        outputs = chunked.forward(given.inputs, form, keep=True)
+        outputs = backend_torch.forward(given.inputs, form, keep=True)
         read = [x for x in (*given.inputs, given.grad_y, given.grad_last, *outputs) if x is not None]
         before = [x.clone() for x in read]
         passes = [
-            chunked.backward(given.grad_y, given.grad_last, given.inputs, form, outputs.raw, outputs.checkpoints)
+            backend_torch.backward(given.grad_y, given.grad_last, given.inputs, form, outputs.raw, outputs.checkpoints)
             for _ in range(2)
         ]
         assert all(torch.equal(x, y) for x, y in zip(*passes, strict=True) if x is not None and y is not None)
@@ -227,8 +227,8 @@ def test_a_second_backward_pass_finds_the_same_and_nothing_is_overwritten(S: int
 
 def test_without_keep_there_are_the_outputs_alone(cut: None) -> None:
     given = problem()
-    kept, alone = (chunked.forward(given.inputs, given.form, keep) for keep in (True, False))
-    assert kept.checkpoints.shape == chunked.saved_shapes(given.inputs, given.form)[1]
+    kept, alone = (backend_torch.forward(given.inputs, given.form, keep) for keep in (True, False))
+    assert kept.checkpoints.shape == backend_torch.saved_shapes(given.inputs, given.form)[1]
     assert alone.checkpoints.numel() == 0
     assert all(torch.equal(x, y) for x, y in zip(kept[:3], alone[:3], strict=True))
 
@@ -236,8 +236,8 @@ def test_without_keep_there_are_the_outputs_alone(cut: None) -> None:
 def test_outputs_are_plain_tensors_even_of_leaves(cut: None) -> None:
     given = problem()
     inputs = changed(given.inputs, Tensor.requires_grad_)
-    outputs = chunked.forward(inputs, given.form, keep=True)
-    grads = chunked.backward(given.grad_y, given.grad_last, inputs, given.form, outputs.raw, outputs.checkpoints)
+    outputs = backend_torch.forward(inputs, given.form, keep=True)
+    grads = backend_torch.backward(given.grad_y, given.grad_last, inputs, given.form, outputs.raw, outputs.checkpoints)
     for x in (*outputs, *grads):
         assert x is not None
         assert not x.requires_grad
@@ -257,8 +257,8 @@ def poison() -> Iterator[None]:
 def test_nothing_depends_on_what_was_in_memory(form: Form, cut: None, poison: None) -> None:
     assert bool(torch.empty(9).isnan().all())
     given = problem(form=form)
-    outputs = chunked.forward(given.inputs, form, keep=True)
-    grads = chunked.backward(given.grad_y, given.grad_last, given.inputs, form, outputs.raw, outputs.checkpoints)
+    outputs = backend_torch.forward(given.inputs, form, keep=True)
+    grads = backend_torch.backward(given.grad_y, given.grad_last, given.inputs, form, outputs.raw, outputs.checkpoints)
     assert all(x is not None and bool(x.isfinite().all()) for x in (*outputs, *grads))
 
 
@@ -279,7 +279,7 @@ class Largest(TorchDispatchMode):
 
 def test_no_tensor_of_all_states_is_ever_made(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"_CHUNK": 1, "_STEP": 1, "_LANES": 4}.items():
-        monkeypatch.setattr(chunks, name, value)
+        monkeypatch.setattr(torch_tiles, name, value)
     S, B, L, D, N, lanes, steps = 2, 4, 320, 6, 8, 4, 16
     given = problem(S=S, B=B, L=L, D=D, N=N, form=Form("taylor", 3, -1.5))
     with Largest() as largest:

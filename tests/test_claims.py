@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expbench import claims
-from expbench.cells import gather, with_context
-from expbench.claims import Claim
+from expbench.claims import claim as claims_claim
+from expbench.claims.claim import Claim
+from expbench.claims.formatting import markdown, sentence, text
+from expbench.claims.pairing import places, subjects
+from expbench.claims.verdicts import Finding, Judgement, judge
 from expbench.errors import BadInput
-from expbench.places import places, subjects
-from expbench.resampling import bootstrap_interval
-from expbench.statistics import best_of, share_interval
-from expbench.verdict_text import markdown, sentence, text
-from expbench.verdicts import Finding, Judgement, judge
+from expbench.results.cells import gather, with_context
+from expbench.stats.intervals import best_of, share_interval
+from expbench.stats.resampling import bootstrap_interval
 from tests.test_report import frame_of, row, section
 
 MADE = datetime(2026, 5, 4, tzinfo=UTC)
@@ -126,16 +126,16 @@ def test_the_hash_is_of_what_is_said_alone() -> None:
 
 
 def test_claims_are_written_once_and_read_back(tmp_path: Path) -> None:
-    assert claims.read(tmp_path) == []
-    first = claims.write(Claim("s6 < attn", "polyreg", {"L": [4, 8]}, 0.1), tmp_path)
+    assert claims_claim.read(tmp_path) == []
+    first = claims_claim.write(Claim("s6 < attn", "polyreg", {"L": [4, 8]}, 0.1), tmp_path)
     assert first.created is not None
     assert timedelta() <= datetime.now(UTC) - first.created < timedelta(minutes=1)
     assert [path.name for path in (tmp_path / "claims").iterdir()] == [f"{first.hash}.json"]
-    second = claims.write(Claim("linattn < attn", "polyreg"), tmp_path)
-    again = claims.write(Claim("s6<attn", "polyreg", {"L": [8, 4]}, 0.1), tmp_path)
+    second = claims_claim.write(Claim("linattn < attn", "polyreg"), tmp_path)
+    again = claims_claim.write(Claim("s6<attn", "polyreg", {"L": [8, 4]}, 0.1), tmp_path)
     assert (again, again.created) == (first, first.created)
     assert second.created is not None
-    known = claims.read(tmp_path)
+    known = claims_claim.read(tmp_path)
     assert sorted((c.hash, c.text, c.created) for c in known) == sorted((c.hash, c.text, c.created) for c in (first, second))
     assert [c.created for c in known] == sorted(c.created for c in (first, second) if c.created), "as they were made"
 
@@ -159,10 +159,10 @@ def edited(**changes: Any) -> Callable[[str], str]:
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, edit: Callable[[str], str], words: str) -> None:
-    made = claims.write(claim(margin=0.1), tmp_path)
+    made = claims_claim.write(claim(margin=0.1), tmp_path)
     path = tmp_path / "claims" / f"{made.hash}.json"
     path.write_text(edit(path.read_text()))
-    for act in (lambda: claims.read(tmp_path), lambda: claims.write(made, tmp_path)):
+    for act in (lambda: claims_claim.read(tmp_path), lambda: claims_claim.write(made, tmp_path)):
         with pytest.raises(BadInput) as error:
             act()
         assert str(path) in str(error.value)
@@ -172,7 +172,7 @@ def test_a_broken_file_is_named(tmp_path: Path, edit: Callable[[str], str], word
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "claims").touch()
     with pytest.raises(BadInput, match=r"claims.* cannot be written"):
-        claims.write(claim(), tmp_path)
+        claims_claim.write(claim(), tmp_path)
 
 
 def compared(text: str, rows: Rows, **changes: Any) -> list[tuple[float, float]]:

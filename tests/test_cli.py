@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from expbench import plugins, table
+from expbench import plugins
+from expbench.results import store
 from tests.conftest import TINY, CommandLine
 
 
@@ -80,7 +81,7 @@ def test_trace_gives_the_curve_and_a_command_that_is_the_same_run(expbench: Comm
         "0.003",
     ]
     expbench("run", "--task", "polyreg", *words, *TINY)
-    frame, _ = table.read(Path("results"))
+    frame, _ = store.read(Path("results"))
     keys = sorted(frame.loc[frame["kind"] == "run", "key"].unique())
     assert len(keys) == 6
     for key in keys:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from expbench import table
-from expbench.cells import gather, with_context
+from expbench.results import schema, store
+from expbench.results.cells import gather, with_context
+from expbench.results.compact import compact
 from tests.conftest import TINY, CommandLine, is_bad_input
 
 RUN = ["run", "--task", "polyreg,count-in-row", "--models", "ssm", *TINY, "-t", "count-in-row:classes=4", "--lr", "auto"]
@@ -15,11 +16,11 @@ RUN = ["run", "--task", "polyreg,count-in-row", "--models", "ssm", *TINY, "-t", 
 def test_what_is_reported_stays_and_the_sweep_goes_on(expbench: CommandLine, curves: bool) -> None:
     assert expbench(*RUN).code == 0
     folder = Path("results")
-    before = table.read(folder).frame
+    before = store.read(folder).frame
     kept = expbench("compact", *([] if curves else ["--no-curves"]))
     assert (kept.code, kept.out.strip()) == (0, "results/table.parquet")
     assert [path.name for path in folder.glob("*.parquet")] == ["table.parquet"]
-    after = table.read(folder).frame
+    after = store.read(folder).frame
     assert (len(after) == len(before)) == curves
     assert set(after["key"]) == set(before["key"])
     for old, new in zip(*(gather(with_context(frame)) for frame in (before, after)), strict=True):
@@ -30,7 +31,7 @@ def test_what_is_reported_stays_and_the_sweep_goes_on(expbench: CommandLine, cur
     more = expbench(*RUN, "--seeds", "0:3")
     assert "ran 2 (2 ok)" in more.err
     assert expbench("compact", "--no-curves").code == 0
-    assert set(after["key"]) < set(table.read(folder).frame["key"])
+    assert set(after["key"]) < set(store.read(folder).frame["key"])
 
 
 def test_bad_input(expbench: CommandLine) -> None:
@@ -56,9 +57,9 @@ def test_of_a_run_in_epochs_each_epoch_stays_but_not_each_layer(tmp_path: Path) 
         ]
         folder = tmp_path / kind
         folder.mkdir()
-        table.write(folder, "a" * 16, rows)
-        table.compact(folder, curves=False)
-        after = table.read(folder).frame
+        store.write(folder, "a" * 16, rows)
+        compact(folder, curves=False)
+        after = store.read(folder).frame
         assert len(after) == kept
         assert not after["slice"].str.startswith("layer=").any()
 
@@ -66,14 +67,14 @@ def test_of_a_run_in_epochs_each_epoch_stays_but_not_each_layer(tmp_path: Path) 
 def test_what_diverged_after_it_had_been_measured_stays_known(tmp_path: Path) -> None:
     numbers = [(0, "selection", 0.9), (0, "test", 0.9), (20, "selection", 0.8), (20, "test", 0.7)]
     constants = {"status": "diverged", "task": "polyreg", "model": "s6", "steps": 100, "headline": True, "metric": "nmse"}
-    for kind in table.TRAINED:
+    for kind in schema.TRAINED:
         rows = [
             constants | {"key": kind.ljust(16, "0"), "kind": kind, "split": split, "step": step, "value": value, "slice": ""}
             for step, split, value in numbers
         ]
-        table.write(tmp_path, kind.ljust(16, "0"), rows)
-    table.compact(tmp_path, curves=False)
-    after = table.read(tmp_path).frame
-    assert sorted(after["key"].str.rstrip("0").unique()) == sorted(table.TRAINED)
+        store.write(tmp_path, kind.ljust(16, "0"), rows)
+    compact(tmp_path, curves=False)
+    after = store.read(tmp_path).frame
+    assert sorted(after["key"].str.rstrip("0").unique()) == sorted(schema.TRAINED)
     assert set(after["step"]) == {20}
-    assert set(table.statuses(tmp_path)[0].values()) == {"diverged"}
+    assert set(store.statuses(tmp_path)[0].values()) == {"diverged"}

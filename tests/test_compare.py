@@ -13,12 +13,15 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from expbench import comparison_text, table
-from expbench.comparison import Comparison, compare, corrected
-from expbench.counterparts import VERSIONS, _chosen_rates
-from expbench.differences import estimated
 from expbench.errors import BadInput
-from expbench.rates import choose
+from expbench.regression import formatting
+from expbench.regression.comparison import Comparison, compare, corrected
+from expbench.regression.matching import VERSIONS, _chosen_rates
+from expbench.results import store
+from expbench.results.compact import compact
+from expbench.results.learning_rates import choose
+from expbench.results.schema import SCHEMA
+from expbench.stats.differences import estimated
 from tests.conftest import CommandLine, is_bad_input
 from tests.test_imports import loaded
 from tests.test_report import frame_of, row
@@ -358,7 +361,7 @@ def sides(tmp_path: Path) -> tuple[str, str]:
         made += runs([0.5] * 3, D=8, run_seconds=10.0 * factor) + (runs([0.5] * 3, D=16) if factor == 1 else [])
         for index, row_ in enumerate(made):
             row_["key"] = f"{row_['D']}-{row_['seed']}"
-            table.write(tmp_path / name, f"{index // 2}", made[index // 2 * 2 : index // 2 * 2 + 2])
+            store.write(tmp_path / name, f"{index // 2}", made[index // 2 * 2 : index // 2 * 2 + 2])
     return str(tmp_path / "base"), str(tmp_path / "new")
 
 
@@ -385,7 +388,7 @@ def test_exit_codes(expbench: CommandLine, sides: tuple[str, str], words: list[s
 
 
 def test_one_file_is_a_table_too(expbench: CommandLine, sides: tuple[str, str]) -> None:
-    table.compact(Path(sides[0]))
+    compact(Path(sides[0]))
     answer = expbench("compare", f"{sides[0]}/table.parquet", sides[1])
     assert answer.code == 1
     assert "x 8" in answer.out or "regressed" in answer.out
@@ -417,10 +420,10 @@ def test_markdown(expbench: CommandLine, sides: tuple[str, str], tmp_path: Path)
 def test_a_long_page_can_still_be_posted() -> None:
     source = np.random.default_rng(0)
     found = compared(many(source.random((3000, 3))), many(source.random((3000, 3)), first=50))
-    page = comparison_text.markdown(found, ["regressed"], False, "expbench compare a b")
+    page = formatting.markdown(found, ["regressed"], False, "expbench compare a b")
     assert 30_000 < len(page) < 65_536
     assert ", for which there is no room" in page
-    shown = comparison_text.text(found, ["regressed"], False)
+    shown = formatting.text(found, ["regressed"], False)
     assert len(shown.splitlines()) < 70
     assert "which are not shown" in shown
 
@@ -430,11 +433,11 @@ def test_a_table_of_an_older_schema_is_compared(tmp_path: Path, expbench: Comman
     for version in (1, 2, 3):
         folder = tmp_path / str(version)
         folder.mkdir()
-        older = table.SCHEMA.empty_table().drop_columns(["init", "init_noise"])
+        older = SCHEMA.empty_table().drop_columns(["init", "init_noise"])
         schema = older.schema.with_metadata({"expbench_schema": str(version)})
         pq.write_table(pa.Table.from_pylist(made, schema=schema), folder / "table.parquet")
     (tmp_path / "new").mkdir()
-    table.write(tmp_path / "new", "table", made)
+    store.write(tmp_path / "new", "table", made)
     for version in (1, 2, 3):
         answer = expbench("compare", str(tmp_path / str(version)), str(tmp_path / "new"))
         assert (answer.code, answer.out.splitlines()[-1]) == (
@@ -478,6 +481,6 @@ def test_bad_tables(expbench: CommandLine, sides: tuple[str, str], tmp_path: Pat
 
 def test_torch_is_not_imported(sides: tuple[str, str]) -> None:
     modules = loaded("compare", *sides)
-    assert "expbench.comparison" in modules
+    assert "expbench.regression.comparison" in modules
     assert not modules & {"torch", "matplotlib"}
     assert not loaded("compare", "--help") & {"torch", "pandas", "numpy", "pyarrow"}

@@ -12,12 +12,12 @@ from expbench_tasks.count_in_row import run_lengths
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expbench.blocks import MambaBlock
+from expbench.algebra.parsing import Parsed, parse
 from expbench.errors import BadInput
 from expbench.models.linattn import LinAttn
 from expbench.models.s6 import S6
 from expbench.models.s6_poly import S6Poly
-from expbench.polynomial_text import Parsed, parse
+from expbench.nn.blocks import MambaBlock
 from expbench.theory.construct import Form, count_in_row, lemma2, of_linattn, report, theorem2
 
 FORMS: tuple[Form, ...] = ("s6", "s6-bbar-b", "s6-poly", "s6-poly-linear")

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from expbench.corpus import SPLITS, Choice, Source, cache, prepare, source, tokens
+from expbench.data.corpus import SPLITS, Choice, Source, cache, prepare, sources, tokenizers
 from expbench.errors import BadInput
 
 # As the original of WikiText has it: a space before and after each line, blank lines with a space in them.
@@ -131,47 +131,47 @@ def test_the_hub_is_asked_for_a_name_alone_and_gives_the_same_text(tmp_path: Pat
 
 def test_bpe_is_exact_deterministic_and_no_larger_than_asked(tmp_path: Path) -> None:
     lines = list(Source(path=text_folder(tmp_path / "text")).lines("train"))
-    made = [tokens.make(Choice("bpe", size=270), lines) for _ in range(3)]
+    made = [tokenizers.make(Choice("bpe", size=270), lines) for _ in range(3)]
     assert len({tokenizer.written() for tokenizer in made}) == 1
     assert made[0].vocabulary == 270
-    assert tokens.make(Choice("bpe", size=256), lines).vocabulary == 256
+    assert tokenizers.make(Choice("bpe", size=256), lines).vocabulary == 256
     hard = ["", " two  spaces\t", "日本 \u2028 \x85 🦀 \x00 <unk> <eos> <|endoftext|>", "don't 12345"]
-    for tokenizer in (made[0], tokens.restored(Choice("bpe", size=270), made[0].written())):
+    for tokenizer in (made[0], tokenizers.restored(Choice("bpe", size=270), made[0].written())):
         ids = tokenizer.encode(hard)
         assert tokenizer.decode(ids) == "".join(f"{line}\n" for line in hard)
         assert ids.max() < tokenizer.vocabulary
         assert np.array_equal(ids, np.concatenate([tokenizer.encode([line]) for line in hard]))  # a line by itself
         assert tokenizer.decode([tokenizer.end]) == "\n"
         assert tokenizer.sha256 == made[0].sha256
-    assert tokens.make(Choice("bpe"), ["xyz uvw"]).vocabulary == 256  # what is seen once is not joined
-    other = tokens.make(Choice("bpe", size=270), [*lines, *["lobster claws"] * 9])
+    assert tokenizers.make(Choice("bpe"), ["xyz uvw"]).vocabulary == 256  # what is seen once is not joined
+    other = tokenizers.make(Choice("bpe", size=270), [*lines, *["lobster claws"] * 9])
     assert other.sha256 != made[0].sha256
 
 
 def test_a_folder_of_gpt2_form_gives_the_tokenizer_that_wrote_it(tmp_path: Path) -> None:
     lines = list(Source(path=text_folder(tmp_path / "text")).lines("train"))
-    trained = tokens.make(Choice("bpe", size=300), lines)
+    trained = tokenizers.make(Choice("bpe", size=300), lines)
     trained._model.model.save(str(tmp_path))  # type: ignore[attr-defined]
-    found = tokens.make(Choice("gpt2", path=tmp_path), ())
+    found = tokenizers.make(Choice("gpt2", path=tmp_path), ())
     assert found.sha256 == trained.sha256
     for line in [*lines, " naïve 🦀  don't 12"]:
         assert found.encode([line]).tolist() == trained.encode([line]).tolist()
         assert found.decode(found.encode([line])) == f"{line}\n"
     assert prepare(Source(path=tmp_path / "text"), Choice("gpt2", path=tmp_path), ["test"])["test"].tokens > 0
     trained._model.add_special_tokens(["<|endoftext|>"])  # type: ignore[attr-defined]
-    hub = tokens.Pieces(trained._model)  # type: ignore[attr-defined]
+    hub = tokenizers.Pieces(trained._model)  # type: ignore[attr-defined]
     assert hub.decode(hub.encode(["a <|endoftext|> b"])) == "a <|endoftext|> b\n"
     assert hub.vocabulary == trained.vocabulary + 1
     (tmp_path / "vocab.json").write_text(json.dumps({"a": 0, "b": 1}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(BadInput, match="254 of the 256 bytes are not in its vocabulary"):
-        tokens.make(Choice("gpt2", path=tmp_path), ())
+        tokenizers.make(Choice("gpt2", path=tmp_path), ())
     (tmp_path / "merges.txt").write_text("x y\n")
     with pytest.raises(BadInput, match=r"vocab\.json and merges\.txt cannot be read"):
-        tokens.make(Choice("gpt2", path=tmp_path), ())
+        tokenizers.make(Choice("gpt2", path=tmp_path), ())
     (tmp_path / "merges.txt").unlink()
     with pytest.raises(BadInput, match=r"has no merges\.txt"):
-        tokens.make(Choice("gpt2", path=tmp_path), ())
+        tokenizers.make(Choice("gpt2", path=tmp_path), ())
 
 
 def test_gpt2_without_a_network_is_one_line_that_asks_for_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,31 +183,31 @@ def test_gpt2_without_a_network_is_one_line_that_asks_for_a_folder(monkeypatch: 
 
     monkeypatch.setitem(sys.modules, "tokenizers", Library)
     with pytest.raises(BadInput, match=r"cannot be fetched \(OSError: no route to .*gpt2\).* give the path of a folder"):
-        tokens.make(Choice("gpt2"), ())
+        tokenizers.make(Choice("gpt2"), ())
 
 
 def test_words_of_the_training_split_are_known_and_no_others() -> None:
-    words = tokens.make(Choice("word"), ["b a b", "", "<unk> c <eos>"])
+    words = tokenizers.make(Choice("word"), ["b a b", "", "<unk> c <eos>"])
     assert words.vocabulary == len(["<eos>", "<unk>", "b", "a", "c"])
     ids = words.encode(["a  b", "", " d <unk> <eos> c "])
     assert words.decode(ids) == "a b\n\n<unk> <unk> <unk> c\n"
     assert (ids == words.end).sum() == 3
     assert words.encode(["b a c"]).tolist() == [2, 3, 4, 0]  # by frequency, then by letters
-    assert tokens.restored(Choice("word"), words.written()).sha256 == words.sha256
+    assert tokenizers.restored(Choice("word"), words.written()).sha256 == words.sha256
 
 
 def test_without_the_library_words_can_be_had_and_bpe_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    assert tokens.make(Choice("word"), ["a"]).vocabulary == 3
+    assert tokenizers.make(Choice("word"), ["a"]).vocabulary == 3
     with pytest.raises(BadInput, match=r"pip install 'expbench\[wikitext\]'"):
-        tokens.make(Choice("bpe"), ["a"])
+        tokenizers.make(Choice("bpe"), ["a"])
 
 
 def test_what_is_cached_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
     folder = text_folder(tmp_path / "text")
     choice = Choice("bpe", size=270)
     first = ids_of(folder, choice)
-    made = counting_calls(monkeypatch, tokens, "make")
+    made = counting_calls(monkeypatch, tokenizers, "make")
     encoded = counting_calls(monkeypatch, cache, "_tokenise")
     assert ids_of(folder, choice) == first
     assert ids_of(parquet_folder(tmp_path / "parquet"), choice) == first  # the same text is the same corpus
@@ -232,8 +232,8 @@ def test_what_is_cached_is_not_made_again(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_cache_that_is_not_as_its_header_says_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: Path, damage: str
 ) -> None:
-    source = Source(path=text_folder(tmp_path / "text"))
-    expected = prepare(source, Choice("word"))["train"]
+    sources = Source(path=text_folder(tmp_path / "text"))
+    expected = prepare(sources, Choice("word"))["train"]
     (found,) = [path for path in kept.glob("*.ids") if path.stat().st_size == 2 * WORDS["train"]]
     header, content = found.with_suffix(".json"), found.read_bytes()
     about = header.read_text()
@@ -258,22 +258,22 @@ def test_a_cache_that_is_not_as_its_header_says_is_made_again(
         other.rename(found)
         other.with_suffix(".json").rename(header)
     encoded = counting_calls(monkeypatch, cache, "_tokenise")
-    again = prepare(source, Choice("word"), ["train"])["train"]
+    again = prepare(sources, Choice("word"), ["train"])["train"]
     assert (again.words, again.ids.tolist()) == (expected.words, np.frombuffer(content, "<u2").tolist())
     assert len(encoded) == 1
-    prepare(source, Choice("word"), ["train"])
+    prepare(sources, Choice("word"), ["train"])
     assert len(encoded) == 1
 
 
 def test_a_tokenizer_that_is_damaged_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: Path) -> None:
-    source, choice = Source(path=text_folder(tmp_path / "text")), Choice("bpe", size=270)
-    whole = prepare(source, choice).tokenizer.sha256
+    sources, choice = Source(path=text_folder(tmp_path / "text")), Choice("bpe", size=270)
+    whole = prepare(sources, choice).tokenizer.sha256
     (path,) = kept.glob("*.tokenizer.json")
     content = path.read_text()
     for damaged in (content[:1000], content.replace("lobster", "crab")):
         path.write_text(damaged)
-        made = counting_calls(monkeypatch, tokens, "make")
-        assert prepare(source, choice).tokenizer.sha256 == whole
+        made = counting_calls(monkeypatch, tokenizers, "make")
+        assert prepare(sources, choice).tokenizer.sha256 == whole
         assert made
         assert path.read_text() == content
 
@@ -283,16 +283,16 @@ def test_a_write_that_is_interrupted_leaves_nothing_that_counts(
 ) -> None:
     folder = text_folder(tmp_path / "text")
     (folder / "wiki.train.tokens").write_text(TEXT["train"] * 300)  # more lines than are encoded at once
-    encode, calls = tokens.Words.encode, []
+    encode, calls = tokenizers.Words.encode, []
 
-    def stopped(self: tokens.Words, lines: Sequence[str]) -> Any:
+    def stopped(self: tokenizers.Words, lines: Sequence[str]) -> Any:
         calls.append(len(lines))
         if len(calls) == 2:
             raise KeyboardInterrupt
         return encode(self, lines)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tokens.Words, "encode", stopped)
+        patch.setattr(tokenizers.Words, "encode", stopped)
         with pytest.raises(KeyboardInterrupt):
             prepare(Source(path=folder), Choice("word"), ["train"])
     assert not [*kept.glob("*.ids"), *kept.glob(".*")]
@@ -324,7 +324,7 @@ def test_as_published_compares_the_words_of_a_named_text(tmp_path: Path, monkeyp
     folder = text_folder(tmp_path / "text")
     assert prepare(Source(path=folder), Choice("word")).as_published() is None
     assert prepare(Source("wikitext-2", folder), Choice("word")).as_published() is False
-    monkeypatch.setitem(source.PUBLISHED, "wikitext-2", {**WORDS})
+    monkeypatch.setitem(sources.PUBLISHED, "wikitext-2", {**WORDS})
     assert prepare(Source("wikitext-2", folder), Choice("word")).as_published() is True
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from expbench import table
+from expbench.results import schema
 from expbench.theory.correlation import Correlation, bootstrap_interval, correlations, spearman, text
 
 CURVE = [0.1, 0.4, 0.3, 0.7, 0.9]
@@ -46,7 +46,7 @@ def run(
 
 
 def frame_of(*runs: list[dict[str, Any]]) -> pd.DataFrame:
-    return pa.Table.from_pylist([row for rows in runs for row in rows], schema=table.SCHEMA).to_pandas()
+    return pa.Table.from_pylist([row for rows in runs for row in rows], schema=schema.SCHEMA).to_pandas()
 
 
 def both(frame: pd.DataFrame, statistic: str = "k_hat") -> tuple[Correlation, Correlation]:
@@ -151,7 +151,7 @@ def test_cells_are_apart_and_the_sense_of_the_headline_is_told() -> None:
 
 
 def test_nothing_to_correlate() -> None:
-    assert correlations(table.SCHEMA.empty_table().to_pandas()) == []
+    assert correlations(schema.SCHEMA.empty_table().to_pandas()) == []
     assert text([]) == "no run logs its transitions: there is nothing to correlate"
 
 

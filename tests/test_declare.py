@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from expbench import claims
+from expbench.claims import claim
 from tests.conftest import CommandLine, is_bad_input
 
 SMALL = ["--steps", "20", "--seeds", "0:2", "--L", "4"]
@@ -12,11 +12,11 @@ SMALL = ["--steps", "20", "--seeds", "0:2", "--L", "4"]
 
 def test_a_claim_precedes_its_runs_and_the_report_judges_it(expbench: CommandLine) -> None:
     answer = expbench("claim", "s6-poly < ssm", "--task", "polyreg", "--where", "L=4", "--margin", "0.01")
-    (made,) = claims.read(Path("results"))
+    (made,) = claim.read(Path("results"))
     assert answer.out.strip() == f"{made.hash}: s6-poly < ssm on polyreg, L 4"
     again = expbench("claim", "s6-poly<ssm", "--task", "polyreg", "--where", "L=4", "--margin", "0.01")
     assert again.out == answer.out
-    assert claims.read(Path("results")) == [made]
+    assert claim.read(Path("results")) == [made]
     assert expbench("run", "--task", "polyreg", "--models", "s6-poly,ssm", *SMALL).code == 0
     report = Path(expbench("report").out.strip()).with_suffix(".md").read_text()
     assert "## Claims" in report

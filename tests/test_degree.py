@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expbench.grid import Request, expand
+from expbench.sweep.expand import expand
+from expbench.sweep.request import Request
 from expbench.theory.degree import degree_of, generic, has_degree, order_of
 from expbench.theory.residues import PRIMES, NotPolynomial, Residues, modulo
-from expbench.training import build
+from expbench.training.loop import build
 from tests.conftest import CommandLine
 
 TAYLOR = [{"taylor": taylor, "center": center} for taylor, center in itertools.product((1, 2, 3), ("zero", "bias"))]
@@ -141,7 +142,7 @@ def test_the_survey(expbench: CommandLine) -> None:
 
 WRONG = """
 from expbench.mixer import Mixer
-from expbench.reach import Reach
+from expbench.algebra.reach import Reach
 
 class Square(Mixer):
     def __init__(self, width):

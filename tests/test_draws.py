@@ -3,8 +3,8 @@ import statistics
 import pytest
 import torch
 
-from expbench import draws as draws_module
-from expbench.draws import Draws, advance, advance_all, as_tensor, fold, mix
+from expbench.data import rng as draws_module
+from expbench.data.rng import Draws, advance, advance_all, as_tensor, fold, mix
 
 
 def test_the_tensor_hash_is_splitmix64() -> None:

@@ -9,11 +9,12 @@ import torch
 from expbench_tasks.finite import Finite
 from torch import Tensor
 
-from expbench import table
-from expbench.grid import Request, expand
-from expbench.stream import Stream
+from expbench.results import store
+from expbench.sweep.expand import expand
+from expbench.sweep.request import Request
 from expbench.task import Batch, Task, total
-from expbench.training import build, train
+from expbench.training.batches import Stream
+from expbench.training.loop import build, train
 from tests.conftest import CommandLine, is_bad_input
 
 TRUE, RANDOM = Finite(L=24, samples=100, classes=5), Finite(L=24, samples=100, classes=5, labels="random")
@@ -181,7 +182,7 @@ def test_a_stack_of_other_labels_and_sizes_of_the_set_is_the_runs_one_by_one(exp
     for name, stack in (("together", "16"), ("alone", "1")):
         answer = expbench(*words, "--stack", stack, "--results", name)
         assert "ran 8 (8 ok)" in answer.err, answer
-    frames = [table.read(Path(name)).frame.query("kind == 'run'") for name in ("together", "alone")]
+    frames = [store.read(Path(name)).frame.query("kind == 'run'") for name in ("together", "alone")]
     assert [set(frame["stack_size"]) for frame in frames] == [{8}, {1}]
     a, b = (frame.set_index(["key", "split", "step", "metric", "slice"])["value"] for frame in frames)
     assert set(a.index) == set(b.index)

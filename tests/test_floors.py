@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from expbench_tasks.polyreg import PolyReg
 
-from expbench.floors import floor
-from expbench.polynomial import Inputs, Monomials, Polynomial, Suffix
-from expbench.reach import Reach
+from expbench.algebra.floors import floor
+from expbench.algebra.polynomial import Inputs, Monomials, Polynomial, Suffix
+from expbench.algebra.reach import Reach
 
 UNIT, HALF, WIDE = Inputs("unit"), Inputs("unit", 0.5, 1.0), Inputs("unit", -1.0, 2.0)
 FAIR, BIASED = Inputs("signs", eps=0.5), Inputs("signs", eps=0.1)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from expbench.ops import selective_scan
-from expbench.ops.selective import fused
-from expbench.ops.selective.launch import DOWNWARDS, UPWARDS, lanes_in_order
+from expbench.ops.selective import backend_triton
+from expbench.ops.selective.backend_reference import reference
 from expbench.ops.selective.problem import Form, Inputs
-from expbench.ops.selective.reference import reference
+from expbench.ops.selective.triton_launch import DOWNWARDS, UPWARDS, lanes_in_order
 from expbench.ops.taylor import contraction_range, softplus_coefficients
 
 pytest.importorskip("triton")
@@ -69,9 +69,9 @@ def check(inputs: Inputs, form: Form) -> None:
     S, batch, L, D = inputs.u.shape
     grad_y = torch.randn(S, batch, L, D, generator=generator).to(dtype).to(DEVICE)
     grad_last = torch.randn(S, batch, D, inputs.A.shape[-1], generator=generator).to(DEVICE)
-    outputs = fused.forward(inputs, form, keep=True)
-    assert tuple(outputs.checkpoints.shape) == fused.saved_shapes(inputs, form)[1]
-    found = fused.backward(grad_y, grad_last, inputs, form, outputs.raw, outputs.checkpoints)
+    outputs = backend_triton.forward(inputs, form, keep=True)
+    assert tuple(outputs.checkpoints.shape) == backend_triton.saved_shapes(inputs, form)[1]
+    found = backend_triton.backward(grad_y, grad_last, inputs, form, outputs.raw, outputs.checkpoints)
     gradients = [x for x in found if x is not None]
     expected = gradients_of_reference(inputs, form, (grad_y, grad_last))
     names = ["y", "last", *(name for name, x in zip(Inputs._fields, inputs[:9], strict=False) if x is not None)]
@@ -79,7 +79,7 @@ def check(inputs: Inputs, form: Form) -> None:
         assert ours.shape == theirs.shape, name
         error = float((ours.double() - theirs).norm() / theirs.norm().clamp(min=1e-3))
         assert error < LIMIT[dtype], f"{name}: {error:.1e}"
-    plain = fused.forward(inputs, form, keep=False)
+    plain = backend_triton.forward(inputs, form, keep=False)
     assert float((plain.y - outputs.y).norm() / outputs.y.norm()) < LIMIT[dtype]
 
 
@@ -116,7 +116,7 @@ def test_values_and_gradients(S: int, batch: int, L: int, D: int, N: int, form: 
 @pytest.mark.parametrize("D", [20, 32])
 def test_two_channels_in_turn(D: int) -> None:
     """D = 20 leaves the second channel of some lanes empty."""
-    assert fused.backward_turns(fused.backward_tile(2, 10, D, 16), D) == 2
+    assert backend_triton.backward_turns(backend_triton.backward_tile(2, 10, D, 16), D) == 2
     check(problem(1, 2, 10, D, 16, FORMS["taylor 3"], ALL, torch.float32), FORMS["taylor 3"])
 
 
@@ -143,21 +143,21 @@ def test_through_the_operation_on_views() -> None:
 @pytest.mark.parametrize("D", [1, 3, 40, 768])
 @pytest.mark.parametrize("N", [1, 2, 4, 8, 16, 64, 128])
 def test_a_tile_is_one_warp_and_covers_the_states(sequences: int, D: int, N: int) -> None:
-    for tile in (fused.forward_tile(sequences, 128, D, N), fused.backward_tile(sequences, 128, D, N)):
+    for tile in (backend_triton.forward_tile(sequences, 128, D, N), backend_triton.backward_tile(sequences, 128, D, N)):
         assert tile.V * tile.LN * tile.R == N
         assert tile.LN * tile.LD * tile.LB <= 32
         assert tile.V * tile.R <= 8
-    assert fused.backward_tile(sequences, 128, D, N).R == 1
-    assert fused.forward_tile(sequences, 128, D, N).T % fused.backward_tile(sequences, 128, D, N).T == 0
+    assert backend_triton.backward_tile(sequences, 128, D, N).R == 1
+    assert backend_triton.forward_tile(sequences, 128, D, N).T % backend_triton.backward_tile(sequences, 128, D, N).T == 0
 
 
 def test_what_it_cannot_do_is_said() -> None:
     inputs = problem(1, 1, 2, 1, 1, Form(), (), torch.float32)
-    assert fused.unsupported(inputs, Form()) is None
-    assert "up to degree 3, not 4" in str(fused.unsupported(inputs, Form("taylor", 4)))
-    assert "float64" in str(fused.unsupported(Inputs(*(None if x is None else x.double() for x in inputs)), Form()))  # type: ignore[arg-type]
+    assert backend_triton.unsupported(inputs, Form()) is None
+    assert "up to degree 3, not 4" in str(backend_triton.unsupported(inputs, Form("taylor", 4)))
+    assert "float64" in str(backend_triton.unsupported(Inputs(*(None if x is None else x.double() for x in inputs)), Form()))  # type: ignore[arg-type]
     wide = inputs._replace(A=inputs.A.expand(1, 1, 300))
-    assert "up to 128 states a channel, not 300" in str(fused.unsupported(wide, Form()))
+    assert "up to 128 states a channel, not 300" in str(backend_triton.unsupported(wide, Form()))
 
 
 _COMPILE = """
@@ -165,8 +165,8 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from expbench.ops.selective import fused, kernels
-from expbench.ops.selective.launch import DOWNWARDS, GATHERED, UPWARDS, lanes_in_order
+from expbench.ops.selective import backend_triton, triton_kernels
+from expbench.ops.selective.triton_launch import DOWNWARDS, GATHERED, UPWARDS, lanes_in_order
 
 kind, degree = sys.argv[1], int(sys.argv[2])
 fields = {"u": "*bf16", "delta": "*bf16", "z": "*bf16", "y": "*bf16", "grad_y": "*bf16", "du": "*bf16"}
@@ -174,8 +174,8 @@ fields |= {"ddelta": "*bf16", "dz": "*bf16", "sequences": "i32", "batch": "i32",
 common = dict(KIND=kind, DEGREE=degree, LOWEST=0.0, DELTA_ON_B=True, SKIP=True, GATE=True, BIAS=True, STATE=False)
 common |= dict(EVEN=True, EVEN_L=True, STAGES=3, N=16)
 for kernel, tile, more in (
-    (kernels.forward_kernel, fused.forward_tile(32, 1024, 768, 16), dict(KEEP=8)),
-    (kernels.backward_kernel, fused.backward_tile(32, 1024, 768, 16), dict(LAST=False, JOINT=True, TURNS=2)),
+    (triton_kernels.forward_kernel, backend_triton.forward_tile(32, 1024, 768, 16), dict(KEEP=8)),
+    (triton_kernels.backward_kernel, backend_triton.backward_tile(32, 1024, 768, 16), dict(LAST=False, JOINT=True, TURNS=2)),
 ):
     sizes = {name: size for name, size in tile._asdict().items() if name in kernel.arg_names}
     for fast in (UPWARDS, DOWNWARDS, GATHERED):
@@ -265,7 +265,7 @@ def test_two_runs_give_the_same_bits() -> None:
     inputs = inputs._replace(A=-inputs.A.abs())
     runs = []
     for _ in range(2):
-        outputs = fused.forward(inputs, Form(), keep=True)
-        found = fused.backward(inputs.u, outputs.last, inputs, Form(), outputs.raw, outputs.checkpoints)
+        outputs = backend_triton.forward(inputs, Form(), keep=True)
+        found = backend_triton.backward(inputs.u, outputs.last, inputs, Form(), outputs.raw, outputs.checkpoints)
         runs.append([outputs.y, outputs.last, *(x for x in found if x is not None)])
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))

@@ -8,13 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from expbench import graph, plugins
-from expbench.ensemble import Ensemble
-from expbench.grid import Job, Request, expand
+from expbench import plugins
 from expbench.mixer import Mixer
-from expbench.steps import Steps
-from expbench.stream import Stream
-from expbench.training import build, surroundings
+from expbench.sweep.expand import expand
+from expbench.sweep.request import Request
+from expbench.training import cuda_graph
+from expbench.training.batches import Stream
+from expbench.training.ensemble import Ensemble
+from expbench.training.job import Job
+from expbench.training.loop import build, surroundings
+from expbench.training.step import Steps
 
 TASKS = {"count-in-row": ("classes=6",), "polyreg": ("family=sparse", "degree=3")}
 
@@ -68,7 +71,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[Counter], None]:
 def test_a_step_is_taken_once_and_replayed(stand_in: Callable[[Counter], None]) -> None:
     step = Counter()
     stand_in(step)
-    captured = graph.capture(step, [step.value, step.total], [step.total], 1e-6)
+    captured = cuda_graph.capture(step, [step.value, step.total], [step.total], 1e-6)
     assert captured.reason is None
     assert captured.replay is not None
     assert (float(step.value), float(step.total[0, 0])) == (1, 1)
@@ -88,7 +91,7 @@ def test_what_cannot_be_replayed_is_taken_as_it_is(
     stand_in: Callable[[Counter], None], step: Counter, reason: str | None
 ) -> None:
     stand_in(step)
-    captured = graph.capture(step, [step.value, step.total], [step.total], 1e-6)
+    captured = cuda_graph.capture(step, [step.value, step.total], [step.total], 1e-6)
     assert captured.reason == reason
     assert (captured.replay is None) is (reason is not None)
     assert float(step.value) == 1

@@ -12,14 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expbench import table
-from expbench.ensemble import Ensemble
-from expbench.grid import Job, Request, expand
 from expbench.models.s6 import S6
-from expbench.network import Network
+from expbench.nn.network import Network
+from expbench.results import store
 from expbench.run import Run, Score
-from expbench.training import build, evaluate, train, train_together
-from expbench.weights import load
+from expbench.sweep.expand import expand
+from expbench.sweep.request import Request
+from expbench.training.ensemble import Ensemble
+from expbench.training.job import Job
+from expbench.training.loop import build, evaluate, train, train_together
+from expbench.training.weights import load
 from tests.conftest import CommandLine, is_bad_input
 
 ROOT = Path(__file__).parent.parent
@@ -43,7 +45,7 @@ def metric(job: Job) -> float:
 
 def results() -> pd.DataFrame:
     """A row for each run: its columns, and the value that it ended with."""
-    frame = table.read(Path("results")).frame
+    frame = store.read(Path("results")).frame
     return frame[(frame["kind"] == "run") & (frame["split"] == "test") & frame["headline"].fillna(False).astype(bool)]
 
 
@@ -69,7 +71,7 @@ def test_the_key_of_a_run_from_before_is_what_it_was() -> None:
 
 
 def test_rows_of_older_tables_are_runs_with_their_keys() -> None:
-    rows = table.read(ROOT / "results" / "floors").frame.query("kind == 'run'").drop_duplicates("key").head(20)
+    rows = store.read(ROOT / "results" / "floors").frame.query("kind == 'run'").drop_duplicates("key").head(20)
     for row in rows.to_dict("records"):
         assert Run.from_row({str(name): value for name, value in row.items()}).key == row["key"]
         for nothing in (None, math.nan):

@@ -12,22 +12,21 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from expbench import perplexity
-from expbench.backbone import LanguageModel
-from expbench.corpus import Choice, Corpus, Source, prepare
+from expbench.data.corpus import Choice, Corpus, Source, prepare
 from expbench.errors import BadInput
-from expbench.language import How, Recipe, Unfinished, flops_per_token, schedule, train
-from expbench.language.data import Order
+from expbench.language import How, Recipe, Unfinished, flops_per_token, perplexity, schedule, train
+from expbench.language.batches import Order
+from expbench.language.evaluation import Measure, Measures
 from expbench.language.flops import peak
-from expbench.language.measures import Measure, Measures
-from expbench.language.steps import parameter_groups
+from expbench.language.model import LanguageModel
+from expbench.language.step import parameter_groups
 from expbench.mixer import Mixer
 from expbench.models.attn import Attn
 from expbench.models.s6 import S6
 from expbench.ops import convolution as convolutions
 from expbench.run import Score
-from expbench.training import Diverged
-from expbench.watch import fingerprint
+from expbench.training.loop import Diverged
+from expbench.training.monitors import fingerprint
 from tests.small_language import L, corpus_in, numbers, recipe, small, trained, write_text
 
 CPU = torch.device("cpu")

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from expbench.errors import BadInput
 from expbench.ops import Transition, backends, selective_scan
-from expbench.ops.selective import mamba
+from expbench.ops.selective import backend_mamba
+from expbench.ops.selective.backend_reference import reference
 from expbench.ops.selective.problem import Form, Gradients, Inputs
-from expbench.ops.selective.reference import reference
 
 OPTIONS = pytest.mark.parametrize("present", [("skip", "z", "bias"), (), ("z",), ("skip",), ("bias",)])
 
@@ -87,16 +87,16 @@ def extension(monkeypatch: pytest.MonkeyPatch) -> Extension:
 @OPTIONS
 def test_conversion_to_the_extensions_layout(present: tuple[str, ...], extension: Extension) -> None:
     inputs = problem(*present)
-    y, last, raw, checkpoints = mamba.forward(inputs, Form(), True)
+    y, last, raw, checkpoints = backend_mamba.forward(inputs, Form(), True)
     torch.testing.assert_close((y, last), reference(inputs, Form()))
     if "z" in present:
         torch.testing.assert_close(raw, reference(inputs._replace(z=None), Form())[0])
     else:
         assert raw.numel() == 0
-    assert checkpoints.shape == mamba.saved_shapes(inputs, Form())[1]
-    assert mamba.forward(inputs, Form(), False).checkpoints.numel() == 0
+    assert checkpoints.shape == backend_mamba.saved_shapes(inputs, Form())[1]
+    assert backend_mamba.forward(inputs, Form(), False).checkpoints.numel() == 0
     grad_y = torch.randn_like(y).transpose(1, 2).contiguous().transpose(1, 2)
-    found = mamba.backward(grad_y, None, inputs, Form(), raw, checkpoints)
+    found = backend_mamba.backward(grad_y, None, inputs, Form(), raw, checkpoints)
     leaves: Any = [None if x is None else x.clone().requires_grad_() for x in inputs]
     given = [x for x in leaves if x is not None]
     expected = iter(torch.autograd.grad(reference(Inputs(*leaves), Form())[0], given, grad_y))
@@ -105,8 +105,8 @@ def test_conversion_to_the_extensions_layout(present: tuple[str, ...], extension
 
 
 def test_checkpoints_of_several_chunks() -> None:
-    assert mamba.saved_shapes(problem(L=2049), Form())[1] == (2, 3, 4, 2, 4)
-    assert mamba.saved_shapes(problem(L=2048), Form())[1] == (2, 3, 4, 1, 4)
+    assert backend_mamba.saved_shapes(problem(L=2049), Form())[1] == (2, 3, 4, 2, 4)
+    assert backend_mamba.saved_shapes(problem(L=2048), Form())[1] == (2, 3, 4, 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +122,14 @@ def test_checkpoints_of_several_chunks() -> None:
     ],
 )
 def test_what_it_cannot_do(given: dict[str, Any], form: Form, reason: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert mamba.unsupported(problem(**given), form) == (reason if "dtype" in given else "it takes CUDA tensors only")
+    assert backend_mamba.unsupported(problem(**given), form) == (
+        reason if "dtype" in given else "it takes CUDA tensors only"
+    )
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
-    assert mamba.unsupported(problem("skip", "z", "bias", **given), form) == reason
-    assert mamba.unsupported(problem("state"), Form()) == "it has no initial state"
+    assert backend_mamba.unsupported(problem("skip", "z", "bias", **given), form) == reason
+    assert backend_mamba.unsupported(problem("state"), Form()) == "it has no initial state"
     long = problem(S=1, D=1, N=256)._replace(u=torch.empty(1).expand(1, 128, 2049, 32768))
-    assert mamba.unsupported(long, Form()) == "its 32-bit indices do not reach that far"
+    assert backend_mamba.unsupported(long, Form()) == "its 32-bit indices do not reach that far"
 
 
 @pytest.fixture
@@ -140,18 +142,18 @@ def test_no_gradient_through_the_last_state_and_none_that_must_be_deterministic(
     extension: Extension, deterministic: None
 ) -> None:
     inputs = problem()
-    y, last, raw, checkpoints = mamba.forward(inputs, Form(), True)
+    y, last, raw, checkpoints = backend_mamba.forward(inputs, Form(), True)
     with pytest.raises(ValueError, match="backend 'mamba' has no gradient through the last state"):
-        mamba.backward(y, last, inputs, Form(), raw, checkpoints)
+        backend_mamba.backward(y, last, inputs, Form(), raw, checkpoints)
     torch.use_deterministic_algorithms(True)
     with pytest.raises(RuntimeError, match="the backward pass of backend 'mamba' is not deterministic"):
-        mamba.backward(y, None, inputs, Form(), raw, checkpoints)
+        backend_mamba.backward(y, None, inputs, Form(), raw, checkpoints)
     torch.use_deterministic_algorithms(True, warn_only=True)
     with pytest.warns(UserWarning, match="the backward pass of backend 'mamba' is not deterministic"):
-        mamba.backward(y, None, inputs, Form(), raw, checkpoints)
+        backend_mamba.backward(y, None, inputs, Form(), raw, checkpoints)
 
 
-@pytest.mark.skipif(mamba.absent() is None, reason="mamba-ssm works here")
+@pytest.mark.skipif(backend_mamba.absent() is None, reason="mamba-ssm works here")
 def test_forcing_it_where_it_is_absent_says_how_to_get_it() -> None:
     x = torch.ones(1, 2, 3)
     line = r"^backend mamba does not work here: \w+: .*; to get it: on a machine with a CUDA toolkit: .*pip install .*mamba"
@@ -166,7 +168,7 @@ def test_forcing_it_where_it_is_absent_says_how_to_get_it() -> None:
 
 
 def on_a_gpu(test: Any) -> Any:
-    return pytest.mark.gpu(pytest.mark.skipif(mamba.absent() is not None, reason="needs mamba-ssm")(test))
+    return pytest.mark.gpu(pytest.mark.skipif(backend_mamba.absent() is not None, reason="needs mamba-ssm")(test))
 
 
 TOLERANCE = {torch.float32: {"rtol": 2e-3, "atol": 2e-3}, torch.bfloat16: {"rtol": 3e-2, "atol": 5e-2}}

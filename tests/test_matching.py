@@ -4,9 +4,10 @@ import re
 
 import pytest
 
-from expbench import grid
-from expbench.matching import WITHIN, Target
-from expbench.training import build
+from expbench.nn.size_matching import WITHIN, Target
+from expbench.sweep.expand import BadInput, expand
+from expbench.sweep.request import Request
+from expbench.training.loop import build
 from tests.conftest import CommandLine, is_bad_input
 
 MODELS = ("s6", "s6-poly", "linattn", "attn", "polyattn", "ssm")
@@ -17,10 +18,10 @@ MODELS = ("s6", "s6-poly", "linattn", "attn", "polyattn", "ssm")
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_is_within_five_percent_or_refused_with_its_nearest_sizes(model: str, depth: str, what: str) -> None:
     def sizes(match: str | None = None, D: str | None = None, settings: tuple[str, ...] = ()) -> int:
-        request = grid.Request(
+        request = Request(
             task="polyreg", models=model, L="8", D=D, depth=depth, match=match, seeds="0", model_settings=settings
         )
-        (job,) = grid.expand(request, "cpu")
+        (job,) = expand(request, "cpu")
         network = build(job.run, job.task, job.model, "cpu")
         found = network.parameter_count() if what == "params" else network.state_size()
         assert found is not None
@@ -29,7 +30,7 @@ def test_a_model_is_within_five_percent_or_refused_with_its_nearest_sizes(model:
     for target in (90, 300, 2000):
         try:
             assert abs(sizes(f"{what}={target}") - target) <= WITHIN * target
-        except grid.BadInput as refused:
+        except BadInput as refused:
             nearest = re.findall(r"(\d+) \(D=(\d+)(?:, N=(\d+))?\)", str(refused))
             assert nearest
             for size, D, N in nearest:
@@ -46,14 +47,14 @@ def test_what_the_issue_of_a_few_hundred_parameters_comes_to(expbench: CommandLi
 
 
 def test_states_are_matched_by_N_where_no_width_is_near() -> None:
-    request = grid.Request(task="polyreg", models="s6", L="8", match="state=7", seeds="0")
-    (job,) = grid.expand(request, "cpu")
+    request = Request(task="polyreg", models="s6", L="8", match="state=7", seeds="0")
+    (job,) = expand(request, "cpu")
     assert job.run.D * int(str(job.run.model_settings["N"])) == 7
 
 
 def test_heads_that_do_not_divide_a_width_are_passed_over() -> None:
-    request = grid.Request(task="polyreg", models="attn", L="8", match="params=3300", seeds="0", model_settings=("heads=4",))
-    (job,) = grid.expand(request, "cpu")
+    request = Request(task="polyreg", models="attn", L="8", match="params=3300", seeds="0", model_settings=("heads=4",))
+    (job,) = expand(request, "cpu")
     assert job.run.D % 4 == 0
 
 

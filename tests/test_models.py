@@ -9,7 +9,7 @@ from expbench_tasks.count_in_row import CountInRow
 from expbench_tasks.polyreg import PolyReg
 from torch import Tensor, nn
 
-from expbench import grid, plugins
+from expbench import contracts, plugins
 from expbench.mixer import Mixer, unsupported
 from expbench.models.attn import Attn
 from expbench.models.linattn import LinAttn
@@ -19,13 +19,13 @@ from expbench.models.s6_bbar_b import S6BbarB
 from expbench.models.s6_poly import S6Poly
 from expbench.models.s6_poly_disc import S6PolyDisc
 from expbench.models.ssm import SSM
-from expbench.network import Network, sinusoids
+from expbench.nn.network import Network, sinusoids
 
 MODELS = sorted(plugins.discover("model"))
 
 
 def model(name: str) -> type[nn.Module]:
-    return grid.load_model(plugins.find("model", name))
+    return contracts.load_model(plugins.find("model", name))
 
 
 def double(layer: nn.Module, seed: int = 0) -> nn.Module:

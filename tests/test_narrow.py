@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expbench.ops import narrow
+from expbench.ops.small_layers import functional
 
 pytest.importorskip("triton")
 GPU = torch.cuda.is_available()
@@ -20,7 +20,7 @@ LIMIT = 1e-6
 @pytest.fixture(autouse=True)
 def _poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is allocated and never written holds NaN; and the interpreter is taken for a GPU."""
-    monkeypatch.setattr(narrow, "_on_device", lambda x: True)
+    monkeypatch.setattr(functional, "_on_device", lambda x: True)
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -31,7 +31,7 @@ def values_and_gradients(
 ) -> dict[str, Tensor]:
     """Of `function` mapped over the first axis of `tensors`, by narrow kernels or by torch."""
     leaves = {n: x.detach().to(dtype).requires_grad_() if x.is_floating_point() else x for n, x in tensors.items()}
-    with narrow.Narrow() if ours else nullcontext():
+    with functional.Narrow() if ours else nullcontext():
         y = torch.vmap(lambda given: function(**given))(leaves)
     wanted = {n: x for n, x in leaves.items() if x.requires_grad}
     grads = torch.autograd.grad((y * weights.to(y)).sum(), list(wanted.values()))
@@ -54,7 +54,7 @@ def check(function: Callable[..., Tensor], tensors: dict[str, Tensor], calls: li
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A note for each time that narrow kernels are taken."""
     made: list[str] = []
-    monkeypatch.setattr(narrow.backends, "ran", lambda operation, name: made.append(name))
+    monkeypatch.setattr(functional.backends, "ran", lambda operation, name: made.append(name))
     return made
 
 
@@ -113,7 +113,7 @@ def test_a_part_that_is_not_used_has_no_gradient(calls: list[str]) -> None:
 
 def test_inputs_that_models_share(calls: list[str]) -> None:
     x, weight = random(30, 4).to(DEVICE), random(3, 5, 4).to(DEVICE)
-    with narrow.Narrow():
+    with functional.Narrow():
         y = torch.vmap(F.linear, (None, 0))(x, weight)
     torch.testing.assert_close(y, x @ weight.mT)
     assert calls
@@ -141,6 +141,6 @@ def test_inputs_that_models_share(calls: list[str]) -> None:
 )
 def test_what_is_not_narrow_is_left_to_torch(call: Callable[[], Any], calls: list[str]) -> None:
     expected = call()
-    with narrow.Narrow():
+    with functional.Narrow():
         assert torch.equal(call(), expected)
     assert not calls

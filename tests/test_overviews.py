@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from expbench.cells import Cell, gather, with_context
-from expbench.overviews import solved_by_depth
-from expbench.report import write_report
+from expbench.report.build import write_report
+from expbench.report.overview_figures import solved_by_depth
+from expbench.results.cells import Cell, gather, with_context
 from tests.test_report import frame_of, row, runs
 
 NONE = 0.5

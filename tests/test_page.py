@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from expbench import page
-from expbench.cells import gather, with_context
-from expbench.claims import Claim, write
-from expbench.document import name
-from expbench.page.figure import inline
-from expbench.report import write_report
+from expbench.claims.claim import Claim, write
+from expbench.report.build import write_report
+from expbench.report.document import name
+from expbench.report.html import page
+from expbench.report.html.figure import inline
+from expbench.results.cells import gather, with_context
 from tests.test_report import control, frame_of, row, runs
 
 STRANGE = '</script><script>alert("&1")</script><img src=http://x/y.png onerror=alert(2)> [a](http://x) ![b](http://x)'
@@ -226,8 +226,9 @@ def test_the_command_of_a_cell_is_its_runs(pairing: list[str]) -> None:
 
     from typer.main import get_command
 
-    from expbench.cli import app
-    from expbench.grid import Request, expand
+    from expbench.cli.main import app
+    from expbench.sweep.expand import expand
+    from expbench.sweep.request import Request
 
     words = {"seeds": pairing[1], "paired": "--paired" in pairing} | ({"instances": pairing[3]} if len(pairing) > 3 else {})
     request = Request(task="polyreg", models="s6", L="4", task_settings=("family=random",), D="3", **words)  # type: ignore[arg-type]

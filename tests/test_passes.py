@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expbench import graph
-from expbench.backbone import LanguageModel
-from expbench.corpus import Corpus
+from expbench.data.corpus import Corpus
 from expbench.language import How, schedule, train
-from expbench.language.passes import side_by_side
+from expbench.language.gradients import side_by_side
+from expbench.language.model import LanguageModel
 from expbench.mixer import Mixer
 from expbench.models.attn import Attn
 from expbench.models.s6 import S6
+from expbench.training import cuda_graph
 from tests.small_language import corpus_in, numbers, recipe, replayed, small, trained, write_text
 
 
@@ -63,15 +63,15 @@ def test_replayed_passes_are_the_passes(
 def test_what_cannot_be_captured_goes_on_eagerly_and_says_why(
     corpus: Corpus, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def capture(step: Any, state: list[Tensor], judged: list[Tensor], tolerance: float) -> graph.Capture[Any]:
+    def capture(step: Any, state: list[Tensor], judged: list[Tensor], tolerance: float) -> cuda_graph.Capture[Any]:
         result = step()
         if broken == "memory":
             raise torch.OutOfMemoryError
-        return graph.Capture(result, None, "a step is another")
+        return cuda_graph.Capture(result, None, "a step is another")
 
     expected = numbers(trained(corpus, recipe()))
-    monkeypatch.setattr(graph, "possible", lambda device: True)
-    monkeypatch.setattr(graph, "capture", capture)
+    monkeypatch.setattr(cuda_graph, "possible", lambda device: True)
+    monkeypatch.setattr(cuda_graph, "capture", capture)
     reasons: list[str] = []
     found = numbers(list(train(small(), corpus, recipe(), How(), eager=reasons.append)))  # type: ignore[arg-type]
     assert found == expected

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expbench import perplexity as pp
 from expbench.errors import BadInput
+from expbench.language import perplexity as pp
 
 V, BEFORE = 7, 3
 

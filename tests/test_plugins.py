@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from expbench import plugins, table
+from expbench import plugins
 from expbench.errors import BadInput
+from expbench.results import store
 from tests.conftest import TINY, CommandLine
 
 ROOT = Path(__file__).parent.parent
@@ -41,7 +42,7 @@ def test_single_files_are_listed_shown_and_run(expbench: CommandLine, folders: l
     assert "A plain module that knows nothing of expbench." in expbench("show", "ema").out
     answer = expbench("run", "--task", "last-value", "--models", "ema,s6", "-m", "ema:horizon=2,8", *TINY[:6], *folders)
     assert (answer.code, "ran 6 (6 ok)" in answer.err) == (0, True), answer
-    frame, _ = table.read(Path("results"))
+    frame, _ = store.read(Path("results"))
     key = frame.loc[frame["model"] == "ema", "key"].iloc[0]
     command = re.search(r"^command +expbench (.*)$", expbench("trace", key).out, re.MULTILINE)
     assert command
@@ -67,7 +68,7 @@ def test_module_and_class_and_what_trace_says_of_a_file(
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert "ran 2 (2 ok)" in expbench("run", "--task", "polyreg", "--models", "mymodule:Ema", *TINY).err
     assert "ran 2 (2 ok)" in expbench("run", "--task", "polyreg", "--models", "mymodule.py:Ema", *TINY).err
-    frame, _ = table.read(Path("results"))
+    frame, _ = store.read(Path("results"))
     assert set(frame.loc[frame["kind"] == "run", "model"]) == {"mymodule:Ema", "mymodule.py:Ema"}
     key = frame.loc[frame["model"] == "mymodule.py:Ema", "key"].iloc[0]
     assert f"--models {tmp_path / 'mymodule.py'}:Ema" in expbench("trace", key).out
@@ -126,7 +127,7 @@ def test_a_wheel_away_from_the_checkout_with_a_third_party(site: Path, tmp_path:
     assert clash.returncode == 2
     assert "two tasks are named 'last-value'" in clash.stderr
     assert "thirdparty 2.5" in clash.stderr
-    frame, _ = table.read(tmp_path / "results")
+    frame, _ = store.read(tmp_path / "results")
     assert frame["git_commit"].isna().all(), "a wheel knows no commit"
 
 

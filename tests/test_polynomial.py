@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from expbench.draws import Draws
-from expbench.polynomial import Inputs, Monomials, Polynomial, Suffix
+from expbench.algebra.polynomial import Inputs, Monomials, Polynomial, Suffix
+from expbench.data.rng import Draws
 
 UNIT, HALF = Inputs("unit"), Inputs("unit", 0.5, 1.0)
 SIGNS = Inputs("signs", eps=0.2)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from expbench_tasks.polyreg import PolyReg
 
-from expbench.polynomial import Monomials
+from expbench.algebra.polynomial import Monomials
 from expbench.task import total
 
 CELLS: list[dict[str, Any]] = [

@@ -6,23 +6,28 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from expbench import claims, grid, ledger, table
-from expbench.cells import gather, with_context
-from expbench.presets import PRESETS, Preset, smoke
-from expbench.rates import RESERVED, TUNING_RUNS
-from expbench.training import build
-from expbench.verdicts import SIGNIFICANCE
+from expbench.claims.claim import read
+from expbench.claims.verdicts import SIGNIFICANCE
+from expbench.report import published
+from expbench.results import schema, store
+from expbench.results.cells import gather, with_context
+from expbench.results.learning_rates import RESERVED, TUNING_RUNS
+from expbench.studies.published import numbers
+from expbench.studies.synthetic import PRESETS, Preset, smoke
+from expbench.sweep.expand import expand
+from expbench.training.job import Job
+from expbench.training.loop import build
 from tests.conftest import CommandLine, is_bad_input
 
 
 @pytest.fixture(scope="module")
-def jobs() -> list[grid.Job]:
-    return [job for request in PRESETS["table2"]().requests for job in grid.expand(request, "cpu")]
+def jobs() -> list[Job]:
+    return [job for request in PRESETS["table2"]().requests for job in expand(request, "cpu")]
 
 
-def test_every_row_of_table_2_is_run_with_every_reading_of_it(jobs: list[grid.Job]) -> None:
-    assert len(ledger.table2()) == 19
-    for row in ledger.table2():
+def test_every_row_of_table_2_is_run_with_every_reading_of_it(jobs: list[Job]) -> None:
+    assert len(numbers.table2()) == 19
+    for row in numbers.table2():
         meant = [
             job
             for job in jobs
@@ -42,9 +47,9 @@ def test_every_row_of_table_2_is_run_with_every_reading_of_it(jobs: list[grid.Jo
         assert max(seeds) < RESERVED
 
 
-def test_the_parameters_are_those_of_the_paper_where_one_formula_gives_them(jobs: list[grid.Job]) -> None:
-    found: dict[ledger.Published, set[int]] = {}
-    for row in ledger.table2():
+def test_the_parameters_are_those_of_the_paper_where_one_formula_gives_them(jobs: list[Job]) -> None:
+    found: dict[numbers.Published, set[int]] = {}
+    for row in numbers.table2():
         for job in jobs:
             run = job.run
             where = (run.task, run.model, run.positions, run.depth, run.D) == (
@@ -57,7 +62,7 @@ def test_the_parameters_are_those_of_the_paper_where_one_formula_gives_them(jobs
     assert {(row.model, row.task, row.D) for row, equal in same.items() if not equal} == {("s6", "polyreg", 6)}
 
 
-def test_claims_name_rows_that_are_run(jobs: list[grid.Job]) -> None:
+def test_claims_name_rows_that_are_run(jobs: list[Job]) -> None:
     for claim in PRESETS["table2"]().claims:
         for side in (claim.left, claim.right):
             wanted = {"D": "D", "depth": "depth", "positions": "positions"}
@@ -76,7 +81,7 @@ def row(key: str, value: float, seed: int = 0, **others: object) -> dict[str, ob
     settings = {"task_settings": task_settings, "model_settings": '{"layout":"full_bias"}', "norm": "none"}
     both = {"key": key, "split": "test", "slice": "", "seed": seed, "instance": 0, "value": value, "solved_at": 0.95}
     rest = {"higher_is_better": True, "parameters": 35, "step": 10, "steps": 10}
-    return {**dict.fromkeys(table.COLUMNS), **facts, **settings, **both, **rest, **others}
+    return {**dict.fromkeys(schema.COLUMNS), **facts, **settings, **both, **rest, **others}
 
 
 def test_a_published_number_reproduces_where_means_of_three_of_our_seeds_hold_it() -> None:
@@ -87,7 +92,7 @@ def test_a_published_number_reproduces_where_means_of_three_of_our_seeds_hold_it
             rows.append(row(str(seed), 0.5, seed, metric="balanced_accuracy", headline=True, **others))
         found: dict[str, list[str]] = {}
         frame = with_context(pd.DataFrame(rows))
-        for entry in ledger.entries(frame, gather(frame)):
+        for entry in published.entries(frame, gather(frame)):
             found.setdefault(entry.published.row, []).append(entry.verdict)
         return found
 
@@ -103,15 +108,15 @@ def test_a_published_number_reproduces_where_means_of_three_of_our_seeds_hold_it
 def test_smoke_runs_every_row_and_judges_its_claims(expbench: CommandLine) -> None:
     study = smoke(PRESETS["table2"]())
     assert [request.task for request in study.requests] == [request.task for request in PRESETS["table2"]().requests]
-    one = [job for request in study.requests[:1] for job in grid.expand(request, "cpu")]
+    one = [job for request in study.requests[:1] for job in expand(request, "cpu")]
     assert len({job.run.model for job in one}) == 1
     assert {job.run.steps for job in one} == {20}
     answer = expbench("reproduce", "table2", "--smoke", "--device", "cpu", "--shard", "1/9")
     assert (answer.code, answer.out) == (0, ""), answer
     answer = expbench("report", "--results", "results/table2-smoke")
-    made = claims.read(Path("results/table2-smoke"))
+    made = read(Path("results/table2-smoke"))
     assert {claim.hash for claim in made} == {claim.hash for claim in PRESETS["table2"]().claims}
-    frame = table.read(Path("results/table2-smoke")).frame
+    frame = store.read(Path("results/table2-smoke")).frame
     assert max(claim.created for claim in made if claim.created) < frame["created"].min(), "claims come before runs"
     assert (frame["kind"] == "tuning").sum() > TUNING_RUNS
     report = Path(answer.out.strip()).with_suffix(".md").read_text()
@@ -124,7 +129,7 @@ def test_smoke_tries_every_row_of_degree_at_its_first_length() -> None:
         """The lengths of each task, model, family and inputs."""
         found: dict[tuple[str, ...], set[int]] = {}
         for request in study.requests:
-            for run in (job.run for job in grid.expand(request, "cpu")):
+            for run in (job.run for job in expand(request, "cpu")):
                 settings = (str(run.task_settings.get(name)) for name in ("family", "inputs", "lo"))
                 found.setdefault((run.task, run.model, *settings), set()).add(run.L)
         return found
@@ -143,7 +148,7 @@ def test_bad_input(expbench: CommandLine) -> None:
 
 def test_the_degree_study_claims_no_more_than_ten_seeds_can_decide() -> None:
     study = PRESETS["degree"]()
-    jobs = [job for request in study.requests for job in grid.expand(replace(request, seeds="0"), "cpu")]
+    jobs = [job for request in study.requests for job in expand(replace(request, seeds="0"), "cpu")]
     assert {job.run.model for job in jobs} == {"s6", "s6-poly", "linattn", "polyattn", "attn"}
     assert {job.run.L for job in jobs} == {4, 8, 16, 32, 256, 512, 1024}
     places = 0

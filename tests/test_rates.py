@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from expbench import campaign, grid, table, tuning
-from expbench.cells import gather, with_context
-from expbench.rates import LADDER, RESERVED, START, TUNING_RUNS, choose, extended
+from expbench.results import store
+from expbench.results.cells import gather, with_context
+from expbench.results.learning_rates import LADDER, RESERVED, START, TUNING_RUNS, choose, extended
+from expbench.sweep import sharding, tuning
+from expbench.sweep.expand import expand
+from expbench.sweep.request import Request
 from tests.conftest import TINY, CommandLine, is_bad_input
 
 
@@ -42,7 +45,7 @@ REQUEST = ["--task", "polyreg", "--models", "s6-poly,ssm", *TINY, "--batch-size"
 def test_a_campaign_chooses_on_reserved_seeds_and_reports_others(expbench: CommandLine) -> None:
     answer = expbench("run", *REQUEST, "--lr", "auto")
     assert answer.code == 0, answer
-    frame, problems = table.read(Path("results"))
+    frame, problems = store.read(Path("results"))
     assert not problems
     kinds = frame.drop_duplicates("key").groupby("kind")["seed"].agg(["min", "max", "count"])
     assert kinds.loc["run", "max"] < RESERVED <= kinds.loc["tuning", "min"]
@@ -63,16 +66,16 @@ def test_a_campaign_chooses_on_reserved_seeds_and_reports_others(expbench: Comma
     assert "ran 0 (none)" in again.err
     given = expbench("run", *REQUEST, "--lr", "0.02")
     assert given.code == 0
-    tuned = {cell["lr"]: cell.tuned for cell in gather(with_context(table.read(Path("results")).frame))}
+    tuned = {cell["lr"]: cell.tuned for cell in gather(with_context(store.read(Path("results")).frame))}
     assert tuned.pop(0.02) is False
     assert all(tuned.values())
 
 
 def test_instances_that_choose_rates_are_reserved_too() -> None:
-    request = grid.Request(
+    request = Request(
         task="polyreg", models="ssm", L="4", lr="auto", seeds="0:3", paired=True, task_settings=("family=random",)
     )
-    jobs = grid.expand(request, "cpu")
+    jobs = expand(request, "cpu")
     assert [(job.run.seed, job.task.instance) for job in jobs] == [(0, 0), (1, 1), (2, 2)]
     chooses = tuning.tuning_jobs(jobs, [0.01])
     assert [(job.run.seed, job.task.instance) for job in chooses] == [
@@ -83,14 +86,14 @@ def test_instances_that_choose_rates_are_reserved_too() -> None:
 
 
 def test_a_share_keeps_together_what_is_trained_together_or_has_one_grid() -> None:
-    request = grid.Request(task="polyreg", models="ssm,s6-poly", L="4,5", D="2,3", seeds="0:4", norm="none,layer")
-    jobs = grid.expand(request, "cpu")
+    request = Request(task="polyreg", models="ssm,s6-poly", L="4,5", D="2,3", seeds="0:4", norm="none,layer")
+    jobs = expand(request, "cpu")
     for whole, of in ((False, tuning.cell_of), (True, lambda run: (run.L, run.norm))):
-        parts = [campaign.share(jobs, (i, 4), whole_places=whole) for i in (1, 2, 3, 4)]
+        parts = [sharding.share(jobs, (i, 4), whole_places=whole) for i in (1, 2, 3, 4)]
         assert sorted(job.run.key for part in parts for job in part) == sorted(job.run.key for job in jobs)
         groups = [{of(job.run) for job in part} for part in parts]
         assert sum(map(len, groups)) == len(set().union(*groups)), "a group is in one part alone"
-    few = [campaign.share(jobs[:4], (i, 2), whole_places=False) for i in (1, 2)]
+    few = [sharding.share(jobs[:4], (i, 2), whole_places=False) for i in (1, 2)]
     assert [len(part) for part in few] == [2, 2], "a single group is dealt out by runs"
 
 
@@ -106,7 +109,7 @@ def test_killed_while_choosing_and_continued(tmp_path: Path) -> None:
         subprocess.run([*command, str(tmp_path / folder)], check=True, capture_output=True)
     found = []
     for folder in ("killed", "whole"):
-        frame = table.read(tmp_path / folder).frame
+        frame = store.read(tmp_path / folder).frame
         reported = frame[(frame["kind"] == "run") & (frame["split"] == "test")]
         found.append(reported.sort_values(["key", "metric", "slice"])[["key", "metric", "value"]].reset_index(drop=True))
     assert found[0].equals(found[1])
@@ -181,7 +184,7 @@ def test_a_model_that_always_diverges_has_lower_rates_tried_and_one_that_fails_o
     for name in ("Explodes", "Fails", "Elsewhere"):
         answer = expbench(*words, "--models", f"broken.py:{name}", "--results", name)
         assert answer.code == (1 if name == "Fails" else 0), answer
-        frame = table.read(Path(name)).frame
+        frame = store.read(Path(name)).frame
         rates[name] = set(frame.loc[frame["kind"] == "tuning", "lr"])
         assert (frame["kind"] == "run").any(), "it is reported all the same"
     assert min(rates["Explodes"]) == LADDER[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from expbench import table
+from expbench.results import store
 from tests.conftest import CommandLine
 from tests.documents import ROOT, blocks, write_files
 from tests.small_language import write_text
@@ -76,7 +76,8 @@ def test_the_query_of_the_schemas_page(expbench: CommandLine) -> None:
 
 
 def test_defaults_are_those_that_are_documented() -> None:
-    from expbench.grid import Request, expand
+    from expbench.sweep.expand import expand
+    from expbench.sweep.request import Request
 
     runs = [job.run for job in expand(Request(task="polyreg", models="s6"), "cpu")]
     assert [run.seed for run in runs] == [0, 1, 2]
@@ -93,7 +94,7 @@ def test_every_plugin_stands_in_the_readme() -> None:
 
 
 def test_the_committed_reference_is_readable() -> None:
-    frame, problems = table.read(ROOT / "results" / "reference")
+    frame, problems = store.read(ROOT / "results" / "reference")
     assert problems == []
     assert set(frame.loc[frame["kind"] == "run", "status"]) == {"ok"}
     assert frame["git_commit"].notna().all()

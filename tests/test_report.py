@@ -6,11 +6,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from expbench import table
-from expbench.cells import gather, with_context
 from expbench.errors import BadInput
-from expbench.plots import labels
-from expbench.report import write_report
+from expbench.report.build import write_report
+from expbench.report.figures import labels
+from expbench.results import schema
+from expbench.results.cells import gather, with_context
 from tests.conftest import CommandLine
 
 
@@ -33,7 +33,7 @@ def row(**changes: Any) -> dict[str, Any]:
 def frame_of(rows: list[dict[str, Any]]) -> pd.DataFrame:
     import pyarrow as pa
 
-    return pa.Table.from_pylist(rows, schema=table.SCHEMA).to_pandas()
+    return pa.Table.from_pylist(rows, schema=schema.SCHEMA).to_pandas()
 
 
 def runs(values: list[float | None], **changes: Any) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from expbench.errors import BadInput
 from expbench.ops import Transition, backends, selective_scan
-from expbench.ops.selective import chunked, library
+from expbench.ops.selective import backend_torch, operator
 from expbench.ops.selective.problem import Form, Inputs
 
 Tensors = dict[str, Tensor]
@@ -163,8 +163,8 @@ def test_gradients_from_one_output_alone(output: int) -> None:
 
 
 def test_a_last_state_that_is_not_used_has_no_gradient_to_pass_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, inner = [], chunked.backward
-    monkeypatch.setattr(chunked, "backward", lambda *arguments: (seen.append(arguments[1]), inner(*arguments))[1])
+    seen, inner = [], backend_torch.backward
+    monkeypatch.setattr(backend_torch, "backward", lambda *arguments: (seen.append(arguments[1]), inner(*arguments))[1])
     tensors = problem()
     gradients(selective_scan(**tensors, return_last_state=True, backend="torch")[0].sum(), tensors)
     assert seen == [None]
@@ -276,13 +276,13 @@ def test_autocast_lowers_the_sequences_alone(backend: str) -> None:
 def test_autocast_is_off_within_the_operators(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     for name in ("forward", "backward"):
-        inner = getattr(chunked, name)
+        inner = getattr(backend_torch, name)
 
         def outer(*arguments: Any, inner: Any = inner) -> Any:
             seen.append(torch.is_autocast_enabled("cpu"))
             return inner(*arguments)
 
-        monkeypatch.setattr(chunked, name, outer)
+        monkeypatch.setattr(backend_torch, name, outer)
     tensors = problem()
     with torch.autocast("cpu", torch.bfloat16):
         gradients(loss(tensors, backend="torch"), tensors)
@@ -588,7 +588,7 @@ def test_a_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_backend_that_is_unknown_or_absent_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "expbench.ops.selective.fused", stand_in(absent="no GPU; to get it: buy one"))
+    monkeypatch.setitem(sys.modules, "expbench.ops.selective.backend_triton", stand_in(absent="no GPU; to get it: buy one"))
     for name, line in (
         ("trition", r"^unknown backend 'trition'; did you mean 'triton'\? \(known: mamba, reference, torch, triton\)$"),
         ("triton", r"^backend triton does not work here: no GPU; to get it: buy one$"),
@@ -604,7 +604,7 @@ def test_a_backend_that_is_unknown_or_absent_is_bad_input(monkeypatch: pytest.Mo
 
 
 def test_a_forced_backend_that_cannot_is_an_error_and_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "expbench.ops.selective.fused", stand_in(unsupported="it has no tea"))
+    monkeypatch.setitem(sys.modules, "expbench.ops.selective.backend_triton", stand_in(unsupported="it has no tea"))
     with pytest.raises(ValueError, match=r"^selective scan: backend 'triton' cannot do this: it has no tea$"):
         selective_scan(**problem(), backend="triton")
     with (
@@ -624,10 +624,10 @@ def test_a_forced_backend_that_cannot_is_an_error_and_not_replaced(monkeypatch: 
     ],
 )
 def test_the_choice_by_device(device: str, triton: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "expbench.ops.selective.fused", triton)
+    monkeypatch.setitem(sys.modules, "expbench.ops.selective.backend_triton", triton)
     with FakeTensorMode():
         u, A, B = torch.empty(1, 2, 4, 3, device=device), torch.empty(1, 3, 2, device=device), torch.empty(1, 2, 4, 2)
-        assert library.choose(Inputs(u, u, A, B, B), Form(), "auto")[0] == name
+        assert operator.choose(Inputs(u, u, A, B, B), Form(), "auto")[0] == name
 
 
 def test_neither_torch_nor_its_compiler_is_imported_before_it_is_needed() -> None:

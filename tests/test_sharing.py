@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from expbench import sharing, table
+from expbench.results import schema, store
+from expbench.sweep import locks
 
 REQUEST = ["--task", "polyreg", "--models", "ssm,linattn", "--L", "3,4,5", "--device", "cpu", "--batch-size", "8"]
 
@@ -31,12 +32,12 @@ def ended_here(lines: str) -> int:
 
 
 def test_a_part_is_reserved_for_one(tmp_path: Path) -> None:
-    with sharing.reserved(tmp_path, ("L", 4)) as first, sharing.reserved(tmp_path, ("L", 5)) as other:
+    with locks.reserved(tmp_path, ("L", 4)) as first, locks.reserved(tmp_path, ("L", 5)) as other:
         assert first
         assert other
-        with sharing.reserved(tmp_path, ("L", 4)) as second:
+        with locks.reserved(tmp_path, ("L", 4)) as second:
             assert not second
-    with sharing.reserved(tmp_path, ("L", 4)) as again:
+    with locks.reserved(tmp_path, ("L", 4)) as again:
         assert again
     assert not list(tmp_path.glob("*/*")), "no lock is left behind"
 
@@ -45,8 +46,8 @@ def test_a_folder_without_locks_is_worked_on_all_the_same(tmp_path: Path, monkey
     def none(*_: object, **__: object) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(sharing.FileLock, "acquire", none)
-    with sharing.reserved(tmp_path, "a") as one, sharing.reserved(tmp_path, "a") as two:
+    monkeypatch.setattr(locks.FileLock, "acquire", none)
+    with locks.reserved(tmp_path, "a") as one, locks.reserved(tmp_path, "a") as two:
         assert one
         assert two
 
@@ -55,9 +56,9 @@ def test_two_processes_divide_a_tuned_sweep(tmp_path: Path) -> None:
     words = ["--lr", "auto", "--steps", "20", "--seeds", "0:2"]
     both = [start(tmp_path, *words) for _ in range(2)]
     lines = [said(process) for process in both]
-    frame, problems = table.read(tmp_path)
+    frame, problems = store.read(tmp_path)
     assert not problems
-    trained = frame[frame["kind"].isin(table.TRAINED)].drop_duplicates("key")
+    trained = frame[frame["kind"].isin(schema.TRAINED)].drop_duplicates("key")
     assert sum(map(ended_here, lines)) == len(trained), "each run is done by one of them"
     reported = trained[trained["kind"] == "run"]
     assert len(reported) == 12
@@ -106,7 +107,7 @@ def test_many_threads_that_come_and_go(tmp_path: Path) -> None:
     def use(i: int) -> int:
         taken = 0
         for _ in range(50):
-            with sharing.reserved(tmp_path, i) as ours:
+            with locks.reserved(tmp_path, i) as ours:
                 taken += ours
         return taken
 

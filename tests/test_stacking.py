@@ -8,15 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from expbench import plugins, stacks, table
-from expbench.ensemble import Ensemble
-from expbench.grid import Job, Request, expand
-from expbench.network import Network
+from expbench import plugins
+from expbench.nn.network import Network
+from expbench.results import store
 from expbench.run import Score
-from expbench.stacks import by_likeness
-from expbench.steps import _Rates, learning_rate_factor
-from expbench.stream import Stream
-from expbench.training import Diverged, Item, build, train, train_together
+from expbench.sweep.expand import expand
+from expbench.sweep.request import Request
+from expbench.training import stacking
+from expbench.training.batches import Stream
+from expbench.training.ensemble import Ensemble
+from expbench.training.job import Job
+from expbench.training.loop import Diverged, Item, build, train, train_together
+from expbench.training.schedule import Rates, learning_rate_factor
+from expbench.training.stacking import by_likeness
 from tests.conftest import CommandLine
 
 MODELS = sorted(plugins.discover("model"))
@@ -81,7 +85,7 @@ def test_tasks_with_test_splits_of_other_sizes_are_trained_together() -> None:
 
 def test_rates_in_tensors_are_the_schedule() -> None:
     stack = jobs("polyreg", "linattn", warmup="0,7,100", steps="100")
-    rates = _Rates([job.run for job in stack], "cpu")
+    rates = Rates([job.run for job in stack], "cpu")
     for step in (0, 6, 7, 8, 50, 99):
         expected = [job.run.lr * learning_rate_factor(job.run, step) for job in stack]
         assert rates.at(torch.tensor(step)).tolist() == pytest.approx(expected, rel=1e-13, abs=1e-18)
@@ -167,7 +171,7 @@ def strangers() -> None:
 
 
 def column(model: str, name: str) -> set[object]:
-    frame = table.read(Path("results")).frame
+    frame = store.read(Path("results")).frame
     return set(frame.loc[(frame["kind"] == "run") & frame["model"].str.endswith(model), name].dropna())
 
 
@@ -247,7 +251,7 @@ def test_float32_agrees_from_identical_parameters() -> None:
 def test_rounding_alone_keeps_no_runs_apart(monkeypatch: pytest.MonkeyPatch, rounding: bool, by: float, size: int) -> None:
     """Where float32 differs by more than its tolerance, and not by much, float64 tells rounding from another gradient."""
     both = jobs("polyreg", "attn", dtype="float32", seeds="0:2", instances="0", lr="0.01")
-    trial = stacks._trial
+    trial = stacking._trial
 
     def rough(tried: Sequence[Job], device: str) -> tuple[float, int]:
         difference, most = trial(tried, device)
@@ -255,8 +259,8 @@ def test_rounding_alone_keeps_no_runs_apart(monkeypatch: pytest.MonkeyPatch, rou
         exact = rounding and tried[0].run.dtype == "float64"
         return (difference if exact else by), most
 
-    monkeypatch.setattr(stacks, "_trial", rough)
-    together, reason = stacks.together(both, "cpu")
+    monkeypatch.setattr(stacking, "_trial", rough)
+    together, reason = stacking.together(both, "cpu")
     assert (min(together, 2), reason is None) == (size, size == 2)
 
 

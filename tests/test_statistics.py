@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from expbench.cells import Cell
-from expbench.resampling import bootstrap_interval, further_mean_interval, paired, sign_flip_p
-from expbench.statistics import best_of, holm, mean_interval, nested_interval, share_interval
+from expbench.results.cells import Cell
+from expbench.stats.intervals import best_of, holm, mean_interval, nested_interval, share_interval
+from expbench.stats.resampling import bootstrap_interval, further_mean_interval, paired, sign_flip_p
 
 
 def test_mean_interval_is_students() -> None:

@@ -14,14 +14,18 @@ import pytest
 import torch
 from expbench_tasks.polyreg import PolyReg
 
-from expbench import sweep, table
 from expbench.errors import BadInput
-from expbench.execute import Outcome, _reported
-from expbench.grid import Job, Request, expand
-from expbench.progress import Progress
+from expbench.results import schema, store
 from expbench.run import Score
-from expbench.stacks import Stack
-from expbench.weights import load
+from expbench.sweep import plan as sweep_plan
+from expbench.sweep import worker
+from expbench.sweep.execution import Outcome, _reported
+from expbench.sweep.expand import expand
+from expbench.sweep.progress import Progress
+from expbench.sweep.request import Request
+from expbench.training.job import Job
+from expbench.training.stacking import Stack
+from expbench.training.weights import load
 from tests.conftest import TINY, CommandLine
 
 SWEEP = ["run", "--task", "count-in-row,polyreg", "--models", "s6,linattn", "-t", "count-in-row:classes=4", *TINY]
@@ -29,9 +33,9 @@ SWEEP = ["run", "--task", "count-in-row,polyreg", "--models", "s6,linattn", "-t"
 
 def result(folder: Path) -> pd.DataFrame:
     """The table without what may differ between two runs of the same sweep."""
-    frame, problems = table.read(folder)
+    frame, problems = store.read(folder)
     assert problems == []
-    frame = frame.drop(columns=table.PROVENANCE)
+    frame = frame.drop(columns=schema.PROVENANCE)
     return frame.sort_values(["key", "kind", "model", "split", "slice", "step", "metric"]).reset_index(drop=True)
 
 
@@ -39,7 +43,7 @@ def result(folder: Path) -> pd.DataFrame:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("undisturbed") / "results"
     start([*SWEEP, "--results", str(folder)]).wait()
-    assert set(table.read(folder).frame["stack_size"].dropna()) == {2}  # what is killed below is a stack
+    assert set(store.read(folder).frame["stack_size"].dropna()) == {2}  # what is killed below is a stack
     return result(folder)
 
 
@@ -119,7 +123,7 @@ def test_a_run_that_fails_is_a_row_and_the_sweep_goes_on(expbench: CommandLine) 
     assert answer.code == 1
     assert "ran 4 (2 failed, 2 ok)" in answer.err
     assert "Traceback" not in answer.err
-    frame, _ = table.read(Path("results"))
+    frame, _ = store.read(Path("results"))
     failed = frame[frame["status"] == "failed"]
     assert failed["key"].nunique() == 2
     assert "RuntimeError: the layer broke down (fails.py:" in failed["error"].iloc[0]
@@ -153,10 +157,10 @@ def test_after_an_error_that_a_gpu_does_not_recover_from_no_run_is_tried(
         if not answers:
             raise RuntimeError("CUDA error: unknown error")
 
-    monkeypatch.setattr(sweep, "execute", execute)
+    monkeypatch.setattr(worker, "execute", execute)
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-    plan = sweep.plan(expand(request, "cpu"), tmp_path)
-    swept = sweep.run(plan, tmp_path, "cuda", Progress(plan.missing), sweep.Options(largest=1))
+    plan = sweep_plan.plan(expand(request, "cpu"), tmp_path)
+    swept = worker.run(plan, tmp_path, "cuda", Progress(plan.missing), worker.Options(largest=1))
     assert len(tried) == swept.ended["failed"] == (4 if answers else 1)
     assert swept.stopped is not answers
 
@@ -181,7 +185,7 @@ def test_divergence_is_a_finding_and_is_not_run_again(expbench: CommandLine) -> 
     assert answer.code == 0, answer
     assert "ran 2 (2 diverged)" in answer.err
     assert "0 to run" in expbench(*words, "--warmup", "0").err
-    frame, _ = table.read(Path("results"))
+    frame, _ = store.read(Path("results"))
     assert "is not finite at step" in frame.loc[frame["status"] == "diverged", "error"].iloc[0]
     assert expbench("report").code == 0
     text = Path("results/report/report.md").read_text()
@@ -205,7 +209,7 @@ def test_unsupported_cells_are_rows_not_failures(expbench: CommandLine) -> None:
     answer = expbench("run", "--task", "polyreg", "--models", "narrow.py:Narrow", "--D", "3,4", *TINY)
     assert answer.code == 0
     assert "ran 4 (2 ok, 2 unsupported)" in answer.err
-    frame, _ = table.read(Path("results"))
+    frame, _ = store.read(Path("results"))
     assert frame.loc[frame["D"] == 3, "error"].unique().tolist() == ["width 3 is not supported (supported: 2, 4)"]
 
 
@@ -235,7 +239,7 @@ def test_weights_are_kept_on_request_and_load(expbench: CommandLine) -> None:
     from safetensors.torch import load_file
 
     expbench("run", "--task", "polyreg", "--models", "linattn", "--save-weights", *TINY)
-    frame, _ = table.read(Path("results"))
+    frame, _ = store.read(Path("results"))
     run = frame[frame["kind"] == "run"].iloc[0]
     weights = load_file(Path("results") / run["weights"])
     assert sum(tensor.numel() for tensor in weights.values()) == run["parameters"]
@@ -245,7 +249,7 @@ def test_weights_are_kept_on_request_and_load(expbench: CommandLine) -> None:
 def test_the_best_median_and_worst_seed_keep_their_weights(expbench: CommandLine) -> None:
     words = ["run", "--task", "polyreg", "--models", "linattn", "--save-weights", *TINY]
     expbench(*words, "--seeds", "0:5")
-    frame, _ = table.read(Path("results"))
+    frame, _ = store.read(Path("results"))
     at_end = frame[(frame["split"] == "selection") & (frame["metric"] == "nmse") & (frame["step"] == frame["steps"])]
     ordered = list(at_end.sort_values("value")["key"])
     kept = {path.stem for path in Path("results/weights").iterdir()}
@@ -267,7 +271,7 @@ def test_the_best_median_and_worst_seed_keep_their_weights(expbench: CommandLine
 
 def test_what_a_row_carries(expbench: CommandLine) -> None:
     expbench("run", "--task", "polyreg", "--models", "s6,linattn", "--norm", "none", *TINY)
-    frame, _ = table.read(Path("results"))
+    frame, _ = store.read(Path("results"))
     run = frame[(frame["model"] == "linattn")].iloc[0]
     assert (run["parameters"], run["state_size"], run["network_degree"], run["network_order"]) == (73, 16, 3, 2)
     task = PolyReg(L=4, test_size=256)
@@ -313,7 +317,7 @@ def test_a_model_that_states_nonsense_fails_with_a_row(expbench: CommandLine, wh
     answer = expbench("run", "--task", "polyreg", "--models", "nonsense.py:Nonsense,ssm", *TINY)
     assert answer.code == 1
     assert "ran 4 (2 failed, 2 ok)" in answer.err
-    frame, _ = table.read(Path("results"))
+    frame, _ = store.read(Path("results"))
     assert frame.loc[frame["status"] == "failed", "error"].str.contains(error).all()
 
 

@@ -8,9 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from expbench import claims, grid, ledger, table
-from expbench.cells import gather, with_context
-from expbench.presets import PRESETS, chosen
+from expbench.claims.claim import read
+from expbench.results import store
+from expbench.results.cells import gather, with_context
+from expbench.studies.published import numbers
+from expbench.studies.synthetic import PRESETS, chosen
+from expbench.sweep import request as sweep_request
+from expbench.sweep.expand import expand
+from expbench.training.job import Job
 from tests.conftest import CommandLine, is_bad_input
 from tests.small_language import write_text
 
@@ -22,9 +27,9 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(write_text(tmp_path / "wikitext-2"))
 
 
-def jobs(name: str, path: str) -> list[grid.Job]:
+def jobs(name: str, path: str) -> list[Job]:
     """The jobs of a study on that text, with its own models and seeds but short."""
-    return [job for request in chosen(name, None, path, small=True).requests for job in grid.expand(request, "cpu")]
+    return [job for request in chosen(name, None, path, small=True).requests for job in expand(request, "cpu")]
 
 
 def test_table_1_has_the_settings_that_the_paper_states() -> None:
@@ -35,9 +40,9 @@ def test_table_1_has_the_settings_that_the_paper_states() -> None:
         assert stated == ("1024", "384", "12", "32", "20", "0.01")
         assert (request.lr, request.dtype, request.warmup) == ("0.001", "bfloat16", None), "an epoch, of so many"
         for model in request.models.split(","):
-            seeds[model] = max(seeds[model], len(grid.whole("--seeds", request.seeds, least=0)))
+            seeds[model] = max(seeds[model], len(sweep_request.whole("--seeds", request.seeds, least=0)))
     assert seeds == {"s6": 3, "s6-poly": 3, "attn": 3, "s6-poly-disc": 1, "s6-bbar-b": 1, "linattn": 1}
-    assert {row.model for row in ledger.table1()} == set(seeds) - {"linattn"}
+    assert {row.model for row in numbers.table1()} == set(seeds) - {"linattn"}
     assert not study.tunes
 
 
@@ -72,7 +77,7 @@ def test_contexts_in_little(text: str) -> None:
 
 def test_what_is_claimed_are_the_orders_of_the_table(text: str) -> None:
     claimed = PRESETS["table1-nlp"]().claims
-    values = {row.model: row.value for row in ledger.table1()}
+    values = {row.model: row.value for row in numbers.table1()}
     assert len(claimed) == 10
     assert all(values[claim.left.model] < values[claim.right.model] and claim.relation == "<" for claim in claimed)
     run = {job.run.model for job in jobs("table1-nlp", text)}
@@ -88,11 +93,11 @@ def test_smoke_runs_every_row_without_datasets_and_judges_nothing(
     answer = expbench(*words)
     assert answer.code == 0, answer.err
     folder = Path("results/table1-nlp-wikitext-2-smoke")
-    frame = table.read(folder).frame
+    frame = store.read(folder).frame
     assert set(frame["status"]) == {"ok"}
-    assert {cell["model"] for cell in gather(with_context(frame))} == {row.model for row in ledger.table1()} | {"linattn"}
+    assert {cell["model"] for cell in gather(with_context(frame))} == {row.model for row in numbers.table1()} | {"linattn"}
     assert set(frame["kind"]) == {"run", "baseline", "chance"}, "no rate is chosen"
-    assert len(claims.read(folder)) == 10
+    assert len(read(folder)) == 10
     page = Path(answer.out.strip()).with_suffix(".md")
     report = page.read_text()
     assert "a verdict takes 10 units and has 2 pairs" in report
@@ -114,7 +119,7 @@ def test_results_are_named_by_the_text_that_was_found(expbench: CommandLine, tex
         *("reproduce", "context", "--data", "wikitext-103", "--path", "sentences", "--smoke", "--shard", "1/12")
     )
     assert answer.code == 0, answer.err
-    frame = table.read(Path("results/context-sentences-smoke")).frame
+    frame = store.read(Path("results/context-sentences-smoke")).frame
     assert frame["key"].nunique() == 2, "a run and the controls"
     assert set(frame.loc[frame["slice"].fillna("").str.startswith("context="), "slice"]) == {
         f"context={length}" for length in (32, 64, 128)
@@ -123,7 +128,7 @@ def test_results_are_named_by_the_text_that_was_found(expbench: CommandLine, tex
 
 def test_what_is_tried_takes_one_thread() -> None:
     code = """
-from expbench.cli import main
+from expbench.cli.main import main
 try:
     main(["reproduce", "nosuch", "--smoke"])
 except SystemExit:

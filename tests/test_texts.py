@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from expbench import claims
-from expbench.cells import gather, with_context
-from expbench.claims import Claim
-from expbench.epochs import Trained, of_texts
-from expbench.ledger import beside_table1, table1
-from expbench.report import write_report
-from expbench.statistics import further_interval, mean_interval
-from expbench.texts import _names, against_epochs
+from expbench.claims import claim
+from expbench.claims.claim import Claim
+from expbench.report.build import write_report
+from expbench.report.language import _names, against_epochs
+from expbench.report.published import beside_table1
+from expbench.results.cells import gather, with_context
+from expbench.results.histories import Trained, of_texts
+from expbench.stats.intervals import further_interval, mean_interval
+from expbench.studies.published.numbers import table1
 from tests.test_report import frame_of, row
 from tests.test_report import section as with_header
 
@@ -186,7 +187,7 @@ def test_every_table_and_verdict_is_of_the_epochs_chosen(tmp_path: Path) -> None
     for seed in range(10):
         rows += run([(9, 8), (6, 7 + seed / 10), (70, 90)], seed=seed)
         rows += run([(9, 8), (8, 50), (7.5, 9 + seed / 10)], seed=seed, model="attn")
-    claims.write(Claim("s6 < attn", "wikitext"), tmp_path)
+    claim.write(Claim("s6 < attn", "wikitext"), tmp_path)
     text = report(rows, tmp_path)
     assert "supported: s6 has a lower perplexity than attn" in text, "at the end it has a higher one"
     assert "difference -2 (" in text

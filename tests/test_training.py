@@ -4,29 +4,31 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from expbench import grid
-from expbench.optimizer import clipped, rows
 from expbench.run import Run, Score
-from expbench.steps import learning_rate_factor
-from expbench.training import Diverged, build, curve_steps, evaluate, surroundings, train
-from expbench.watch import fingerprint
+from expbench.sweep.expand import expand
+from expbench.sweep.request import Request
+from expbench.training.job import Job
+from expbench.training.loop import Diverged, build, curve_steps, evaluate, surroundings, train
+from expbench.training.monitors import fingerprint
+from expbench.training.optimizer import clipped, rows
+from expbench.training.schedule import learning_rate_factor
 
 
-def job(**changes: Any) -> grid.Job:
+def job(**changes: Any) -> Job:
     """One small job."""
     request: dict[str, Any] = {"task": "polyreg", "models": "s6", "L": "4", "steps": "30", "seeds": "0", "batch_size": "16"}
     request |= {"task_settings": ("test_size=300", "selection_size=260")} | changes
-    jobs = grid.expand(grid.Request(**request), "cpu")
+    jobs = expand(Request(**request), "cpu")
     assert len(jobs) == 1
     return jobs[0]
 
 
-def scores(job: grid.Job) -> list[Score]:
+def scores(job: Job) -> list[Score]:
     network = build(job.run, job.task, job.model, "cpu")
     return list(train(job.run, job.task, network, "cpu"))
 
 
-def values(job: grid.Job) -> list[tuple[Any, ...]]:
+def values(job: Job) -> list[tuple[Any, ...]]:
     return [(s.split, s.step, s.metric, s.slice, s.value) for s in scores(job)]
 
 
@@ -164,7 +166,7 @@ def test_evaluation_does_not_depend_on_how_it_is_cut(monkeypatch: pytest.MonkeyP
     one = job(models="attn", dtype="float64")
     network = build(one.run, one.task, one.model, "cpu")
     whole = evaluate(one.run, one.task, network, "cpu", "test")
-    monkeypatch.setattr("expbench.training._EVALUATED_TOKENS", {"cpu": 12})
+    monkeypatch.setattr("expbench.training.loop._EVALUATED_TOKENS", {"cpu": 12})
     for a, b in zip(whole, evaluate(one.run, one.task, network, "cpu", "test"), strict=True):
         assert a.value == pytest.approx(b.value, rel=1e-12)
     y = torch.cat([batch.targets for batch in one.task.split("test")])
@@ -339,14 +341,14 @@ def test_keys_change_with_everything_that_changes_the_numbers_and_nothing_else()
     assert job(model_settings=("N=4",)).run.key == base.key, "the resolved value is what counts"
     assert job(positions="none").run.key == base.key
     assert job(degree="4").run.key == base.key
-    as_cuda = grid.expand(grid.Request(task="polyreg", models="s6", L="4"), "cpu")
+    as_cuda = expand(Request(task="polyreg", models="s6", L="4"), "cpu")
     assert len({j.run.key for j in as_cuda}) == 3
 
 
 def test_a_run_survives_its_row_and_its_command() -> None:
     import shlex
 
-    from expbench.rows import of_run
+    from expbench.sweep.rows import of_run
 
     one = job(positions="sin", residual="off", task_settings=("family=sparse", "test_size=300", "degree=3"))
     row = of_run(one, "cpu", {}, [], {"status": "ok"})[0]
@@ -359,5 +361,5 @@ def test_a_run_survives_its_row_and_its_command() -> None:
             request[name].append(value)
         else:
             request[name] = value
-    (again,) = grid.expand(grid.Request(**request), "cpu")
+    (again,) = expand(Request(**request), "cpu")
     assert again.run == one.run

@@ -17,11 +17,12 @@ import pandas as pd
 import pytest
 import torch
 
-from expbench import perplexity, recorded, table
-from expbench.language import job
-from expbench.language.data import Order
+from expbench.language import family, perplexity
+from expbench.language.batches import Order
 from expbench.language.recipe import Recipe
-from expbench.language.steps import Steps
+from expbench.language.step import Steps
+from expbench.regression import invariants
+from expbench.results import store
 from expbench.run import Run
 from tests.conftest import CommandLine, is_bad_input
 from tests.small_language import corpus_in, write_text
@@ -38,7 +39,7 @@ def text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def rows(folder: str = "results", kind: str = "run") -> pd.DataFrame:
-    frame, problems = table.read(Path(folder))
+    frame, problems = store.read(Path(folder))
     assert not problems
     return frame[frame["kind"] == kind]
 
@@ -142,8 +143,8 @@ def test_a_time_limit_ends_at_a_checkpoint_and_the_same_command_goes_on(expbench
 def test_killed_and_continued(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = [*RUN, "-t", text, "--epochs", "2", "--device", "cpu"]
-    code = "import expbench.language.job as j, functools; j.How = functools.partial(j.How, save_every=0.0); "
-    command = [sys.executable, "-c", code + "from expbench.cli import main; import sys; main(sys.argv[1:])", *words]
+    code = "import expbench.language.family as j, functools; j.How = functools.partial(j.How, save_every=0.0); "
+    command = [sys.executable, "-c", code + "from expbench.cli.main import main; import sys; main(sys.argv[1:])", *words]
     for kills in (1, 2):
         process = subprocess.Popen([*command, "--results", "killed"], stderr=subprocess.DEVNULL, env=os.environ)
         while not any(int(p.stem[5:]) >= 8 * kills for p in Path("killed").glob("checkpoints/*/step-*.safetensors")):
@@ -188,8 +189,8 @@ def test_a_dry_run_on_a_cpu_times_steps_of_a_few_sequences(
             rows.append(recipe.batch_size)
             super().__init__(model, order, recipe, *others)
 
-    monkeypatch.setattr(job, "Steps", Timed)
-    monkeypatch.setattr(job, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    monkeypatch.setattr(family, "Steps", Timed)
+    monkeypatch.setattr(family, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
     answer = expbench(*RUN, "-t", text, "--batch-size", "96", "--steps", "30", "--dry-run")
     assert answer.code == 0, answer.err
     assert rows == [1024 // 16]
@@ -200,7 +201,7 @@ def test_a_dry_run_on_a_cpu_times_steps_of_a_few_sequences(
 def test_the_dry_run_has_the_sizes_of_the_language_model(expbench: CommandLine, text: str) -> None:
     answer = expbench(*RUN, "-t", text, "--steps", "30", "--dry-run")
     assert answer.code == 0, answer.err
-    from expbench.backbone import LanguageModel
+    from expbench.language.model import LanguageModel
     from expbench.models.s6 import S6
 
     size = LanguageModel(S6, vocabulary=corpus_in(Path("sentences")).vocabulary, width=32, layers=1, context=16)
@@ -260,10 +261,10 @@ def test_what_a_run_leaves_is_deleted_when_it_has_ended(tmp_path: Path) -> None:
     class Named:
         key = "a"
 
-    folder = tmp_path / job.FOLDER / "a"
+    folder = tmp_path / family.FOLDER / "a"
     folder.mkdir(parents=True)
     (folder / "step-000000001.safetensors").touch()
-    job.forget(Named(), tmp_path)  # type: ignore[arg-type]
+    family.forget(Named(), tmp_path)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -288,8 +289,8 @@ def test_torchrun_trains_what_one_process_trains(text: str, tmp_path: Path) -> N
         said[name] = ended.stderr
     assert said["two"].count("results in") == 1, "the first alone speaks"
     order = ["key", "split", "metric", "slice", "step"]
-    frames = [table.read(tmp_path / name).frame.sort_values(order) for name in started]
-    told = ["loss", "perplexity", recorded.RATE, recorded.NORM, *recorded.FINGERPRINTS]
+    frames = [store.read(tmp_path / name).frame.sort_values(order) for name in started]
+    told = ["loss", "perplexity", invariants.RATE, invariants.NORM, *invariants.FINGERPRINTS]
     metrics = [frame[frame["metric"].isin(told)] for frame in frames]
     assert len(metrics[0]) == len(metrics[1]) > 20
     assert list(metrics[0]["key"]) == list(metrics[1]["key"])
@@ -300,10 +301,10 @@ def test_torchrun_trains_what_one_process_trains(text: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("place", "stand_in", "metric"),
     [
-        ("expbench.language.steps.learning_rate_factor", lambda schedule, step: 1.0, "learning_rate"),
-        ("expbench.language.steps.clip_grad_norm_", lambda tensors, most: torch.ones(()), "gradient_norm"),
+        ("expbench.language.step.learning_rate_factor", lambda schedule, step: 1.0, "learning_rate"),
+        ("expbench.language.step.clip_grad_norm_", lambda tensors, most: torch.ones(()), "gradient_norm"),
         (
-            "expbench.language.data.Order.starts",
+            "expbench.language.batches.Order.starts",
             lambda self, step, own=Order.starts: own(self, step + 1),
             "inputs_fingerprint",
         ),
@@ -315,10 +316,10 @@ def test_what_perplexity_may_not_show_is_recorded(
 ) -> None:
     words = [*RUN, "--models", "linattn", "-t", text, "--epochs", "1", "--clip", "0.1", "--results"]
     assert expbench(*words, "before").code == 0
-    assert recorded.broken(rows("before")) == []
+    assert invariants.broken(rows("before")) == []
     monkeypatch.setattr(place, stand_in)
     assert expbench(*words, "after").code == 0
-    found = {broken.metric for broken in recorded.broken(rows("after"), rows("before"))}
+    found = {broken.metric for broken in invariants.broken(rows("after"), rows("before"))}
     assert metric in found
     assert found <= {metric, "targets_fingerprint"}
 
@@ -338,7 +339,7 @@ def test_checkpoints_stay_until_the_results_are_written(
     expbench: CommandLine, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = [*RUN, "-t", text, "--epochs", "2"]
-    write = table.write
+    write = store.write
 
     def interrupted(folder: Path, name: str, rows: Any) -> Path:
         rows = list(rows)
@@ -346,9 +347,9 @@ def test_checkpoints_stay_until_the_results_are_written(
             raise KeyboardInterrupt
         return write(folder, name, rows)
 
-    monkeypatch.setattr(table, "write", interrupted)
+    monkeypatch.setattr(store, "write", interrupted)
     assert expbench(*words).code == 130
     assert list(Path("results/checkpoints").glob("*/step-*.safetensors"))
-    monkeypatch.setattr(table, "write", write)
+    monkeypatch.setattr(store, "write", write)
     assert "ran 1 (1 ok)" in expbench(*words).err
     assert not Path("results/checkpoints").exists()

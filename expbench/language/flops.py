@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from expbench.backbone import LanguageModel
+from expbench.language.model import LanguageModel
 from expbench.mixer import flops
 
 # Dense bfloat16 products of matrices, operations a second (data sheets of Nvidia); the first that is in a GPU's name holds.

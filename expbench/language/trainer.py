@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from expbench import provenance
-from expbench.backbone import LanguageModel
-from expbench.corpus import Corpus
+from expbench.data.corpus import Corpus
 from expbench.errors import BadInput
+from expbench.language.batches import Order
 from expbench.language.checkpoint import Checkpoints, State
-from expbench.language.data import Order
+from expbench.language.evaluation import SPLITS, Measure, Measures, of_tokens
 from expbench.language.flops import flops_per_token, peak
-from expbench.language.measures import SPLITS, Measure, Measures, of_tokens
-from expbench.language.parallel import Group, joined
+from expbench.language.model import LanguageModel
 from expbench.language.recipe import VERSION, How, Recipe, Schedule, schedule
-from expbench.language.steps import Steps
+from expbench.language.step import Steps
+from expbench.results import provenance
 from expbench.run import Score, content_key
-from expbench.training import Diverged
+from expbench.training.distributed import Group, joined
+from expbench.training.loop import Diverged
 
 _LOOK_SECONDS = 2.0  # from one look at a GPU to the next: each waits until it has done what it was given
 _WARM_STEPS = 5  # that are not timed: programs are compiled, memory is found
@@ -51,7 +51,7 @@ def train(
     """Train a model, yielding what each evaluation measured, those of earlier calls first; `Unfinished` where time is up.
 
     Train: loss (mean since the last evaluation, nats a token), epoch (how often the training split has been gone through),
-    learning_rate, gradient_norm and fingerprints of the last step (`expbench.recorded`), and of this call tokens_per_second,
+    learning_rate, gradient_norm and fingerprints of the last step (`regression.invariants`), of this call tokens_per_second,
     mfu (bfloat16 on a GPU that is known), peak_memory (bytes of a GPU). Selection, which is the validation split, and test,
     if there is one: perplexity, word_perplexity; where that of the validation split is the lowest yet, and in the end, also
     perplexity at each of the recipe's lengths, with slice ``context=256``, of those targets that have as many tokens before

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from expbench.algebra.reach import Reach
 from expbench.mixer import Attention
 from expbench.ops.linear_attention import linear_attention
-from expbench.reach import Reach
 
 
 class LinAttn(Attention):

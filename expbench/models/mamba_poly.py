@@ -11,10 +11,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from expbench.blocks import MambaBlock
+from expbench.algebra.reach import Reach
 from expbench.mixer import Mixer
 from expbench.models.s6_poly import S6Poly
-from expbench.reach import Reach
+from expbench.nn.blocks import MambaBlock
 from expbench.settings import Value
 
 

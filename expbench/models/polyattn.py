@@ -9,10 +9,10 @@ import math
 
 from torch import Tensor, nn
 
+from expbench.algebra.reach import Reach
 from expbench.mixer import Attention
 from expbench.models.linattn import attention_reach
 from expbench.ops.taylor import exp_taylor
-from expbench.reach import Reach
 
 
 class PolyAttn(Attention):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from expbench.mixer import Mixer
 from expbench.ops import Transition, selective_scan
-from expbench.ops.selective.operation import discretised
+from expbench.ops.selective.interface import discretised
 from expbench.settings import Value
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # Mamba's initial range of Delta (mamba_simple.py)

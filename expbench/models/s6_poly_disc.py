@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from expbench.algebra.reach import Reach
 from expbench.models.s6 import S6
 from expbench.ops import Transition
 from expbench.ops.taylor import contraction_range
-from expbench.reach import Reach
 
 
 class S6PolyDisc(S6):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expbench.algebra.reach import Reach
 from expbench.mixer import Mixer
 from expbench.models.s6 import mamba_bias
 from expbench.ops.scan import linear_scan
-from expbench.reach import Reach
 from expbench.settings import Value
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from expbench.ops.selective.operation import Transition, selective_scan
+    from expbench.ops.selective.interface import Transition, selective_scan
 
 __all__ = ["Transition", "selective_scan"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:  # imported when asked for: the names of the backends must not cost an import of torch
-        from expbench.ops.selective import operation
+        from expbench.ops.selective import interface
 
-        return getattr(operation, name)
+        return getattr(interface, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

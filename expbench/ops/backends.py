@@ -17,7 +17,10 @@ from typing import Any, NamedTuple, TypeVar
 from expbench.errors import BadInput, unknown
 
 BACKENDS = ("reference", "torch", "triton", "mamba")
-_PROBED = {"triton": "expbench.ops.selective.fused", "mamba": "expbench.ops.selective.mamba"}  # the others always work
+_PROBED = {
+    "triton": "expbench.ops.selective.backend_triton",
+    "mamba": "expbench.ops.selective.backend_mamba",
+}  # the others always work
 _log = logging.getLogger("expbench")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

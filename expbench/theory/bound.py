@@ -30,10 +30,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expbench.console.formatting import number
 from expbench.errors import BadInput
 from expbench.models.s6_bbar_b import S6BbarB
-from expbench.network import Network
-from expbench.text import number
+from expbench.nn.network import Network
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75)  # of the training margins, at which the margin gamma is tried
 DELTA = 0.05  # the bounds hold with probability 1 - DELTA over the training sample

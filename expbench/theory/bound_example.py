@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expbench.draws import Draws, fold
+from expbench.console.formatting import aligned, number
+from expbench.data.rng import Draws, fold
 from expbench.errors import BadInput
-from expbench.text import aligned, number
 from expbench.theory.bound import (
     DELTA,
     QUANTILES,

@@ -14,22 +14,22 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from expbench.blocks import MambaBlock
-from expbench.constructions import count_in_row as counting
-from expbench.constructions.lemma2 import sum_up
-from expbench.constructions.theorem2 import Windows, fill, place
-from expbench.draws import Draws, fold
+from expbench.algebra.parsing import Parsed
+from expbench.algebra.polynomial import Monomials
+from expbench.console.formatting import aligned, number
+from expbench.data.rng import Draws, fold
 from expbench.errors import BadInput
+from expbench.initialisation import count_in_row as counting
+from expbench.initialisation.lemma2 import sum_up
+from expbench.initialisation.theorem2 import Windows, fill, place
 from expbench.models.linattn import LinAttn
 from expbench.models.mamba_poly import MambaPoly
 from expbench.models.s6 import S6
 from expbench.models.s6_bbar_b import S6BbarB
 from expbench.models.s6_poly import S6Poly
-from expbench.network import Network
-from expbench.polynomial import Monomials
-from expbench.polynomial_text import Parsed
+from expbench.nn.blocks import MambaBlock
+from expbench.nn.network import Network
 from expbench.task import LONGEST, Batch, Measured, Task
-from expbench.text import aligned, number
 
 Form = Literal["s6", "s6-bbar-b", "s6-poly", "s6-poly-linear"]
 LIMIT = 2.0  # GB

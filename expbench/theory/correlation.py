@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from expbench.cells import Cell, gather, varying, with_context
-from expbench.statistics import CONFIDENCE, Interval, share_interval
-from expbench.text import aligned, number
+from expbench.console.formatting import aligned, number
+from expbench.results.cells import Cell, gather, varying, with_context
+from expbench.stats.intervals import CONFIDENCE, Interval, share_interval
 
 FEWEST_RUNS, FEWEST_POINTS = 10, 3
 _RESAMPLES = 10_000
@@ -78,7 +78,7 @@ def bootstrap_interval(values: Sequence[float]) -> Interval:
 def correlations(frame: pd.DataFrame, statistic: str = "k_hat") -> list[Correlation]:
     """Two for each cell of a results table whose runs log `statistic`: with the headline and with the training loss.
 
-    frame: as `expbench.table.read` has it. statistic: ``k_hat``, or one that is logged by layer (``abar_max``,
+    frame: as `expbench.results.store.read` has it. statistic: ``k_hat``, or one that is logged by layer (``abar_max``,
     ``frac_abs_gt_1``), of which the largest over layers is taken; k_hat is abar_max where a run has no row of it. Runs
     that diverged count up to where they did.
     """

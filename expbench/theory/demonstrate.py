@@ -6,11 +6,11 @@ from typing import get_args
 
 import torch
 
-from expbench.draws import Draws, fold
+from expbench.algebra.parsing import parse
+from expbench.console.formatting import aligned, number
+from expbench.data.rng import Draws, fold
 from expbench.errors import BadInput
 from expbench.ops.linear_attention import naive
-from expbench.polynomial_text import parse
-from expbench.text import aligned, number
 from expbench.theory import construct
 
 _SEQUENCES = 64

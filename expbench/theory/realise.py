@@ -21,20 +21,24 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from expbench import files, grid, plots, provenance
-from expbench.constructions.initial import disturb
-from expbench.constructions.theorem2 import standardise
-from expbench.draws import Draws
-from expbench.ensemble import Ensemble
-from expbench.network import Network
-from expbench.polynomial_text import parse
+from expbench import files
+from expbench.algebra.parsing import parse
+from expbench.console.formatting import aligned, number
+from expbench.data.rng import Draws
+from expbench.initialisation.start import disturb
+from expbench.initialisation.theorem2 import standardise
+from expbench.nn.network import Network
+from expbench.report import figures
+from expbench.results import provenance
 from expbench.run import Run, Score, Split
-from expbench.statistics import share_interval
-from expbench.stream import Stream
+from expbench.stats.intervals import share_interval
+from expbench.sweep.expand import expand
+from expbench.sweep.request import Request
 from expbench.task import Batch, Measured, Task
-from expbench.text import aligned, number
 from expbench.theory.construct import Construction, theorem2
-from expbench.training import evaluate_together, surroundings, train_together
+from expbench.training.batches import Stream
+from expbench.training.ensemble import Ensemble
+from expbench.training.loop import evaluate_together, surroundings, train_together
 
 RECOVERED = 1e-3  # NMSE from which on a run has found the polynomial
 SCRATCH = "scratch"
@@ -102,7 +106,7 @@ def realise(
     parsed = parse(formula, L)
     used = max((variable + 1 for exponents in parsed.exponents for variable in exponents), default=1)
     construction = theorem2(parsed, L or used)
-    request = grid.Request(
+    request = Request(
         task="polyreg",
         models="s6-poly",
         L=str(construction.L),
@@ -113,7 +117,7 @@ def realise(
         batch_size=str(batch_size),
         task_settings=("family=given", f"formula={formula}", "test_size=4096"),
     )
-    jobs = grid.expand(request, device)
+    jobs = expand(request, device)
     task = Padded(L=construction.L + construction.padding, inner=jobs[0].task, test_size=4096)
     starts = [*(f"{sigma:g}" for sigma in sigmas), SCRATCH]
     members = [(start, job.run) for start in starts for job in jobs]
@@ -186,7 +190,7 @@ def write(found: Sequence[Trained], formula: str, folder: Path) -> list[Path]:
     with files.replacing(paths[0]) as aside:
         pq.write_table(pa.Table.from_pylist([run._asdict() | known for run in found]), aside, compression="zstd")
     with files.replacing(paths[1]) as aside:
-        plots.save(_figure(found, formula), aside)
+        figures.save(_figure(found, formula), aside)
     return paths
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from expbench.draws import mix
+from expbench.data.rng import mix
 from expbench.errors import BadInput
 
 PRIMES = (2**31 - 1, 2**31 - 19)  # below 2^31, so that a product of two residues fits into int64

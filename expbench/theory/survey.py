@@ -11,15 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from expbench import files, plots, provenance
-from expbench.grid import Job
-from expbench.reach import Reach
+from expbench import files
+from expbench.algebra.reach import Reach
+from expbench.console.formatting import aligned, markdown_table, whole
+from expbench.report import figures
+from expbench.results import provenance
 from expbench.run import canonical
 from expbench.settings import Value
-from expbench.text import aligned, markdown_table, whole
 from expbench.theory.degree import MOST_POSITIONS, Extent, degree_of, generic, has_degree, order_of
 from expbench.theory.residues import NotPolynomial
-from expbench.training import build
+from expbench.training.job import Job
+from expbench.training.loop import build
 
 _UNKNOWN_UP_TO = 1 << 10  # a degree that no formula states is looked for up to here
 _HEADER = ["model", "settings", "L", "depth", "degree", "measured", "order", "measured", "linear attention needs", "verdict"]
@@ -145,7 +147,7 @@ def write(lines: Sequence[Line], folder: Path) -> list[Path]:
         aside.write_text(f"# Degree and interaction order\n\n{markdown_table(_HEADER, _table(lines))}\n", "utf-8")
     drawn = [line for line in lines if line.formula or line.measured]
     with files.replacing(paths[2]) as aside:
-        plots.save(_figure(drawn), aside)
+        figures.save(_figure(drawn), aside)
     return paths
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expbench.ops.selective.chunks import Chunk
 from expbench.ops.selective.problem import Form
+from expbench.ops.selective.torch_tiles import Chunk
 from expbench.ops.taylor import horner
 
 _LOG2E = 1 / math.log(2)

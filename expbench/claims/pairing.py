@@ -1,0 +1,209 @@
+"""Places: where a claim can be judged, and which two cells are held against each other there.
+
+In a place both sides agree in everything but the model, its settings and version, the learning rate (tuned apiece) and what
+the claim itself fixes. Settings that both models have, if it does not fix them, must agree as well.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import pandas as pd
+
+from expbench.claims.claim import Claim
+from expbench.claims.parsing import Side, plain
+from expbench.errors import unknown
+from expbench.results.cells import IDENTITY, Cell
+from expbench.results.reported import choosing
+
+_OF_MODEL = ("model", "model_version", "model_settings", "skip", "lr")
+_KNOWN_OTHERWISE = ("task", "context")  # the one is the claim's, the other the task's settings as a text
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A cell with its settings as `plain` texts. `selection`: the headline metric on that split, as each run is reported."""
+
+    cell: Cell
+    selection: list[float]
+
+    @cached_property
+    def task(self) -> dict[str, str]:
+        """The settings of the task but the instance."""
+        return {name: value for name, value in self._settings("task_settings").items() if name != "instance"}
+
+    @cached_property
+    def around(self) -> dict[str, str]:
+        """What was run, in the columns that are no matter of the model."""
+        return {name: plain(self.cell[name]) for name in IDENTITY if name not in (*_OF_MODEL, *_KNOWN_OTHERWISE)}
+
+    @cached_property
+    def own(self) -> dict[str, str]:
+        """The settings and the version of the model."""
+        return self._settings("model_settings") | {"model_version": str(self.cell["model_version"])}
+
+    @cached_property
+    def results(self) -> pd.DataFrame:
+        """A row for each instance and seed that ended well or diverged, on labels that are not ill-posed; of several the
+        latest."""
+        runs = self.cell.runs[["instance", "seed", "value", "created", "status"]]
+        runs = runs[runs["status"].isin(["ok", "diverged"]) & ~self._ill_posed].sort_values("created", kind="stable")
+        return runs.drop_duplicates(["instance", "seed"], keep="last")
+
+    @property
+    def set_aside(self) -> int:
+        """How many of its instances are ill-posed."""
+        return int(self.cell.runs.loc[self._ill_posed, "instance"].nunique())
+
+    @property
+    def _ill_posed(self) -> pd.Series[bool]:
+        return self.cell.runs["well_posed"].isin([False])  # unknown is not ill-posed
+
+    @property
+    def lr(self) -> dict[str, str]:
+        """The learning rate, which both sides and filters may name."""
+        return {"lr": plain(self.cell["lr"])}
+
+    def fits(self, side: Side) -> bool:
+        """Whether the cell is of a side of a claim."""
+        known = self.own | self.around | self.lr
+        return self.cell["model"] == side.name and all(known.get(name) == value for name, value in side.settings.items())
+
+    def admitted(self, claim: Claim) -> bool:
+        """Whether the cell is where a claim is made."""
+        known = self.task | self.around | self.lr
+        where = all(known.get(name) in list(values) for name, values in claim.where.items())
+        return bool(self.cell["task"] == claim.task and where)
+
+    def shared(self, fixed: Iterable[str]) -> dict[str, str]:
+        """In what the other side must agree."""
+        return self.task | {name: value for name, value in self.around.items() if name not in fixed}
+
+    def _settings(self, column: str) -> dict[str, str]:
+        return {name: plain(value) for name, value in json.loads(self.cell.each(column)[0]).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Two cells to compare. `where`: what tells where, as texts; `rates`: how many learning rates each was chosen from."""
+
+    left: Subject
+    right: Subject
+    where: dict[str, str]
+    rates: tuple[int, int]
+
+
+def subjects(frame: pd.DataFrame, cells: Iterable[Cell]) -> list[Subject]:
+    """The cells of a results table, with its rows."""
+    rows = frame[choosing(frame) & (frame["status"] == "ok")]
+    known = dict(zip(rows["key"], rows["value"], strict=True))
+    return [Subject(cell, [known.get(key, math.nan) for key in cell.each("key")]) for cell in cells]
+
+
+def places(claim: Claim, among: Sequence[Subject]) -> list[Place]:
+    """Every place of a claim, in the order of the left side's cells."""
+    fixed = {*claim.left.settings, *claim.right.settings}
+    admitted = [s for s in among if s.admitted(claim)]
+    lefts, rights = (_tuned([s for s in admitted if s.fits(side)]) for side in (claim.left, claim.right))
+    by_shared: dict[frozenset[tuple[str, str]], list[tuple[Subject, int]]] = {}
+    for right, tried in rights:
+        by_shared.setdefault(frozenset(right.shared(fixed).items()), []).append((right, tried))
+    found = []
+    for left, rates in lefts:
+        shared = left.shared(fixed)
+        for right, tried in by_shared.get(frozenset(shared.items()), []):
+            both = {name for name in left.own.keys() & right.own.keys() if name not in fixed}
+            if claim.left.name != claim.right.name:
+                both.discard("model_version")
+            if left is right or any(left.own[name] != right.own[name] for name in both):
+                continue
+            where = shared | {name: value for name, value in left.own.items() if name in both}
+            for side, subject in ((claim.left, left), (claim.right, right)):
+                free = {n: v for n, v in (subject.own | subject.around).items() if n not in {*where, *side.settings}}
+                where |= {f"{side.name} {name}": value for name, value in free.items()}
+            found.append(Place(left, right, where, (rates, tried)))
+    return found
+
+
+def _tuned(among: Sequence[Subject]) -> list[tuple[Subject, int]]:
+    """Of cells that differ in the learning rate alone, the one to compare, and how many rates it was chosen from.
+
+    That is the one which tuning chose. Without it, of those with the most runs (a rate that was only looked at has fewer)
+    the best mean on the selection split, never on the test split; a run without a result counts as the worst of them all.
+    """
+    alike: dict[frozenset[tuple[str, str]], list[Subject]] = {}
+    for subject in among:
+        alike.setdefault(frozenset((subject.task | subject.own | subject.around).items()), []).append(subject)
+    chosen = []
+    for group in alike.values():
+        tuned = next((s for s in group if s.cell.tuned), None)
+        if tuned is not None and tuned.cell.tuning is not None:
+            chosen.append((tuned, len(tuned.cell.tuning.rates)))
+            continue
+        most = max(s.cell.trials for s in group)
+        full = [s for s in group if s.cell.trials == most]
+        sign = -1 if full[0].cell.higher_is_better else 1
+        losses = [[sign * value for value in s.selection] for s in full]
+        worst = max((loss for own in losses for loss in own if not math.isnan(loss)), default=0.0)
+        means = [sum(worst if math.isnan(loss) else loss for loss in own) / len(own) for own in losses]
+        _, best = min(zip(means, full, strict=True), key=lambda rated: (rated[0], rated[1].cell["lr"]))
+        chosen.append((best, len(group)))
+    return chosen
+
+
+def nowhere(claim: Claim, among: Sequence[Subject]) -> str:
+    """Why a claim has no place, in one line that names the nearest thing there is."""
+    if not among:
+        return "there are no runs"
+    of_task = [s for s in among if s.cell["task"] == claim.task]
+    if not of_task:
+        return str(unknown("task among the runs:", claim.task, {s.cell["task"] for s in among}))
+    for name, values in claim.where.items():
+        absent = _absent("setting or column", name, list(map(str, values)), [s.task | s.around | s.lr for s in of_task])
+        if absent:
+            return absent
+    for side in (claim.left, claim.right):
+        own = [s.own | s.around | s.lr for s in of_task if s.cell["model"] == side.name]
+        if not own:
+            return str(unknown(f"model among the runs on {claim.task}:", side.name, {s.cell["model"] for s in of_task}))
+        for name, value in side.settings.items():
+            if name in of_task[0].task and not any(name in known for known in own):
+                return f"{name} belongs to the task, not to {side}; say where the claim holds instead"
+            absent = _absent(f"setting of {side.name}", name, [value], own)
+            if absent:
+                return absent
+    return _apart(claim, [s for s in of_task if s.admitted(claim)])
+
+
+def _absent(kind: str, name: str, values: Sequence[str], known: Sequence[Mapping[str, str]]) -> str:
+    """That no run has a setting, or has it at one of these values; empty where one does."""
+    seen = {settings[name] for settings in known if name in settings}
+    if not seen:
+        return str(unknown(f"{kind} among the runs:", name, {name for settings in known for name in settings}))
+    if not seen & set(values):
+        return str(unknown(f"value of {name} among the runs:", " or ".join(values), seen))
+    return ""
+
+
+def _apart(claim: Claim, admitted: Sequence[Subject]) -> str:
+    """In what the runs of the two sides, each of which is there, never agree."""
+    fixed = {*claim.left.settings, *claim.right.settings}
+    sides = [(side, [s for s in admitted if s.fits(side)]) for side in (claim.left, claim.right)]
+    for side, fitting in sides:
+        if not fitting:
+            return f"no run of {side} is all that the claim asks for"
+    lefts, rights = ([s.own | s.shared(fixed) for s in fitting] for _, fitting in sides)
+    for name in [name for name in lefts[0] if name not in fixed and name != "model_version"]:
+        left, right = (sorted({known[name] for known in side if name in known}) for side in (lefts, rights))
+        if left and right and not set(left) & set(right):
+            one, other = (
+                Side(side.model, side.settings | {name: values[0]})
+                for side, values in ((claim.left, left), (claim.right, right))
+            )
+            has = f"{', '.join(left)} and {', '.join(right)}"
+            return f"the sides have no {name} in common ({has}); if that is meant, say {one} {claim.relation} {other}"
+    return "no run of one side agrees with one of the other in everything else"

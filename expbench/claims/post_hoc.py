@@ -1,0 +1,79 @@
+"""Post hoc: comparisons that nobody claimed beforehand, of the models that were run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations, groupby, product
+
+from expbench.claims.claim import Claim
+from expbench.claims.parsing import TOKEN, Side
+from expbench.results.cells import Cell
+
+_MOST_COMPARED = 4  # models, each with each
+
+
+def of_models(cells: Iterable[Cell]) -> list[Claim]:
+    """For each task and each two of its models that the one is better which was so in the mean: nobody has claimed that, and
+    none of these is ever written. Each has its own position code; of more than four models there are too many pairs.
+    """
+    found = []
+    for task, of_task in groupby(filter(_can_be_said, cells), key=lambda cell: str(cell["task"])):
+        own = list(of_task)
+        sides = [(str(cell["model"]), {"positions": str(cell["positions"])}) for cell in own]
+        models = _once(sides)
+        if len(models) > _MOST_COMPARED or len({model for model, _ in models}) < len(models):
+            continue
+        better_first = sorted(models, key=lambda side: _mean(own, *side), reverse=own[0].higher_is_better)
+        found += [_seen(own, task, a, b) for a, b in combinations(better_first, 2)]
+    return found
+
+
+def against(cells: Iterable[Cell], reference: str) -> list[Claim]:
+    """For each task and each of its other models how it stands to one: as it did in the mean, which nobody has claimed.
+
+    They are compared where they agree. Of position codes that they do not share each keeps its own, as of widths where each
+    has one, which are those that make them alike in size.
+    """
+    found = []
+    for task, of_task in groupby(filter(_can_be_said, cells), key=lambda cell: str(cell["task"])):
+        own = list(of_task)
+        for model in sorted({str(cell["model"]) for cell in own} - {reference}):
+            sides = [[cell for cell in own if cell["model"] == name] for name in (model, reference)]
+            codes, widths = ([{str(cell[c]) for cell in side} for side in sides] for c in ("positions", "D"))
+            apart = codes[0].isdisjoint(codes[1])
+            matched = widths[0] != widths[1] and all(len(known) == 1 for known in widths)
+            for pair in product(*(sorted(known) for known in codes)):
+                if apart or pair[0] == pair[1]:
+                    fixed = [{"positions": code} for code in pair]
+                    if matched:
+                        fixed = [one | {"D": next(iter(width))} for one, width in zip(fixed, widths, strict=True)]
+                    found.append(_seen(own, task, (model, fixed[0]), (reference, fixed[1])))
+    return found
+
+
+def _can_be_said(cell: Cell) -> bool:
+    """Whether a claim can name the model: a table may hold any name."""
+    return TOKEN.fullmatch(str(cell["model"])) is not None and str(cell["model"]) not in "<>(),="
+
+
+def _once(sides: Iterable[tuple[str, dict[str, str]]]) -> list[tuple[str, dict[str, str]]]:
+    return [(model, dict(settings)) for model, settings in sorted({(model, tuple(own.items())) for model, own in sides})]
+
+
+def _mean(cells: Iterable[Cell], model: str, settings: Mapping[str, str]) -> float:
+    """The mean of the cells of a side; the worst there is where none has a result, which for an error is infinite."""
+    fitting = [c for c in cells if c["model"] == model and all(str(c[name]) == value for name, value in settings.items())]
+    means = [cell.interval.center for cell in fitting if cell.values]
+    if means:
+        return sum(means) / len(means)
+    return -math.inf if fitting[0].higher_is_better else math.inf
+
+
+def _seen(cells: Sequence[Cell], task: str, left: tuple[str, dict[str, str]], right: tuple[str, dict[str, str]]) -> Claim:
+    """The claim that two sides stand to each other as their means do; where these are the same, that the left is better."""
+    means = _mean(cells, *left), _mean(cells, *right)
+    lower = means[0] < means[1] if means[0] != means[1] else not cells[0].higher_is_better
+    relation = "<" if lower else ">"
+    one, other = (Side(model, dict(sorted(settings.items()))) for model, settings in (left, right))
+    return Claim(f"{one} {relation} {other}", task)

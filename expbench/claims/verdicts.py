@@ -1,0 +1,282 @@
+"""Verdicts: claims held against the runs of a results table, place by place, with what each verdict rests on.
+
+In each place runs are paired by instance and seed. All that is judged together is tested together: Holm's correction is over
+every place of every claim that can be decided at all.
+
+supported      Holm's p is at most .05, and the interval of the difference lies on the side of 0 that the claim names
+contradicted   the same, on the other side
+not supported  the interval lies within the margin: no difference that matters, whatever its p, as at a ceiling
+undecided      anything else, or fewer than 10 independent units; instances whose labels are ill-posed are set aside
+
+A run that diverged has no metric. Its pair has no part in the difference; but where there is one the test is done again with
+its metric as the worst that either side has reached there, p is the larger, and if the verdicts differ it is undecided.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pandas as pd
+
+from expbench.claims.claim import Claim
+from expbench.claims.pairing import Place, nowhere, places, subjects
+from expbench.console.formatting import number
+from expbench.results.cells import SIZES, Cell, gather, with_context
+from expbench.stats.intervals import Interval, best_of, holm
+from expbench.stats.resampling import LEAST_UNITS, Paired, paired
+
+Verdict = Literal["supported", "contradicted", "not supported", "undecided"]
+SIGNIFICANCE = 0.05
+_RELATIVE_MARGIN, _ABSOLUTE_MARGIN = 0.1, 0.05  # of an error, of an accuracy
+_LAST = ("task_version", *SIZES, "warmup", "model_version")  # tell places apart only where nothing else does
+
+
+@dataclass(frozen=True, eq=False)
+class Judgement:
+    """A claim in one place. `where`: what tells where, as texts; `difference`: the left side's mean less the right's.
+
+    p, holm: of the null that both sides have the same distribution, alone and after Holm's correction; NaN where it was not
+    tested. units: what is independent:
+    instances where there are several, else pairs. k, best: the expected best of k runs of each side, k as many as the side
+    with fewer has. rates: learning rates that each side was chosen from. after_the_fact: a run is older than the claim.
+    set_aside: instances whose labels are ill-posed. budget_dependent: at four times or a quarter of the steps the verdict is
+    another.
+    """
+
+    claim: Claim
+    left: Cell
+    right: Cell
+    where: dict[str, str]
+    rates: tuple[int, int]
+    verdict: Verdict
+    reason: str
+    difference: Interval
+    p: float
+    holm: float
+    pairs: int
+    units: int
+    margin: float
+    k: int
+    best: tuple[float, float]
+    after_the_fact: bool
+    set_aside: int = 0
+    budget_dependent: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether it was decided against the claim."""
+        return self.verdict in ("contradicted", "not supported")
+
+    @property
+    def solved(self) -> tuple[Interval, Interval]:
+        """The shares of runs of both sides that solve the task, with Wilson's intervals."""
+        return self.left.solved_share, self.right.solved_share
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What became of a claim: a judgement a place; where there is no place, why not."""
+
+    claim: Claim
+    judgements: list[Judgement]
+    nowhere: str
+
+    @property
+    def columns(self) -> list[str]:
+        """What tells the places apart: no column that follows from those before it."""
+        seen = [j.where for j in self.judgements]
+        columns: list[str] = []
+        for name in sorted(dict.fromkeys(name for where in seen for name in where), key=lambda name: name in _LAST):
+            if len({_values(p, [*columns, name]) for p in seen}) > len({_values(p, columns) for p in seen}):
+                columns.append(name)
+        return columns
+
+    @property
+    def summary(self) -> str:
+        """In how many places each verdict was reached, and what those where it fails share with no place where it holds."""
+        total = len(self.judgements)
+        verdicts: tuple[Verdict, ...] = ("supported", "contradicted", "not supported", "undecided")
+        held, contradicted, unsupported, undecided = (sum(j.verdict == v for j in self.judgements) for v in verdicts)
+        failed = [(v, n) for v, n in (("contradicted", contradicted), ("not supported", unsupported)) if n]
+        common = " and ".join(self._common()) if held and failed else ""
+        if common and len(failed) == 1:
+            rest = [f"{failed[0][0]} with {common}"]
+        else:
+            rest = [f"{v} in {n}" for v, n in failed] + ([f"all with {common}"] if common else [])
+        rest += [f"undecided in {undecided}"] if undecided else []
+        parts = [f"holds in {held} of {total} protocol{'s' * (total != 1)}", *([", ".join(rest)] if rest else [])]
+        budget, late = sum(j.budget_dependent for j in self.judgements), sum(j.after_the_fact for j in self.judgements)
+        parts += [f"depends on the budget in {budget}"] if budget else []
+        parts += [f"post hoc in {late}" if late < total else "post hoc"] if late else []
+        return "; ".join(parts)
+
+    def _common(self) -> Iterator[str]:
+        for name in self.columns:
+            failing = {j.where.get(name) for j in self.judgements if j.failed}
+            holding = {j.where.get(name) for j in self.judgements if j.verdict == "supported"}
+            if len(failing) == 1 and not failing & holding:
+                yield f"{name} {failing.pop()}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Comparison:
+    """A place with its pairs tested: those that ended well, and if others diverged, once more with these as the worst."""
+
+    claim: Claim
+    place: Place
+    tests: list[Paired]
+    margin: float
+    after_the_fact: bool
+
+    @property
+    def cells(self) -> tuple[Cell, Cell]:
+        return self.place.left.cell, self.place.right.cell
+
+    @property
+    def p(self) -> float:
+        return max(test.p for test in self.tests)
+
+    @property
+    def set_aside(self) -> int:
+        return max(side.set_aside for side in (self.place.left, self.place.right))
+
+    @property
+    def posed(self) -> bool:
+        return bool(self.tests[0].pairs or not self.set_aside)
+
+    @property
+    def decidable(self) -> bool:
+        """Whatever the values may be: what cannot be decided does not weigh upon what can."""
+        return self.posed and self.tests[0].units >= LEAST_UNITS
+
+
+def judge(claims: Sequence[Claim], frame: pd.DataFrame, cells: Sequence[Cell] | None = None) -> list[Finding]:
+    """A finding a claim, in their order, from the rows of a results table. cells: those of the frame, if they are known."""
+    among = subjects(frame, gather(with_context(frame)) if cells is None else cells)
+    comparisons = [[_compared(claim, place) for place in places(claim, among)] for claim in claims]
+    decidable = [c for of_claim in comparisons for c in of_claim if c.decidable]
+    adjusted = dict(zip(map(id, decidable), holm([c.p for c in decidable]), strict=True))
+    findings = []
+    for claim, of_claim in zip(claims, comparisons, strict=True):
+        judgements = _with_budgets([_judgement(c, adjusted.get(id(c), math.nan)) for c in of_claim])
+        findings.append(Finding(claim, judgements, "" if judgements else nowhere(claim, among)))
+    return findings
+
+
+def rests_on(tested: Paired | Judgement) -> str:
+    """The pairs, and the instances where these are the units, in words."""
+    pairs = f"{tested.pairs} pair{'s' * (tested.pairs != 1)}"
+    if tested.pairs != tested.units:
+        pairs += f" of {tested.units} instance{'s' * (tested.units != 1)}"
+    aside = tested.set_aside if isinstance(tested, Judgement) else 0
+    return f"{pairs}, {aside} ill-posed set aside" if aside else pairs
+
+
+def _values(where: Mapping[str, str], columns: Iterable[str]) -> tuple[str | None, ...]:
+    return tuple(where.get(name) for name in columns)
+
+
+def _compared(claim: Claim, place: Place) -> _Comparison:
+    pairs = place.left.results.merge(place.right.results, on=["instance", "seed"], suffixes=("_left", "_right"))
+    values = ["value_left", "value_right"]
+    higher = place.left.cell.higher_is_better
+    ended = pairs.dropna(subset=values)
+    tests = [_tested(ended)]
+    worst = pairs[values].min().min() if higher else pairs[values].max().max()
+    if len(ended) < len(pairs) and not pd.isna(worst):
+        tests.append(_tested(pairs.fillna(dict.fromkeys(values, worst))))
+    default = _ABSOLUTE_MARGIN if higher else _RELATIVE_MARGIN * max(_mean(ended, value) for value in values)
+    oldest = pairs[["created_left", "created_right"]].min().min()
+    late = claim.created is None or not (pairs.empty or oldest >= claim.created)  # a run of unknown age may be older
+    return _Comparison(claim, place, tests, default if claim.margin is None else claim.margin, late)
+
+
+def _tested(pairs: pd.DataFrame) -> Paired:
+    differences = (pairs["value_left"] - pairs["value_right"]).groupby(pairs["instance"])
+    return paired([list(group) for _, group in differences])
+
+
+def _mean(pairs: pd.DataFrame, value: str) -> float:
+    return float(pairs.groupby("instance")[value].mean().mean())
+
+
+def _judgement(c: _Comparison, adjusted: float) -> Judgement:
+    verdict, reason = _verdict(c, adjusted)
+    left, right = c.cells
+    k = min(len(left.values), len(right.values))
+    test = c.tests[0]
+    return Judgement(
+        claim=c.claim,
+        left=left,
+        right=right,
+        where=c.place.where,
+        rates=c.place.rates,
+        verdict=verdict,
+        reason=reason,
+        difference=test.difference,
+        p=c.p,
+        holm=adjusted,
+        pairs=test.pairs,
+        units=test.units,
+        margin=c.margin,
+        k=k,
+        best=(_best(left, k), _best(right, k)),
+        after_the_fact=c.after_the_fact,
+        set_aside=c.set_aside,
+    )
+
+
+def _best(cell: Cell, k: int) -> float:
+    return best_of(cell.values, k, higher_is_better=cell.higher_is_better)
+
+
+def _verdict(c: _Comparison, adjusted: float) -> tuple[Verdict, str]:
+    """The verdict and why, in words that follow "as"."""
+    if not c.posed:
+        return "undecided", "the labels are ill-posed"
+    if not c.decidable:
+        return "undecided", f"a verdict takes {LEAST_UNITS} units and has {rests_on(c.tests[0])}{_diverged(c)}"
+    verdict, *others = [_decided(c, test.difference, adjusted) for test in c.tests]
+    if any(other != verdict for other in others):
+        return "undecided", f"it hangs on what runs that diverged count for{_diverged(c)}"
+    interval = c.tests[0].difference
+    if verdict == "not supported":
+        return verdict, f"the interval lies within the margin of {number(c.margin)}"
+    if verdict != "undecided":
+        return verdict, f"the interval lies {'below' if interval.high < 0 else 'above'} 0 and Holm's p is {number(adjusted)}"
+    if interval.low <= 0 <= interval.high:
+        return verdict, f"the interval holds 0 and goes beyond the margin of {number(c.margin)}"
+    counted = f" with runs that diverged as the worst{_diverged(c)}" if c.p > c.tests[0].p else ""
+    return verdict, f"Holm's p is {number(adjusted)}{counted}"
+
+
+def _decided(c: _Comparison, interval: Interval, adjusted: float) -> Verdict:
+    if -c.margin <= interval.low and interval.high <= c.margin:
+        return "not supported"
+    if adjusted <= SIGNIFICANCE and not interval.low <= 0 <= interval.high:
+        return "supported" if (interval.high < 0) == (c.claim.relation == "<") else "contradicted"
+    return "undecided"
+
+
+def _diverged(c: _Comparison) -> str:
+    said = [f"{cell.count('diverged')} of {cell.trials} of {cell['model']}" for cell in c.cells if cell.count("diverged")]
+    return f" ({', '.join(said)} diverged)" if said else ""
+
+
+def _with_budgets(judgements: Sequence[Judgement]) -> list[Judgement]:
+    """The judgements, marked where one alike in all but the steps, and warmup, which follows them, decides otherwise."""
+    alike: dict[frozenset[tuple[str, str]], list[Judgement]] = {}
+    for j in judgements:
+        if "steps" in j.where:
+            rest = {name: value for name, value in j.where.items() if name not in ("steps", "warmup")}
+            alike.setdefault(frozenset(rest.items()), []).append(j)
+    marked = {id(j) for group in alike.values() for j in group if any(_depends(j, other) for other in group)}
+    return [replace(j, budget_dependent=id(j) in marked) for j in judgements]
+
+
+def _depends(one: Judgement, other: Judgement) -> bool:
+    fewer, more = sorted([one.left["steps"], other.left["steps"]])
+    return bool(more == 4 * fewer and one.verdict != other.verdict and "undecided" not in (one.verdict, other.verdict))

@@ -1,0 +1,131 @@
+"""The commands `expbench baseline`: run what a baseline declares, compare, replace. Heavy imports happen inside them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from expbench.cli.compare import MarkdownOption, verdicts_of, write_page
+from expbench.cli.options import say
+from expbench.errors import BadInput
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from expbench.regression.baseline import Baseline, Checked
+    from expbench.training.job import Job
+
+baseline_app = typer.Typer(
+    help="Committed results that later ones are compared with: what they declare, run anew.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+_DEFAULT = "cpu"
+_FAIL_ON = "regressed,missing,failed"
+BaselineOption = Annotated[
+    str, typer.Option("--baseline", metavar="NAME", help="Below results/baselines, or a folder with a cells.toml.")
+]
+FolderOption = Annotated[
+    str | None, typer.Option("--results", metavar="FOLDER", help="Folder for the runs. (default: results/regress/NAME)")
+]
+
+
+@baseline_app.command()
+def check(
+    baseline: BaselineOption = _DEFAULT,
+    results: FolderOption = None,
+    fail_on: Annotated[str, typer.Option(metavar="LIST", help="Verdicts that give exit code 1; or none.")] = _FAIL_ON,
+    markdown: MarkdownOption = None,
+) -> None:
+    """Run what a baseline declares anew, and compare: has anything become worse?
+
+    The exit code is 1 if a cell is what --fail-on names, or if what rows record of a run is not as due: its learning rates,
+    its clipped gradients, its data.
+    """
+    fails = verdicts_of(fail_on)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from expbench.regression import baseline as regression_baseline
+
+    chosen = regression_baseline.load(baseline)
+    if not chosen.table.is_file():
+        raise BadInput(f"{chosen.folder} has no {chosen.table.name} to compare with; {_updating(baseline)} makes it")
+    jobs, folder = _ran(chosen, results)
+    found = regression_baseline.check(chosen, jobs, folder, _updating(baseline))
+    _show(found, fails, markdown, shlex.join(["expbench", "compare", str(chosen.folder), str(folder), "--fail-on", fail_on]))
+    if found.fails(fails):
+        raise SystemExit(1)
+
+
+@baseline_app.command()
+def update(
+    baseline: BaselineOption = _DEFAULT,
+    results: Annotated[
+        str | None, typer.Option("--results", metavar="FOLDER", help="Take the runs of a check. (default: run anew)")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Show what would change in a baseline, as compare does, and then replace it."""
+    if not yes and not sys.stdin.isatty():
+        raise BadInput("baseline update asks before it replaces anything, and here is no terminal to ask on; give --yes")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from expbench.regression import baseline as regression_baseline
+    from expbench.results import folders
+
+    chosen = regression_baseline.load(baseline)
+    if results is None:
+        jobs, folder = _ran(chosen, None)
+    else:
+        jobs, folder = chosen.jobs(), folders.existing_folder(results)
+    if chosen.table.is_file():
+        _show(regression_baseline.check(chosen, jobs, folder, _updating(baseline)), verdicts_of(_FAIL_ON), None, "")
+    if not yes and not typer.confirm(f"Replace {chosen.table}?"):
+        say("left as it is")
+        return
+    rows = regression_baseline.replace(chosen, jobs, folder)
+    print(f"{chosen.table}: {len(jobs)} runs, {rows} rows")
+
+
+def _updating(baseline: str) -> str:
+    return f"expbench baseline update --baseline {baseline}"
+
+
+def _ran(chosen: Baseline, results: str | None) -> tuple[list[Job], Path]:
+    """Run everything anew, into a folder that holds nothing else."""
+    from pathlib import Path
+
+    from expbench.regression import baseline as regression_baseline
+
+    jobs = chosen.jobs()
+    folder = regression_baseline.fresh(
+        Path(results) if results is not None else regression_baseline.CHECKED / chosen.name, own=results is None
+    )
+    try:
+        regression_baseline.run(jobs, folder, chosen.device, say)
+    except KeyboardInterrupt:
+        say("interrupted; a check is not gone on with, as it runs everything anew")
+        raise SystemExit(130) from None
+    return jobs, folder
+
+
+def _show(found: Checked, fails: list[str], markdown: str | None, command: str) -> None:
+    """The comparison, and what is not as due, on the terminal and as Markdown."""
+    from expbench.regression import formatting
+
+    page = formatting.markdown(found.comparison, fails, False, command)
+    if found.broken:
+        listed = "\n".join(f"- {broken}" for broken in found.broken)
+        said = f"FAILS: what rows record of their runs is not as due\n{listed}"
+        page = f"### expbench baseline check: fails, what rows record of their runs is not as due\n\n{listed}\n\n{page}"
+    else:
+        said = "learning rates, clipped gradients and data are as due"
+        page = f"{page}\nAs rows record of their runs, {said}.\n"
+    if markdown is not None:
+        write_page(markdown, page)
+    if markdown != "-":
+        print(formatting.text(found.comparison, fails, speed=False))
+        print(said)

@@ -1,0 +1,80 @@
+"""The command line. Heavy imports happen inside the commands, so that --help and list answer at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from expbench.cli.baseline import baseline_app
+from expbench.cli.bench import bench_app
+from expbench.cli.claim import claim
+from expbench.cli.compare import compare
+from expbench.cli.inspect import check, doctor, list_plugins, show, trace
+from expbench.cli.options import say
+from expbench.cli.report import compact, report
+from expbench.cli.reproduce import reproduce
+from expbench.cli.run import run
+from expbench.cli.theory import theory_app
+from expbench.errors import BadInput
+
+app = typer.Typer(
+    name="expbench",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help answers twice as fast as boxes
+)
+
+app.add_typer(baseline_app, name="baseline")
+app.add_typer(bench_app, name="bench")
+app.add_typer(theory_app, name="theory")
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """What can a sequence layer express? Runs tasks across models, with controls, intervals and provenance."""
+    if version:
+        import expbench
+
+        print(expbench.__version__)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+app.command()(run)
+app.command()(claim)
+app.command()(reproduce)
+app.command()(report)
+app.command()(compare)
+app.command()(compact)
+app.command("list")(list_plugins)
+app.command()(show)
+app.command()(check)
+app.command()(doctor)
+app.command()(trace)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except BadInput as error:
+        say(f"error: {error}")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except Exception as error:
+        # what the command-line parser itself refuses; it knows its nearest options
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        say(f"error: {' '.join(message().split())}")
+        raise SystemExit(2) from None
+    raise SystemExit(code if isinstance(code, int) else 0)

@@ -1,0 +1,48 @@
+"""`expbench report` and `expbench compact`. Heavy imports happen inside them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from expbench.cli.options import ResultsOption, bad_files
+
+
+def report(
+    task: Annotated[str | None, typer.Option(metavar="LIST", help="Only these tasks.")] = None,
+    models: Annotated[str | None, typer.Option(metavar="LIST", help="Only these models.")] = None,
+    against: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Compare every other model to this one, in paired differences.")
+    ] = None,
+    results: ResultsOption = "results",
+) -> None:
+    """Write verdicts, tables and figures of the results: RESULTS/report/report.html, beside it report.md and report.tex."""
+    from expbench.report.build import write_report
+    from expbench.results import folders, store
+    from expbench.settings import split_list
+
+    folder = folders.existing_folder(results)
+    frame, problems = store.read(folder)
+    path = write_report(
+        frame,
+        folder,
+        tasks=split_list(task, "--task") if task is not None else None,
+        models=split_list(models, "--models") if models is not None else None,
+        against=against,
+    )
+    print(path.with_suffix(".html"))
+    bad_files(problems)
+
+
+def compact(
+    results: ResultsOption = "results",
+    curves: Annotated[
+        bool, typer.Option("--curves/--no-curves", help="Keep what was measured on the way, and by label and layer.")
+    ] = True,
+) -> None:
+    """Put the files of a results folder into one, table.parquet, as for a repository."""
+    from expbench.results import compact as results_compact
+    from expbench.results import folders
+
+    print(results_compact.compact(folders.existing_folder(results), curves=curves))

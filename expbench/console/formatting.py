@@ -1,0 +1,32 @@
+"""How numbers and tables are written for a person to read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def number(value: float | None) -> str:
+    """Three significant digits, without needless zeros; a dash for what is missing."""
+    if value is None or math.isnan(value):
+        return "-"
+    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
+        return f"{value:.2e}"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+
+
+def whole(value: int) -> str:
+    """A whole number in full, or to three digits from 10^9 on."""
+    return str(value) if value < 10**9 else f"{value:.2e}"
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Columns padded to a common width, two spaces apart."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{cell:{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; pipes inside cells are escaped."""
+    rows = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)

@@ -1,0 +1,114 @@
+"""Contracts: load a plugin, build it from texts, and check what its author promised, before anything runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, cast, get_args
+
+import torch
+from torch import nn
+
+from expbench import settings
+from expbench.errors import BadInput, of_plugin, unknown
+from expbench.language.task import TextTask
+from expbench.mixer import Mixer
+from expbench.ops.backends import Unable
+from expbench.plugins import Plugin
+from expbench.run import DType, Positions
+from expbench.settings import Value
+from expbench.task import Task, total
+
+_CHECKED_LENGTH = 16  # a mixer's contract is checked on sequences of at most this length
+
+
+def task_values(task: Task) -> dict[str, Value]:
+    """The settings of a task as it resolved them."""
+    return {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.init and f.name not in task.local}
+
+
+def resolved_settings(model: type, values: Mapping[str, Value], width: int) -> dict[str, Value]:
+    """A model's settings at a width: those that a `Mixer` leaves to the width have their value."""
+    return model.resolve(width, dict(values)) if issubclass(model, Mixer) else dict(values)
+
+
+def default_positions(model: type, name: str) -> Positions:
+    """The position code that a model asks for; raises `BadInput` if there is no such code."""
+    stated = getattr(model, "positions", "none")
+    if not isinstance(stated, str):  # a stranger's attribute that happens to bear this name
+        return "none"
+    if stated not in get_args(Positions):
+        raise unknown(f"value of {name}'s attribute positions:", stated, get_args(Positions))
+    return cast(Positions, stated)
+
+
+def load_task(plugin: Plugin) -> type[Task]:
+    """The class of a task plugin; raises `BadInput` if it is no task."""
+    cls = plugin.load()
+    if not (issubclass(cls, Task) and "__dataclass_fields__" in vars(cls)):
+        raise BadInput(
+            f"task {plugin.name!r} ({plugin.origin}) breaks its contract: {cls.__name__} is no expbench.task.Task dataclass"
+        )
+    missing = sorted(cls.__abstractmethods__) + [
+        name for name in ("headline", "higher_is_better", "solved_at") if not hasattr(cls, name)
+    ]
+    if missing:
+        raise BadInput(
+            f"task {plugin.name!r} ({plugin.origin}) breaks its contract: {cls.__name__} lacks {', '.join(missing)}"
+        )
+    return cls
+
+
+def build_task(cls: type[Task], texts: Mapping[str, str], name: str) -> Task:
+    """A task from texts, its settings resolved and its contract checked on one small batch; raises `BadInput`."""
+    values: dict[str, Any] = settings.resolve(cls, texts, name)
+    with of_plugin(name, f"task {name!r} cannot be built"):
+        task = cls(**values)
+    if not isinstance(task, TextTask):
+        _check_task(task, name)
+    return task
+
+
+def _check_task(task: Task, name: str) -> None:
+    try:
+        batch = task.train_batch(2, seed=0, step=0)
+        shape = (2, task.L) if task.vocabulary is not None else (2, task.L, task.channels)
+        if tuple(batch.inputs.shape) != shape:
+            raise ValueError(f"inputs have shape {tuple(batch.inputs.shape)}, not {shape}")
+        outputs = torch.zeros(2, *([] if task.readout == "last" else [task.L]), task.outputs, dtype=torch.float64)
+        if not bool(torch.isfinite(task.loss(outputs, batch.targets))):
+            raise ValueError("the loss of zero outputs is not finite")
+        measured = [m.metric for m in task.summary(total([task.measure(outputs, batch.targets)]))]
+        if task.headline not in measured:
+            raise ValueError(f"summary gives {', '.join(measured) or 'nothing'}, not the headline metric {task.headline}")
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+        raise BadInput(f"task {name!r} breaks its contract: {type(error).__name__}: {error}") from error
+
+
+def load_model(plugin: Plugin) -> type[nn.Module]:
+    """The class of a model plugin; raises `BadInput` if it is no `nn.Module`."""
+    cls = plugin.load()
+    if not issubclass(cls, nn.Module):
+        raise BadInput(f"model {plugin.name!r} ({plugin.origin}) breaks its contract: {cls.__name__} is no torch.nn.Module")
+    return cls
+
+
+def check_mixer(
+    cls: type, name: str, width: int, values: Mapping[str, Value], L: int, device: str, dtype: DType = "float32"
+) -> None:
+    """Build one layer and run it on two short sequences; raises `BadInput` if it does not map (B, L, D) to (B, L, D)."""
+    shape = (2, min(L, _CHECKED_LENGTH), width)
+    with of_plugin(name, f"model {name!r} cannot be built with width {width}"):
+        layer = cls(width, **values)
+    try:
+        with torch.no_grad():
+            precision = torch.float64 if dtype == "float64" else torch.float32
+            y = layer.to(device, precision)(torch.zeros(shape, device=device, dtype=precision))
+        if not isinstance(y, torch.Tensor):
+            raise TypeError(f"forward returns {type(y).__name__}, not a tensor")
+        if tuple(y.shape) != shape:
+            raise ValueError(f"forward maps (B, L, D) = {shape} to {tuple(y.shape)}")
+    except Unable as error:
+        raise BadInput(f"{name}: {error}") from error
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+        raise BadInput(f"model {name!r} breaks its contract: {type(error).__name__}: {error}") from error

@@ -1,0 +1,152 @@
+"""Check: does a layer keep the contract of a sequence mixer, and is what it states of itself so?
+
+Every check runs the layer on a CPU, on short sequences, with parameters moved a little from their initial values, which may
+be special: zeros hide errors. Random generators are set alike before each call, so that a layer that draws from them in
+secret is found by the check for it, not by all. Float64 where the layer has it: there an error and rounding are far apart.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from expbench import contracts, plugins
+from expbench.console.formatting import aligned
+from expbench.errors import BadInput, first_line
+from expbench.inspection.layer_check import checks
+from expbench.inspection.layer_check.subject import Answer, Layer, Verdict
+from expbench.mixer import unsupported
+from expbench.ops.backends import Unable
+from expbench.run import DType
+from expbench.settings import Value, resolve
+from expbench.sweep import request
+from expbench.task import LONGEST
+
+_COUNTED: dict[Verdict, str] = {"pass": "passed", "fail": "failed", "unsupported": "unsupported", "not stated": "not stated"}
+_OTHER_WIDTHS = (8, 16, 32, 64)  # tried where a layer refuses all that are asked for: kernels have their tiles
+
+
+class Finding(NamedTuple):
+    """What was checked, what came of it, and one line about it."""
+
+    what: str
+    verdict: Verdict
+    detail: str
+
+
+def check(
+    name: str,
+    *,
+    widths: Sequence[int] = (1, 2, 4, 7),
+    lengths: Sequence[int] = (1, 2, 5, 16),
+    settings: Sequence[str] = (),
+) -> list[Finding]:
+    """What was found of the layer `name` (as ``run --models`` has it), at settings like ``N=2`` (as ``run -m`` has them).
+
+    Each check stands by itself: an exception in one is its finding. Raises `BadInput` for a layer that there is not or that
+    cannot be built, for bad settings, widths and lengths.
+    """
+    for option, sizes in (("widths", widths), ("lengths", lengths)):
+        if not sizes or not all(1 <= size <= LONGEST for size in sizes):
+            raise BadInput(f"{option}: {', '.join(map(str, sizes)) or 'none'} is not a list of sizes in 1 to {LONGEST}")
+    plugin = plugins.find("model", name)
+    cls = contracts.load_model(plugin)
+    given = request.assignments(settings, "-m", [name], "model", name)
+    for setting, texts in given.items():
+        if len(texts) != 1:
+            raise BadInput(f"-m {setting}={','.join(texts)}: check takes one value a setting")
+    values = resolve(cls, {setting: texts[0] for setting, texts in given.items()}, plugin.name)
+    with _surroundings():
+        return _findings(cls, plugin.name, values, widths, lengths)
+
+
+def text(findings: Sequence[Finding]) -> str:
+    """The findings as a table, and how many there are of each kind."""
+    counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in _COUNTED}
+    counted = ", ".join(f"{count} {_COUNTED[verdict]}" for verdict, count in counts.items() if count)
+    table = aligned([["check", "verdict", "detail"], *findings])
+    return f"{table}\n\n{len(findings)} checks: {counted}"
+
+
+@contextmanager
+def _surroundings() -> Iterator[None]:
+    """One thread, for tensors are tiny; and every generator left as it was."""
+    threads, pythons, numpys = torch.get_num_threads(), random.getstate(), np.random.get_state()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(pythons)
+        np.random.set_state(numpys)
+        torch.set_num_threads(threads)
+
+
+def _findings(
+    cls: type[nn.Module], name: str, values: dict[str, Value], widths: Sequence[int], lengths: Sequence[int]
+) -> list[Finding]:
+    asked = [(width, _refused(cls, values, width)) for width in dict.fromkeys(widths)]
+    findings = [Finding(f"width {width}", "unsupported", why) for width, why in asked if why]
+    supported = [width for width, why in asked if why is None]
+    if not supported:
+        declared: Any = getattr(cls, "widths", None)
+        others = (*sorted(declared)[:1], *_OTHER_WIDTHS) if hasattr(declared, "__iter__") else _OTHER_WIDTHS
+        supported = [width for width in others if _refused(cls, values, width) is None][:1]
+    if not supported:
+        if unsupported(cls, width=widths[0], dtype=_dtypes(cls)[0], device="cpu") is None:
+            contracts.check_mixer(
+                cls, name, widths[0], contracts.resolved_settings(cls, values, widths[0]), lengths[0], "cpu"
+            )
+        return findings
+    layer = Layer(cls, values, tuple(supported), tuple(sorted(set(lengths))))
+    each: dict[str, Callable[[], Answer]] = {
+        "shape and dtype": lambda: checks.shapes(layer),
+        "memory layout": lambda: checks.layout(layer),
+        "causality": lambda: checks.causality(layer),
+        "batch independence": lambda: checks.batch_independence(layer),
+        "gradients": lambda: checks.gradients(layer),
+        "determinism": lambda: checks.determinism(layer),
+        "stacking": lambda: checks.stacking(layer),
+        "float64": lambda: checks.double(layer),
+        "float32": lambda: checks.narrow(layer, "float32"),
+        "bfloat16 autocast": lambda: checks.narrow(layer, "bfloat16"),
+        "state size": lambda: checks.state(layer),
+        "degree": lambda: checks.reach(layer),
+    }
+    return findings + [_guarded(what, ask) for what, ask in each.items()]
+
+
+def _guarded(what: str, ask: Callable[[], Answer]) -> Finding:
+    try:
+        verdict, detail = ask()
+    except Unable as error:
+        verdict, detail = "unsupported", first_line(error)
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+        verdict, detail = "fail", first_line(error)
+    return Finding(what, verdict, " ".join(detail.split()))
+
+
+def _dtypes(cls: type) -> list[DType]:
+    """The number types that a layer supports; float32 if it names none of ours."""
+    declared: Any = getattr(cls, "dtypes", None)
+    return [dtype for dtype in get_args(DType) if not hasattr(declared, "__contains__") or dtype in declared] or ["float32"]
+
+
+def _refused(cls: type, values: Mapping[str, Value], width: int) -> str | None:
+    """Why there is no such layer of that width: it is declared, or the constructor says so by a ValueError."""
+    why = unsupported(cls, width=width, dtype=_dtypes(cls)[0], device="cpu")
+    if why is not None:
+        return why
+    try:
+        cls(width, **contracts.resolved_settings(cls, values, width))
+    except ValueError as error:
+        return first_line(error).removeprefix("ValueError: ")
+    except (Exception, SystemExit):  # no refusal: the checks will meet it again
+        return None
+    return None

@@ -1,0 +1,166 @@
+"""Show: what exactly a task asks for, or what a model is."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from expbench import contracts, plugins, settings
+from expbench.algebra.reach import NO_BOUND, degree_and_order
+from expbench.console.formatting import aligned, number
+from expbench.errors import BadInput, unknown
+from expbench.language.task import TextTask
+from expbench.mixer import flops, state_size, unsupported
+from expbench.nn.network import stack_reach
+from expbench.sweep import request
+from expbench.task import LONGEST, Task
+
+T = TypeVar("T")
+_SAMPLES = 3
+_SHOWN = 24  # numbers of a sample
+
+
+def show_plugin(
+    name: str, *, L: str | None, D: str, depth: str, task_settings: Sequence[str], model_settings: Sequence[str]
+) -> str:
+    """The page of a task or a model; raises `BadInput` for a name that is neither."""
+    tasks, models = plugins.discover("task"), plugins.discover("model")
+    if name in tasks:
+        if model_settings:
+            raise BadInput(f"-m {model_settings[0]}: {name} is a task; its settings are given by -t")
+        return _show_task(tasks[name], L, task_settings)
+    if name in models or ":" in name:
+        if task_settings:
+            raise BadInput(f"-t {task_settings[0]}: {name} is a model; its settings are given by -m")
+        return _show_model(plugins.find("model", name), L or "16", D, depth, model_settings)
+    raise unknown("task or model", name, [*tasks, *models])
+
+
+def _show_task(plugin: plugins.Plugin, L: str | None, assignments: Sequence[str]) -> str:
+    cls = contracts.load_task(plugin)
+    texts = _single(assignments, "-t", "task", plugin.name)
+    if L is not None:
+        if "L" in texts:
+            raise BadInput("-t L: this setting is given by --L; give it once")
+        texts["L"] = L
+    head = [f"task {plugin.name} ({plugin.origin}), version {plugin.version(cls)}", "", _documentation(cls), "", "settings:"]
+    if issubclass(cls, TextTask) and "path" not in texts:
+        settings.resolve(cls, texts, plugin.name)
+        return "\n".join(
+            [*head, _settings_table(cls, {}), "", "with -t path=FOLDER it shows that text; nothing is fetched here"]
+        )
+    task = contracts.build_task(cls, texts, plugin.name)
+    facts = {name: value for name, value in _guarded(plugin.name, task.facts)._asdict().items() if value is not None}
+    better = "at least" if task.higher_is_better else "at most"
+    kinds = _guarded(plugin.name, lambda: _controls(task))
+    known = ", ".join(f"{k.replace('_', ' ')} {v if isinstance(v, bool) else number(v)}" for k, v in facts.items())
+    return "\n".join(
+        [
+            *head,
+            _settings_table(cls, contracts.task_values(task)),
+            "",
+            f"judged by: {task.headline}, solved at {better} {task.solved_at:g}; chance {number(task.chance())}",
+            f"controls: {', '.join(kinds) or 'none'}",
+            *([f"labels: {known}"] if known else []),
+            *([f"this instance: {_cut(task.describe())}"] if task.describe() else []),
+            "",
+            "samples of the training stream:",
+            *_samples(task),
+        ]
+    )
+
+
+def _controls(task: Task) -> list[str]:
+    if isinstance(task, TextTask):
+        return [f"{name} ({kind})" for name, kind, _ in task.measured_controls()]
+    return [f"{control.name} ({control.kind})" for control in task.controls()]
+
+
+def _samples(task: Task) -> list[str]:
+    if isinstance(task, TextTask):
+        tokens = task.corpus["train"].ids[:_SHOWN]
+        return [f"  {' '.join(map(str, tokens))} ...", f"  {task.corpus.tokenizer.decode(tokens)} ..."]
+    batch = task.train_batch(_SAMPLES, seed=0, step=0)
+    return [f"  {_row(x)}  ->  {_row(y)}" for x, y in zip(batch.inputs, batch.targets, strict=True)]
+
+
+def _row(tensor: torch.Tensor) -> str:
+    values = tensor.flatten().tolist()
+    shown = [str(v) if isinstance(v, int) else number(v) for v in values[:_SHOWN]]
+    return " ".join(shown) + (" ..." if len(values) > _SHOWN else "")
+
+
+def _show_model(plugin: plugins.Plugin, L: str, D: str, depth: str, assignments: Sequence[str]) -> str:
+    cls = contracts.load_model(plugin)
+    length, width, layers = (_size(option, text) for option, text in (("--L", L), ("--D", D), ("--depth", depth)))
+    values = settings.resolve(cls, _single(assignments, "-m", "model", plugin.name), plugin.name)
+    values = contracts.resolved_settings(cls, values, width)
+    device = "cpu" if unsupported(cls, width=width, dtype="float32", device="cpu") is None else "cuda"
+    contracts.check_mixer(cls, plugin.name, width, values, length, device)
+    mixers = [cls(width, **values) for _ in range(layers)]
+    state, operations = state_size(mixers[0], length), flops(mixers[0], length)
+    reach = stack_reach(mixers, length, residual=True)
+    return "\n".join(
+        [
+            f"model {plugin.name} ({plugin.origin}), version {plugin.version(cls)}",
+            "",
+            _documentation(cls),
+            "",
+            "settings:",
+            _settings_table(cls, values),
+            "",
+            f"at width {width}, length {length}, depth {layers}:",
+            f"  parameters of a layer: {sum(p.numel() for p in mixers[0].parameters())} (normalisation not counted)",
+            f"  state of a layer: {'not stated' if state is None else f'{state} numbers'}",
+            f"  FLOPs of a layer, a token: {'not stated' if operations is None else number(operations)}",
+            f"  reach with norm none, residual on: {NO_BOUND if reach is None else degree_and_order(reach)}",
+            f"  position code unless told otherwise: {contracts.default_positions(cls, plugin.name)}",
+        ]
+    )
+
+
+def _guarded(name: str, ask: Callable[[], T]) -> T:
+    try:
+        return ask()
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+        raise BadInput(f"task {name!r} breaks its contract: {type(error).__name__}: {error}") from error
+
+
+def _documentation(cls: type) -> str:
+    module = inspect.getdoc(sys.modules[cls.__module__]) or ""
+    own = inspect.getdoc(cls) or "(no documentation)"
+    return f"{module}\n\n{own}" if module else own
+
+
+def _settings_table(cls: type, values: dict[str, settings.Value]) -> str:
+    declared = settings.declared(cls)
+    if not declared:
+        return "  none"
+    lines = [["  name", "type", "default", "here"]]
+    for name, setting in declared.items():
+        default = "required" if setting.default is settings.REQUIRED else str(setting.default)
+        lines.append([f"  {name}", setting.type_name, default, str(values.get(name, "-"))])
+    return aligned(lines)
+
+
+def _single(assignments: Sequence[str], option: str, kind: str, name: str) -> dict[str, str]:
+    given = request.assignments(assignments, option, [name], kind, name)
+    for setting, values in given.items():
+        if len(values) != 1:
+            raise BadInput(f"{option} {setting}={','.join(values)}: show takes one value a setting")
+    return {setting: values[0] for setting, values in given.items()}
+
+
+def _size(option: str, text: str) -> int:
+    value = settings.Setting(option, int, None).parse(text, "show")
+    if not isinstance(value, int) or not 1 <= value <= LONGEST:
+        raise BadInput(f"{option}: {text} is not in 1 to {LONGEST}")
+    return value
+
+
+def _cut(text: str, limit: int = 300) -> str:
+    return text if len(text) <= limit else f"{text[:limit]} ... ({len(text)} characters)"

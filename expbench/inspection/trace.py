@@ -1,0 +1,67 @@
+"""Trace: from a key back to the run, its curve, and the command that runs it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from expbench.console.formatting import aligned, number
+from expbench.results.schema import PROVENANCE
+from expbench.results.store import rows_of_run
+from expbench.run import Run
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def trace_key(frame: pd.DataFrame, folder: Path, key: str) -> str:
+    """The page of the one run whose key begins with `key`; raises `BadInput` if there is none or more than one."""
+    rows = rows_of_run(frame, key)
+    first = rows.iloc[0]
+    run = Run.from_row({str(name): value for name, value in first.items()})
+    lines = [["key", first["key"]], ["run", run.title()], ["status", str(first["status"])]]
+    if pd.notna(first["error"]):
+        lines.append(["error", str(first["error"])])
+    lines += [["task settings", str(first["task_settings"])], ["model settings", str(first["model_settings"])]]
+    lines += [[name.replace("_", " "), _shown(first[name])] for name in PROVENANCE if name not in ("seconds", "traceback")]
+    lines += [["command", run.command(str(first["model_origin"]), str(first["task_origin"]))]]
+    parts = [aligned(lines)]
+    if pd.notna(first["traceback"]):
+        parts.append(str(first["traceback"]))
+    parts += [_curve(rows), _final(rows)]
+    if pd.notna(first["weights"]):
+        path = folder / str(first["weights"])
+        parts.append(
+            f"weights: {path}" if path.exists() else "weights: not kept, its seed is neither best, median nor worst"
+        )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return number(value)
+    return "-" if pd.isna(value) else str(value)
+
+
+def _curve(rows: pd.DataFrame) -> str:
+    """Training loss and headline metric of the selection split by step."""
+    whole = rows[rows["slice"].fillna("") == ""]
+    loss = whole[(whole["split"] == "train") & (whole["metric"] == "loss")].set_index("step")["value"]
+    headline = whole[(whole["split"] == "selection") & whole["headline"].fillna(False).astype(bool)]
+    if loss.empty:
+        return ""
+    metric = headline["metric"].iloc[0] if not headline.empty else "metric"
+    values = headline.set_index("step")["value"]
+    lines = [["step", "train loss", f"selection {metric}"]]
+    lines += [[str(step), number(loss.get(step)), number(values.get(step))] for step in sorted({*loss.index, *values.index})]
+    return aligned(lines)
+
+
+def _final(rows: pd.DataFrame) -> str:
+    test = rows[rows["split"] == "test"]
+    if test.empty:
+        return ""
+    names = (test["metric"] + " " + test["slice"].fillna("")).str.strip()
+    return "test: " + ", ".join(f"{name} {number(value)}" for name, value in zip(names, test["value"], strict=True))

@@ -1,0 +1,46 @@
+"""The order of the training data: every batch follows from its step and the seed, so that no state has to be kept.
+
+An epoch begins at an offset of its own, in 0..context-1, from where the text is cut into windows of `context` targets; they
+come in an order of its own. Each token is thus a target once an epoch at most: what is left at both ends, and of the last
+batch, is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from expbench.data.rng import Draws, fold
+from expbench.language.recipe import Recipe, windows
+
+
+class Order:
+    """Batches of a training split: ids (tokens,), unsigned integers."""
+
+    def __init__(self, ids: NDArray[np.unsignedinteger[Any]], recipe: Recipe) -> None:
+        self._ids, self._recipe = ids, recipe
+        self._windows = windows(recipe, len(ids))
+        self._steps = self._windows // recipe.batch_size
+        self._epoch, self._starts = -1, np.empty(0, dtype=np.int64)
+
+    def starts(self, step: int) -> NDArray[np.int64]:
+        """Where the sequences (B,) of a step (from 1) start in the text."""
+        epoch, at = divmod(step - 1, self._steps)
+        if epoch != self._epoch:
+            draws = Draws(fold("language", self._recipe.seed, epoch))
+            offset = int(draws.integers(1, n=self._recipe.context))
+            order = np.array(draws.permutation(self._windows), dtype=np.int64)
+            self._epoch, self._starts = epoch, offset + order * self._recipe.context
+        return self._starts[at * self._recipe.batch_size :][: self._recipe.batch_size]
+
+    def batch(self, step: int, device: torch.device, rank: int = 0, ranks: int = 1) -> Tensor:
+        """The share of a process in the batch of a step: (B / ranks, context + 1) int64, a token more than its targets."""
+        share = self._recipe.batch_size // ranks
+        starts = self.starts(step)[rank * share :][:share].tolist()
+        text = np.stack([self._ids[start : start + self._recipe.context + 1] for start in starts]).astype(np.int64)
+        tokens = torch.from_numpy(text)
+        return tokens.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tokens

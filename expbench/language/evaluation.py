@@ -1,0 +1,148 @@
+"""Measures: what is measured of a language model in training: perplexities, statistics, and what tells data and outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from expbench.data.corpus import Corpus, Tokens
+from expbench.data.corpus import Split as Part
+from expbench.language import perplexity
+from expbench.language.gradients import autocast
+from expbench.language.model import LanguageModel
+from expbench.language.recipe import How, Recipe
+from expbench.run import Split
+from expbench.training.distributed import Group
+from expbench.training.loop import Diverged
+from expbench.training.monitors import fingerprint
+
+SPLITS: dict[Split, Part] = {"selection": "validation", "test": "test"}
+_PROBE = 4096  # tokens on which mixers log their statistics
+_TOLD = 256  # sequences by which a split is told from another
+
+
+class Measure(NamedTuple):
+    """A number that was measured. part: the slice that it is of, "" for all."""
+
+    split: Split
+    metric: str
+    value: float
+    part: str = ""
+    headline: bool = False
+
+
+class Measures:
+    """What can be measured of a model that is on its device. compiled: whether its blocks are."""
+
+    def __init__(self, model: LanguageModel, corpus: Corpus, recipe: Recipe, how: How, group: Group, compiled: bool) -> None:
+        self._model, self._corpus, self._recipe, self._device = model, corpus, recipe, group.device
+        # as many sequences as are trained on at a time, for which memory suffices
+        self._rows = min(how.at_once or recipe.batch_size, recipe.batch_size // group.size)
+        self._compiled = compiled
+
+    def untrained(self) -> Measure:
+        """What tells the outputs of the model before its first step, in float32: the losses of the probe's tokens."""
+        with self._uncompiled():
+            probe = self._probe(ahead=1)
+            losses = self._model.token_losses(probe[:, :-1], probe[:, 1:])
+        return Measure("selection", "outputs_fingerprint", float(fingerprint(losses[None])))
+
+    def perplexities(self) -> Iterator[Measure]:
+        """Of the splits but the training split, by token and by word; raises `Diverged` where one is not finite."""
+        for split, tokens in self._splits():
+            found = self._perplexity(tokens)
+            if not math.isfinite(found.nll) or math.isinf(found.per_token):
+                raise Diverged(f"the perplexity of the {SPLITS[split]} split is not finite")
+            yield Measure(split, "perplexity", found.per_token, headline=True)
+            if found.per_word is not None:
+                yield Measure(split, "word_perplexity", found.per_word)
+
+    def at_lengths(self) -> Iterator[Measure]:
+        """As the same targets are predicted from contexts of each length: targets of whole windows of the longest.
+
+        Without compiling: a program of its own for every length would take longer than it saves.
+        """
+        recipe, lengths = self._recipe, self._recipe.lengths
+
+        def nll(inputs: Tensor, targets: Tensor) -> Tensor:
+            with autocast(recipe, self._device):
+                return self._model.token_losses(inputs, targets)
+
+        for split, tokens in self._splits() if lengths else ():
+            with self._uncompiled():
+                found = perplexity.evaluate_lengths(
+                    nll,
+                    tokens.ids,
+                    contexts=lengths,
+                    stride=min(recipe.stride or recipe.context, *lengths),
+                    before=self._corpus.tokenizer.end,
+                    batch_size=max(1, self._rows * recipe.context // max(lengths)),
+                    device=self._device,
+                )
+            for length, at_length in found.items():
+                yield Measure(split, "perplexity", at_length.per_token, f"context={length}")
+
+    def logged(self) -> Iterator[Measure]:
+        """What mixers log about the first tokens of the validation split."""
+        with autocast(self._recipe, self._device):
+            found = {of: float(value) for of, value in self._model.statistics(self._probe()).items()}
+        for (layer, name), value in found.items():
+            yield Measure("selection", name, value, f"layer={layer}")
+        largest = [value for (_, name), value in found.items() if name == "abar_max"]
+        if largest:
+            yield Measure("selection", "k_hat", max(largest))
+
+    def data(self) -> Iterator[Measure]:
+        """What tells the splits but the training split."""
+        for split, tokens in self._splits():
+            ids = tokens.ids[: _TOLD * self._recipe.context + 1].astype("int64")
+            yield from of_tokens(split, torch.from_numpy(ids)[None])
+
+    def _splits(self) -> Iterator[tuple[Split, Tokens]]:
+        for split, part in SPLITS.items():
+            if part in self._corpus.splits:
+                yield split, self._corpus[part]
+
+    def _perplexity(self, tokens: Tokens) -> perplexity.Perplexity:
+        recipe, rows = self._recipe, self._rows
+
+        def nll(inputs: Tensor, targets: Tensor) -> Tensor:
+            """For as many rows at every call: another number would have to be compiled anew."""
+            lacking = (0, 0, 0, rows - len(inputs))
+            with autocast(recipe, self._device):
+                return self._model.token_losses(F.pad(inputs, lacking), F.pad(targets, lacking))[: len(inputs)]
+
+        return perplexity.evaluate(
+            nll,
+            tokens.ids,
+            context=recipe.context,
+            stride=recipe.stride or recipe.context,
+            before=self._corpus.tokenizer.end,
+            words=tokens.words,
+            batch_size=rows,
+            device=self._device,
+        )
+
+    def _uncompiled(self) -> AbstractContextManager[Any]:
+        """In it nothing is compiled, for what is done once."""
+        return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
+
+    def _probe(self, ahead: int = 0) -> Tensor:
+        """The first tokens of the validation split, (rows, context), and so many more in each row, where there are."""
+        ids, context = self._corpus["validation"].ids, self._recipe.context
+        rows = max(1, min(_PROBE, len(ids) - ahead) // context)
+        starts = [ids[i * context : (i + 1) * context + ahead].astype("int64") for i in range(rows)]
+        return torch.from_numpy(np.stack(starts)).to(self._device)
+
+
+def of_tokens(split: Split, tokens: Tensor) -> Iterator[Measure]:
+    """What tells tokens (R, n + 1), as inputs and as what is to follow them."""
+    yield Measure(split, "inputs_fingerprint", float(fingerprint(tokens[None, :, :-1])))
+    yield Measure(split, "targets_fingerprint", float(fingerprint(tokens[None, :, 1:])))

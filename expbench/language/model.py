@@ -1,0 +1,200 @@
+"""Backbones: a language model around any mixer, with the block that the mixer's attribute `backbone` asks for.
+
+tokens -> embedding -> x + block(norm(x)), again and again -> norm -> logits, by the embedding's own weights. A layer is
+    mamba: one block, the mixer in 2 D channels within Mamba's convolution and gate (mamba_simple.py of mamba-ssm 2);
+    transformer: two blocks, the mixer with rotary positions and an output projection, then SwiGLU.
+Wikitext-103 in Table 1 of arXiv 2502.02209 has 12 layers, a context of 1024 and GPT-2's 50257 tokens. Its width of 386 (2 x
+193) divides into no heads; it is 384 here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from expbench import settings
+from expbench.errors import unknown
+from expbench.mixer import Backbone, Mixer, logged
+from expbench.nn.blocks import AttentionBlock, FeedForward, MambaBlock
+from expbench.ops.cross_entropy.linear import linear_cross_entropy, row_cross_entropy
+from expbench.settings import Value
+
+VOCABULARY, CONTEXT, WIDTH, LAYERS = 50257, 1024, 384, 12
+_EXPAND, _STATES, _CONV, _RANK = 2, 16, 4, 16  # Mamba's: inner channels per channel, N, taps, channels per dt_rank
+_HEAD = 64  # channels of an attention head
+_HIDDEN_STEP = 32  # a feed-forward part has a multiple of so many channels
+_EPSILON = 1e-5  # of a norm, as Mamba has it: torch's own follows the dtype
+_EMBEDDING_STD = 0.02
+
+
+class LanguageModel(nn.Module):
+    """`layers` layers of a mixer class in its backbone, of width D, for sequences of at most `context` tokens.
+
+    given: those of the mixer's settings that were asked for; the others are as `language_settings` has them. hidden: of a
+    Transformer's feed-forward part (default: `matched_hidden`).
+
+    Initialisation is Mamba's: embedding normal with standard deviation 0.02, the linear map at the end of each block divided
+    by the square root of the number of blocks, everything else as torch and the mixer have it.
+    """
+
+    def __init__(
+        self,
+        mixer: type[nn.Module],
+        given: Mapping[str, Value] | None = None,
+        *,
+        vocabulary: int = VOCABULARY,
+        width: int = WIDTH,
+        layers: int = LAYERS,
+        context: int = CONTEXT,
+        hidden: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in {"vocabulary": vocabulary, "width": width, "layers": layers, "context": context}.items():
+            if size < 1:
+                raise ValueError(f"{name}={size} must be 1 or more")
+        self.context, self.backbone = context, backbone_of(mixer)
+        self.settings = language_settings(mixer, width, given or {})
+        self.embed = nn.Embedding(vocabulary, width)
+        self.blocks = nn.ModuleList(
+            block
+            for _ in range(layers)
+            for block in self._layer(mixer, width, matched_hidden(width) if hidden is None else hidden)
+        )
+        self.norms = nn.ModuleList(nn.RMSNorm(width, _EPSILON) for _ in self.blocks)
+        self.norm = nn.RMSNorm(width, _EPSILON)
+        self._added = added
+        nn.init.normal_(self.embed.weight, std=_EMBEDDING_STD)
+        with torch.no_grad():
+            for block in self.blocks:
+                cast(nn.Linear, block.to_out).weight /= math.sqrt(len(self.blocks))
+
+    def _layer(self, mixer: type[nn.Module], width: int, hidden: int) -> Iterator[nn.Module]:
+        def made(channels: int) -> nn.Module:
+            return mixer(channels, **self.settings)
+
+        if self.backbone == "mamba":
+            yield MambaBlock(width, _EXPAND * width, made, conv=_CONV)
+        else:
+            yield AttentionBlock(width, made, context=self.context)
+            yield FeedForward(width, hidden)
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """What logits are linear in, (B, L, D), for tokens (B, L) int64."""
+        x = self.embed(tokens)
+        for norm, block in zip(self.norms, self.blocks, strict=True):
+            x = self._added(x, norm, block)
+        features: Tensor = self.norm(x)
+        return features
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of each next token (B, L, V) for tokens (B, L) int64."""
+        return F.linear(self.features(tokens), self.embed.weight)
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """The mean cross-entropy, in nats, of targets (B, L): the tokens that follow. Never all the logits at once."""
+        rows = self.features(tokens).flatten(0, 1)
+        return linear_cross_entropy(rows, self.embed.weight, targets.flatten())
+
+    @torch.no_grad()
+    def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """The cross-entropy of each target (B, L), in nats and without gradients."""
+        rows = row_cross_entropy(self.features(tokens).flatten(0, 1), self.embed.weight, targets.flatten())
+        return rows.view_as(targets)
+
+    def compile_blocks(self, backend: str = "inductor") -> None:
+        """From now on have torch.compile make a program of a block with its norm and residual.
+
+        One program serves all blocks alike. What the process has compiled before is forgotten: a program is kept with the
+        backend that its scan was traced with, and only some are kept of one function, beyond which torch compiles no more.
+        """
+        torch.compiler.reset()
+        self._added = torch.compile(added, backend=backend, dynamic=False)
+
+    @torch.no_grad()
+    def statistics(self, tokens: Tensor) -> dict[tuple[int, str], Tensor]:
+        """What each mixer logs about its input for tokens (B, L), by (layer, name); empty for mixers that log nothing."""
+        compiled, self._added = self._added, added  # a program knows nothing of hooks
+        try:
+            with logged(self.mixers) as found:
+                self.features(tokens)
+        finally:
+            self._added = compiled
+        return found
+
+    @property
+    def mixers(self) -> list[nn.Module]:
+        """The mixer of each layer."""
+        return [cast(nn.Module, block.mixer) for block in self.blocks if not isinstance(block, FeedForward)]
+
+    def terms(self) -> dict[str, int]:
+        """The numbers of parameters by part, over all layers: embed, norms, and the parts of the blocks by their name."""
+        counts: Counter[str] = Counter()
+        for name, parameter in self.named_parameters():
+            part, *inside = name.split(".")
+            if part == "blocks":
+                feed_forward = isinstance(self.blocks[int(inside[0])], FeedForward)
+                counts["feed_forward" if feed_forward else inside[1]] += parameter.numel()
+            else:
+                counts["embed" if part == "embed" else "norms"] += parameter.numel()
+        return dict(counts)
+
+    def parameter_count(self) -> int:
+        """The number of trainable numbers; the embedding, which is the head as well, counts once."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def added(x: Tensor, norm: nn.Module, block: nn.Module) -> Tensor:
+    """x + block(norm(x)), (B, L, D)."""
+    y: Tensor = x + block(norm(x))
+    return y
+
+
+def backbone_of(mixer: type) -> Backbone:
+    """The backbone that a mixer class asks for, Mamba's unless it says otherwise; raises `BadInput` if there is no such."""
+    stated: Any = getattr(mixer, "backbone", "mamba")
+    if not isinstance(stated, str):  # a stranger's attribute that happens to bear this name
+        return "mamba"
+    if stated not in get_args(Backbone):
+        raise unknown(f"value of {mixer.__name__}'s attribute backbone:", stated, get_args(Backbone))
+    return cast(Backbone, stated)
+
+
+def language_settings(mixer: type, width: int, given: Mapping[str, Value]) -> dict[str, Value]:
+    """Every setting that a mixer has within a language model of that width.
+
+    Those that are not `given`, or given as None, are the backbone's (mamba: N = 16 and dt_rank = D/16, rounded up;
+    transformer: heads of 64 channels), and else the mixer's own. Raises `BadInput` for one that it does not have.
+    """
+    declared = settings.declared(mixer)
+    for name in given:
+        if name not in declared:
+            raise unknown(f"setting of {mixer.__name__}:", name, declared)
+    mamba = backbone_of(mixer) == "mamba"
+    ours = {"N": _STATES, "dt_rank": _rank(width)} if mamba else {"heads": max(1, width // _HEAD)}
+    values = {name: setting.default for name, setting in declared.items() if setting.default is not settings.REQUIRED}
+    values |= {name: value for name, value in ours.items() if name in declared}
+    values |= {name: value for name, value in given.items() if value is not None or name not in ours}
+    return mixer.resolve(_EXPAND * width if mamba else width, values) if issubclass(mixer, Mixer) else values
+
+
+def matched_hidden(width: int) -> int:
+    """Channels of a SwiGLU with which a layer of attention has as many parameters as one of Mamba with S6; 320 for 384.
+
+    The usual 8/3 D would come to 40.5 million at the paper's 12 layers.
+    """
+    inner, rank = _EXPAND * width, _rank(width)
+    s6 = inner * (rank + 2 * _STATES) + (rank + 1) * inner + inner * _STATES + inner  # to_all, to_delta, A, skip
+    mamba = 3 * width * inner + (_CONV + 1) * inner + s6
+    attention = 4 * width**2 + 3 * width  # qkv with its biases, and the output
+    hidden = (mamba - attention - width) / (3 * width)  # - width: a Transformer's layer has one norm more
+    return max(1, round(hidden / _HIDDEN_STEP)) * _HIDDEN_STEP
+
+
+def _rank(width: int) -> int:
+    return math.ceil(width / _RANK)

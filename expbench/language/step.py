@@ -1,0 +1,128 @@
+"""The optimizer steps of a language model; nothing in a step waits for the device.
+
+A step's batch, learning rate and random state follow from its number, so that the model, the optimizer's moments and the
+loss since the last evaluation are all there is to keep.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from expbench.data.rng import fold
+from expbench.language.batches import Order
+from expbench.language.gradients import Passes
+from expbench.language.model import LanguageModel
+from expbench.language.recipe import How, Recipe, Schedule
+from expbench.training.distributed import Group
+from expbench.training.schedule import learning_rate_factor
+
+
+class Steps:
+    """The steps of a model that is on its device, from the first one, or from where `restore` takes it up.
+
+    taken: how many were taken. passes: where losses and gradients come from.
+    """
+
+    def __init__(
+        self, model: LanguageModel, order: Order, recipe: Recipe, schedule: Schedule, how: How, group: Group
+    ) -> None:
+        self._model, self._order, self._recipe, self._schedule, self._group = model, order, recipe, schedule, group
+        self._optimizer = torch.optim.AdamW(
+            parameter_groups(model, recipe.weight_decay),
+            recipe.lr,
+            recipe.betas,
+            fused=True if group.device.type == "cuda" else None,
+        )
+        name_of = {id(p): name for name, p in model.named_parameters()}
+        self._trained = [(name_of[id(p)], p) for part in self._optimizer.param_groups for p in part["params"]]
+        self.passes = Passes(model, recipe, how, group)
+        self._total = torch.zeros((), dtype=torch.float64, device=group.device)
+        self._broke_at = torch.zeros((), dtype=torch.int64, device=group.device)
+        self._since = self.taken = 0
+        self._batch = torch.empty(0)  # of the last step, the share of this process
+
+    def begin(self) -> None:
+        """To be called once before the first step, when the weights are what they are to start from."""
+        self.passes.begin()
+        self._model.train()
+
+    def take(self) -> None:
+        """The next step."""
+        group, recipe = self._group, self._recipe
+        self.taken += 1
+        self._since += 1
+        torch.manual_seed(fold("language step", recipe.seed, self.taken, group.rank))  # for a mixer that draws
+        self._batch = self._order.batch(self.taken, group.device, group.rank, group.size)
+        loss = self.passes(self._batch)
+        norm = clip_grad_norm_([p for _, p in self._trained], recipe.clip)
+        for part in self._optimizer.param_groups:
+            part["lr"] = recipe.lr * learning_rate_factor(self._schedule, self.taken - 1)
+        self._optimizer.step()
+        self._total += loss
+        broke = (self._broke_at == 0) & ~torch.isfinite(norm + loss)
+        self._broke_at.copy_(torch.where(broke, self.taken, self._broke_at))
+
+    def broke_at(self) -> int:
+        """The first step whose loss or gradient was not finite, 0 if there is none. Waits for the device."""
+        return int(self._group.largest(self._broke_at))
+
+    def mean_loss(self) -> float:
+        """The mean over the steps since this was last asked. Waits for the device."""
+        mean = float(self._group.summed(self._total)) / (self._since * self._group.size)
+        self._total.zero_()
+        self._since = 0
+        return mean
+
+    def applied(self) -> tuple[float, float]:
+        """What the optimizer was given at the last step: its learning rate, the norm of its clipped gradient.
+
+        Measured on these tensors themselves, so that a schedule or a limit that is not kept shows.
+        """
+        norms = [torch.linalg.vector_norm(p.grad.double()) for _, p in self._trained if p.grad is not None]
+        return float(self._optimizer.param_groups[0]["lr"]), float(torch.stack(norms).norm()) if norms else 0.0
+
+    def batch(self) -> Tensor:
+        """What the last step was taken on, (B, L + 1), of all processes, which must all ask for it."""
+        return self._group.gathered(self._batch)
+
+    def state(self) -> tuple[dict[str, Tensor], int]:
+        """What `restore` takes: tensors, and how many steps the mean loss is of. Of the first process it is all there is."""
+        tensors = {f"model.{name}": x for name, x in self._model.state_dict().items()}
+        tensors["total"] = self._group.summed(self._total) / self._group.size
+        for name, p in self._trained:
+            moments = self._optimizer.state.get(p)  # none of a parameter that has no gradient
+            if moments:
+                tensors |= {f"mean.{name}": moments["exp_avg"], f"square.{name}": moments["exp_avg_sq"]}
+        return tensors, self._since
+
+    def restore(self, step: int, tensors: dict[str, Tensor], since: int) -> None:
+        """Go on after `step`; to be called before `begin`."""
+        self.taken, self._since = step, since
+        self._total.copy_(tensors["total"])
+        model = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
+        self._model.load_state_dict(model)
+        moments = {
+            i: {
+                "step": torch.tensor(float(step)),
+                "exp_avg": tensors[f"mean.{name}"],
+                "exp_avg_sq": tensors[f"square.{name}"],
+            }
+            for i, (name, _) in enumerate(self._trained)
+            if f"mean.{name}" in tensors
+        }
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Parameters that decay, and those that do not: vectors (biases, norms, skips) and what is marked `_no_weight_decay`.
+
+    The embedding decays, as it is the head's matrix too; so do the taps of convolutions.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim > 1 and not getattr(p, "_no_weight_decay", False)]
+    chosen = {id(p) for p in decayed}
+    others = [p for p in trained if id(p) not in chosen]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]

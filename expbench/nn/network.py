@@ -1,0 +1,136 @@
+"""Network: what stands around the mixer, alike for every model.
+
+tokens or channels -> embedding (+ positions) -> depth x [x + mixer(norm(x))] -> linear read-out. Nothing else: no
+convolution, activation or feed-forward part, so that what is measured is the mixer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from expbench.algebra.reach import Reach
+from expbench.mixer import Mixer, flops, logged, state_size
+from expbench.run import Norm, Positions
+from expbench.task import Task
+
+_NORMS: dict[Norm, Callable[[int], nn.Module]] = {
+    "layer": nn.LayerNorm,
+    "rms": nn.RMSNorm,
+    "none": lambda _: nn.Identity(),
+}
+
+
+class Network(nn.Module):
+    """A stack of `depth` mixers of width D with embedding and read-out; `mixer` makes one layer.
+
+    norm: before each mixer. positions: ``sin`` adds sinusoids, ``learned`` a parameter per position, ``index`` the
+    scalar t/L along a learned direction. residual: whether each mixer's output is added to its input.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        mixer: Callable[[], nn.Module],
+        *,
+        width: int,
+        depth: int,
+        norm: Norm,
+        positions: Positions,
+        residual: bool,
+    ) -> None:
+        super().__init__()
+        self.length, self.last, self.residual = task.L, task.readout == "last", residual
+        tokens = task.vocabulary
+        self.embed: nn.Module = nn.Linear(task.channels, width) if tokens is None else nn.Embedding(tokens, width)
+        self.code = _PositionCode(positions, task.L, width)
+        self.norms = nn.ModuleList(_NORMS[norm](width) for _ in range(depth))
+        self.mixers = nn.ModuleList(mixer() for _ in range(depth))
+        self.head = nn.Linear(width, task.outputs)
+        self.polynomial = norm == "none"
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """inputs (B, L) int64 or (B, L, C) -> outputs (B, O) where the task reads the last position, else (B, L, O)."""
+        x = self.code(self.embed(inputs))
+        for norm, mixer in zip(self.norms, self.mixers, strict=True):
+            y = mixer(norm(x))
+            x = x + y if self.residual else y
+        outputs: Tensor = self.head(x[:, -1] if self.last else x)
+        return outputs
+
+    def reach(self) -> Reach | None:
+        """Degree and interaction order at every position, or None where the network is not polynomial end to end."""
+        return stack_reach(self.mixers, self.length, residual=self.residual) if self.polynomial else None
+
+    def parameter_count(self) -> int:
+        """The number of trainable numbers."""
+        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+    def state_size(self) -> int | None:
+        """Numbers that must be kept to go on after L tokens of one sequence, over all layers; None if a mixer is silent."""
+        sizes = [state_size(mixer, self.length) for mixer in self.mixers]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def flops(self) -> float | None:
+        """Floating-point operations of the forward pass for one token (`Mixer.flops`), without norms; None if not known.
+
+        The read-out counts where it is applied: at every position, or at the last one of L.
+        """
+        layers = [flops(mixer, self.length) for mixer in self.mixers]
+        if None in layers:
+            return None
+        embed = 2 * self.embed.weight.numel() if isinstance(self.embed, nn.Linear) else 0
+        head = 2 * self.head.weight.numel() / (self.length if self.last else 1)
+        return embed + head + sum(layer for layer in layers if layer is not None)
+
+    @torch.no_grad()
+    def statistics(self, inputs: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> dict[tuple[int, str], Tensor]:
+        """What each mixer logs about its input, by (layer, name); empty for mixers that log nothing.
+
+        forward: what calls this network, where it is not called with its own parameters.
+        """
+        with logged(self.mixers) as seen:
+            (forward or self)(inputs)
+        return seen
+
+
+def stack_reach(mixers: Iterable[nn.Module], length: int, *, residual: bool) -> Reach | None:
+    """The reach of a stack of mixers without normalisation; None if one of them is not polynomial, or does not say."""
+    reach = Reach.of_inputs(length)
+    for mixer in mixers:
+        after = mixer.reach(reach) if isinstance(mixer, Mixer) else None
+        if after is None:
+            return None
+        reach = reach | after if residual else after
+    return reach
+
+
+class _PositionCode(nn.Module):
+    def __init__(self, kind: Positions, length: int, width: int) -> None:
+        super().__init__()
+        self.kind = kind
+        table = None
+        if kind == "sin":
+            table = sinusoids(length, width)
+        elif kind == "index":
+            table = torch.arange(1, length + 1)[:, None] / length
+            self.weight = nn.Parameter(torch.randn(width) * width**-0.5)
+        elif kind == "learned":
+            self.weight = nn.Parameter(torch.randn(length, width) * 0.02)
+        self.table: Tensor | None
+        self.register_buffer("table", table, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is not None:
+            return x + (self.table * self.weight if self.kind == "index" else self.table)
+        return x + self.weight if self.kind == "learned" else x
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """(L, D): sin and cos of t / 10000^(2i/D) in turn, t from 0 (Vaswani et al. 2017). D = 2 repeats every 2 pi steps."""
+    frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+    angle = torch.arange(length)[:, None] * frequency
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]

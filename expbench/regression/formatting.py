@@ -1,0 +1,193 @@
+"""A comparison for a person to read: a table on the terminal, or Markdown for a pull request."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from expbench.console.formatting import aligned, markdown_table, number
+from expbench.regression.comparison import SLOWER, Comparison
+from expbench.regression.matching import IDENTITY
+from expbench.stats.intervals import share_interval
+
+_MOST_LINES = 60  # of the terminal's table
+_MOST_CHARACTERS = 60_000  # a comment on GitHub holds 65,536
+_MOST_NAMED = 4  # versions, commits or devices of a side
+_OWN = ("task_settings_matched", "model_settings_matched")
+_AROUND = [column for column in IDENTITY if column not in ("task", "model", *_OWN)]
+_FOLDED = ("undecided", "unchanged")
+_PREFACE = """\
+Cells are matched by everything that was run but seed, instance, versions, and rates that were chosen on both sides. Values
+are means on the test split, geometric for errors; the change is NEW over BASE (x) of errors, NEW less BASE of accuracies,
+with the interval that the runs of both sides give it, paired where these agree. Holm's p is of no change, corrected for all
+cells whose numbers differ. `regressed` and `improved`: that p is at most {error:.3g}, and the change at least a tenth of an
+error or .05 of an accuracy; `unchanged`: the interval lies within that, or the numbers are the same; `undecided`: anything
+else. `solved` counts runs, with Wilson's 95 % intervals; a run that diverged is unsolved, and worse than any other."""
+
+
+def text(comparison: Comparison, fail_on: Sequence[str], speed: bool) -> str:
+    """A line a cell, the worst first, and one that sums up. speed: with the ratios of the times of runs."""
+    header, lines = _table(comparison, comparison.cells[:_MOST_LINES], speed, wilson=False)
+    parts = [aligned([header, *lines])]
+    if len(comparison.cells) > _MOST_LINES:
+        parts.append(f"and {_counted(comparison.cells['verdict'][_MOST_LINES:])}, which are not shown")
+    return "\n".join([*parts, "", summary(comparison, fail_on, speed)])
+
+
+def summary(comparison: Comparison, fail_on: Sequence[str], speed: bool) -> str:
+    """How many cells have which verdict, and what of it fails, in a line."""
+    number_of = len(comparison.cells)
+    parts = [f"{number_of} cell{'s' * (number_of != 1)}: {_listed(comparison.counts)}"]
+    if comparison.tests:
+        parts.append(f"{comparison.tests} tested, together at {100 * comparison.confidence:g} % confidence")
+    if speed:
+        times = np.log(comparison.cells["seconds"].dropna())
+        mean = f"time x {number(float(np.exp(times.mean())))}, {int(comparison.cells[SLOWER].sum())} slower"
+        parts.append(mean if len(times) else "no runs on the same device, in stacks of the same size, to compare times of")
+    failing = comparison.failing(fail_on)
+    return "; ".join([*parts, f"FAILS: {_listed(failing)}" if failing else f"passes (fails on {_listed(fail_on)})"])
+
+
+def markdown(comparison: Comparison, fail_on: Sequence[str], speed: bool, command: str) -> str:
+    """What changed, the rest folded away, and where both sides come from; short enough to be posted.
+
+    command: that which compares them again.
+    """
+    cells = comparison.cells
+    folded = cells["verdict"].isin(_FOLDED) & ~(cells[SLOWER] & speed)
+    verdict = _listed(comparison.failing(fail_on))
+    head = [f"### expbench compare: {f'fails, {verdict}' if comparison.failing(fail_on) else 'passes'}"]
+    head.append(summary(comparison, fail_on, speed) + ".")
+    tail = [f"Compared by\n\n```sh\n{command}\n```"]
+    if not folded.all():
+        tail.append(f"A run of the first cell above again\n\n```sh\n{comparison.command(cells.index[~folded][0])}\n```")
+    tail += [_sides(comparison), _details("How to read this", _PREFACE.format(error=1 - comparison.confidence))]
+    room = _MOST_CHARACTERS - sum(map(len, [*head, *tail]))
+    shown = _within(comparison, cells[~folded], speed, room) if not folded.all() else "Nothing has changed that is known of."
+    parts = [*head, shown]
+    if folded.any():
+        table = _within(comparison, cells[folded], speed, room - len(shown))
+        parts.append(_details(_counted(cells.loc[folded, "verdict"]), table))
+    return "\n\n".join([*parts, *tail]) + "\n"
+
+
+def _details(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>\n\n{content}\n\n</details>"
+
+
+def _listed(counts: Mapping[str, int] | Sequence[str]) -> str:
+    words = [f"{count} {name}" for name, count in counts.items()] if isinstance(counts, Mapping) else list(counts)
+    return ", ".join(words) or "nothing"
+
+
+def _counted(verdicts: pd.Series[str]) -> str:
+    return _listed({str(verdict): int(count) for verdict, count in verdicts.value_counts(sort=False).items()})
+
+
+def _within(comparison: Comparison, cells: pd.DataFrame, speed: bool, room: int) -> str:
+    """A Markdown table of as many of the cells as there is room for, in characters, and of how many there was none."""
+    header, lines = _table(comparison, cells[: room // 50], speed, wilson=True)  # no line is shorter than that
+    sizes = np.cumsum([sum(map(len, line)) + 3 * len(line) + 2 for line in lines])
+    kept = int(np.searchsorted(sizes, room - 500))
+    rest = f"\n\nand {_counted(cells['verdict'][kept:])}, for which there is no room" if kept < len(cells) else ""
+    return markdown_table(header, lines[:kept]) + rest
+
+
+def _table(comparison: Comparison, cells: pd.DataFrame, speed: bool, wilson: bool) -> tuple[list[str], list[list[str]]]:
+    names = _names(comparison.cells, cells)
+    interval = f"{100 * comparison.confidence:g} % interval"
+    header = ["verdict", "model", "task", "where", "metric", "BASE", "NEW", "change", interval, "runs", "solved", "Holm's p"]
+    header += ["time", "because"] if speed else ["because"]
+    lines = []
+    for cell, where in zip(cells.to_dict("records"), names, strict=True):
+        solved = [_solved(cell[f"solved{side}"], cell[f"trials{side}"], wilson) for side in (0, 1)]
+        line = [
+            cell["verdict"],
+            cell["model"],
+            cell["task"],
+            where,
+            str(cell["metric"] if pd.notna(cell["metric"]) else "-"),
+        ]
+        line += [number(cell["base"]), number(cell["new"]), _change(cell, cell["difference"]), _interval(cell)]
+        line += [_runs(cell), " -> ".join(solved), number(cell["holm"])]
+        if speed:
+            line += [f"x {number(cell['seconds'])}{' slower' if cell[SLOWER] else ''}" if cell["seconds"] > 0 else "-"]
+        lines.append([*line, cell["because"]])
+    return header, lines
+
+
+def _names(every: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
+    """What tells a cell apart from the others of its task and model: nothing that follows from what is said before it."""
+    shown = set(zip(cells["task"], cells["model"], strict=True))
+    names: dict[Hashable, str] = {}
+    for place, group in every.groupby(["task", "model"], sort=False):
+        if place in shown:
+            facts = pd.concat([*(_settings(group[column]) for column in _OWN), group[_AROUND]], axis=1)
+            told, kept = np.zeros(len(group), dtype=np.int64), []
+            for index in range(facts.shape[1]):
+                values, _ = pd.factorize(facts.iloc[:, index].astype(str))
+                finer, _ = pd.factorize(told * (int(values.max()) + 1) + values)
+                if finer.max() > told.max():
+                    told = finer
+                    kept.append(index)
+            for cell, values_of in facts.iloc[:, kept].loc[group.index.intersection(cells.index)].iterrows():
+                words = [f"{'lr' if name == 'rate' else name}={_plain(value)}" for name, value in values_of.items()]
+                names[cell] = " ".join(words) or "-"
+    return [names[cell] for cell in cells.index]
+
+
+def _settings(texts: pd.Series[str]) -> pd.DataFrame:
+    """A column for each setting; None where it is not stated."""
+    known = {text: json.loads(text) for text in texts.unique()}
+    names = dict.fromkeys(name for settings in known.values() for name in settings)
+    each = [known[text] for text in texts.to_numpy(dtype=object)]
+    return pd.DataFrame({name: [settings.get(name) for settings in each] for name in names}, texts.index, dtype=object)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:g}" if value == value else "chosen"  # which is said of rates alone
+    return str(value).lower() if value is None or isinstance(value, bool | np.bool_) else str(value)
+
+
+def _change(cell: Mapping[Hashable, Any], value: float) -> str:
+    if not np.isfinite(value):
+        return "-"
+    return f"x {number(value)}" if cell["ratio"] else f"{'+' if value > 0 else ''}{number(value)}"
+
+
+def _interval(cell: Mapping[Hashable, Any]) -> str:
+    ends = [_change(cell, cell[end]) for end in ("low", "high")]
+    return "-" if ends == ["-", "-"] else " to ".join(ends)
+
+
+def _runs(cell: Mapping[Hashable, Any]) -> str:
+    return " ".join(part for part in (f"{cell['trials0']} -> {cell['trials1']}", cell["design"]) if part)
+
+
+def _solved(solved: int, trials: int, wilson: bool) -> str:
+    share = share_interval(solved, trials)
+    return f"{solved}/{trials}" + (f" ({number(share.low)} to {number(share.high)})" if wilson and trials else "")
+
+
+def _sides(comparison: Comparison) -> str:
+    sides = (comparison.base, comparison.new)
+    rows = [["runs", *(str(side.runs) for side in sides)]]
+    rows += [
+        ["expbench", *(_several(side.expbench) for side in sides)],
+        ["torch", *(_several(side.torch) for side in sides)],
+    ]
+    rows += [
+        ["commit", *(_several(side.commits) for side in sides)],
+        ["device", *(_several(side.devices) for side in sides)],
+    ]
+    return markdown_table(["", f"BASE: {comparison.base.source}", f"NEW: {comparison.new.source}"], rows)
+
+
+def _several(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more or "-"

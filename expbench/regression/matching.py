@@ -1,0 +1,154 @@
+"""Counterparts: the cells of two results tables that stand for the same thing, matched by what was run.
+
+That is everything of a run but its seed and instance, and but the versions of task and model: it is the changed code that is
+to be judged. Of several versions in one table the latest counts. A learning rate that was chosen on both sides is a result,
+and so no part of what was run. A setting that only one side has, with one value, is new or gone there, and is left out too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from expbench.errors import BadInput
+from expbench.results import folders, store
+from expbench.results.reported import reported
+from expbench.run import Run, canonical
+
+VERSIONS = ["task_version", "model_version"]
+_SETTINGS = {"task_settings": "task", "model_settings": "model"}  # and whose they are
+_FIELDS = [field.name for field in dataclasses.fields(Run)]
+_ALIKE = [name for name in _FIELDS if name not in (*VERSIONS, *_SETTINGS, "lr", "seed")] + [
+    f"{s}_matched" for s in _SETTINGS
+]
+IDENTITY = [*_ALIKE, "rate"]  # rate: null where each side has chosen its own
+_MEASURED = ["split", "slice", "step", "metric", "value", "headline", "higher_is_better", "solved_at", "well_posed"]
+_ORIGIN = ["run_seconds", "created", "device_name", "stack_size", "expbench", "python", "torch", "git_commit"]
+COLUMNS = [
+    *("key", "kind", "status", "error", "instance", *_FIELDS, *_MEASURED, *_ORIGIN),
+    *("task_origin", "model_origin"),
+]  # of the results table: what a comparison reads
+
+
+class Matched(NamedTuple):
+    """cells: by number, the columns of `IDENTITY`. runs: a row a run of either table with its `cell` and `side`.
+
+    A run has its headline metric on the test split as `value`, NaN where it has none. Sides are 0, the base, and 1, the new.
+    """
+
+    cells: pd.DataFrame
+    runs: pd.DataFrame
+
+
+def load(path: str) -> pd.DataFrame:
+    """The `COLUMNS` of a results folder or file; raises `BadInput` if any of it cannot be read, or if it holds no runs."""
+    source = folders.existing(path)
+    frame, problems = store.read(source, COLUMNS)
+    if problems:
+        others = f" (and so {len(problems) - 1} others)" if len(problems) > 1 else ""
+        raise BadInput(problems[0] + others)
+    if not (frame["kind"] == "run").any():
+        below = sorted({str(file.parent) for file in source.glob("*/*.parquet")})
+        where = f"folders below it: {', '.join(below[:9])}" if below else "expbench run --results makes some"
+        raise BadInput(f"{path} holds no runs; {where}")
+    return frame
+
+
+def match(base: pd.DataFrame, new: pd.DataFrame) -> Matched:
+    """Match the rows of two results tables; raises `BadInput` that names the nearest difference if no cell is in both."""
+    both = pd.concat([_runs(base).assign(side=0), _runs(new).assign(side=1)], ignore_index=True)
+    for column, owner in _SETTINGS.items():
+        both[f"{column}_matched"] = _matched_settings(both, column, owner)
+    both["alike"] = both.groupby(_ALIKE, dropna=False, sort=False).ngroup()
+    runs = _latest(both[both["kind"] == "run"])
+    tuned = runs["lr"] == _chosen_rates(both[both["kind"] == "tuning"], runs)
+    chosen = tuned & runs["alike"].isin(_on_both(runs[tuned], "alike"))
+    runs = runs.assign(rate=runs["lr"].mask(chosen))
+    runs["cell"] = runs.groupby(["alike", "rate"], dropna=False, sort=False).ngroup()
+    runs = runs.drop_duplicates(["cell", "side", "instance", "seed"], keep="last")  # the latest of each
+    cells = runs.drop_duplicates("cell").set_index("cell")[IDENTITY].sort_values(IDENTITY, kind="stable", key=_sortable)
+    if runs["side"].nunique() == 2 and not _on_both(runs, "cell"):
+        raise BadInput(f"BASE and NEW have no cell in common: {_apart(runs, cells)}")
+    return Matched(cells, runs.sort_values(["cell", "instance", "side", "seed"], ignore_index=True))
+
+
+def _runs(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each run and each tuning run, with the metric that it is reported by, or that its rate is chosen by."""
+    ended = frame[reported(frame) & (frame["status"] == "ok")]
+    final = ended[(ended["kind"] == "run") & (ended["split"] == "test")]
+    chosen_by = ended[(ended["kind"] == "tuning") & (ended["split"] == "selection")]
+    values = pd.concat([final, chosen_by]).drop_duplicates("key", keep="last")[["key", "metric", "value"]]
+    runs = frame[frame["kind"].isin(["run", "tuning"])].drop_duplicates("key").drop(columns=["metric", "value"])
+    return runs.merge(values, on="key", how="left").astype({"seed": "int64", "instance": "int64"})
+
+
+def _matched_settings(both: pd.DataFrame, column: str, owner: str) -> pd.Series[str]:
+    """Settings as canonical JSON without the instance, and without what only one side knows and has but one value there."""
+    texts = both[["side", owner, column]].drop_duplicates()
+    known = {text: json.loads(text) for text in texts[column].unique()}
+    seen: dict[str, tuple[dict[str, set[str]], dict[str, set[str]]]] = {}
+    for side, name, text in texts.itertuples(index=False):
+        for setting, value in known[text].items():
+            seen.setdefault(name, ({}, {}))[side].setdefault(setting, set()).add(str(value))
+    left_out = {name: {"instance", *_one_sided(*sides), *_one_sided(*sides[::-1])} for name, sides in seen.items()}
+    kept = texts[[owner, column]].drop_duplicates()
+    matched = [
+        canonical({k: v for k, v in known[text].items() if k not in left_out.get(name, ())})
+        for name, text in kept.itertuples(index=False)
+    ]
+    found: pd.Series[str] = both[[owner, column]].merge(kept.assign(matched=matched), how="left")["matched"]
+    return found.set_axis(both.index)
+
+
+def _one_sided(here: Mapping[str, set[str]], there: Mapping[str, set[str]]) -> list[str]:
+    return [name for name, values in here.items() if there and name not in there and len(values) == 1]
+
+
+def _latest(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of that version of task and model which each side ran last, oldest first."""
+    runs = runs.sort_values("created", kind="stable", na_position="first")
+    last = runs.drop_duplicates(["alike", "side"], keep="last")[["alike", "side", *VERSIONS]]
+    return runs.merge(last, on=["alike", "side", *VERSIONS], how="inner")
+
+
+def _chosen_rates(tuning: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[float]:
+    """The rate that tuning chose for each run's cell, as `rates.choose` chooses; NaN where there was none."""
+    where = ["side", "alike", *VERSIONS]
+    value = tuning["value"].where(tuning["value"].abs() < float("inf"))
+    tried = tuning.assign(loss=value.where(tuning["higher_is_better"] != True, -value), broken=value.isna())  # noqa: E712
+    rated = tried.groupby([*where, "lr"], as_index=False).agg(broken=("broken", "sum"), loss=("loss", "mean"))
+    best = rated.fillna({"loss": 0.0}).sort_values(["broken", "loss", "lr"], kind="stable").drop_duplicates(where)
+    found: pd.Series[float] = runs[where].merge(best, on=where, how="left")["lr"].set_axis(runs.index)
+    return found
+
+
+def _on_both(runs: pd.DataFrame, column: str) -> set[int]:
+    sides = (set(runs.loc[runs["side"] == side, column]) for side in (0, 1))
+    return set.intersection(*sides)
+
+
+def _sortable(column: pd.Series[Any]) -> pd.Series[Any]:
+    return column if column.dtype.kind in "biufM" else column.astype(str)
+
+
+def _apart(runs: pd.DataFrame, cells: pd.DataFrame) -> str:
+    """In what the nearest two cells of either side differ."""
+    facts = cells.assign(**{f"{s}_matched": cells[f"{s}_matched"].map(json.loads) for s in _SETTINGS})
+    sides = [facts.loc[sorted(set(runs.loc[runs["side"] == side, "cell"]))[:60]].to_dict("records") for side in (0, 1)]
+    found = min(([_difference(a, b) for a in sides[0] for b in sides[1]]), key=len)
+    return "the nearest differ in " + ", ".join(f"{name} ({a} in BASE, {b} in NEW)" for name, a, b in found)
+
+
+def _difference(one: Mapping[Hashable, Any], other: Mapping[Hashable, Any]) -> list[tuple[Hashable, Any, Any]]:
+    flat = [
+        {name: value for name, value in cell.items() if not isinstance(value, dict)}
+        | {name: value for settings in cell.values() if isinstance(settings, dict) for name, value in settings.items()}
+        for cell in (one, other)
+    ]
+    names = list(dict.fromkeys([*flat[0], *flat[1]]))
+    pairs = [("lr" if name == "rate" else name, flat[0].get(name), flat[1].get(name)) for name in names]
+    return [(name, a, b) for name, a, b in pairs if str(a) != str(b)]

@@ -1,0 +1,110 @@
+"""Outcomes: what the runs of matched cells came to on either side, on a scale on which they can be compared.
+
+Errors are compared by their logarithms, as they span decades: their differences are ratios, their means geometric. An error
+below a thousandth of what solves the task is as good as that. What is better when it is higher (accuracies) is compared as
+it is, and so is an error that can be negative. The margin, the least difference that matters, is a tenth of an error and .05
+of an accuracy. A run that diverged is worse than any that did not, by more than these differ among themselves.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from expbench.regression.matching import VERSIONS
+
+_RELATIVE_MARGIN, _ABSOLUTE_MARGIN = 0.1, 0.05
+_AS_GOOD = 1e-3  # of what solves the task
+_LEAST_ERROR = 1e-12  # where the task states nothing above 0 that solves it
+_ROUNDING = 1e-6  # relative
+_COUNTED = ["runs", "trials", "solved", "diverged", "failed"]
+_STATED = ["status", "error", "metric", "higher", "lr", *VERSIONS]
+
+
+def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of `counterparts.match` with how they ended, and their `loss`, which is higher where they are worse.
+
+    ended: with a result; diverged, also where the result is not finite; trials: either; solved; failed; posed: that its
+    labels are not ill-posed. higher, ratio: of the cell, whether more is better, and whether differences are ratios. loss:
+    NaN of what is no trial. margin: of the cell, on the scale of the loss.
+    """
+    finite = np.isfinite(runs["value"])
+    higher = runs["higher_is_better"].fillna(False).astype(bool)
+    reached = np.where(higher, runs["value"] >= runs["solved_at"], runs["value"] <= runs["solved_at"])
+    runs = runs.assign(
+        runs=True,
+        higher=higher,
+        ended=(runs["status"] == "ok") & finite,
+        diverged=(runs["status"] == "diverged") | (runs["metric"].notna() & ~finite),
+        failed=runs["status"] == "failed",
+        posed=~runs["well_posed"].isin([False]),
+    )
+    runs = runs.assign(trials=runs["ended"] | runs["diverged"], solved=runs["ended"] & reached)
+    value = runs["value"].where(runs["ended"])
+    least = value.groupby(runs["cell"]).transform("min")
+    size = value.abs().where(runs["side"] == 0).groupby(runs["cell"]).transform("mean").fillna(0.0)
+    ratio = ~higher & ~(least < 0)
+    solves = runs["solved_at"].where((runs["solved_at"] > 0) & np.isfinite(runs["solved_at"]))
+    log = pd.Series(np.log(np.maximum(value, (_AS_GOOD * solves).fillna(_LEAST_ERROR))), value.index)
+    loss = log.where(ratio, value.where(~higher, -value))
+    margin = np.where(higher, _ABSOLUTE_MARGIN, np.maximum(_RELATIVE_MARGIN * size, _LEAST_ERROR))
+    margin = np.where(ratio, math.log(1 + _RELATIVE_MARGIN), margin)
+    worst, best = (loss.groupby(runs["cell"]).transform(name).fillna(0.0) for name in ("max", "min"))
+    beyond = worst + np.maximum(10 * margin, 3 * (worst - best))
+    return runs.assign(ratio=ratio, margin=margin, loss=loss.where(~runs["diverged"], beyond))
+
+
+def summarised(runs: pd.DataFrame) -> pd.DataFrame:
+    """By cell what its outcomes are: counts and what is stated of either side, with 0 or 1 after the name; and of both.
+
+    base, new: means over instances of the means over seeds of what ended, on the metric's own scale. same: all that NEW ran
+    has in BASE the same number, to rounding. posed: that some labels are. unlike: the sides are judged by different metrics.
+    seconds: the ratio of the times of runs, NaN without any to compare.
+    """
+    cells = runs.groupby("cell")[["metric", "higher", "ratio", "margin"]].first()
+    cells["posed"] = runs.groupby("cell")["posed"].any()
+    for side in (0, 1):
+        by = runs[runs["side"] == side].groupby("cell")
+        own = by[_COUNTED].sum().join(by[_STATED].first()).add_suffix(str(side))
+        cells = cells.join(own)
+        counts = [f"{name}{side}" for name in _COUNTED]
+        cells[counts] = cells[counts].fillna(0).astype("int64")
+    judged = cells[["metric0", "metric1"]].notna().all(axis=1)
+    cells["unlike"] = judged & ((cells["metric0"] != cells["metric1"]) | (cells["higher0"] != cells["higher1"]))
+    base, new = _means(runs, cells, 0), _means(runs, cells, 1)
+    return cells.assign(base=base, new=new, same=_same(runs), seconds=_seconds(runs))
+
+
+def on_metric(difference: pd.Series[float], cells: pd.DataFrame) -> pd.Series[float]:
+    """Losses, or their differences, as the metric has them: new less base, or new over base."""
+    plain = difference.where(~cells["higher"], -difference)
+    return plain.where(~cells["ratio"], pd.Series(np.exp(difference.where(cells["ratio"])), difference.index))
+
+
+def _means(runs: pd.DataFrame, cells: pd.DataFrame, side: int) -> pd.Series[float]:
+    ended = runs[runs["ended"] & (runs["side"] == side)]
+    means = ended.groupby(["cell", "instance"])["loss"].mean().groupby(level="cell").mean()
+    return on_metric(means.reindex(cells.index), cells)
+
+
+def _same(runs: pd.DataFrame) -> pd.Series[bool]:
+    trials = runs.loc[runs["trials"], ["cell", "side", "instance", "seed", "value", "diverged"]]
+    base, new = (trials[trials["side"] == side].drop(columns="side") for side in (0, 1))
+    both = new.merge(base, on=["cell", "instance", "seed"], how="left", suffixes=("", "_base"))
+    close = (both["value"] - both["value_base"]).abs() <= _ROUNDING * both[["value", "value_base"]].abs().max(axis=1)
+    broken = both["diverged_base"].eq(True)
+    alike = (broken & both["diverged"]) | (close & ~broken & ~both["diverged"])
+    return alike.groupby(both["cell"]).all().reindex(runs["cell"].unique(), fill_value=False)
+
+
+def _seconds(runs: pd.DataFrame) -> pd.Series[float]:
+    """Only runs on the same device, in stacks of the same size, can be compared: `run_seconds` is of the whole stack."""
+    ended = runs[runs["ended"] & (runs["run_seconds"] > 0)]
+    alike = ["cell", "device_name", "stack_size"]
+    times = ended.groupby([*alike, "side"], dropna=False, as_index=False)["run_seconds"].median()
+    base, new = (times[times["side"] == side] for side in (0, 1))
+    both = base.merge(new, on=alike, suffixes=("0", "1"))
+    logs = pd.Series(np.log(both["run_seconds1"] / both["run_seconds0"]), both.index).groupby(both["cell"]).mean()
+    return pd.Series(np.exp(logs), logs.index)

@@ -1,0 +1,190 @@
+"""The report's part on texts: perplexity against epochs, as in Figure 3 of arXiv 2502.02209, what each model reached at the
+epoch that validation chooses and in the end, and at other lengths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from expbench.console.formatting import number
+from expbench.report import figures
+from expbench.report.document import Block, Picture, Section, Table
+from expbench.report.language_orders import ends, orders, perplexity, published, with_ends
+from expbench.results.cells import SIZES, Cell
+from expbench.results.histories import Epoch, Trained, of_texts
+from expbench.stats.intervals import Interval, mean_interval
+
+_PREFACE = """\
+The epoch of each run is chosen by the perplexity of the validation split, never of the test split; after it stands what the
+test split gives there, and at the end of training. `gap` is what a token of the test split costs above one of training,
+in nats; the training loss is the mean over that epoch, in which the model was still changing. A run that diverged is
+called so and has no part in a mean. Intervals are Student's, of 95 %, over seeds; of one seed there is none."""
+_MOST_EPOCHS = 24  # lines of a table
+_TICKS = (1, 1.5, 2, 3, 4, 5, 7)  # of each power of ten
+
+
+def sections(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[Section]:
+    """The parts of the report on runs that were trained in epochs, figures written below `target`; none without such."""
+    found = []
+    for index, (text, trained) in enumerate(of_texts(frame, cells).items(), start=1):
+        names = _names(trained)
+        path = target / "figures" / f"epochs-{index}.svg"
+        figure = against_epochs(trained, names)
+        reached, blocks = table(trained, names), list[Block]()
+        if figure is not None:
+            figures.save(figure, path)
+            blocks += [Picture("perplexity against epochs", path, [reached]), _CAPTION]
+        else:
+            blocks.append("No run was evaluated at more than one epoch, or what was measured on the way was not kept.")
+        blocks += [_PREFACE, reached, *_largest(trained, names)]
+        blocks += [*_lengths(frame, trained, names), *orders(frame, trained, names), *published(trained, names)]
+        found.append(Section("Perplexity over epochs", blocks, ", ".join(text)))
+    return found
+
+
+_CAPTION = """\
+Means over seeds of the runs that ended well, with all of them between the shaded ends; circles: the epoch that validation
+chooses, of each run. A cross is where a run that diverged was last evaluated, its line thin."""
+
+
+def _names(trained: Sequence[Trained]) -> dict[int, str]:
+    """A name for each, by the `id` of its cell. Where L tells cells apart, what follows from it is left out."""
+    cells = [each.cell for each in trained]
+    names = figures.labels(cells, also=["L"], without=["steps", "warmup", "batch_size", *SIZES])
+    return names if len(set(names.values())) == len(cells) else figures.labels(cells, also=["L"], without=SIZES)
+
+
+def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> Figure | None:
+    """Test and validation perplexity against epochs, a line for each cell; None where no run has two epochs."""
+    if all(len(run.table) < 2 for each in trained for run in each.runs):
+        return None
+    with mpl.rc_context(figures.STYLE):
+        figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+    named: dict[str, Any] = {}
+    for axes, split in zip(panels, ("test", "validation"), strict=True):
+        for colour, each in zip(figures.COLOURS, trained, strict=False):
+            ended = [run for run in each.runs if run.chosen is not None]
+            if ended:
+                runs = pd.concat([run.table.set_index("epoch")[split] for run in ended], axis=1).sort_index()
+                drawn = axes.plot(runs.index, runs.mean(axis=1), color=colour, linewidth=1.5)
+                named.setdefault(names[id(each.cell)], drawn[0])
+                axes.fill_between(runs.index, runs.min(axis=1), runs.max(axis=1), color=colour, alpha=0.15, linewidth=0)
+            for epoch in each.of_ended("chosen").values():
+                axes.plot([epoch.number], [getattr(epoch, split)], "o", color=colour, markersize=4, markerfacecolor="none")
+            for run in each.runs:
+                if run.status == "diverged" and len(run.table):
+                    x, y = run.table["epoch"], run.table[split]
+                    drawn = axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.7)
+                    named.setdefault(names[id(each.cell)], drawn[0])
+                    axes.plot(x.iloc[-1:], y.iloc[-1:], "x", color=colour, markersize=7)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=_TICKS))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.set_title(split, fontsize=9)
+        axes.set_xlabel("epoch")
+    panels[0].set_ylabel("perplexity")
+    figure.legend(list(named.values()), list(named), loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def table(trained: Sequence[Trained], names: Mapping[int, str]) -> Table:
+    """What each model reached: a line a cell, in the order of its test perplexity at the epochs that are chosen."""
+    header = [
+        "model",
+        "epoch chosen (seed: epoch)",
+        "validation there",
+        "test there",
+        "95 %",
+        "gap there",
+        "test at the end",
+    ]
+    header += ["95 %", "gap at the end", "largest abs. Abar there", "tokens a second", "parameters"]
+    best_first = sorted(trained, key=lambda each: _mean(each, "chosen", "test", nan=math.inf))
+    lines = []
+    for each in best_first:
+        epochs = [f"{run.seed}: {run.chosen.number:.3g}" if run.chosen else f"{run.seed}: {run.ended}" for run in each.runs]
+        there, at_end = (_interval(each, what, lambda epoch: epoch.test) for what in ("chosen", "last"))
+        line = [names[id(each.cell)], ", ".join(epochs), perplexity(_mean(each, "chosen", "validation"))]
+        line += [perplexity(there.center), ends(there), number(_mean(each, "chosen", "gap"))]
+        line += [perplexity(at_end.center), ends(at_end), number(_mean(each, "last", "gap"))]
+        abar = [epoch.abar for epoch in each.of_ended("chosen").values()]
+        speeds = [run.table["speed"].median() for run in each.runs if run.table["speed"].notna().any()]
+        lines.append([*line, number(max(abar, default=math.nan)), _rounded(speeds), str(each.cell["parameters"] or "-")])
+    return Table("perplexity over epochs", header, lines, [[each.cell] for each in best_first])
+
+
+def _largest(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
+    """The largest |Abar| of all layers and runs after each epoch, a column for each cell that has any."""
+    columns = {}
+    for each in trained:
+        runs = [run.table.set_index("epoch")["abar"].dropna() for run in each.runs]
+        runs = [run for run in runs if len(run)]
+        if runs:
+            columns[names[id(each.cell)]] = pd.concat(runs, axis=1).max(axis=1)
+    if not columns:
+        return
+    wide = pd.DataFrame(columns).sort_index()
+    every = -(-len(wide) // _MOST_EPOCHS)
+    kept = wide[(len(wide) - 1) % every :: every]  # the last among them
+    lines = [[f"{epoch:.3g}", *map(number, values)] for epoch, *values in kept.itertuples(name=None)]
+    yield (
+        "The largest |Abar| after each epoch, over layers and runs, those that diverged among them, on the first tokens "
+        "of the validation split. Above 1 a state can grow."
+    )
+    yield Table("largest |Abar|", ["epoch", *columns], lines)
+
+
+def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
+    """The test perplexity at other lengths than a model's own, where it was asked for: a line a cell."""
+    rows = frame[(frame["split"] == "test") & (frame["metric"] == "perplexity") & (frame["status"] == "ok")]
+    rows = rows[rows["slice"].fillna("").str.startswith("context=")]
+    rows = rows.assign(length=rows["slice"].str.removeprefix("context=").astype(int))
+    chosen = {run.key: run.step for each in trained for run in each.runs}
+    rows = rows[rows["key"].isin(chosen)]
+    if rows.empty:
+        return
+    there = rows["step"] == rows["key"].map(chosen)
+    at = "at the epochs chosen"
+    if set(rows["key"]) != set(rows.loc[there, "key"]):  # of an expbench that evaluated them at the end alone
+        there, at = rows["step"] == rows["steps"], "at the end"
+    rows = rows[there]
+    values = {
+        (str(key), int(length)): float(v) for key, length, v in rows[["key", "length", "value"]].itertuples(index=False)
+    }
+    lengths = sorted({length for _, length in values})
+    lines, about = [], []
+    for each in trained:
+        found = ([values[run.key, L] for run in each.runs if (run.key, L) in values] for L in lengths)
+        shown = [mean_interval(own) for own in found]
+        if any(not math.isnan(interval.center) for interval in shown):
+            lines.append([names[id(each.cell)], str(each.cell["L"]), *map(with_ends, shown)])
+            about.append([each.cell])
+    yield (
+        f"Test perplexity {at} when the same model reads contexts of other lengths. All lengths predict the same tokens, "
+        "those with at least as many before them as the longest, so that the columns can be compared; they are not the "
+        "perplexities above, which are of the whole split."
+    )
+    yield Table("other lengths", ["model", "trained at", *(f"context {length}" for length in lengths)], lines, about)
+
+
+def _mean(each: Trained, what: str, name: str, nan: float = math.nan) -> float:
+    values = [getattr(epoch, name) for epoch in each.of_ended(what).values()]
+    return sum(values) / len(values) if values else nan
+
+
+def _interval(each: Trained, what: str, value: Callable[[Epoch], float]) -> Interval:
+    return mean_interval([value(epoch) for epoch in each.of_ended(what).values()])
+
+
+def _rounded(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.0f}" if values else "-"

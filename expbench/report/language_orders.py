@@ -1,0 +1,105 @@
+"""The orders of Table 1 (right) of arXiv 2502.02209 as runs on a text show them, and its perplexities beside ours.
+
+Few seeds are shown here with Student's interval, and nothing is judged: claims are (`verdicts`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import pandas as pd
+
+from expbench.claims.pairing import Place, places, subjects
+from expbench.console.formatting import number
+from expbench.report.document import Block, Table
+from expbench.report.published import beside_table1
+from expbench.results.histories import Trained
+from expbench.stats.intervals import Interval
+from expbench.stats.resampling import paired
+from expbench.studies.published import numbers
+
+
+def orders(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
+    """Of each two rows of Table 1 the difference in test perplexity, published and here, paired by seed."""
+    histories = {id(each.cell): each for each in trained}
+    among = subjects(frame, [each.cell for each in trained])
+    value = {row.model: row.value for row in numbers.table1()}
+    lines, about = [], []
+    for claim in numbers.orders(str(trained[0].cell["task"])):
+        for place in places(claim, among):
+            left, right = (histories[id(side.cell)] for side in (place.left, place.right))
+            line = [f"{names[id(left.cell)]} < {names[id(right.cell)]}"]
+            if len({each.cell["L"] for each in trained}) > 1:
+                line[0] += f" (L={left.cell['L']})" if "L=" not in line[0] else ""
+            line.append(perplexity(value[claim.left.model] - value[claim.right.model]))
+            lines.append(
+                [*line, *(text for what in ("chosen", "last") for text in _difference(left, right, what)), _lost(place)]
+            )
+            about.append([left.cell, right.cell])
+    if lines:
+        yield (
+            f"The orders of {numbers.TEXT_SOURCE}, the lower perplexity first, and the differences in test perplexity here, "
+            "left less right, paired by seed. They are shown, not judged: of fewer than ten pairs there is no verdict. "
+            "Claims are judged by the perplexity at the epochs chosen."
+        )
+        header = [
+            "published order",
+            "published difference",
+            "here, at the epochs chosen",
+            "as published",
+            "here, at the end",
+        ]
+        yield Table("orders of Table 1", [*header, "as published", "diverged"], lines, about)
+
+
+def _difference(left: Trained, right: Trained, what: str) -> list[str]:
+    """The mean difference in test perplexity with its interval, and in how many pairs it has the sign of the table."""
+    ours, theirs = left.of_ended(what), right.of_ended(what)
+    found = [ours[seed].test - theirs[seed].test for seed in ours if seed in theirs]
+    if not found:
+        return ["-", "0 of 0 pairs"]
+    said = f"{sum(difference < 0 for difference in found)} of {len(found)} pair{'s' * (len(found) != 1)}"
+    return [with_ends(paired([found]).difference), said]
+
+
+def _lost(place: Place) -> str:
+    sides = [side.cell for side in (place.left, place.right)]
+    return ", ".join(f"{c.count('diverged')} of {c.trials} of {c['model']}" for c in sides if c.count("diverged")) or "-"
+
+
+def published(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
+    """The rows of Table 1 with every cell of that model; nothing where none was run."""
+    lines, about = [], []
+    for row in numbers.table1():
+        for each in (each for each in trained if each.cell["model"] == row.model):
+            values = [epoch.test for epoch in each.of_ended("chosen").values()]
+            ours, verdict = beside_table1(row, each.cell, values)
+            line = [
+                row.row,
+                row.parameters,
+                perplexity(row.value),
+                names[id(each.cell)],
+                str(each.cell["parameters"] or "-"),
+            ]
+            lines.append([*line, perplexity(ours.center), ends(ours), verdict])
+            about.append([each.cell])
+    if lines:
+        yield (
+            f"Published: {numbers.TEXT_SOURCE}. Ours: test perplexity at the epochs chosen, and where means of 3 seeds lie."
+        )
+        header = ["published row", "parameters", "published", "here", "parameters", "ours", "95 % of such means", "verdict"]
+        yield Table("Table 1", header, lines, about)
+
+
+def perplexity(value: float) -> str:
+    """Four digits, as perplexities are printed; a dash for what is missing."""
+    return "-" if math.isnan(value) else f"{value:.4g}" if abs(value) < 1e4 else number(value)
+
+
+def ends(interval: Interval) -> str:
+    return "-" if math.isnan(interval.low) else f"{perplexity(interval.low)} to {perplexity(interval.high)}"
+
+
+def with_ends(interval: Interval) -> str:
+    return perplexity(interval.center) + ("" if math.isnan(interval.low) else f" ({ends(interval)})")

@@ -1,0 +1,144 @@
+"""Overviews: figures of a whole report, over all of its tasks' settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from expbench.report.figures import COLOURS, STYLE, labels
+from expbench.report.published import Entry, around
+from expbench.results.cells import SIZES, Cell
+
+_MOST_MODELS = 8
+_NONE = 0.5  # where it is drawn that no degree is solved
+
+
+def solved_by_depth(cells: Sequence[Cell]) -> Figure | None:
+    """The largest degree that at least half the runs solve, against depth; a panel for each L and setting of the task.
+
+    Dashed: the largest degree whose floor lies below the threshold, above which no network of that degree and structure
+    solves the task. Ill-posed labels are left out. None where cells do not differ in degree and depth.
+    """
+    cells = [cell for cell in cells if cell["degree"] and cell.trials and not cell.higher_is_better]
+    cells = [cell for cell in cells if cell["well_posed"] is not False]
+    apart = _settings_apart(cells)
+    grids: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        grids.setdefault((apart[cell["context"]] or cell["task"], cell["L"]), []).append(cell)
+    grids = {
+        place: own
+        for place, own in grids.items()
+        if len({cell["degree"] for cell in own}) > 2 and len({cell["depth"] for cell in own}) > 1
+    }
+    names = labels(cells, without=["depth", "positions", *SIZES])
+    models = list(dict.fromkeys(names[id(cell)] for own in grids.values() for cell in own))
+    if not grids or len(models) > _MOST_MODELS:
+        return None
+    rows = list(dict.fromkeys(setting for setting, _ in grids))
+    columns = sorted({L for _, L in grids})
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(1.2 + 1.9 * len(columns), 0.8 + 1.75 * len(rows)), layout="constrained")
+        panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    named: dict[str, Any] = {}
+    for (row, column), axes in np.ndenumerate(panels):
+        own = grids.get((rows[row], columns[column]))
+        if own is None:
+            axes.remove()
+            continue
+        for i, model in enumerate(models):
+            mine = [cell for cell in own if names[id(cell)] == model]
+            named |= _lines(axes, mine, model, COLOURS[i], (i - (len(models) - 1) / 2) * 0.04)
+        _degree_axis(axes, own)
+        axes.set_title(f"L = {columns[column]}", fontsize=8)
+        if (rows[row], columns[column]) == min(place for place in grids if place[0] == rows[row]):
+            axes.set_ylabel(rows[row].replace(", ", "\n"), fontsize=8)
+        axes.set_xlabel("depth", fontsize=8)
+        axes.tick_params(labelsize=7)
+    handles, texts = list(named.values()), list(named)
+    figure.legend(handles, texts, loc="outside upper center", ncols=len(models), fontsize=8, frameon=False)
+    return figure
+
+
+def _lines(axes: Axes, cells: Sequence[Cell], name: str, colour: Any, aside: float) -> dict[str, Any]:
+    """What a model solves, and what no floor forbids where that has an end; what to name in the legend."""
+    if not cells:
+        return {}
+    depths = sorted({cell["depth"] for cell in cells})
+    highest = max(cell["degree"] for cell in cells)
+    solved, possible = [], []
+    for depth in depths:
+        own = [cell for cell in cells if cell["depth"] == depth]
+        allowed = [c for c in own if c.floor is None or c.floor <= c.solved_at]
+        solved.append(max((c["degree"] for c in own if 2 * c.solved >= c.trials), default=_NONE))
+        # a degree that was not run at this depth is not one that a floor forbids
+        possible.append(highest if len(allowed) == len(own) else max((c["degree"] for c in allowed), default=_NONE))
+    if min(possible) < highest:
+        axes.plot(depths, possible, "--", color=colour, linewidth=1, alpha=0.8)
+    x = [depth + aside for depth in depths]
+    return {name: axes.plot(x, solved, "o-", color=colour, markersize=4, linewidth=1.4)[0]}
+
+
+def _degree_axis(axes: Axes, cells: Sequence[Cell]) -> None:
+    degrees = sorted({cell["degree"] for cell in cells})
+    ticks = [degree for i, degree in enumerate(degrees) if i in (0, len(degrees) - 1) or math.log2(degree) % 1 == 0]
+    axes.set_yscale("log", base=2)
+    axes.set_yticks([_NONE, *ticks], ["none", *map(str, ticks)])
+    axes.minorticks_off()
+    axes.set_ylim(_NONE * 0.8, degrees[-1] * 1.25)
+    axes.set_xticks(sorted({cell["depth"] for cell in cells}))
+    axes.margins(x=0.12)
+
+
+def _settings_apart(cells: Sequence[Cell]) -> dict[str, str]:
+    """For each context a text of those settings that are needed to tell it from the others."""
+    contexts = {cell["context"]: dict(part.partition("=")[::2] for part in cell["context"].split(", ")) for cell in cells}
+    kept: list[str] = []
+    told_apart = 1
+    for name in dict.fromkeys(name for settings in contexts.values() for name in settings):
+        apart = len({tuple(settings.get(n) for n in [*kept, name]) for settings in contexts.values()})
+        if apart > told_apart:
+            kept, told_apart = [*kept, name], apart
+    return {text: ", ".join(f"{n}={settings[n]}" for n in kept if n in settings) for text, settings in contexts.items()}
+
+
+def beside_published(entries: Sequence[Entry]) -> Figure | None:
+    """Published numbers as marks, and of each setting of ours the mean, and where the mean of three seeds lies."""
+    rows = list(dict.fromkeys(entry.published.row for entry in entries))
+    if not rows:
+        return None
+    figure = Figure(figsize=(8.0, 1.2 + 0.62 * len(rows)), layout="constrained")
+    with mpl.rc_context(STYLE):
+        axes = figure.subplots()
+    setting = {id(entry): _setting_of(entry, entries) for entry in entries}
+    settings = sorted(set(setting.values()))
+    styles = {name: (COLOURS[i], "os^D"[i // 10 % 4]) for i, name in enumerate(settings)}  # colours come again after ten
+    named: dict[str, Any] = {}
+    for row, name in enumerate(rows):
+        own = sorted((e for e in entries if e.published.row == name), key=lambda entry: setting[id(entry)])
+        for place, entry in enumerate(own):
+            assert entry.ours is not None
+            y = row + 0.8 * ((place + 0.5) / len(own) - 0.5)
+            colour, marker = styles[setting[id(entry)]]
+            axes.plot([entry.ours.low, entry.ours.high], [y, y], color=colour, linewidth=1.2, alpha=0.6)
+            named.setdefault(
+                setting[id(entry)], axes.plot([entry.ours.center], [y], marker, color=colour, markersize=3.5)[0]
+            )
+        mark = axes.plot([own[0].published.value] * 2, [row - 0.42, row + 0.42], color="black", linewidth=1.8)[0]
+    named["published (mean of three seeds)"] = mark
+    axes.set_yticks(range(len(rows)), [name.partition(": ")[2] for name in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("accuracy, % (lines: where the mean of three further seeds of ours lies in 95 of 100 cases)", fontsize=8)
+    figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=2, fontsize=7, frameon=False)
+    return figure
+
+
+def _setting_of(entry: Entry, entries: Sequence[Entry]) -> str:
+    assert entry.cell is not None
+    readings = [part for part in str(entry.cell["context"]).split(", ") if part.startswith(("head", "supervise"))]
+    return ", ".join([*readings, *around(entry.cell, entries)])

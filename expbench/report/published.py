@@ -1,0 +1,130 @@
+"""The ledger: what was published beside what was measured here. Published numbers are data with a source, in `published/`.
+
+A published number is the mean of three seeds, in a setting that the paper's text leaves open in part. It is held against
+every cell of ours that may be meant: it reproduces where it lies in the interval that holds the mean of three further seeds
+of ours in 95 of 100 cases, and differs elsewhere. Errors on labels that the text does not define are not comparable.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import pandas as pd
+
+from expbench.console.formatting import number
+from expbench.report.document import Table
+from expbench.results.cells import Cell
+from expbench.stats.intervals import Interval, further_interval
+from expbench.stats.resampling import further_mean_interval
+from expbench.studies.published.numbers import SOURCE, Perplexity, Published, table2
+
+Verdict = Literal["reproduces", "differs", "not comparable", "not run"]
+# What the paper's text does not say, and is not varied either: cells with other settings are other experiments.
+_RECONSTRUCTED: dict[str, dict[str, float]] = {
+    "count-in-row": {"L": 20, "classes": 20},
+    "polyreg": {"L": 10, "label_var": 20.0},
+}
+
+# What a perplexity of Table 1 is of. The text names no tokens: GPT-2's come nearest to the printed numbers of parameters.
+_OF_TABLE1: dict[str, object] = {"data": "wikitext-103", "tokenizer": "gpt2", "L": 1024, "D": 384, "depth": 12}
+
+
+class Entry(NamedTuple):
+    """A published number and one cell of ours that may be meant; or none, where it was not run.
+
+    ours: the mean of three seeds, on average, and the interval of such means, in the units of the published number.
+    """
+
+    published: Published
+    cell: Cell | None
+    ours: Interval | None
+    verdict: Verdict
+
+
+def beside_table1(published: Perplexity, cell: Cell, values: Sequence[float]) -> tuple[Interval, str]:
+    """Where the mean of three further seeds lies, by the `values` of ours, and whether the printed number is there.
+
+    A perplexity is comparable to one of the same text in the same tokens, of a model of the same size; else it is said what
+    differs. Of one seed alone nothing is known of further ones.
+    """
+    ours = further_interval(values)  # of the few seeds that texts have, a bootstrap is too narrow
+    known = json.loads(cell.each("task_settings")[0]) | {name: cell[name] for name in ("L", "D", "depth")}
+    apart = [f"{name}={known.get(name)}" for name, meant in _OF_TABLE1.items() if known.get(name) != meant]
+    if apart:
+        return ours, f"not comparable ({', '.join(apart)})"
+    if len(values) < 2:
+        return ours, "not comparable (one seed)"
+    return ours, "reproduces" if ours.low <= published.value <= ours.high else "differs"
+
+
+def entries(frame: pd.DataFrame, cells: Sequence[Cell]) -> list[Entry]:
+    """Each published number with each of our cells that may be meant; `frame`: the rows that the cells are of."""
+    runs = (frame["kind"] == "run") & (frame["status"] == "ok")
+    test = frame[runs & (frame["split"] == "test") & (frame["slice"] == "")]
+    by_metric = {str(metric): dict(zip(own["key"], own["value"], strict=True)) for metric, own in test.groupby("metric")}
+    return [entry for published in table2() for entry in _entries(published, cells, by_metric)]
+
+
+def _entries(published: Published, cells: Sequence[Cell], values: dict[str, dict[str, float]]) -> Iterator[Entry]:
+    meant = [cell for cell in cells if _may_be(published, cell)]
+    if not meant:
+        yield Entry(published, None, None, "not run")
+    percent = published.metric == "accuracy_percent"
+    for cell in meant:
+        mine = values.get("accuracy" if percent else "mse", {})
+        by_instance: dict[int, list[float]] = {}
+        for instance, key in zip(cell.each("instance"), cell.each("key"), strict=True):
+            own = by_instance.setdefault(instance, [])
+            own += [mine[key] * (100 if percent else 1)] if key in mine else []
+        ours = further_mean_interval(list(by_instance.values()))
+        verdict: Verdict = "not comparable" if not percent else "differs"
+        if percent and ours.low <= published.value <= ours.high:
+            verdict = "reproduces"
+        yield Entry(published, cell, ours, verdict)
+
+
+def _may_be(published: Published, cell: Cell) -> bool:
+    fixed = ("task", "model", "positions", "depth", "D")
+    if not cell.values or any(cell[name] != getattr(published, name) for name in fixed):
+        return False
+    task = json.loads(cell.each("task_settings")[0])
+    return all(task.get(name) == value for name, value in _RECONSTRUCTED[published.task].items())
+
+
+def table(found: Sequence[Entry]) -> Table:
+    """A line for each published number and each setting of ours."""
+    header = ["published row", "verdict", "published", "ours: mean of 3 seeds", "95 % of such means"]
+    header += ["parameters", "parameters here", "setting here"]
+    lines = []
+    for entry in found:
+        row = [entry.published.row, entry.verdict, number(entry.published.value)]
+        printed = str(entry.published.parameters)
+        if entry.cell is None or entry.ours is None:
+            lines.append([*row, "-", "-", printed, "-", "-"])
+            continue
+        spread = f"{number(entry.ours.low)} to {number(entry.ours.high)}"
+        parts = [str(entry.cell["context"]), *around(entry.cell, found), *_layout(entry.cell)]
+        setting = ", ".join(part for part in parts if part)
+        lines.append([*row, number(entry.ours.center), spread, printed, str(entry.cell["parameters"]), setting])
+    cells = [[entry.cell] if entry.cell else [] for entry in found]
+    return Table("Published numbers and ours", header, lines, cells)
+
+
+def summary(found: Sequence[Entry]) -> str:
+    """Where the numbers come from, and how many have which verdict."""
+    counts = Counter(str(entry.verdict) for entry in found)
+    return f"Published: {SOURCE}. {', '.join(f'{verdict}: {n}' for verdict, n in sorted(counts.items()))}."
+
+
+def around(cell: Cell, found: Sequence[Entry]) -> list[str]:
+    """The norm of a cell; and its steps, where entries differ in them."""
+    lengths = {entry.cell["steps"] for entry in found if entry.cell}
+    return [f"norm={cell['norm']}", *([f"steps={cell['steps']}"] if len(lengths) > 1 else [])]
+
+
+def _layout(cell: Cell) -> list[str]:
+    layout = json.loads(cell["model_settings"]).get("layout")
+    return [f"layout={layout}"] if layout else []

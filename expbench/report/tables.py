@@ -1,0 +1,183 @@
+"""The tables of a report: what each model reached, the labels and controls of a task, where the numbers come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from expbench.algebra.reach import NO_BOUND
+from expbench.console.formatting import number
+from expbench.report.document import Table
+from expbench.report.figures import labels
+from expbench.results.cells import PROTOCOL, SIZES, TRAINING, Cell, varying
+from expbench.run import LATER
+
+_COLUMNS = ["L", "degree", *SIZES, *(column for column in TRAINING if column not in PROTOCOL)]
+_LABELS = ["label_kurtosis", "label_interaction_order", "effective_sample_size"]
+_RUNS = "every run (seed: value)"
+_SOURCES = ("expbench", "git_commit", "python", "torch", "device_name", "precision", "backend")
+_MOST_NAMED = 8  # commits, devices and the like
+
+
+def same(cells: Sequence[Cell]) -> str:
+    """What is the same in all lines of the table of results, as a sentence."""
+    columns = varying(list(cells), _COLUMNS)
+    stated = [
+        f"{column}={plain(cells[0][column])}"
+        for column in _COLUMNS
+        if column not in columns and known(cells[0][column]) and cells[0][column] != LATER.get(column)
+    ]
+    return f"Same in all rows: {', '.join(stated)}."
+
+
+def results(cells: Sequence[Cell], metric: str, title: str) -> Table:
+    """The main table: a line a cell."""
+    columns = varying(list(cells), _COLUMNS)
+    names = labels(cells, without=[*_COLUMNS, *PROTOCOL])
+    protocols = [_protocol(cell) for cell in cells]
+    several = len(set(protocols)) > 1  # what tells lines apart stands before what they reached
+    # what a reader decides by comes first: a table is wider than a screen
+    header = ["model", *columns, *(["protocol"] if several else []), metric, "95 % interval", "solved", "reading", "floor"]
+    header += ["best", _RUNS, "rate", "parameters", "state", "FLOPs a token", "reach"]
+    lines = [
+        [
+            *(names[id(cell)], *(plain(cell[column]) for column in columns), *([protocol] if several else [])),
+            *(*_outcome(cell), _rate(cell), *_sizes(cell), *([] if several else [protocol])),
+        ]
+        for cell, protocol in zip(cells, protocols, strict=True)
+    ]
+    brief = ["model", *_told_apart(header, lines, columns, several), "parameters"]
+    brief += [metric, "95 % interval", "solved", *(["floor"] if any(cell.floor is not None for cell in cells) else [])]
+    header += [] if several else ["protocol"]
+    return Table(title, header, lines, [[cell] for cell in cells], main=True, folded=_RUNS, brief=brief)
+
+
+def _told_apart(header: Sequence[str], lines: Sequence[Sequence[str]], columns: Sequence[str], several: bool) -> list[str]:
+    """Of the columns that vary those that tell lines apart; none that follows from the model and those before it."""
+    kept: list[str] = []
+    for name in [*columns, *(["protocol"] if several else [])]:
+        places = [[header.index(known) for known in ("model", *kept, *more)] for more in ((), (name,))]
+        before, after = (len({tuple(line[i] for i in place) for line in lines}) for place in places)
+        kept += [name] if after > before else []
+    return kept
+
+
+def _outcome(cell: Cell) -> list[str]:
+    interval, share = cell.interval, cell.solved_share
+    ended = [f"{cell.count(status)} {status}" for status in ("diverged", "failed", "unsupported") if cell.count(status)]
+    mean = "; ".join([*([number(interval.center)] if cell.values else []), *ended])
+    if cell["well_posed"] is False:
+        mean += " (ill-posed)"
+    spread = f"{number(interval.low)} to {number(interval.high)}" if pd.notna(interval.low) else "-"
+    solved = f"{cell.solved}/{cell.trials} ({number(share.low)} to {number(share.high)})" if cell.trials else "-"
+    runs = [f"{who}: {what}" for who, what, _ in each_run(cell)]
+    floor = number(cell.floor) if cell.floor is not None else NO_BOUND
+    return [mean, spread, solved, cell.reading, floor, number(cell.best), ", ".join(runs)]
+
+
+def each_run(cell: Cell) -> list[tuple[str, str, str]]:
+    """Of each run its seed (and its instance, where there are several), what it reached or how it ended, and its key."""
+    several = len(set(cell.each("instance"))) > 1
+    return [
+        (f"i{instance}/{seed}" if several else str(seed), number(value) if pd.notna(value) else status, key)
+        for instance, seed, value, status, key in zip(
+            *(cell.each(c) for c in ("instance", "seed", "value", "status", "key")), strict=True
+        )
+    ]
+
+
+def _sizes(cell: Cell) -> list[str]:
+    degree, order = cell["network_degree"], cell["network_order"]
+    reach = f"degree {int(degree)}, order {int(order)}" if known(degree) else NO_BOUND
+    flops = cell["flops_per_token"]
+    return [*map(plain, (cell["parameters"], cell["state_size"])), number(flops) if known(flops) else "-", reach]
+
+
+def _rate(cell: Cell) -> str:
+    if cell.tuning is None or not cell.tuned:
+        return "**not tuned**"
+    edge = ", at the edge" if cell["lr"] in (cell.tuning.rates[0], cell.tuning.rates[-1]) else ""
+    return f"best of {len(cell.tuning.rates)}, {cell.tuning.runs} runs{edge}"
+
+
+def _protocol(cell: Cell) -> str:
+    residual, skip = ("-" if not known(cell[c]) else "on" if cell[c] else "off" for c in ("residual", "skip"))
+    return f"{cell['norm']}, {cell['positions']}, {residual}, {skip}"
+
+
+def of_labels(cells: Sequence[Cell], title: str) -> Table | None:
+    """What is known of the labels in each setting of the task and each instance."""
+    seen: dict[tuple[object, ...], list[str]] = {}
+    for cell in cells:
+        for instance, posed, *facts in zip(*(cell.each(c) for c in ("instance", "well_posed", *_LABELS)), strict=True):
+            if not known(facts[0]):
+                continue
+            place = (cell["L"], cell["degree"], cell["test_size"], instance)
+            seen[place] = [
+                plain(cell["L"]),
+                plain(cell["degree"]),
+                str(instance),
+                *map(number, facts),
+                "yes" if posed else "**no**",
+            ]
+    header = [
+        "L",
+        "degree",
+        "instance",
+        "kurtosis of the labels",
+        "mean interaction order",
+        "effective test sample",
+        "well posed",
+    ]
+    return Table(title, header, list(seen.values())) if seen else None
+
+
+def of_controls(controls: pd.DataFrame, title: str) -> Table | None:
+    """The controls, a column each, in every cell of the task; their mean where there are several instances."""
+    if controls.empty:
+        return None
+    kinds = controls.drop_duplicates("model").set_index("model")["kind"]
+    places = ["L", "degree", "test_size"]
+    wide = controls.pivot_table(index=places, columns="model", values="value", dropna=False).dropna(how="all")
+    names = [name for name in kinds.index if name in wide.columns]
+    header = [
+        "L",
+        "degree",
+        "test sequences",
+        *(f"{name} ({kinds[name]})" if kinds[name] != name else name for name in names),
+    ]
+    lines = [
+        [plain(L), plain(degree), plain(size), *(number(value) for value in values)]
+        for L, degree, size, *values in wide[names].reset_index().itertuples(index=False, name=None)
+    ]
+    return Table(title, header, lines)
+
+
+def provenance(frame: pd.DataFrame) -> Table:
+    """Versions, commits and devices of the runs in a results table, each with how many have it; and when they were made."""
+    runs = frame[frame["kind"] == "run"].drop_duplicates("key")
+    lines = []
+    for column in _SOURCES:
+        counts = runs[column].fillna("not recorded").value_counts()
+        parts = [f"{what} ({count} runs)" if len(counts) > 1 else str(what) for what, count in counts.items()]
+        more = [f"and {len(parts) - _MOST_NAMED} more"] if len(parts) > _MOST_NAMED else []
+        lines.append([column.replace("_", " "), ", ".join([*parts[:_MOST_NAMED], *more])])
+    made = runs["created"].dropna()
+    if len(made):
+        lines.append(["runs made (UTC)", f"{made.min():%Y-%m-%d %H:%M} to {made.max():%Y-%m-%d %H:%M}"])
+    return Table("Provenance", ["what", "of the runs that are reported"], lines)
+
+
+def known(value: object) -> bool:
+    """Whether a column has a value."""
+    return value is not None and not pd.isna(value)  # type: ignore[call-overload]
+
+
+def plain(value: object) -> str:
+    """A column's value as a text; a dash for what is missing."""
+    if not known(value):
+        return "-"
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else f"{value:g}"
+    return str(value)

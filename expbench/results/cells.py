@@ -1,0 +1,284 @@
+"""Cells: the runs that differ in seed and instance alone, with what they reached; the rows of every table and figure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from expbench.results.learning_rates import choose
+from expbench.results.reported import choosing, reported
+from expbench.results.schema import COLUMNS
+from expbench.run import Run
+from expbench.settings import as_list
+from expbench.stats.intervals import Interval, nested_interval, share_interval
+
+SIZES = ("test_size", "selection_size")
+PROTOCOL = ("norm", "positions", "residual")  # what stands around a layer
+TRAINING = ("D", "depth", *PROTOCOL, "steps", "batch_size", "lr", "weight_decay", "clip", "dtype", "init", "init_noise")
+_IGNORED = ("L", "degree", "instance", *SIZES)
+IDENTITY = [
+    *(
+        "task",
+        "task_version",
+        "context",
+        "L",
+        "degree",
+        "test_size",
+        "selection_size",
+        "model",
+        "model_version",
+        "model_settings",
+        "D",
+        "depth",
+        "norm",
+    ),
+    *("positions", "residual", "skip", "steps", "warmup", "batch_size", "lr", "weight_decay", "clip", "dtype"),
+    *("init", "init_noise"),
+]
+# A class of networks on a task, however they are trained: what one of them computes, all of the class can represent.
+_CLASS = [
+    *("task", "task_version", "context", "L", "degree", "model", "model_version", "model_settings"),
+    *("D", "depth", "norm", "positions", "residual", "skip"),
+]
+# Where the mean of a metric lies, for certain; of a stranger's nothing is known. Student's t would go beyond.
+_RANGES = {"nmse": (0.0, math.inf), "accuracy": (0.0, 1.0), "balanced_accuracy": (0.0, 1.0), "perplexity": (1.0, math.inf)}
+_STATED = [
+    *("parameters", "state_size", "flops_per_token", "network_degree", "network_order"),
+    *("label_kurtosis", "label_interaction_order", "effective_sample_size", "well_posed"),
+]
+
+
+class Tuning(NamedTuple):
+    """How the learning rate of a cell was chosen: of which rates, by how many runs in all, and which is the best of them."""
+
+    rates: tuple[float, ...]
+    runs: int
+    best: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of everything but seed and instance. `facts`: its columns by name; `runs`: a row a run, with `value`.
+
+    representable: whether a run of the same class of networks solves the task, in this cell or in another. tuning: of the
+    cells that are alike but for the rate; None if there was none.
+    """
+
+    facts: dict[str, Any]
+    runs: pd.DataFrame
+    metric: str
+    higher_is_better: bool
+    solved_at: float
+    representable: bool = False
+    tuning: Tuning | None = None
+
+    def __getitem__(self, column: str) -> Any:
+        return self.facts[column]
+
+    def each(self, column: str) -> list[Any]:
+        """A column of the runs; None or NaN where it is not known."""
+        if column not in self._columns:
+            self._columns[column] = self.runs[column].tolist()  # a frame of few rows answers slowly
+        return self._columns[column]
+
+    @cached_property
+    def _columns(self) -> dict[str, list[Any]]:
+        return {}
+
+    @property
+    def tuned(self) -> bool:
+        """Whether its learning rate is the one that tuning chose."""
+        return self.tuning is not None and self.tuning.best == self["lr"]
+
+    @cached_property
+    def values(self) -> list[float]:
+        """The headline metric of each run that has one, on the test split."""
+        return _known(self.each("value"))
+
+    @cached_property
+    def interval(self) -> Interval:
+        """The mean over instances and seeds, of the runs that ended well; its ends are such as the metric can have."""
+        groups: dict[Any, list[float]] = {}
+        for instance, value in zip(self.each("instance"), self.each("value"), strict=True):
+            groups.setdefault(instance, []).append(value)
+        found = nested_interval([_known(group) for group in groups.values()])
+        least, most = _RANGES.get(self.metric, (-math.inf, math.inf))
+        return found._replace(low=float(np.clip(found.low, least, most)), high=float(np.clip(found.high, least, most)))
+
+    @property
+    def best(self) -> float | None:
+        """The best run, None if none ended well."""
+        if not self.values:
+            return None
+        return max(self.values) if self.higher_is_better else min(self.values)
+
+    @cached_property
+    def floor(self) -> float | None:
+        """The least error that any network of this class can have: the mean over instances; None where it is not known."""
+        pairs = zip(self.each("instance"), self.each("floor"), strict=True)
+        of_instances = _known({instance: floor for instance, floor in pairs if pd.notna(floor)}.values())
+        return sum(of_instances) / len(of_instances) if of_instances else None
+
+    @property
+    def reading(self) -> str:
+        """What the cell says about its class of networks: what it cannot represent, and what was or was not found.
+
+        At its floor is a mean within a tenth of it, or whose interval holds it. A floor below the threshold that counts as
+        solved forbids nothing, and proves nothing. That no run of a cell solves a task is no proof that none could; that a
+        run of the same class does proves that it can, for the instance that it solves.
+        """
+        if not self.trials:
+            return "-"
+        if self.floor is not None and not self.higher_is_better and self.floor > self.solved_at:
+            mean, low, high = self.interval
+            if high < 0.99 * self.floor or self.solved:
+                return "BELOW its floor"
+            at = mean <= 1.1 * self.floor or low <= self.floor  # neither where all have diverged
+            return f"not representable ({'at' if at else 'above'} its floor)"
+        if self.solved:
+            return "solved" if self.solved == self.trials else "solved by some"
+        return "representable, not found" if self.representable else "unknown"
+
+    @property
+    def trials(self) -> int:
+        """Runs that count towards the share solved: those that ended well or diverged."""
+        return self.count("ok") + self.count("diverged")
+
+    @property
+    def solved(self) -> int:
+        """Runs whose headline metric reaches the task's threshold."""
+        return sum(v >= self.solved_at if self.higher_is_better else v <= self.solved_at for v in self.values)
+
+    @property
+    def solved_share(self) -> Interval:
+        """The share of runs that solve the task."""
+        return share_interval(self.solved, self.trials)
+
+    def count(self, status: str) -> int:
+        """Runs that ended in `status`."""
+        return self.each("status").count(status)
+
+    @property
+    def commands(self) -> list[str]:
+        """The command lines that do its runs again, all and no others: one, where every instance has the same seeds."""
+        origins = [" ".join(_known(self.each(column)[:1])) for column in ("model_origin", "task_origin")]
+        run = Run.from_row(self.facts | {column: self.each(column)[0] for column in ("task_settings", "seed")})
+        seeds: dict[int, list[int]] = {}
+        for instance, seed in sorted(zip(self.each("instance"), self.each("seed"), strict=True)):
+            seeds.setdefault(instance, []).append(seed)
+        if len(seeds) > 1 and all(own == [instance] for instance, own in seeds.items()):
+            return [run.command(*origins, seeds=as_list(seeds), instances=None)]
+        alike: dict[str, list[int]] = {}
+        for instance, own in seeds.items():
+            alike.setdefault(as_list(own), []).append(instance)
+        return [run.command(*origins, seeds=own, instances=as_list(instances)) for own, instances in alike.items()]
+
+
+def with_context(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the splits' sizes and a `context`: the settings of the task that are no columns, as one text."""
+    known = {text: json.loads(text) for text in frame["task_settings"].dropna().unique()}
+    sizes = {size: frame["task_settings"].map({text: s.get(size) for text, s in known.items()}) for size in SIZES}
+    return frame.assign(context=frame["task_settings"].map({text: _context(s) for text, s in known.items()}), **sizes)
+
+
+def _context(settings: dict[str, Any]) -> str:
+    settings = {k: v for k, v in settings.items() if k not in _IGNORED and v is not None}
+    return ", ".join(f"{name}={_plain(value)}" for name, value in settings.items())
+
+
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def gather(frame: pd.DataFrame) -> list[Cell]:
+    """The cells of the runs in a frame that has a `context`, ordered by task, context and axes."""
+    runs = frame[frame["kind"] == "run"]
+    if runs.empty:
+        return []
+    runs = runs.astype({"seed": "int64", "instance": "int64"})  # controls have no seed, which makes the column real
+    final = runs[reported(runs) & (runs["split"] == "test")]
+    per_run = runs.drop_duplicates("key").drop(columns=["value", "metric"])
+    tuning = _tunings(frame)
+    # a run that broke down late may have measured something on the way: only one that ended well has a result
+    values = final[final["status"] == "ok"][["key", "value", "metric"]]
+    per_run = per_run.merge(values, on="key", how="left")
+    ordered, bounds = _grouped(per_run, IDENTITY)
+    columns = {name: ordered[name].tolist() for name in [*IDENTITY, *_STATED, "metric", "higher_is_better", "solved_at"]}
+    cells = []
+    for start, end in bounds:
+        facts = {name: _typed(name, columns[name][start]) for name in IDENTITY}
+        facts |= {name: _typed(name, next(iter(_known(columns[name][start:end])), None)) for name in _STATED}
+        posed = _known(columns["well_posed"][start:end])
+        facts["well_posed"] = all(posed) if posed else None
+        cells.append(
+            Cell(
+                facts,
+                ordered.iloc[start:end],
+                next(iter(_known(columns["metric"][start:end])), ""),
+                bool(columns["higher_is_better"][start]),
+                float(columns["solved_at"][start]),
+                tuning=tuning.get(_but_rate(facts)),
+            )
+        )
+    found = {_class(cell) for cell in cells if cell.solved}
+    return [replace(cell, representable=_class(cell) in found) for cell in cells]
+
+
+def _grouped(per_run: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, list[tuple[int, int]]]:
+    """The rows by groups that agree in `columns`, each by instance and seed; and from where to where each group is."""
+    number = per_run.groupby(columns, dropna=False, sort=True).ngroup()
+    ordered = per_run.assign(number=number).sort_values(["number", "instance", "seed"])
+    ends = (np.flatnonzero(np.diff(ordered.pop("number"), append=-1)) + 1).tolist()
+    return ordered, list(zip([0, *ends], ends, strict=False))
+
+
+def _tunings(frame: pd.DataFrame) -> dict[tuple[str, ...], Tuning]:
+    """How rates were chosen, by the identity of cells without their rate."""
+    tuning = frame[frame["kind"] == "tuning"]
+    if tuning.empty:
+        return {}
+    chosen_by = tuning[choosing(tuning) & (tuning["status"] == "ok")]
+    values = dict(zip(chosen_by["key"], chosen_by["value"], strict=True))
+    ordered, bounds = _grouped(tuning.drop_duplicates("key"), [c for c in IDENTITY if c != "lr"])
+    columns = {name: ordered[name].tolist() for name in [*IDENTITY, "key", "higher_is_better"]}
+    found = {}
+    for start, end in bounds:
+        tried: dict[float, list[float | None]] = {}
+        for key, lr in zip(columns["key"][start:end], columns["lr"][start:end], strict=True):
+            tried.setdefault(float(lr), []).append(values.get(key))
+        best = choose(tried, bool(columns["higher_is_better"][start]))
+        facts = {name: _typed(name, columns[name][start]) for name in IDENTITY}
+        found[_but_rate(facts)] = Tuning(tuple(sorted(tried)), end - start, best)
+    return found
+
+
+def _but_rate(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(facts[name]) for name in IDENTITY if name != "lr")
+
+
+def _class(cell: Cell) -> tuple[Any, ...]:
+    return tuple(cell[column] for column in _CLASS)
+
+
+def _typed(name: str, value: Any) -> Any:
+    """A column's value as the schema has it: None where it is missing, whole numbers whole."""
+    if value is None or pd.isna(value):
+        return None
+    return int(value) if name in SIZES or COLUMNS.get(name) == pa.int64() else value
+
+
+def _known(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if pd.notna(value)]
+
+
+def varying(cells: list[Cell], columns: list[str]) -> list[str]:
+    """Those of `columns` in which the cells are not all alike."""
+    return [column for column in columns if len({str(cell[column]) for cell in cells}) > 1]

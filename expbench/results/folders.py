@@ -1,0 +1,55 @@
+"""Folders: a results folder as the user names it."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from expbench import files
+from expbench.errors import BadInput, unknown
+
+
+def named_folder(path: str, option: str = "--results", example: str = "results") -> Path:
+    """The folder that `option` names, there or not; raises `BadInput` if the name is empty, which is no folder's."""
+    if not path:
+        raise BadInput(f"{option}: the name of the folder is empty; name one, as {option} {example}")
+    return Path(path)
+
+
+def open_folder(path: str, option: str = "--results", example: str = "results") -> Path:
+    """Create the folder that `option` names if need be and make sure that it can be written; raises `BadInput` otherwise."""
+    folder = named_folder(path, option, example)
+    probe = folder / f".{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+        files.sweep_away(folder)
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadInput(
+            f"{option}: {path!r} cannot be written ({reason}); name a folder that can, as {option} {example}"
+        ) from error
+    return folder
+
+
+def existing_folder(path: str) -> Path:
+    """The results folder; raises `BadInput`, naming the nearest folder beside it, if there is none."""
+    folder = Path(path)
+    if not folder.is_dir():
+        parent = folder.parent
+        beside = [str(p) for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+        raise unknown("results folder", path, [name for name in beside if not Path(name).name.startswith((".", "_"))])
+    return folder
+
+
+def existing(path: str) -> Path:
+    """A results folder, or one file of such; raises `BadInput`, naming the nearest of either kind, if it is neither."""
+    found = Path(path)
+    if path and (found.is_dir() or (found.is_file() and found.suffix == ".parquet")):
+        return found
+    if path and found.is_file():
+        raise BadInput(f"{path} is no .parquet file; name a results folder, or one .parquet file of such")
+    beside = list(found.parent.iterdir()) if found.parent.is_dir() else []
+    known = [p for p in beside if p.is_dir() or p.suffix == ".parquet"]
+    raise unknown("results folder or file", path, [str(p) for p in known if not p.name.startswith((".", "_"))])

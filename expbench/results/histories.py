@@ -1,0 +1,120 @@
+"""Epochs: what a training in epochs measured after each, and which is chosen: the one that it is reported by, with the
+lowest perplexity of the validation split. The test split, which is measured as often, never chooses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import pandas as pd
+
+from expbench.results.cells import Cell
+from expbench.results.reported import reported
+
+_MEASURED = {
+    ("train", "epoch"): "epoch",
+    ("train", "loss"): "loss",
+    ("selection", "perplexity"): "validation",
+    ("test", "perplexity"): "test",
+    ("selection", "k_hat"): "abar",
+    ("train", "tokens_per_second"): "speed",
+}
+_OF_TEXT = ("data", "tokenizer", "pieces", "text")  # settings of a task that make it another text, or other tokens
+
+
+class Epoch(NamedTuple):
+    """What was measured after an epoch. number: how often the training split had been gone through. loss: of training, its
+    mean in nats a token over that epoch. validation, test: perplexities. abar: the largest |Abar| of all layers."""
+
+    number: float
+    loss: float
+    validation: float
+    test: float
+    abar: float
+
+    @property
+    def gap(self) -> float:
+        """Nats a token by which the test split costs more than training did; of a whole epoch, whose model was changing."""
+        return math.log(self.test) - self.loss
+
+
+@dataclass(frozen=True, eq=False)
+class History:
+    """A run. `table`: a row for each epoch, by its last step, with the columns of `Epoch` and speed; empty of one that has
+    none. step: where it is reported; None of one that was never evaluated."""
+
+    key: str
+    seed: int
+    status: str
+    table: pd.DataFrame
+    step: int | None
+
+    @cached_property
+    def chosen(self) -> Epoch | None:
+        """The epoch that the run is reported by; None of a run that did not end well."""
+        return None if self.status != "ok" or self.step is None else self._epoch(self.step)
+
+    @cached_property
+    def last(self) -> Epoch | None:
+        """The last epoch; None of a run that did not end well."""
+        return None if self.status != "ok" or self.table.empty else self._epoch(self.table.index[-1])
+
+    @property
+    def ended(self) -> str:
+        """How it ended, in words, if not well."""
+        reached = f" after epoch {self.table['epoch'].iloc[-1]:.3g}" if len(self.table) else " in the first epoch"
+        return self.status + (reached if self.status == "diverged" else "")
+
+    def _epoch(self, step: int) -> Epoch:
+        return Epoch(*(float(self.table[name][step]) for name in ("epoch", "loss", "validation", "test", "abar")))
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A cell whose runs were trained in epochs, with their histories, by seed."""
+
+    cell: Cell
+    runs: list[History]
+
+    def of_ended(self, what: str) -> dict[int, Epoch]:
+        """The ``chosen`` or the ``last`` epoch of each run that ended well, by seed."""
+        found: Iterable[tuple[int, Epoch | None]] = ((run.seed, getattr(run, what)) for run in self.runs)
+        return {seed: epoch for seed, epoch in found if epoch is not None}
+
+
+def of_texts(frame: pd.DataFrame, cells: Sequence[Cell]) -> dict[tuple[str, ...], list[Trained]]:
+    """The cells that were trained in epochs, by the text and its tokens; `frame`: the rows that they are of."""
+    rows = frame[(frame["kind"] == "run") & (frame["slice"] == "")]
+    keys = set(rows.loc[rows["metric"] == "epoch", "key"])
+    rows = rows[rows["key"].isin(keys)]
+    tasks = set(rows["task"])
+    steps = rows[reported(rows)].drop_duplicates("key").set_index("key")["step"].to_dict()
+    tables = {str(key): _table(own) for key, own in rows.groupby("key")}
+    found: dict[tuple[str, ...], list[Trained]] = {}
+    for cell in cells:
+        if cell["task"] not in tasks:
+            continue
+        settings = json.loads(cell.each("task_settings")[0])
+        histories = [
+            History(str(key), int(seed), str(status), tables.get(str(key), _table(rows[:0])), steps.get(key))
+            for key, seed, status in zip(*(cell.each(column) for column in ("key", "seed", "status")), strict=True)
+        ]
+        found.setdefault((str(cell["task"]), *_text(settings)), []).append(Trained(cell, histories))
+    return {text: sorted(own, key=lambda each: (each.cell["model"], each.cell["L"])) for text, own in found.items()}
+
+
+def _text(settings: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(f"{name}={settings[name]}" for name in _OF_TEXT if settings.get(name) is not None)
+
+
+def _table(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row for each step at which a run was evaluated, a column for each of what is measured; NaN where it was not."""
+    names = [_MEASURED.get(pair, "") for pair in zip(rows["split"], rows["metric"], strict=True)]
+    known = rows.assign(name=names).query("name != ''")
+    wide = known.pivot_table(index="step", columns="name", values="value", aggfunc="last")
+    return wide.reindex(columns=list(_MEASURED.values())).sort_index()

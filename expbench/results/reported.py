@@ -1,0 +1,90 @@
+"""Reported: the rows of the results table by which a run is reported, and by which its learning rate is chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Set
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow.compute as pc
+
+from expbench.results.schema import NAMED, TRAINED
+from expbench.results.store import read_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def reported(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Marks the headline metric on the selection and test splits as a run is reported by it: as it was measured last.
+
+    Of a run that was trained in epochs as it was after the one with the best value on the selection split, the first of
+    equals.
+    """
+    shown = frame["headline"].fillna(False).astype(bool) & frame["split"].isin(["selection", "test"])
+    rows = frame.loc[shown, ["key", "split", "step", "value", "higher_is_better"]]
+    at = rows.groupby(["key", "split"])["step"].transform("max")
+    epochs = rows[(rows["split"] == "selection") & rows["key"].isin(_in_epochs(frame)) & rows["value"].notna()]
+    if len(epochs):
+        loss = epochs["value"].where(~epochs["higher_is_better"].astype(bool), -epochs["value"])
+        best = epochs.assign(loss=loss).sort_values(["loss", "step"], kind="stable").drop_duplicates("key")
+        at = rows["key"].map(best.set_index("key")["step"]).fillna(at)
+    shown[shown] = (rows["step"] == at).to_numpy()
+    return shown
+
+
+def _in_epochs(frame: pd.DataFrame) -> pd.Series[str]:
+    """The keys of the runs that were trained in epochs."""
+    return frame.loc[frame["metric"] == "epoch", "key"]
+
+
+def choosing(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Marks what a learning rate is chosen by: the headline metric on the selection split, as a run is reported by it."""
+    return reported(frame) & (frame["split"] == "selection")
+
+
+def endings(frame: pd.DataFrame) -> pd.Series[bool]:
+    """Marks what whole splits gave after the last step; of a run that chose a learning rate only what it was chosen by, and
+    that it was trained in epochs.
+
+    Of a run that ended before its last step, what was measured last. Of one that was trained in epochs what whole splits and
+    models gave after each: one of these is chosen where it is reported.
+    """
+    whole = frame["slice"] == ""
+    unmeasured = frame["metric"].isna()
+    broken_off = whole & (frame["status"] != "ok") & (frame["step"] == frame.groupby("key")["step"].transform("max"))
+    last = whole & (frame["step"] == frame["steps"]) & frame["split"].isin(["selection", "test"])
+    run = (frame["kind"] == "run") & last
+    in_epochs = (frame["kind"] == "run") & frame["key"].isin(_in_epochs(frame))
+    epochs = in_epochs & ~frame["slice"].fillna("").str.startswith("layer=")
+    control = whole & ~frame["kind"].isin(TRAINED)
+    tuning = (frame["kind"] == "tuning") & (choosing(frame) | (frame["metric"] == "epoch"))
+    return unmeasured | broken_off | run | epochs | control | tuning
+
+
+def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
+    """Of these runs the headline metric on the selection split, as `choosing` marks it. Without pandas.
+
+    NaN of one that diverged; one that failed, or whose model is not supported, is left out.
+    """
+    names = ["key", "status", "split", "step", "steps", "metric", "headline", "higher_is_better", "value"]
+    found: dict[str, float] = {}
+    for path in sorted(folder.glob("*.parquet")):
+        own = path.stem in keys
+        if not own and NAMED.fullmatch(path.stem):  # another run's
+            continue
+        part = read_file(path, names)
+        if isinstance(part, str):
+            continue
+        diverged = part.filter(pc.equal(part["status"], "diverged"))["key"].to_pylist()
+        found |= {key: math.nan for key in diverged if key in keys}
+        in_epochs = pc.is_in(part["key"], part.filter(pc.equal(part["metric"], "epoch"))["key"].combine_chunks())
+        last = pc.or_(in_epochs, pc.equal(part["step"], part["steps"]))
+        ended = pc.and_(pc.equal(part["split"], "selection"), pc.equal(part["status"], "ok"))
+        part = part.filter(pc.and_(pc.and_(last, part["headline"]), ended))
+        best: dict[str, float] = {}  # of its epochs
+        for key, value, higher in zip(*(part[n].to_pylist() for n in ("key", "value", "higher_is_better")), strict=True):
+            best[key] = (max if higher else min)(value, best.get(key, value))
+        found |= {key: value for key, value in best.items() if key in keys}
+    return found

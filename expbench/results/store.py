@@ -1,0 +1,150 @@
+"""The results table: one fixed, versioned Parquet schema, one row a measured number, one file a finished unit of work.
+
+A file is replaced, never appended to. Processes may share a folder and may even finish the same run twice: a reader keeps
+one row set a key. results/README.md explains the columns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from expbench import files
+from expbench.errors import unknown
+from expbench.results.schema import READ, SCHEMA, VERSION
+from expbench.run import LATER
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Results(NamedTuple):
+    """The rows of a folder, one row set a key, and one line for each file that could not be read."""
+
+    frame: pd.DataFrame
+    problems: list[str]
+
+
+def write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+    """Write rows as ``folder/name.parquet``, replacing such a file in one stroke; columns not given are null."""
+    return write_table(folder, name, pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA))
+
+
+def write_table(folder: Path, name: str, table: pa.Table) -> Path:
+    target = folder / f"{name}.parquet"
+    with files.replacing(target) as aside, aside.open("wb") as file:  # closed before it is renamed
+        pq.write_table(table, file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
+    return target
+
+
+def read(source: Path, columns: Sequence[str] = SCHEMA.names) -> Results:
+    """The rows of every results file in a folder, or of one file; those not ours or not whole are named and left alone.
+
+    Where a key has several row sets, one that is not a failure is kept before one that is, then the latest. columns: what
+    is read; key, status and created among it.
+    """
+    tables, problems = _read_files(source, list(columns))
+    sets = [t.append_column("file", pa.repeat(pa.scalar(i, pa.int64()), len(t))) for i, t in enumerate(tables)]
+    empty = SCHEMA.empty_table().select(list(columns)).append_column("file", pa.array([], pa.int64()))
+    frame = pa.concat_tables([empty, *sets]).to_pandas()
+    kept = frame[["key", "file", "status", "created"]].drop_duplicates(["key", "file"])
+    kept = kept.assign(finished=kept["status"] != "failed").sort_values(["finished", "created", "file"])
+    kept = kept.drop_duplicates("key", keep="last")[["key", "file"]]
+    return Results(frame.merge(kept, on=["key", "file"], how="inner").drop(columns="file"), problems)
+
+
+def rows_of_run(frame: pd.DataFrame, key: str) -> pd.DataFrame:
+    """The rows of the one run whose key begins with `key`; raises `BadInput` if there is none or more than one."""
+    runs = frame[frame["kind"] == "run"]
+    keys = sorted(k for k in runs["key"].unique() if k.startswith(key)) if key else []
+    if len(keys) != 1:
+        raise unknown("run" if not keys else "single run (several begin so)", key, keys or list(runs["key"].unique())[:20])
+    rows: pd.DataFrame = runs[runs["key"] == keys[0]]
+    return rows
+
+
+_ended: dict[Path, tuple[tuple[int, int, int], dict[str, str]]] = {}  # of each file that was read, while it stays the same
+
+
+def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """How the unit of each key in the folder ended, and one line for each file that could not be read. Without pandas.
+
+    A file is read again only when it has been replaced: those who share a folder look often.
+    """
+    stamps = {}
+    for entry in os.scandir(folder):
+        if entry.name.endswith(".parquet"):
+            with suppress(FileNotFoundError):  # gone since: it was compacted
+                about = entry.stat()
+                stamps[folder / entry.name] = (about.st_mtime_ns, about.st_size, about.st_ino)
+    changed = sorted(path for path, stamp in stamps.items() if path not in _ended or _ended[path][0] != stamp)
+    problems = []
+    for path, found in zip(changed, _map_files(changed, ["key", "status"]), strict=True):
+        _ended.pop(path, None)
+        if isinstance(found, str):
+            problems.append(found)
+        else:
+            ended = set(zip(found["key"].to_pylist(), found["status"].to_pylist(), strict=True))
+            _ended[path] = stamps[path], dict(sorted(ended, key=lambda e: e[1] != "failed"))
+    status: dict[str, str] = {}
+    for path in sorted(stamps):
+        for key, how in _ended.get(path, (None, {}))[1].items():
+            if status.get(key, "failed") == "failed":
+                status[key] = how
+    return status, problems
+
+
+def _map_files(paths: Sequence[Path], columns: list[str]) -> list[pa.Table | str]:
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda path: read_file(path, columns), paths))
+
+
+def _read_files(source: Path, columns: list[str]) -> tuple[list[pa.Table], list[str]]:
+    answers = _map_files([source] if source.is_file() else sorted(source.glob("*.parquet")), columns)
+    return [a for a in answers if isinstance(a, pa.Table)], [a for a in answers if isinstance(a, str)]
+
+
+def read_file(path: Path, columns: list[str]) -> pa.Table | str:
+    try:
+        file = pq.ParquetFile(path)
+        stored = file.schema_arrow  # which is made anew each time that it is asked for
+        version = (stored.metadata or {}).get(b"expbench_schema")
+        if version is None:
+            return f"{path}: not an expbench results table; it is left alone, move it to another folder"
+        if int(version) not in READ:
+            return f"{path}: schema {int(version)}, and this expbench reads up to schema {VERSION}; it is left alone"
+        present = set(stored.names)
+        found = file.read([name for name in columns if name in present], use_threads=False)  # files are read side by side
+        for name in columns:
+            if name not in present and int(version) < VERSION:
+                meant = pa.scalar(LATER.get(name), SCHEMA.field(name).type)
+                found = found.append_column(name, pa.repeat(meant, len(found)))
+        found, wanted = found.select(columns), _schema(tuple(columns))
+        return found if found.schema.equals(wanted) else found.cast(wanted)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        reason = str(error).partition("\n")[0][:120]
+        return f"{path}: corrupt ({reason}); it is left alone, move it to another folder"
+
+
+@lru_cache(maxsize=8)
+def _schema(columns: tuple[str, ...]) -> pa.Schema:
+    return pa.schema([SCHEMA.field(name) for name in columns])
+
+
+def finished(folder: Path, key: str) -> bool:
+    """Whether the unit of that key has a file of its own with a result that is no failure, written by any process."""
+    path = folder / f"{key}.parquet"
+    if not path.exists():
+        return False
+    answer = read_file(path, ["key", "status"])
+    return isinstance(answer, pa.Table) and "failed" not in answer["status"].to_pylist()

@@ -1,0 +1,184 @@
+"""Differences: of many cells at once, what the runs of one side are worse than those of the other, with an interval and p.
+
+Two designs, each where there is enough for it: paired, Student's t of the differences of runs that agree in instance and
+seed (where no seeds agree, but several instances do, of their means); and unpaired, Student's t with the spread pooled, for
+where nothing has changed both sides have the same. Instances are blocks: the same ones are on both sides, and what is asked
+is whether anything has changed on these. The design with the narrower interval is taken, and its p and its error count twice
+if both could be.
+
+t presumes normal values, and runs that solve a task or fail by seed have none. So resampling has a veto: where runs
+exchanged at random between the sides (or signs of pairs flipped) differ as much, p is no less than the share that does.
+Where what was seen is the most that could be of so few runs, it cannot say more, and t decides alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
+
+from expbench.stats.resampling import DRAWS
+
+_MOST_EXACT = 13_000  # arrangements that are enumerated: those of 8 runs against 8
+_MOST_RESAMPLED = 200  # runs of a cell: the mean of more is normal enough
+_AT_ONCE = 1 << 21  # numbers that are held in memory
+_TIE = 1e-9
+_Reals = NDArray[np.float64]
+
+
+def estimated(runs: pd.DataFrame, least_spread: pd.Series[float], confidence: float) -> pd.DataFrame:
+    """A row for each cell of `least_spread`: by how much the `loss` of its new runs is above that of its base runs.
+
+    runs: `cell`, `instance`, `side` (0 base, 1 new), `seed` and a finite `loss`. least_spread: by cell, the standard
+    deviation that is taken to be there even where so few runs show less; above 0. Columns: difference, low, high, p of no
+    difference, and design; NaN, and an empty design, where nothing can be said: with fewer than two runs a side, say.
+    """
+    runs = runs.sort_values(["cell", "instance", "side", "seed"], kind="stable")
+    blocks = _blocks(runs)
+    pairs = _pairs(runs, blocks)
+    parts = {"paired": _paired(pairs, least_spread), "unpaired": _unpaired(blocks, least_spread)}
+    tried = pd.concat(parts)["cell"].value_counts()
+    found = pd.concat([_judged(part, tried, confidence).assign(design=name) for name, part in parts.items()])
+    best = found.sort_values("half", kind="stable").drop_duplicates("cell").set_index("cell")
+    shared = runs.merge(blocks[["cell", "instance"]], on=["cell", "instance"])
+    for design, values, sizes, resampled in (
+        ("paired", pairs["difference"], pairs.groupby("cell").size(), _flips),
+        ("unpaired", shared["loss"], _sizes(blocks), _exchanges),
+    ):
+        doubtful = best.index[(best["design"] == design) & (best["p"] <= 1 - confidence)]
+        of_cell = (pairs if design == "paired" else shared)["cell"]
+        least = _veto(values.set_axis(of_cell), sizes[sizes.index.isin(doubtful)], resampled)
+        best["p"] = np.fmax(best["p"], (least * tried).reindex(best.index))
+    best = best.assign(
+        low=best["difference"] - best["half"], high=best["difference"] + best["half"], p=best["p"].clip(upper=1)
+    )
+    return best[["difference", "low", "high", "p", "design"]].reindex(least_spread.index).fillna({"design": ""})
+
+
+def _blocks(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row for each instance that both sides of a cell have: runs n0, n1, their means, and the squares about these."""
+    by = runs.groupby(["cell", "instance", "side"], as_index=False)["loss"].agg(n="size", mean="mean", variance="var")
+    by["squares"] = (by.pop("variance") * (by["n"] - 1)).fillna(0.0)
+    sides = [by[by["side"] == side].drop(columns="side") for side in (0, 1)]
+    both: pd.DataFrame = sides[0].merge(sides[1], on=["cell", "instance"], suffixes=("0", "1"))
+    return both
+
+
+def _pairs(runs: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
+    """The differences of runs that agree in instance and seed; in cells without any, of means over several instances."""
+    sides = [runs.loc[runs["side"] == side, ["cell", "instance", "seed", "loss"]] for side in (0, 1)]
+    both = sides[0].merge(sides[1], on=["cell", "instance", "seed"], suffixes=("0", "1"))
+    pairs = both.assign(difference=both["loss1"] - both["loss0"])
+    means = blocks.assign(difference=blocks["mean1"] - blocks["mean0"])
+    return pd.concat([pairs, means[~means["cell"].isin(pairs["cell"])]])[["cell", "difference"]].sort_values(
+        "cell", kind="stable"
+    )
+
+
+def _paired(pairs: pd.DataFrame, least_spread: pd.Series[float]) -> pd.DataFrame:
+    by = pairs.groupby("cell")["difference"].agg(n="size", difference="mean", spread="std").reset_index()
+    by = by[by["n"] >= 2]
+    spread = np.maximum(by["spread"], by["cell"].map(least_spread))
+    return by[["cell", "difference"]].assign(error=spread / np.sqrt(by["n"]), df=by["n"] - 1)
+
+
+def _unpaired(blocks: pd.DataFrame, least_spread: pd.Series[float]) -> pd.DataFrame:
+    terms = blocks.assign(
+        difference=blocks["mean1"] - blocks["mean0"], of_error=1 / blocks["n0"] + 1 / blocks["n1"], blocks=1
+    )
+    terms["squares"] = terms["squares0"] + terms["squares1"]
+    by = terms.groupby("cell")[["difference", "of_error", "squares", "n0", "n1", "blocks"]].sum().reset_index()
+    df = by["n0"] + by["n1"] - 2 * by["blocks"]
+    by = by.assign(df=df)[(by["n0"] >= 2) & (by["n1"] >= 2) & (df >= 2)]
+    spread = np.maximum(np.sqrt(by["squares"] / by["df"]), by["cell"].map(least_spread))
+    error = spread * np.sqrt(by["of_error"]) / by["blocks"]
+    return by[["cell", "df"]].assign(difference=by["difference"] / by["blocks"], error=error)
+
+
+def _judged(part: pd.DataFrame, tried: pd.Series[int], confidence: float) -> pd.DataFrame:
+    """With half the width of the interval, and p; both are corrected for the designs that were tried of a cell."""
+    designs = part["cell"].map(tried)
+    half = stdtrit(part["df"], 1 - (1 - confidence) / 2 / designs) * part["error"]
+    return part.assign(half=half, p=2 * designs * stdtr(part["df"], -part["difference"].abs() / part["error"]))
+
+
+def _sizes(blocks: pd.DataFrame) -> pd.Series[Any]:
+    """How many runs either side of a cell has of each instance."""
+    found: dict[int, tuple[tuple[int, int], ...]] = {}
+    for cell, base, new in zip(*(blocks[name].tolist() for name in ("cell", "n0", "n1")), strict=True):
+        found[cell] = (*found.get(cell, ()), (base, new))
+    return pd.Series(found, dtype=object)
+
+
+def _veto(values: pd.Series[float], sizes: pd.Series[Any], resampled: Callable[[Any], _Resampling]) -> pd.Series[float]:
+    """For each cell in `sizes` the least that its p can be: the share of resamplings that differ as much; 0 without a veto.
+
+    values: by cell, as many as its size says. Cells of one size are resampled alike.
+    """
+    found = []
+    for size, cells in sizes.groupby(sizes):
+        signs, own, least = resampled(size)
+        table = values[values.index.isin(cells.index)].to_numpy().reshape(len(cells), -1).T
+        step = max(1, _AT_ONCE // len(signs))
+        for start in range(0, len(cells), step):
+            part = table[:, start : start + step]
+            seen = np.abs(own @ part) - _TIE * (np.abs(own) @ np.abs(part))
+            p = (np.abs(signs @ part) >= seen).mean(axis=0)
+            found.append(pd.Series(np.where(p > least * (1 + _TIE), p, 0.0), cells.index[start : start + step]))
+    return pd.concat(found) if found else pd.Series(dtype="float64")
+
+
+class _Resampling(NamedTuple):
+    """weights: (resamplings, values), whose product with the values is a difference; own: as it was, (values,).
+
+    least: the share of them that differ as much as the most extreme one, if no two values are alike.
+    """
+
+    weights: _Reals
+    own: _Reals
+    least: float
+
+
+@lru_cache(maxsize=8)
+def _flips(n: int) -> _Resampling:
+    """The signs of n pairs: all, up to a common one, or many at random."""
+    own = np.ones(n)
+    if n > _MOST_RESAMPLED:
+        return _Resampling(own[None], own, 1.0)
+    if 2 ** (n - 1) <= _MOST_EXACT:
+        signs = np.array(list(itertools.product([1.0], *[[1.0, -1.0]] * (n - 1))))
+        return _Resampling(signs, own, 1 / len(signs))
+    signs = 1.0 - 2 * np.random.default_rng(0).integers(2, size=(DRAWS, n))
+    return _Resampling(np.vstack([own, signs]), own, 1 / (DRAWS + 1))
+
+
+@lru_cache(maxsize=8)
+def _exchanges(sizes: tuple[tuple[int, int], ...]) -> _Resampling:
+    """Runs exchanged between the sides, within each instance: all ways, or many at random.
+
+    sizes: of each instance the runs of the base and of the new side; values stand in this order.
+    """
+    scale = [(-1 / base / len(sizes), 1 / new / len(sizes)) for base, new in sizes]
+    own = np.concatenate([np.repeat(weights, runs) for weights, runs in zip(scale, sizes, strict=True)])
+    if len(own) > _MOST_RESAMPLED:
+        return _Resampling(own[None], own, 1.0)
+    if math.prod(math.comb(base + new, new) for base, new in sizes) <= _MOST_EXACT:
+        ways = np.zeros((1, 0))
+        for (base, new), (low, high) in zip(sizes, scale, strict=True):
+            chosen = np.array(list(itertools.combinations(range(base + new), new)))
+            block = np.full((len(chosen), base + new), low)
+            np.put_along_axis(block, chosen, high, axis=1)
+            ways = np.hstack([np.repeat(ways, len(block), axis=0), np.tile(block, (len(ways), 1))])
+        mirrored = all(base == new for base, new in sizes)
+        return _Resampling(ways, own, (2 if mirrored else 1) / len(ways))
+    source = np.random.default_rng(0)
+    ends = np.cumsum([base + new for base, new in sizes])[:-1]
+    drawn = [source.permuted(np.tile(part, (DRAWS, 1)), axis=1) for part in np.split(own, ends)]
+    return _Resampling(np.vstack([own, np.hstack(drawn)]), own, 1 / (DRAWS + 1))

@@ -1,0 +1,102 @@
+"""The studies of texts: Table 1 (right) of arXiv 2502.02209, and the same models at other contexts.
+
+Stated there: 12 layers, context 1024, batch 32, AdamW with weight decay .01, 20 epochs, one of them of warm-up, a cosine,
+Taylor polynomials of degree 3. Not stated, and so a reconstruction: the peak rate, AdamW's betas (`language.Recipe`),
+tokens, clipping, precision, and about which point the polynomials expand softplus, of which both readings are run. A width
+of 386 divides into no heads: it is 384.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from expbench.claims.claim import Claim
+from expbench.errors import BadInput, unknown
+from expbench.studies.published import numbers
+from expbench.sweep.request import Request
+
+TEXTS = ("wikitext-2", "wikitext-103")
+_TASK = "wikitext"
+_PEAK_RATE = "0.001"
+_POLYNOMIALS = "taylor=3"
+_BATCHES = {256: 128, 512: 64, 1024: 32}  # sequences of a step, by context: equal tokens
+# A study in little has lengths and batches of this part of the study's: a text of two thousand tokens suffices for it, and
+# steps are still large enough that the splits of a real text, which are evaluated whole, are gone through in seconds.
+_SHORTER, _FEWER = 8, 4
+
+Study = tuple[tuple[Request, ...], tuple[Claim, ...]]
+
+
+def _request(models: str, seeds: str, *settings: str, L: int = 1024) -> Request:
+    return Request(
+        task=_TASK,
+        models=models,
+        L=str(L),
+        D="384",
+        depth="12",
+        epochs="20",
+        batch_size=str(_BATCHES[L]),
+        lr=_PEAK_RATE,
+        weight_decay="0.01",
+        dtype="bfloat16",
+        seeds=seeds,
+        model_settings=settings,
+    )
+
+
+def table1() -> Study:
+    """Every row of Table 1 (right), and linear attention; what its headline rests on at three seeds."""
+    return (
+        _request("s6,attn", "0:3"),
+        _request("s6-poly", "0:3", _POLYNOMIALS, "center=zero"),
+        _request("s6-poly-disc", "0", _POLYNOMIALS, "center=zero,bias"),
+        _request("s6-poly", "0", _POLYNOMIALS, "center=bias"),
+        _request("s6-bbar-b,linattn", "0"),
+    ), numbers.orders(_TASK)
+
+
+def contexts() -> Study:
+    """The baseline and Eq. 5 trained at contexts of 256, 512 and 1024 with as many tokens a step, each evaluated at all."""
+    lengths = f"lengths={'+'.join(map(str, _BATCHES))}"
+    models = (("s6", ()), ("s6-poly", (_POLYNOMIALS, "center=zero")))
+    requests = [_request(model, "0:3", *settings, L=L) for L in _BATCHES for model, settings in models]
+    return tuple(replace(r, task_settings=(lengths,)) for r in requests), (Claim("s6 < s6-poly", _TASK),)
+
+
+def on_text(name: str, requests: Sequence[Request], data: str | None, path: str | None) -> tuple[Request, ...]:
+    """The requests of a preset of that name on a text: one of `TEXTS` by name, one in a folder, or both.
+
+    Raises BadInput where neither is given, for an unknown name, and for a folder whose name reads as a list.
+    """
+    if data is None and path is None:
+        raise BadInput(f"{name} is a study of a text: give --data {' or --data '.join(TEXTS)}, or --path FOLDER")
+    if data is not None and data not in TEXTS:
+        raise unknown("value of --data:", data, TEXTS)
+    if path is not None and ("," in path or not path):
+        raise BadInput(f"--path: {path!r} is no name of a folder that can be read here; give one without commas")
+    text = [f"{setting}={given}" for setting, given in (("data", data), ("path", path)) if given is not None]
+    return tuple(replace(request, task_settings=(*request.task_settings, *text)) for request in requests)
+
+
+def smaller(request: Request) -> Request:
+    """A request in little, for a few steps: two narrow layers on short sequences of few kinds of tokens."""
+    L, batch_size = int(request.L or 0), int(request.batch_size)
+    return replace(
+        request,
+        L=str(L // _SHORTER),
+        D="32",
+        depth="2",
+        batch_size=str(batch_size // _FEWER),
+        epochs=None,
+        steps="10",
+        seeds=request.seeds.replace("0:3", "0:2"),
+        task_settings=(*map(_shorter, request.task_settings), "pieces=1024"),
+    )
+
+
+def _shorter(setting: str) -> str:
+    name, _, value = setting.partition("=")
+    return (
+        f"{name}={'+'.join(str(int(length) // _SHORTER) for length in value.split('+'))}" if name == "lengths" else setting
+    )

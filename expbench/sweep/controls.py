@@ -1,0 +1,40 @@
+"""Controls: measured beside the runs, once for each setting of a task."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from expbench.results import store
+from expbench.run import Score
+from expbench.sweep import rows
+from expbench.sweep.execution import Outcome
+from expbench.sweep.progress import Progress
+from expbench.training.job import Job
+
+
+def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
+    """Measure and write the controls of a job's task; notes each positive control that does not solve it."""
+    task, began = job.task, time.perf_counter()
+    scores: list[tuple[str, str, Score]] = []
+    ending: rows.Row = {"status": "ok"}
+    warnings = []
+    try:
+        ending |= rows.of_facts(task)
+        for name, kind, measured in task.measured_controls():
+            for m in measured:
+                headline = m.metric == task.headline and not m.slice
+                seconds = time.perf_counter() - began
+                scores.append((name, kind, Score("test", 0, m.metric, float(m.value), m.slice, seconds, headline)))
+                if headline and kind == "positive" and not task.solved(m.value):
+                    warnings.append(
+                        f"the positive control {name} of {job.run.task} does not solve it: {m.metric} {m.value:.3g}"
+                    )
+    except (Exception, SystemExit) as failure:
+        scores = []
+        ending = Outcome.of_failure(failure).columns()
+        warnings.append(f"the controls of {job.run.task} failed: {ending['error']}")
+    ending["run_seconds"] = time.perf_counter() - began
+    store.write(folder, rows.controls_key(job), rows.of_controls(job, scores, ending))
+    for warning in warnings:
+        progress.note(f"warning: {warning}")

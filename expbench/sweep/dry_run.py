@@ -1,0 +1,91 @@
+"""Preview: what a sweep would run, as the dry run prints it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from expbench.algebra.reach import NO_BOUND, degree_and_order
+from expbench.console.formatting import aligned
+from expbench.console.progress import duration
+from expbench.language import family as language
+from expbench.language.task import TextTask
+from expbench.sweep.estimate import estimate
+from expbench.sweep.plan import Plan
+from expbench.training.job import Job
+from expbench.training.loop import build
+from expbench.training.stacking import Stack, by_likeness, stacked
+
+
+def preview(plan: Plan, device: str, largest: int | None = None) -> str:
+    """One line for each distinct network with its sizes and the runs done and missing, then how long they will take."""
+    missing = {job.run.key for job in plan.missing}
+    cells: dict[tuple[str, ...], list[Job]] = {}
+    for job in plan.jobs:
+        cells.setdefault(_cell(job), []).append(job)
+    counts = Counter(_cell(job) for job in plan.missing)
+    header = [
+        "task",
+        "model",
+        "L",
+        "degree",
+        "D",
+        "depth",
+        "norm",
+        "positions",
+        "parameters",
+        "state",
+        "reach",
+        "done",
+        "to run",
+    ]
+    lines = [header]
+    for cell, jobs in cells.items():
+        lines.append([*cell[:8], *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
+    stacks = [s for part in by_likeness(plan.missing).values() for s in stacked(part, device, largest)]
+    time = estimate(stacks, device)
+    how = ["each shape timed for a few steps"]
+    if time.measured != time.shapes:
+        how.append(f"{time.measured} of {time.shapes} shapes could be")
+    if any(isinstance(job.task, TextTask) for job in plan.missing):
+        uncompiled = ", and before they are compiled, which makes them faster" if device == "cuda" else ""
+        how.append(f"language models without their evaluations{uncompiled}")
+    return "\n".join(
+        [
+            aligned(lines),
+            "",
+            f"{len(plan.jobs)} runs: {len(plan.jobs) - len(missing)} done, {len(missing)} to run; "
+            f"{len(plan.controls)} sets of controls to measure",
+            *_together(stacks),
+            f"estimated time on {device}: {duration(time.seconds)} ({', '.join(how)})",
+        ]
+    )
+
+
+def _together(stacks: Sequence[Stack]) -> list[str]:
+    """How the missing runs are trained, a line for each reason for which alike ones are not trained together."""
+    sizes = [len(stack.jobs) for stack in stacks]
+    lines = [f"trained in {len(sizes)} programs of up to {max(sizes)} runs together"] if sizes else []
+    alone = Counter((stack.jobs[0].run.model, stack.alone_because) for stack in stacks if stack.alone_because)
+    return lines + [f"{count} runs of {model} one by one: {reason}" for (model, reason), count in alone.items()]
+
+
+def _cell(job: Job) -> tuple[str, ...]:
+    run = job.run
+    degree = run.task_settings.get("degree")
+    shown = (run.task, run.model, run.L, "-" if degree is None else degree, run.D, run.depth, run.norm, run.positions)
+    rest = (run.residual, run.model_settings, {k: v for k, v in run.task_settings.items() if k != "instance"})
+    return tuple(map(str, (*shown, *rest)))
+
+
+def _sizes(job: Job, device: str) -> list[str]:
+    reason = job.unsupported(device)
+    if reason is not None:
+        return ["-", "-", f"unsupported: {reason}"]
+    if isinstance(job.task, TextTask):
+        known = language.facts(language.model_of(job.run, job.task, job.model), job.task.L)
+        kept = known["state_size"]
+        return [str(known["parameters"]), "?" if kept is None else str(kept), NO_BOUND]
+    network = build(job.run, job.task, job.model, "cpu")
+    state = network.state_size()
+    return [str(network.parameter_count()), "?" if state is None else str(state), degree_and_order(network.reach())]

@@ -1,0 +1,196 @@
+"""The grid: from what the command line says to the runs of a sweep, every setting resolved and checked before training.
+
+Lists multiply. A task or model is imported and built once here for each distinct setting, so that an unknown name, a bad
+value or a plugin that breaks its contract is found before anything runs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import NamedTuple, get_args
+
+from expbench import plugins, settings
+from expbench.contracts import (
+    build_task,
+    check_mixer,
+    default_positions,
+    load_model,
+    load_task,
+    resolved_settings,
+    task_values,
+)
+from expbench.errors import BadInput
+from expbench.initialisation.start import check
+from expbench.language import family
+from expbench.language.model import language_settings
+from expbench.language.task import TextTask
+from expbench.mixer import unsupported
+from expbench.nn.size_matching import Around, Target, match
+from expbench.plugins import Plugin
+from expbench.results.learning_rates import RESERVED, START
+from expbench.run import DType, Init, Norm, Positions, Run
+from expbench.settings import Value
+from expbench.sweep.request import Request, assignments, choice, real, whole
+from expbench.task import Task
+from expbench.training.job import Job
+
+
+def expand(request: Request, device: str) -> list[Job]:
+    """Every run of the cross product, each once, in the order task, model, sizes, seed; raises `BadInput`.
+
+    Where rates are still to be chosen, each run has the lowest that will be tried.
+    """
+    target = None if request.match is None else Target.parse(request.match)
+    if target and request.D is not None:
+        raise BadInput(f"--match {request.match}: the width follows from it; leave out --D")
+    training = [
+        [None] if target else whole("--D", request.D or "4", most=1 << 16),
+        whole("--depth", request.depth, most=1 << 12),
+        choice("--norm", request.norm, get_args(Norm)),
+        [None] if request.positions is None else choice("--positions", request.positions, get_args(Positions)),
+        [value == "on" for value in choice("--residual", request.residual, ("on", "off"))],
+        [START[0]] if request.lr == "auto" else real("--lr", request.lr, above=0.0),
+        _lengths(request),
+        whole("--batch-size", request.batch_size, most=1 << 24),
+        [None] if request.warmup is None else whole("--warmup", request.warmup, least=0, most=10**9),
+        real("--weight-decay", request.weight_decay),
+        real("--clip", request.clip, above=0.0),
+        choice("--dtype", request.dtype, get_args(DType)),
+        choice("--init", request.init, get_args(Init)),
+        real("--init-noise", request.init_noise),
+        whole("--seeds", request.seeds, least=0, most=RESERVED - 1),
+    ]
+    task_names = settings.split_list(request.task, "--task")
+    model_names = settings.split_list(request.models, "--models")
+    tasks = [task for name in task_names for task in _tasks(name, task_names, request)]
+    models = [model for name in model_names for model in _models(name, model_names, request)]
+    for task in tasks:
+        _check_request(request, task)
+    jobs: dict[str, Job] = {}
+    checked: set[str] = set()
+    matched: dict[tuple[str, ...], tuple[int, dict[str, Value]]] = {}
+    for task, model, point in itertools.product(tasks, models, itertools.product(*training)):
+        D, depth, norm, positions, residual, lr, length, batch_size, warmup, weight_decay, clip, dtype, *start, seed = point
+        if request.paired and seed != task.task.instance:
+            continue
+        values = model.values
+        if isinstance(task.task, TextTask):
+            norm, positions = "rms", "none"  # of the backbone, which has its own positions
+            values = language_settings(model.cls, D, {name: values[name] for name in model.given})
+            steps, warmup = family.steps_and_warmup(task.task, batch_size, length, warmup)
+        else:
+            positions = positions or default_positions(model.cls, model.plugin.name)
+            steps = length[0]
+            warmup = min(200, steps // 10) if warmup is None else min(warmup, steps)
+        if target:
+            around = Around(depth, norm, positions, residual)
+            asked = {name: value for name, value in task_values(task.task).items() if name != "instance"}
+            known = (task.plugin.name, model.plugin.name, *map(str, (asked, values, around)))
+            if known not in matched:
+                matched[known] = match(task.task, model.cls, model.plugin.name, values, around, target)
+            D, values = matched[known]
+        run = Run(
+            task=task.plugin.name,
+            task_version=task.version,
+            task_settings=task_values(task.task),
+            model=model.plugin.name,
+            model_version=model.version,
+            model_settings=dict(values) if isinstance(task.task, TextTask) else resolved_settings(model.cls, values, D),
+            D=D,
+            depth=depth,
+            norm=norm,
+            positions=positions,
+            residual=residual,
+            steps=steps,
+            warmup=warmup,
+            batch_size=batch_size,
+            lr=lr,
+            weight_decay=weight_decay,
+            clip=clip,
+            seed=seed,
+            dtype=dtype,
+            init=start[0],
+            init_noise=start[1],
+        )
+        check(run, model.cls)
+        contract = f"{run.model} {run.model_version} {run.model_settings} {D} {dtype}"
+        if contract not in checked and unsupported(model.cls, width=D, dtype=dtype, device=device) is None:
+            if isinstance(task.task, TextTask):
+                family.recipe_of(run, task.task)
+                family.check(model.cls, run.model, values, D)
+            else:
+                check_mixer(model.cls, run.model, D, run.model_settings, run.L, device, dtype)
+            checked.add(contract)
+        jobs.setdefault(run.key, Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin))
+    return list(jobs.values())
+
+
+def _lengths(request: Request) -> list[tuple[int | None, int | None]]:
+    """How long runs are, as (steps, epochs) of which one is None; raises `BadInput` where both are given."""
+    if request.epochs is None:
+        return [(steps, None) for steps in whole("--steps", request.steps or "2000", most=10**9)]
+    if request.steps is not None:
+        raise BadInput(f"--steps {request.steps} and --epochs {request.epochs}: give one of the two")
+    return [(None, epochs) for epochs in whole("--epochs", request.epochs, most=10**6)]
+
+
+def _check_request(request: Request, task: _Task) -> None:
+    """Raises `BadInput` for what is asked of a text task that its backbone has, and of another for what texts alone have."""
+    name = task.plugin.name
+    if not isinstance(task.task, TextTask):
+        if request.epochs is not None:
+            raise BadInput(f"--epochs {request.epochs}: {name} has fresh data at every step; give --steps")
+        return
+    fixed = {
+        "--norm": (request.norm, ("layer", "rms")),  # what it is by default says nothing
+        "--positions": (request.positions, (None, "none")),
+        "--residual": (request.residual, ("on",)),
+        "--init": (request.init, ("default",)),
+        "--init-noise": (request.init_noise, ("0",)),
+        "--match": (request.match, (None,)),
+    }
+    for option, (given, possible) in fixed.items():
+        if given not in possible:
+            raise BadInput(f"{option} {given}: a language model's backbone has its own; leave the option out for {name}")
+
+
+class _Task(NamedTuple):
+    plugin: Plugin
+    task: Task
+    version: str
+
+
+class _Model(NamedTuple):
+    plugin: Plugin
+    cls: type
+    version: str
+    values: dict[str, Value]
+    given: tuple[str, ...]
+
+
+def _tasks(name: str, all_names: list[str], request: Request) -> Iterator[_Task]:
+    plugin = plugins.find("task", name)
+    cls = load_task(plugin)
+    instances = request.seeds if request.paired else request.instances
+    axes = {"instance": [str(i) for i in whole("--instances", instances, least=0, most=RESERVED - 1)]}
+    for setting, text in (("L", request.L), ("degree", request.degree)):
+        if text is not None:
+            axes[setting] = settings.split_list(text, f"--{setting}")
+    given = assignments(request.task_settings, "-t", all_names, "task", name)
+    for setting, values in given.items():
+        if setting == "instance" or setting in axes:
+            option = {"instance": "--instances"}.get(setting, f"--{setting}")
+            raise BadInput(f"-t {setting}: this setting is given by {option}; give it once, with that option")
+        axes[setting] = values
+    for point in itertools.product(*axes.values()):
+        yield _Task(plugin, build_task(cls, dict(zip(axes, point, strict=True)), name), plugin.version(cls))
+
+
+def _models(name: str, all_names: list[str], request: Request) -> Iterator[_Model]:
+    plugin = plugins.find("model", name)
+    cls = load_model(plugin)
+    axes = assignments(request.model_settings, "-m", all_names, "model", name)
+    for point in itertools.product(*axes.values()):
+        texts = dict(zip(axes, point, strict=True))
+        yield _Model(plugin, cls, plugin.version(cls), settings.resolve(cls, texts, plugin.name), tuple(texts))

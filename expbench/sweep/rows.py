@@ -1,0 +1,133 @@
+"""Rows: a run and what it measured, in the columns of the results table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from expbench.algebra.floors import Floor
+from expbench.algebra.reach import Reach
+from expbench.nn.network import Network
+from expbench.results import provenance
+from expbench.results.learning_rates import RESERVED
+from expbench.run import Run, Score, canonical, content_key
+from expbench.task import LabelFacts, Task
+from expbench.training.distributed import processes
+from expbench.training.job import Job
+
+CONTROLS_VERSION = 1  # raised when controls would be measured in another way
+_LARGEST = 2**63 - 1
+_FACTS = {"kurtosis": "label_kurtosis", "interaction_order": "label_interaction_order"}
+_SETTINGS = ("task_settings", "model_settings")  # written as JSON
+_RUN_FIELDS = [field.name for field in dataclasses.fields(Run) if field.name not in _SETTINGS]
+
+Row = dict[str, Any]
+
+
+def controls_key(job: Job) -> str:
+    """The key of the controls of a job's task with its settings."""
+    run = job.run
+    return content_key(
+        {"controls": CONTROLS_VERSION, "task": run.task, "version": run.task_version, "settings": run.task_settings}
+    )
+
+
+def of_network(network: Network) -> Row:
+    """What is known of a network before it is trained."""
+    reach = network.reach()
+    return {
+        "parameters": network.parameter_count(),
+        "state_size": network.state_size(),
+        "flops_per_token": network.flops(),
+        "network_degree": min(reach.degree[-1], _LARGEST) if reach is not None else None,
+        "network_order": reach.order[-1] if reach is not None else None,
+    }
+
+
+def of_floor(task: Task, network: Network) -> Row:
+    """The least error that any network of that reach can have on a task; null where it has no polynomial bound."""
+    reach = network.reach()
+    floor = None if reach is None else _floor(task, reach)
+    if floor is None:
+        return {"floor": None, "floor_degree": None, "floor_structure": None}
+    return {"floor": floor.both, "floor_degree": floor.degree, "floor_structure": floor.structure}
+
+
+def of_facts(task: Task) -> Row:
+    """What is known of a task's labels, computed once for each setting."""
+    return {_FACTS.get(name, name): value for name, value in _facts(task)._asdict().items()}
+
+
+def of_run(job: Job, device: str, known: Row, scores: Sequence[Score], ending: Row) -> list[Row]:
+    """A row for each score of a run, or one without a score that says how it ended.
+
+    known: `of_network` and `of_facts`, as far as they could be had. ending: status, error and the like.
+    """
+    run = job.run
+    skip = run.model_settings.get("skip")
+    constants = {
+        **_of_task(job),
+        **_provenance(job, device, run.dtype, processes()[1]),
+        **{name: getattr(run, name) for name in _RUN_FIELDS},
+        "key": run.key,
+        "kind": "tuning" if run.seed >= RESERVED else "run",
+        "model_settings": canonical(run.model_settings),
+        "skip": skip if isinstance(skip, bool) else None,
+        **known,
+        **ending,
+    }
+    return [constants | score._asdict() for score in scores] or [constants]
+
+
+def of_controls(job: Job, scores: Sequence[tuple[str, str, Score]], ending: Row) -> list[Row]:
+    """A row for each (name, kind, score) of the controls of a job's task, or one that says how they failed."""
+    constants = {
+        **_of_task(job),
+        **_provenance(job, "cpu", "float64"),
+        "key": controls_key(job),
+        "dtype": "float64",
+        **ending,
+    }
+    rows = [constants | {"model": name, "kind": kind} | score._asdict() for name, kind, score in scores]
+    return rows or [constants | {"model": "controls", "kind": "baseline"}]
+
+
+@lru_cache(maxsize=64)
+def _facts(task: Task) -> LabelFacts:
+    return task.facts()
+
+
+@lru_cache(maxsize=64)
+def _floor(task: Task, reach: Reach) -> Floor | None:
+    return task.floor(reach)
+
+
+def _of_task(job: Job) -> Row:
+    settings = job.run.task_settings
+    return {
+        "task": job.run.task,
+        "task_version": job.run.task_version,
+        "task_settings": canonical(settings),
+        "L": settings["L"],
+        "degree": settings.get("degree"),
+        "instance": settings["instance"],
+        "higher_is_better": job.task.higher_is_better,
+        "solved_at": job.task.solved_at,
+        "task_origin": job.task_origin,
+    }
+
+
+def _provenance(job: Job, device: str, dtype: str, processes: int = 1) -> Row:
+    name = provenance.device_name(device)
+    return {
+        **provenance.versions(),
+        "created": datetime.now(UTC),
+        "device": device,
+        "device_name": f"{processes} x {name}" if processes > 1 else name,
+        "precision": provenance.precision(dtype, device),
+        "git_commit": provenance.git_commit(),
+        "model_origin": job.model_origin,
+    }

@@ -1,0 +1,248 @@
+"""Runs -> Scores: one loop for every task and every model, and for as many runs at once as differ in numbers alone.
+
+Fresh data at every step, AdamW, linear warm-up and cosine decay, gradients clipped in norm. The loop yields what it
+measures: a few dozen points of the curve on the selection split, and at the end the test split, which nothing is chosen on.
+Runs that are trained together share nothing but the operations: each has its data, rates, clipping, and may diverge.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from expbench.initialisation.start import start
+from expbench.nn.network import Network
+from expbench.run import Run, Score, Split
+from expbench.task import Batch, Measured, Task, total
+from expbench.training.batches import Chunk, Stream
+from expbench.training.ensemble import Ensemble
+from expbench.training.monitors import TransitionWatch, fingerprint
+from expbench.training.precision import precision_context
+from expbench.training.step import Steps
+
+CURVE_POINTS, STEPS_BETWEEN_POINTS = 24, 25  # at most so many points, and at least so many steps from one to the next
+CURVE_CHUNKS = 1  # chunks of the selection split that a point of the curve looks at; the last point sees them all
+PROBE = 64  # sequences on which mixers log their statistics
+_WORTH_SHARING = 1 << 14  # numbers in one layer's input
+_EVALUATED_TOKENS = {"cpu": 1 << 16, "cuda": 1 << 22}  # that go through the networks at once when they are evaluated
+_MEASURED_TOKENS = 1 << 16  # of each run that are measured at once: a short sequence is measured among many
+
+
+@contextmanager
+def surroundings(run: Run, device: str, size: int = 1) -> Iterator[None]:
+    """What `size` runs like this need of the process: a random state (a layer may have dropout), and as many threads as pay.
+
+    One thread where a step is so small that to share it costs more than to do it; torch's own number elsewhere.
+    """
+    threads = torch.get_num_threads()
+    if size * run.batch_size * run.L * run.D < _WORTH_SHARING:
+        torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
+            torch.manual_seed(run.seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Diverged(Exception):
+    """The loss or its gradient is no longer finite; says at which step."""
+
+
+class Item(NamedTuple):
+    """What the loop tells of run number `member`: a score, or that it has diverged, after which nothing more comes of it."""
+
+    member: int
+    what: Score | Diverged
+
+
+def build(run: Run, task: Task, model: type, device: str) -> Network:
+    """The network of a run, initialised from its seed alone: drawn on the CPU, so alike on every device."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        network = Network(
+            task,
+            lambda: model(run.D, **run.model_settings),
+            width=run.D,
+            depth=run.depth,
+            norm=run.norm,
+            positions=run.positions,
+            residual=run.residual,
+        )
+        network = network.double() if run.dtype == "float64" else network.float()  # bfloat16 is autocast around float32
+        start(network, run, task)
+    return network.to(device)
+
+
+def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score]:
+    """Train one network, yielding the curve and at the end the test metrics; raises `Diverged` where it breaks down."""
+    for item in train_together([run], [task], Ensemble([network]), device):
+        if isinstance(item.what, Diverged):
+            raise item.what
+        yield item.what
+
+
+def train_together(
+    runs: Sequence[Run],
+    tasks: Sequence[Task],
+    ensemble: Ensemble,
+    device: str,
+    eager: Callable[[str], None] = lambda reason: None,
+) -> Iterator[Item]:
+    """Train S networks, run i on task i; they have the same number of steps, batch size and shapes.
+
+    eager: told why, if steps cannot be captured on a GPU.
+    """
+    began = time.perf_counter()
+    first = runs[0]
+    alive = list(range(len(runs)))
+    stream = Stream(runs, tasks, device)
+    steps = Steps(runs, tasks, ensemble, stream, device)
+    points = curve_steps(first.steps)
+    probe = Batch(*(x[:, :PROBE] for x in next(stream.split("selection")).each()))
+    watch = TransitionWatch(ensemble)
+    untrained = _untrained(first, ensemble, probe.inputs, device)
+
+    def scores(i: int, split: Split, step: int, measured: Iterable[Measured]) -> Iterator[Item]:
+        seconds = time.perf_counter() - began
+        for metric, value, part in measured:
+            headline = metric == tasks[i].headline and not part
+            yield Item(i, Score(split, step, metric, float(value), part, seconds, headline))
+
+    for i in alive:
+        yield from scores(i, "selection", 0, [Measured("outputs_fingerprint", untrained[i])])
+    ensemble.template.train()
+    for step in range(1, first.steps + 1):
+        batch = steps.take()
+        if step in points and steps.eager_because is not None:
+            eager(steps.eager_because)
+        if step in points or (len(runs) == 1 and device == "cpu" and not steps.fine()):
+            for i, broke_at in steps.broken(alive):
+                alive.remove(i)
+                yield Item(i, Diverged(f"the loss or its gradient is not finite at step {broke_at} of {first.steps}"))
+            if not alive:
+                return
+            mean = steps.mean_loss()
+            rates, norms = steps.applied()
+            drawn = _fingerprints(batch)
+            at_rest, moving = watch.probe(probe.inputs), watch.running(batch.inputs[:, :PROBE])
+            curve = evaluate_together(runs, tasks, ensemble, stream, device, "selection", alive, CURVE_CHUNKS)
+            for i in alive:
+                of_step = [Measured("learning_rate", rates[i]), Measured("gradient_norm", norms[i]), *drawn[i]]
+                yield from scores(i, "train", step, [Measured("loss", mean[i]), *of_step])
+                if step < first.steps:
+                    yield from scores(i, "selection", step, (m for m in curve[i] if not m.slice))
+                yield from scores(i, "selection", step, at_rest[i])
+                yield from scores(i, "train", step, moving[i])
+
+    finite = torch.stack([torch.isfinite(p).flatten(1).all(1) for p in ensemble.stacked(ensemble.leaves)]).all(0).tolist()
+    for i in [i for i in alive if not finite[i]]:
+        alive.remove(i)
+        yield Item(i, Diverged(f"a parameter is not finite after step {first.steps}, the last"))
+    for i, share in steps.seen.measure():
+        if i in alive:
+            yield from scores(i, "test", first.steps, [Measured("seen_in_training", share)])
+    splits: tuple[Split, ...] = ("selection", "test")
+    for split in splits:
+        found = evaluate_together(runs, tasks, ensemble, stream, device, split, alive)
+        data = _data_of(stream, split)
+        for i in list(alive):
+            task = tasks[i]
+            yield from scores(i, split, first.steps, [*found[i], *data[i]])
+            value = next(m.value for m in found[i] if m.metric == task.headline and not m.slice)
+            if math.isfinite(value):
+                yield from scores(i, split, first.steps, [Measured("solved", float(task.solved(value)))])
+            else:
+                alive.remove(i)
+                yield Item(i, Diverged(f"{task.headline} of the {split} split is not finite after {first.steps} steps"))
+
+
+@torch.no_grad()
+def _untrained(run: Run, ensemble: Ensemble, inputs: Tensor, device: str) -> list[float]:
+    """Of each network what tells its outputs for inputs (S, B, ...) before the first step: they follow from the seed and the
+    code alone, so that a change of what a layer computes shows in a number, whatever training makes up for."""
+    ensemble.template.eval()
+    with precision_context(run, device):
+        told: list[float] = fingerprint(ensemble.outputs(inputs, shared=False)).tolist()
+    ensemble.template.train()
+    return told
+
+
+def _fingerprints(batch: Batch) -> list[list[Measured]]:
+    """Of each run what tells its inputs and its targets, of a batch (S, B, ...)."""
+    names = [f"{name}_fingerprint" for name in Batch._fields]
+    rows = zip(*(fingerprint(x).tolist() for x in batch), strict=True)
+    return [[Measured(name, value) for name, value in zip(names, row, strict=True)] for row in rows]
+
+
+def _data_of(stream: Stream, split: Split) -> dict[int, list[Measured]]:
+    """What tells the data of a split, by its first chunk: those of all would have to be drawn once more."""
+    found: dict[int, list[Measured]] = {}
+    for chunk in stream.split(split, 1):
+        found.update(zip(chunk.runs, _fingerprints(chunk.each()), strict=True))
+    return found
+
+
+def curve_steps(steps: int) -> set[int]:
+    """The steps at which the curve is measured: evenly spaced, the last among them."""
+    count = max(1, min(CURVE_POINTS, steps // STEPS_BETWEEN_POINTS))
+    return {round(steps * (i + 1) / count) for i in range(count)}
+
+
+def evaluate(run: Run, task: Task, network: Network, device: str, split: Split, chunks: int | None = None) -> list[Measured]:
+    """The metrics of the selection or test split, or of its first `chunks` chunks."""
+    stream = Stream([run], [task], device)
+    return evaluate_together([run], [task], Ensemble([network]), stream, device, split, [0], chunks)[0]
+
+
+@torch.no_grad()
+def evaluate_together(
+    runs: Sequence[Run],
+    tasks: Sequence[Task],
+    ensemble: Ensemble,
+    stream: Stream,
+    device: str,
+    split: Split,
+    alive: Sequence[int],
+    chunks: int | None = None,
+) -> dict[int, list[Measured]]:
+    """The metrics of each run in `alive`, by its index."""
+    sequences = max(1, _EVALUATED_TOKENS[device] // (tasks[0].L * len(runs)))
+    parts: dict[int, list[Mapping[str, Tensor]]] = {i: [] for i in alive}
+    ensemble.template.eval()
+    for batch, some, shared in _joined(stream.split(split, chunks), max(1, _MEASURED_TOKENS // tasks[0].L)):
+        with precision_context(runs[0], device):
+            along = 0 if shared else 1
+            pieces = [ensemble.outputs(x, shared=shared, some=some) for x in batch.inputs.split(sequences, along)]
+        outputs = torch.cat(pieces, 1)
+        for k, i in enumerate(some):
+            if i in parts:
+                parts[i].append(tasks[i].measure(outputs[k], batch.targets if shared else batch.targets[k]))
+    ensemble.template.train()
+    return {i: tasks[i].summary(total(parts[i])) for i in alive}
+
+
+def _joined(chunks: Iterable[Chunk], most: int) -> Iterator[Chunk]:
+    """Chunks of the same runs joined, as long as they are no more than `most` sequences of each run."""
+    held: list[Chunk] = []
+    for chunk in chunks:
+        sizes = [len(x.batch.targets if x.shared else x.batch.targets[0]) for x in (*held, chunk)]
+        if held and (held[0].runs != chunk.runs or sum(sizes) > most):
+            yield _one(held)
+            held = []
+        held.append(chunk)
+    if held:
+        yield _one(held)
+
+
+def _one(chunks: Sequence[Chunk]) -> Chunk:
+    first = chunks[0]
+    along = 0 if first.shared else 1
+    parts = zip(*(chunk.batch for chunk in chunks), strict=True)
+    return first if len(chunks) == 1 else first._replace(batch=Batch(*(torch.cat(tensors, along) for tensors in parts)))

@@ -1,0 +1,123 @@
+"""Stacks: which jobs are trained together, as one program.
+
+Jobs are alike that differ in nothing but numbers: seed, learning rate, weight decay, clipping, warm-up, instance, and such
+settings of a task as leave all shapes alone. Whether their module and their task can be mapped is not asked of their authors
+but tried: losses and gradients of a few of them, together and alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from expbench.language.task import TextTask
+from expbench.training.batches import Stream
+from expbench.training.ensemble import Ensemble
+from expbench.training.job import Job
+from expbench.training.loop import build, surroundings
+from expbench.training.precision import TOLERANCE, precision_context
+
+_LARGEST = {"cpu": 16, "cuda": 1024}  # runs in a stack, if memory suffices
+# Of the memory that is free, what a stack may take by its trial's measure: a step is kept twice, as a graph and as the eager
+# steps before it had it, and evaluations need room too.
+_SHARE_OF_MEMORY = 0.4
+# Numbers in one layer of a run, from which on a CPU is busy with it alone. Of a token there are D, of its scores with others
+# L, of its state D^2 where N is as large as D; the last two count for less, as not every layer has them.
+_WORTH_STACKING = 1 << 13
+_ROUNDING = 1e-2  # relative: a difference in float32 that may be rounding, if in float64 there is none
+_TRIED = 4  # tasks of a stack beside the first, on which it is tried beforehand
+
+
+class Stack(NamedTuple):
+    """Jobs that are trained together, or one; and why it is one where alike jobs might have been stacked."""
+
+    jobs: list[Job]
+    alone_because: str | None = None
+
+
+def by_likeness(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[Job]]:
+    """The jobs in groups that are alike, by what these have in common."""
+    alike: dict[tuple[object, ...], list[Job]] = {}
+    for job in jobs:
+        alike.setdefault(_alike(job), []).append(job)
+    return alike
+
+
+def stacked(group: Sequence[Job], device: str, largest: int | None = None) -> Iterator[Stack]:
+    """Jobs that are alike in stacks; it is tried once whether they can be stacked."""
+    size, reason = 1, None
+    mapped = group and not isinstance(group[0].task, TextTask) and group[0].unsupported(device) is None
+    if mapped and largest != 1 and len(group) > 1:
+        size, reason = together(group, device)
+    if largest is not None:
+        size = min(size, largest)
+    for start in range(0, len(group), size):
+        yield Stack(list(group[start : start + size]), reason)
+
+
+def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
+    """How many of these jobs, which are alike and supported, are best trained together; and if it is one, why."""
+    first, run = group[0], group[0].run
+    if device == "cpu" and run.batch_size * run.L * max(run.D, run.L // 16, run.D**2 // 8) > _WORTH_STACKING:
+        return 1, "its steps are large enough to keep a CPU busy"
+    others = {job.task: job for job in group[1:]} | {first.task: group[-1]}
+    tried = [first, *list(others.values())[:_TRIED]]
+    try:
+        difference, size = _trial(tried, device)
+        alike = difference <= TOLERANCE[run.dtype]
+        if not alike and run.dtype == "float32" and difference <= _ROUNDING:
+            alike = _trial([_in_float64(job) for job in tried], device)[0] <= TOLERANCE["float64"]
+    except (Exception, SystemExit) as error:  # a plugin is a stranger's code, and what cannot be mapped fails in many ways
+        return 1, f"it cannot be mapped: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    if not alike:
+        return 1, f"mapped, its loss or gradient is another (by {difference:.1e})"
+    if size == 1:
+        return 1, "memory does not suffice for two"
+    return min(size, _LARGEST[device]), None
+
+
+def _alike(job: Job) -> tuple[object, ...]:
+    run, task = job.run, job.task
+    settings = tuple(sorted((name, str(value)) for name, value in run.model_settings.items()))
+    shapes = (task.L, task.vocabulary, task.channels, task.outputs, task.readout, task.selection_size)
+    marked = task.test_size if task.vocabulary is not None else None  # `SeenInputs` holds the test inputs of all
+    network = (run.model, job.model, run.model_version, settings, run.D, run.depth, run.norm, run.positions, run.residual)
+    return (run.task, run.task_version, type(task), *shapes, marked, *network, run.steps, run.batch_size, run.dtype)
+
+
+def _in_float64(job: Job) -> Job:
+    return job._replace(run=replace(job.run, dtype="float64"))
+
+
+def _trial(jobs: Sequence[Job], device: str) -> tuple[float, int]:
+    """The largest relative difference between losses and gradients of jobs together and alone, on their first batches; and
+    for how many such jobs the memory of a GPU suffices, by what these have taken."""
+    run, size = jobs[0].run, _LARGEST[device]
+    with surroundings(run, device), precision_context(run, device):
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before, free = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+        together = _loss_and_gradients(jobs, device)
+        if device == "cuda":
+            each = (torch.cuda.max_memory_allocated() - before) / len(jobs)
+            size = max(1, int(_SHARE_OF_MEMORY * (free - before) / max(1.0, each)))
+        alone = [_loss_and_gradients([job], device) for job in jobs]
+    worst = 0.0
+    for mine, *its in zip(together, *alone, strict=True):
+        for i, own in enumerate(its):
+            scale = own[0].abs().max().clamp(min=1e-12)
+            worst = max(worst, float((mine[i] - own[0]).abs().max() / scale))
+    return worst, size
+
+
+def _loss_and_gradients(jobs: Sequence[Job], device: str) -> list[Tensor]:
+    """Of the jobs' first batches: the loss (S,), then the gradient (S, ...) of each parameter."""
+    ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
+    stream = Stream([job.run for job in jobs], [job.task for job in jobs], device)
+    losses = ensemble.losses(jobs[0].task, stream.train(1))
+    grads = torch.autograd.grad(losses.sum(), ensemble.leaves, allow_unused=True, materialize_grads=True)
+    return [losses.detach(), *ensemble.stacked(grads)]

@@ -1,0 +1,81 @@
+"""Weights of trained networks: kept for the best, the median and the worst seed of each cell, and loaded again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from expbench import files, plugins
+from expbench.contracts import build_task, load_model, load_task
+from expbench.errors import BadInput
+from expbench.nn.network import Network
+from expbench.results import folders, store
+from expbench.run import Run, canonical
+from expbench.settings import Value
+from expbench.training.job import Job
+from expbench.training.loop import build
+
+
+def save(state: Mapping[str, Tensor], folder: Path, key: str) -> str:
+    """Write the weights of a run and return their path below the results folder."""
+    from safetensors.torch import save_file
+
+    target = _path(folder, key)
+    target.parent.mkdir(exist_ok=True)
+    with files.replacing(target) as aside:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, aside)
+    return str(target.relative_to(folder))
+
+
+def keep_three(jobs: Sequence[Job], folder: Path) -> None:
+    """Of each cell, that is of runs that differ in their seed alone, delete all weights but three.
+
+    Seeds are ordered by the headline metric of the selection split: the test split has no part in what is kept.
+    """
+    cells: dict[str, list[Job]] = {}
+    for job in jobs:
+        if _path(folder, job.run.key).exists():
+            cells.setdefault(canonical({**job.run.values(), "seed": None}), []).append(job)
+    crowded = [cell for cell in cells.values() if len(cell) > 3]
+    if not crowded:
+        return
+    frame, _ = store.read(folder)
+    final = frame[(frame["split"] == "selection") & frame["headline"].fillna(False).astype(bool)]
+    value = final.sort_values("step").groupby("key")["value"].last()
+    for cell in crowded:
+        ordered = sorted((job.run.key for job in cell), key=lambda key: float(value.get(key, float("nan"))))
+        for key in set(ordered) - {ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]}:
+            _path(folder, key).unlink(missing_ok=True)
+
+
+def load(folder: str | Path, key: str) -> Network:
+    """The trained network of the run whose key begins so, on the CPU and set to evaluation; raises `BadInput`.
+
+    Its model and task are imported from where the run had them.
+    """
+    from safetensors.torch import load_file
+
+    folder = folders.existing_folder(str(folder))
+    frame, _ = store.read(folder)
+    row = {str(name): value for name, value in store.rows_of_run(frame, key).iloc[0].items()}
+    path = _path(folder, row["key"])
+    if not path.exists():
+        raise BadInput(f"{path}: the weights of this run were not kept (expbench run --save-weights keeps three of a cell)")
+    run = Run.from_row(row)
+    origins: dict[plugins.Kind, str] = {"task": str(row["task_origin"]), "model": str(row["model_origin"])}
+    for kind, origin in origins.items():
+        if origin.startswith("folder "):
+            plugins.add_folder(kind, origin.removeprefix("folder "))
+    settings: dict[str, Value] = json.loads(row["task_settings"])
+    texts = {name: str(value) for name, value in settings.items() if value is not None}
+    task = build_task(load_task(plugins.find("task", run.task)), texts, run.task)
+    network = build(run, task, load_model(plugins.find("model", run.model_from(origins["model"]))), "cpu")
+    network.load_state_dict(load_file(path))
+    return network.eval()
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / "weights" / f"{key}.safetensors"
