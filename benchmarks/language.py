@@ -38,14 +38,16 @@ from torch.profiler import ProfilerActivity, profile
 from expbench import contracts, plugins
 from expbench.console.formatting import aligned, number
 from expbench.errors import BadInput
-from expbench.language import How, Recipe, Schedule, flops_per_token
+from expbench.language import Recipe, flops_per_token
 from expbench.language.batches import Order
-from expbench.language.flops import peak
 from expbench.language.model import LanguageModel
-from expbench.language.step import Steps
+from expbench.language.workload import LanguageWorkload
 from expbench.ops import backends
 from expbench.results import provenance
+from expbench.training.device import peak
 from expbench.training.distributed import joined, processes
+from expbench.training.epochs.recipe import Plan, TrainerOptions
+from expbench.training.epochs.step import Steps
 
 ENOUGH = 8  # steps before any is timed: programs are compiled, memory is found
 PROFILED = 3
@@ -79,6 +81,13 @@ VARIANTS = (
 )
 
 
+class Random(LanguageWorkload):
+    """A model on random tokens, which have no corpus."""
+
+    def __init__(self, model: LanguageModel, ids: np.ndarray, recipe: Recipe) -> None:
+        self.model, self._order = model, Order(ids, recipe)
+
+
 @contextmanager
 def training(variant: Variant, options: argparse.Namespace) -> Iterator[tuple[Steps, LanguageModel]]:
     """The steps of a variant, on random tokens, when those that are not timed have been taken."""
@@ -95,13 +104,13 @@ def training(variant: Variant, options: argparse.Namespace) -> Iterator[tuple[St
     recipe = Recipe(
         lr=1e-3, steps=1 << 30, batch_size=options.batch_size, context=options.context, dtype=options.dtype, warmup=1000
     )
-    how = How(device=options.device, at_once=options.at_once, captured=variant.captured)
+    how = TrainerOptions(device=options.device, at_once=options.at_once, captured=variant.captured)
     with backends.using(variant.backend):
         group = joined(options.device)
         model.to(group.device)
         if variant.compiled and options.device == "cuda":
             model.compile_blocks()
-        steps = Steps(model, Order(ids, recipe), recipe, Schedule(1 << 30, 1000, 1, 1 << 30), how, group)
+        steps = Steps(Random(model, ids, recipe), recipe, Plan(1 << 30, 1000, 1, 1 << 30), how, group)
         steps.begin()
         for _ in range(ENOUGH):
             steps.take()

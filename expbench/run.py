@@ -28,17 +28,18 @@ Status = Literal["ok", "diverged", "unsupported", "failed"]
 
 
 class Score(NamedTuple):
-    """One measured number.
+    """One measured number, from the task that measures it to the row that holds it.
 
-    step: optimizer steps done when it was measured. slice: the part of the split, such as ``label=3`` or ``layer=0``;
-    empty for the whole. seconds: since the run began. headline: whether the task is judged by this metric.
+    slice: the part of the split, such as ``label=3`` or ``layer=0``; empty for the whole. The trainer sets the others. step:
+    optimizer steps done when it was measured. seconds: since the run began. headline: whether the task is judged by this
+    metric.
     """
 
-    split: Split
-    step: int
     metric: str
     value: float
     slice: str = ""
+    split: Split = "test"
+    step: int = 0
     seconds: float = 0.0
     headline: bool = False
 

@@ -25,14 +25,14 @@ training loop knows no task by name. Letters: B batch, L length, C input channel
             return {"right": (outputs.argmax(-1) == targets).sum(), "all": torch.tensor(len(targets))}
 
         def summary(self, totals):
-            return [Measured("accuracy", float(totals["right"] / totals["all"]))]
+            return [Score("accuracy", float(totals["right"] / totals["all"]))]
 """
 
 from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -42,6 +42,7 @@ from torch import Tensor
 from expbench.algebra.floors import Floor
 from expbench.algebra.reach import Reach
 from expbench.data.rng import Draws, advance, fold
+from expbench.run import Score as Score  # task authors import it from here
 from expbench.run import Split, canonical
 from expbench.settings import Value
 
@@ -55,14 +56,6 @@ class Batch(NamedTuple):
 
     inputs: Tensor
     targets: Tensor
-
-
-class Measured(NamedTuple):
-    """One metric of a whole split, or of one `slice` of it."""
-
-    metric: str
-    value: float
-    slice: str = ""
 
 
 class Control(NamedTuple):
@@ -105,6 +98,8 @@ class Task(ABC):
     test_size: int | None = None
     selection_size: int = 1024
 
+    trained_as: ClassVar[str] = "stacked"  # its family: see training/family.py
+    fresh: ClassVar[bool] = True  # whether `batch` draws new data at every step; else its family reads a data set in epochs
     local: ClassVar[tuple[str, ...]] = ()  # settings that say where something lies, not what it is: no part of a run
     version: ClassVar[int] = 1  # raise it when the same settings would give other data, losses or metrics
     headline: ClassVar[str]
@@ -148,7 +143,7 @@ class Task(ABC):
         """What the metrics need of a batch, as tensors that may be summed over batches."""
 
     @abstractmethod
-    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
         """The metrics of a whole split from the sums of `measure`."""
 
     def chance(self) -> float | None:
@@ -159,11 +154,15 @@ class Task(ABC):
         """Trivial baselines, oracles and a positive control; fitted on the training stream, measured on the test split."""
         return iter(())
 
-    def measured_controls(self) -> Iterator[tuple[str, str, list[Measured]]]:
+    def control_kinds(self) -> list[tuple[str, str]]:
+        """Return the name and kind of each control."""
+        return [(control.name, control.kind) for control in self.controls()]
+
+    def measured_controls(self) -> Iterator[tuple[str, str, list[Score]]]:
         """(name, kind, metrics on the test split) of each control, and of chance where it has a closed form."""
         chance = self.chance()
         if chance is not None:
-            yield "chance", "chance", [Measured(self.headline, chance)]
+            yield "chance", "chance", [Score(self.headline, chance)]
         for control in self.controls():
             parts = [self.measure(control.predict(batch.inputs), batch.targets) for batch in self.split("test")]
             yield control.name, control.kind, self.summary(total(parts))
@@ -179,6 +178,15 @@ class Task(ABC):
     def describe(self) -> str:
         """What this instance asks for, in one line (the polynomial, say)."""
         return ""
+
+    @classmethod
+    def withheld(cls, given: Container[str]) -> str | None:
+        """Return what is missing, in words, where it is not to be built only to be shown, with these settings given."""
+        return None
+
+    def sample_lines(self) -> list[str] | None:
+        """Return a few lines that show the data; None where a batch shows them."""
+        return None
 
     def stream(self, split: Split, seed: int = 0) -> int:
         """The key of a stream of batches. Splits never share one; `seed` chooses the order of the training stream."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expbench.data.rng import Draws
-from expbench.task import Batch, Control, Measured, Task
+from expbench.task import Batch, Control, Score, Task
 
 _FITTED_ON = 16384  # sequences that an oracle's table is counted from
 _WINDOW = 4
@@ -88,7 +88,7 @@ class CountInRow(Task):
         right = (predicted.flatten() == targets.flatten()).long()
         return {"right": (right.unsqueeze(1) * label).sum(0), "count": label.sum(0)}
 
-    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
         """balanced_accuracy: mean over labels of the share that is right. equivalent_window: the least k such that an
         oracle that sees the last k bits, and takes k where all are 1, is as accurate."""
         right, count = totals["right"].double().cpu(), totals["count"].double().cpu()
@@ -97,14 +97,14 @@ class CountInRow(Task):
         windows = (count.cumsum(0) / count.sum()).tolist()
         window = next((k for k, oracle in enumerate(windows) if oracle >= accuracy), self.classes - 1)
         per_label = [
-            Measured("accuracy", float(r / c), f"label={label}")
+            Score("accuracy", float(r / c), f"label={label}")
             for label, (r, c) in enumerate(zip(right, count, strict=True))
             if c > 0
         ]
         return [
-            Measured("balanced_accuracy", float(share.mean())),
-            Measured("accuracy", accuracy),
-            Measured("equivalent_window", float(window)),
+            Score("balanced_accuracy", float(share.mean())),
+            Score("accuracy", accuracy),
+            Score("equivalent_window", float(window)),
             *per_label,
         ]
 

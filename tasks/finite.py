@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expbench.data.rng import Draws, fold
-from expbench.task import CHUNK, DEFAULT_TEST_SIZE, Batch, Control, Measured, Task, require_at_most, resolve_setting
+from expbench.task import CHUNK, DEFAULT_TEST_SIZE, Batch, Control, Score, Task, require_at_most, resolve_setting
 
 from .count_in_row import automaton, run_lengths
 
@@ -129,17 +129,17 @@ class Finite(Task):
         nll = F.cross_entropy(outputs.double(), labels, reduction="none")
         return {"count": of.sum(1), "right": (of & right).sum(1), "nll": torch.where(of, nll, 0.0).sum(1)}
 
-    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
         """accuracy: share of fresh sequences that is right. fit: of members of the set. gap: fit - accuracy. nll_fresh,
         nll_train: mean cross-entropy of either."""
         count, right, nll = (totals[name].double().cpu() for name in ("count", "right", "nll"))
         (accuracy, fit), (nll_fresh, nll_train) = (right / count).tolist(), (nll / count).tolist()
         return [
-            Measured("accuracy", accuracy),
-            Measured("fit", fit),
-            Measured("gap", fit - accuracy),
-            Measured("nll_fresh", nll_fresh),
-            Measured("nll_train", nll_train),
+            Score("accuracy", accuracy),
+            Score("fit", fit),
+            Score("gap", fit - accuracy),
+            Score("nll_fresh", nll_fresh),
+            Score("nll_train", nll_train),
         ]
 
     def chance(self) -> float:

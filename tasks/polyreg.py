@@ -37,7 +37,7 @@ from expbench.task import (
     Batch,
     Control,
     LabelFacts,
-    Measured,
+    Score,
     Task,
     require_at_most,
     require_positive,
@@ -224,7 +224,7 @@ class PolyReg(Task):
             "label_squared": (targets**2).sum(),
         }
 
-    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
         """nmse: mse over the exact variance of the label; nmse_standard_error: what the sample leaves open of it. All seeds
         share the test set, so that their spread does not show it. r2: 1 - mse over the variance of the sample.
         """
@@ -233,10 +233,10 @@ class PolyReg(Task):
         r2 = 1 - mse / spread if spread > 0 else math.nan
         open_to = math.sqrt(max(0.0, float(totals["squared_error_squared"]) / n - mse**2) / n)
         return [
-            Measured("nmse", mse / self.label_var),
-            Measured("nmse_standard_error", open_to / self.label_var),
-            Measured("mse", mse),
-            Measured("r2", r2),
+            Score("nmse", mse / self.label_var),
+            Score("nmse_standard_error", open_to / self.label_var),
+            Score("mse", mse),
+            Score("r2", r2),
         ]
 
     def chance(self) -> float:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import torch
 from torch import nn
 
 from expbench.data.corpus import Choice, Corpus, Source, prepare
-from expbench.language import How, Recipe, Unfinished, train
+from expbench.language import Recipe, train
 from expbench.language.model import LanguageModel
 from expbench.models.attn import Attn
 from expbench.models.s6 import S6
 from expbench.run import Score
 from expbench.training import cuda_graph
+from expbench.training.epochs.recipe import TrainerOptions
+from expbench.training.family import Event, Paused, Reached, Scored
 
 L, WIDTH = 16, 32
 MIXERS: dict[str, type[nn.Module]] = {"s6": S6, "attn": Attn}
@@ -62,13 +65,18 @@ def numbers(scores: list[Any]) -> dict[tuple[str, int, str, str], float]:
     return {(s.split, s.step, s.metric, s.slice): s.value for s in scores if s.metric != "tokens_per_second"}
 
 
-def trained(corpus: Corpus, chosen: Recipe, how: How | None = None, *, model: LanguageModel | None = None) -> list[Score]:
+def scores_of(events: Iterable[Event]) -> list[Score]:
+    """The scores among events."""
+    return [event.score for event in events if isinstance(event, Scored)]
+
+
+def trained(
+    corpus: Corpus, chosen: Recipe, options: TrainerOptions | None = None, *, model: LanguageModel | None = None
+) -> list[Score]:
     """All scores of a training that comes to its end."""
-    found = []
-    for score in train(model or small(), corpus, chosen, how or How()):
-        assert not isinstance(score, Unfinished)
-        found.append(score)
-    return found
+    events = list(train(model or small(), corpus, chosen, options or TrainerOptions()))
+    assert not any(isinstance(event, Paused) for event in events)
+    return scores_of(events)
 
 
 def replayed(patch: pytest.MonkeyPatch) -> list[int]:
@@ -119,17 +127,19 @@ def main() -> None:
 def as_said(options: dict[str, Any]) -> list[Any]:
     folder = options.get("checkpoints")
 
-    def told(step: int) -> None:
-        if step == options.get("killed_at"):
-            die()
-        if step == options.get("killed_writing_at"):
-            die_while_writing()
+    def killed(events: Iterator[Event]) -> Iterator[Event]:
+        for event in events:
+            if event == Reached(options.get("killed_at", 0)):
+                die()
+            if event == Reached(options.get("killed_writing_at", 0)):
+                die_while_writing()
+            yield event
 
     if options.get("replayed"):
         replayed(pytest.MonkeyPatch())
-    how = How(folder=Path(folder) if folder else None, save_every=0.0, at_once=options.get("at_once"))
+    how = TrainerOptions(folder=Path(folder) if folder else None, save_every=0.0, at_once=options.get("at_once"))
     text = corpus_in(Path(options["text"]))
-    return list(train(small(MIXERS[options["mixer"]]), text, recipe(), how, told))
+    return scores_of(killed(train(small(MIXERS[options["mixer"]]), text, recipe(), how)))
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def test_broken_model_plugins(expbench: CommandLine, name: str, tmp_path: Path) 
 TASK = """
 from dataclasses import dataclass
 import torch
-from expbench.task import Batch, Measured, Task
+from expbench.task import Batch, Score, Task
 
 @dataclass(frozen=True, kw_only=True)
 class NAME(Task):
@@ -196,13 +196,13 @@ class NAME(Task):
     def measure(self, outputs, targets):
         return {"error": self.loss(outputs, targets)}
     def summary(self, totals):
-        return [Measured("error", float(totals["error"]))]
+        return [Score("error", float(totals["error"]))]
 """
 TASKS = {
     "lacking": (TASK.replace("    def loss", "    def los"), "lacks loss"),
     "nameless": (TASK.replace('    headline = "error"\n', ""), "lacks headline"),
     "crooked": (TASK.replace("size, self.L, 1)", "size, 1, self.L)"), "inputs have shape (2, 1, 4), not (2, 4, 1)"),
-    "silent": (TASK.replace('Measured("error"', 'Measured("eror"'), "not the headline metric error"),
+    "silent": (TASK.replace('Score("error"', 'Score("eror"'), "not the headline metric error"),
     "infinite": (TASK.replace(".mean()", ".mean() / 0"), "is not finite"),
     "bare": (TASK.replace("@dataclass(frozen=True, kw_only=True)\n", ""), "is no expbench.task.Task dataclass"),
     "breaking": (TASK.replace("    def batch", "    def __post_init__(self): 1 / 0\n    def batch"), "ZeroDivisionError"),

@@ -122,7 +122,7 @@ def test_a_missing_or_failed_cell_fails(tiny: CommandLine, monkeypatch: pytest.M
     declare(f"cells = [\n{CELL},\n]\n{EVERY}")
     code, said = check(tiny)
     assert (code, "FAILS: 1 missing" in said) == (1, True)
-    monkeypatch.setattr("expbench.sweep.execution.train_together", broken)
+    monkeypatch.setattr("expbench.training.stacked.train_together", broken)
     code, said = check(tiny)
     assert code == 1, said
     assert "FAILS: 1 failed, 1 missing" in said

@@ -16,11 +16,14 @@ from torch import nn
 
 from expbench.data.corpus import Corpus
 from expbench.errors import BadInput
-from expbench.language import How, Unfinished, schedule, train, trainer
+from expbench.language import schedule, train
 from expbench.models.attn import Attn
 from expbench.models.s6 import S6
 from expbench.training.distributed import Group
-from tests.small_language import corpus_in, numbers, recipe, small, trained, write_text
+from expbench.training.epochs import trainer
+from expbench.training.epochs.recipe import TrainerOptions
+from expbench.training.family import Paused, Reached
+from tests.small_language import corpus_in, numbers, recipe, scores_of, small, trained, write_text
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,25 +61,16 @@ def measured(process: subprocess.Popen[str]) -> list[dict[tuple[Any, ...], float
     return [{tuple(key): value for *key, value in json.loads(line)} for line in out.splitlines()]
 
 
-def interrupted(corpus: Corpus, how: How, at: int, mixer: type[nn.Module] = S6) -> None:
+def interrupted(corpus: Corpus, how: TrainerOptions, at: int, mixer: type[nn.Module] = S6) -> None:
     """A training that is left alone after some steps, with the checkpoints that it has written by then."""
-
-    class Left(Exception):
-        pass
-
-    def told(step: int) -> None:
-        if step == at:
-            raise Left
-
-    with pytest.raises(Left):
-        list(train(small(mixer), corpus, recipe(), how, told))
+    assert any(event == Reached(at) for event in train(small(mixer), corpus, recipe(), how))
 
 
 @pytest.mark.parametrize("mixer", [S6, Attn])
 def test_a_training_that_goes_on_is_the_same_bit_for_bit(corpus: Corpus, tmp_path: Path, mixer: type[nn.Module]) -> None:
     undisturbed, net = small(mixer), small(mixer)
     expected = trained(corpus, recipe(), model=undisturbed)
-    how = How(folder=tmp_path, save_every=0.0)
+    how = TrainerOptions(folder=tmp_path, save_every=0.0)
     epoch = schedule(recipe(), corpus["train"].tokens).epoch
     for at in (3, epoch, epoch + 1, epoch + 4):
         interrupted(corpus, how, at, mixer)
@@ -110,16 +104,16 @@ def test_killed_twice_and_continued_it_is_the_same_bit_for_bit(corpus: Corpus, f
 def test_a_time_limit_ends_at_a_checkpoint(corpus: Corpus, tmp_path: Path) -> None:
     calls, ends = [], []
     plan = schedule(recipe(), corpus["train"].tokens)
-    while not ends or isinstance(ends[-1], Unfinished):
+    while not ends or isinstance(ends[-1], Paused):
         seconds = 0.0 if len(ends) < 3 else 600.0
-        calls.append(list(train(small(), corpus, recipe(), How(folder=tmp_path, seconds=seconds))))
+        calls.append(list(train(small(), corpus, recipe(), TrainerOptions(folder=tmp_path, seconds=seconds))))
         ends.append(calls[-1][-1])
-    assert ends[:-1] == [Unfinished(step, plan.steps) for step in (1, 2, 3)]
-    assert numbers(calls[-1]) == numbers(trained(corpus, recipe()))
+    assert ends[:-1] == [Paused(step, plan.steps) for step in (1, 2, 3)]
+    assert numbers(scores_of(calls[-1])) == numbers(trained(corpus, recipe()))
 
 
 def test_a_damaged_checkpoint_is_passed_over(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    how = How(folder=tmp_path, save_every=0.0)
+    how = TrainerOptions(folder=tmp_path, save_every=0.0)
     interrupted(corpus, how, 6)
     earlier, newest = sorted(tmp_path.iterdir())
     whole = newest.read_bytes()
@@ -137,7 +131,7 @@ def test_a_damaged_checkpoint_is_passed_over(corpus: Corpus, tmp_path: Path, cap
 
 
 def test_without_a_whole_checkpoint_nothing_is_trained(corpus: Corpus, tmp_path: Path) -> None:
-    how = How(folder=tmp_path, save_every=0.0)
+    how = TrainerOptions(folder=tmp_path, save_every=0.0)
     interrupted(corpus, how, 3)
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[:100])
@@ -149,7 +143,7 @@ def test_without_a_whole_checkpoint_nothing_is_trained(corpus: Corpus, tmp_path:
 
 
 def test_a_checkpoint_of_another_training_is_refused(corpus: Corpus, tmp_path: Path) -> None:
-    how = How(folder=tmp_path, save_every=0.0)
+    how = TrainerOptions(folder=tmp_path, save_every=0.0)
     interrupted(corpus, how, 3)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     for chosen, net, words in (
@@ -168,10 +162,10 @@ def test_a_checkpoint_of_another_training_is_refused(corpus: Corpus, tmp_path: P
 def test_what_is_no_checkpoint_is_refused(corpus: Corpus, tmp_path: Path) -> None:
     save_file({"x": torch.ones(2)}, tmp_path / "step-000000009.safetensors")
     with pytest.raises(BadInput, match="no checkpoint"):
-        next(train(small(), corpus, recipe(), How(folder=tmp_path)))
+        next(train(small(), corpus, recipe(), TrainerOptions(folder=tmp_path)))
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot hold checkpoints"):
-        next(train(small(), corpus, recipe(), How(folder=tmp_path / "file")))
+        next(train(small(), corpus, recipe(), TrainerOptions(folder=tmp_path / "file")))
 
 
 def test_two_processes_train_as_one(corpus: Corpus, folder: Path, tmp_path: Path) -> None:
@@ -191,4 +185,4 @@ def test_two_processes_train_as_one(corpus: Corpus, folder: Path, tmp_path: Path
 def test_a_batch_that_processes_cannot_share_is_refused(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "joined", lambda device: Group(0, 3, torch.device("cpu")))
     with pytest.raises(BadInput, match="batch_size=8 is not shared evenly by 3 processes; 9 is"):
-        next(train(small(), corpus, recipe(), How()))
+        next(train(small(), corpus, recipe(), TrainerOptions()))

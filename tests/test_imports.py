@@ -48,16 +48,6 @@ SHIMS = ("table", "weights")  # old paths of two public functions
 SOURCES = sorted((ROOT / "expbench").rglob("*.py"))
 
 
-# Two ways to train are still joined by type tests: these go with the family seam.
-AWAITING = {
-    f"expbench/{path}.py imports language"
-    for path in (
-        *("contracts", "training/stacking", "inspection/show"),
-        *(f"sweep/{name}" for name in ("dry_run", "estimate", "execution", "expand", "torchrun", "worker")),
-    )
-}
-
-
 def test_imports_follow_the_rule() -> None:
     broken = []
     for path in SOURCES:
@@ -70,7 +60,7 @@ def test_imports_follow_the_rule() -> None:
             for imported in sorted(imports(path))
             if imported != name and FLOOR[imported] >= FLOOR[name]
         ]
-    assert set(broken) <= AWAITING, "\n".join(broken)
+    assert not broken, "\n".join(broken)
 
 
 def test_nobody_imports_a_task_or_model_by_name_and_tasks_know_only_what_is_below_the_network() -> None:

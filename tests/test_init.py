@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from expbench.models.s6 import S6
 from expbench.nn.network import Network
 from expbench.results import store
-from expbench.run import Run, Score
+from expbench.run import Run
 from expbench.sweep.expand import expand
 from expbench.sweep.request import Request
 from expbench.training.ensemble import Ensemble
+from expbench.training.family import Scored
 from expbench.training.job import Job
 from expbench.training.loop import build, evaluate, train, train_together
 from expbench.training.weights import load
@@ -239,7 +240,7 @@ def test_starts_of_all_kinds_are_one_stack_with_the_numbers_that_each_has_alone(
     together = list(train_together(runs, tasks, Ensemble([built(job) for job in stack]), "cpu"))
     alone = [[score.value for score in train(job.run, job.task, built(job), "cpu")] for job in stack]
     for i, values in enumerate(alone):
-        mine = [item.what.value for item in together if item.member == i and isinstance(item.what, Score)]
+        mine = [event.score.value for event in together if isinstance(event, Scored) and event.member == i]
         assert mine == pytest.approx(values, rel=1e-9, abs=1e-12)
     assert len(set(map(tuple, alone))) == 4
 

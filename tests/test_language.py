@@ -14,20 +14,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from expbench.data.corpus import Choice, Corpus, Source, prepare
 from expbench.errors import BadInput
-from expbench.language import How, Recipe, Unfinished, flops_per_token, perplexity, schedule, train
+from expbench.language import Recipe, flops_per_token, perplexity, schedule, train
 from expbench.language.batches import Order
-from expbench.language.evaluation import Measure, Measures
-from expbench.language.flops import peak
+from expbench.language.evaluation import LanguageEvaluation
 from expbench.language.model import LanguageModel
-from expbench.language.step import parameter_groups
 from expbench.mixer import Mixer
 from expbench.models.attn import Attn
 from expbench.models.s6 import S6
 from expbench.ops import convolution as convolutions
 from expbench.run import Score
-from expbench.training.loop import Diverged
+from expbench.training.device import peak
+from expbench.training.epochs.recipe import TrainerOptions
+from expbench.training.epochs.step import parameter_groups
+from expbench.training.family import Diverged, Eager, Paused, Reached
 from expbench.training.monitors import fingerprint
-from tests.small_language import L, corpus_in, numbers, recipe, small, trained, write_text
+from tests.small_language import L, corpus_in, numbers, recipe, scores_of, small, trained, write_text
 
 CPU = torch.device("cpu")
 
@@ -80,10 +81,10 @@ def test_the_schedule() -> None:
 
 @pytest.mark.parametrize("mixer", [S6, Attn])
 def test_a_training_learns_and_says_so(corpus: Corpus, mixer: type[nn.Module]) -> None:
-    net, seen = small(mixer), []
-    found = list(train(net, corpus, recipe(epochs=6, lr=1e-2, stride=4), How(), seen.append))
-    plan = schedule(recipe(epochs=6), corpus["train"].tokens)
-    assert seen == list(range(1, plan.steps + 1))
+    net = small(mixer)
+    events = list(train(net, corpus, recipe(epochs=6, lr=1e-2, stride=4), TrainerOptions()))
+    plan, found = schedule(recipe(epochs=6), corpus["train"].tokens), scores_of(events)
+    assert [event.step for event in events if isinstance(event, Reached)] == list(range(1, plan.steps + 1))
     values = numbers(found)
     of = [values["selection", plan.epoch * (i + 1), "perplexity", ""] for i in range(6)]
     assert of[-1] < 5 < of[0] < 31, "two of 30 words may follow each, and any one the end of a line"
@@ -134,7 +135,7 @@ def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(corpus: Corpus) ->
     chosen, ends = recipe(epochs=1, evaluate_every=3), []
     for at_once in (None, 3, 1, 100):
         net = small().double()
-        values = numbers(trained(corpus, chosen, How(at_once=at_once), model=net))
+        values = numbers(trained(corpus, chosen, TrainerOptions(at_once=at_once), model=net))
         ends.append((values, torch.cat([p.detach().flatten() for p in net.parameters()])))
     for values, weights in ends[1:]:
         assert values == pytest.approx(ends[0][0], rel=1e-8)
@@ -227,11 +228,13 @@ class Breaking(Mixer):
 
 
 def test_divergence_is_reported_with_its_step(corpus: Corpus) -> None:
-    with pytest.raises(Diverged, match=r"not finite at step 3 of \d+"):
-        trained(corpus, recipe(), model=small(Breaking, layers=1))
-    plan = schedule(recipe(), corpus["train"].tokens)
-    with pytest.raises(Diverged, match=f"perplexity of the validation split is not finite after {plan.epoch} steps"):
-        trained(corpus, recipe(), model=small(Breaking, given={"when": "evaluated"}, layers=1))
+    plan, given = schedule(recipe(), corpus["train"].tokens), {"when": "evaluated"}
+    for options, reason in (
+        ({}, f"the loss or its gradient is not finite at step 3 of {plan.steps}"),
+        ({"given": given}, f"the perplexity of the validation split is not finite after {plan.epoch} steps"),
+    ):
+        *_, last = train(small(Breaking, layers=1, **options), corpus, recipe(), TrainerOptions())
+        assert last == Diverged(0, reason)
 
 
 @pytest.mark.parametrize("mixer", [S6, Attn])
@@ -298,7 +301,7 @@ def test_what_does_not_fit_together_is_refused_before_training(
     net = small(**options)
     before = net.embed.weight.clone()
     with pytest.raises(BadInput) as refused:
-        next(train(net, corpus, recipe(**given), How()))
+        next(train(net, corpus, recipe(**given), TrainerOptions()))
     assert all(word in str(refused.value) for word in words), refused.value
     assert torch.equal(net.embed.weight, before)
 
@@ -306,14 +309,14 @@ def test_what_does_not_fit_together_is_refused_before_training(
 def test_a_corpus_without_validation_and_a_device_that_is_not_there(corpus: Corpus, tmp_path: Path) -> None:
     some = prepare(Source(path=write_text(tmp_path / "text")), Choice("word"), ("train",))
     with pytest.raises(BadInput, match="no validation split"):
-        next(train(small(), some, recipe(), How()))
+        next(train(small(), some, recipe(), TrainerOptions()))
     if not torch.cuda.is_available():
         with pytest.raises(BadInput, match="no GPU"):
-            next(train(small(), corpus, recipe(), How(device="cuda")))
+            next(train(small(), corpus, recipe(), TrainerOptions(device="cuda")))
     with pytest.raises(BadInput, match="did you mean 'cuda'"):
-        How(device="cude")
+        TrainerOptions(device="cude")
     with pytest.raises(BadInput, match="folder"):
-        How(seconds=1.0)
+        TrainerOptions(seconds=1.0)
 
 
 def test_without_a_test_split_it_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,23 +377,25 @@ def test_lengths_are_evaluated_at_every_epoch_that_may_be_chosen_and_in_the_end(
 ) -> None:
     validation = {4: 9.0, 8: 7.0, 12: 8.0, 16: 7.0, 20: 6.0, 24: 6.5}
 
-    def perplexities(self: Measures) -> Iterator[Measure]:
-        yield Measure("selection", "perplexity", values.pop(0), headline=True)
-        yield Measure("test", "perplexity", 5.0, headline=True)
+    def scores(self: LanguageEvaluation) -> Iterator[Score]:
+        yield Score("perplexity", values.pop(0), split="selection", headline=True)
+        yield Score("perplexity", 5.0, split="test", headline=True)
 
-    monkeypatch.setattr(Measures, "perplexities", perplexities)
+    monkeypatch.setattr(LanguageEvaluation, "scores", scores)
     chosen = recipe(steps=24, epochs=None, evaluate_every=4, lengths=(4, 16))
     values = list(validation.values())
     found = {step for _, step, _, slice in numbers(trained(corpus, chosen)) if slice.startswith("context")}
     assert found == {4, 8, 20, 24}
 
     values = list(validation.values())
-    how = How(folder=tmp_path, seconds=0)  # an end at every look, as by kills, after which what was measured is known
+    how = TrainerOptions(
+        folder=tmp_path, seconds=0
+    )  # an end at every look, as by kills, after which what was measured is known
     while True:
-        scores = list(train(small(), corpus, chosen, how))
-        if not isinstance(scores[-1], Unfinished):
+        events = list(train(small(), corpus, chosen, how))
+        if not isinstance(events[-1], Paused):
             break
-    assert {score.step for score in scores if isinstance(score, Score) and score.slice.startswith("context")} == found
+    assert {score.step for score in scores_of(events) if score.slice.startswith("context")} == found
 
 
 def test_a_length_must_leave_targets_and_fit_the_model(corpus: Corpus) -> None:
@@ -412,9 +417,10 @@ def test_compiled_and_captured_training_on_a_gpu_is_the_plain_one(
     chosen = recipe(epochs=2, dtype=dtype, lengths=(4, 8))
     found = []
     for compiled, captured in ((False, False), (True, False), (True, True), (False, True)):
-        how, reasons = How(device="cuda", compiled=compiled, captured=captured), []
-        values = numbers(list(train(small(mixer), corpus, chosen, how, eager=reasons.append)))
-        assert reasons == []
+        how = TrainerOptions(device="cuda", compiled=compiled, captured=captured)
+        events = list(train(small(mixer), corpus, chosen, how))
+        values = numbers(scores_of(events))
+        assert not any(isinstance(event, Eager) for event in events)
         found.append({key: value for key, value in values.items() if key[2] in ("loss", "perplexity")})
     for values in found[1:]:
         assert values == pytest.approx(found[0], rel=1e-3 if dtype == "float32" else 2e-2)

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from expbench.data.corpus import Corpus
-from expbench.language import How, schedule, train
-from expbench.language.gradients import side_by_side
+from expbench.language import schedule, train
 from expbench.language.model import LanguageModel
 from expbench.mixer import Mixer
 from expbench.models.attn import Attn
 from expbench.models.s6 import S6
 from expbench.training import cuda_graph
-from tests.small_language import corpus_in, numbers, recipe, replayed, small, trained, write_text
+from expbench.training.epochs.gradients import side_by_side
+from expbench.training.epochs.recipe import TrainerOptions
+from expbench.training.family import Eager
+from tests.small_language import corpus_in, numbers, recipe, replayed, scores_of, small, trained, write_text
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,7 @@ def test_replayed_passes_are_the_passes(
     count = replayed(monkeypatch)
     for captured in (False, True):
         model = small(mixer)
-        values = numbers(trained(corpus, chosen, How(at_once=at_once, captured=captured), model=model))
+        values = numbers(trained(corpus, chosen, TrainerOptions(at_once=at_once, captured=captured), model=model))
         ends.append((values, weights(model)))
         assert count == [captured * (schedule(chosen, corpus["train"].tokens).steps - 3)], "three come first"
     assert ends[0][0] == ends[1][0]
@@ -72,10 +74,9 @@ def test_what_cannot_be_captured_goes_on_eagerly_and_says_why(
     expected = numbers(trained(corpus, recipe()))
     monkeypatch.setattr(cuda_graph, "possible", lambda device: True)
     monkeypatch.setattr(cuda_graph, "capture", capture)
-    reasons: list[str] = []
-    found = numbers(list(train(small(), corpus, recipe(), How(), eager=reasons.append)))  # type: ignore[arg-type]
-    assert found == expected
-    assert set(reasons) == {
+    events = list(train(small(), corpus, recipe(), TrainerOptions()))
+    assert numbers(scores_of(events)) == expected
+    assert {event.reason for event in events if isinstance(event, Eager)} == {
         "a step is another" if broken == "refused" else "memory does not suffice for a graph and the passes themselves"
     }
 

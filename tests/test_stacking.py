@@ -17,8 +17,9 @@ from expbench.sweep.request import Request
 from expbench.training import stacking
 from expbench.training.batches import Stream
 from expbench.training.ensemble import Ensemble
+from expbench.training.family import Diverged, DivergedError, Scored
 from expbench.training.job import Job
-from expbench.training.loop import Diverged, Item, build, train, train_together
+from expbench.training.loop import build, train, train_together
 from expbench.training.schedule import Rates, learning_rate_factor
 from expbench.training.stacking import by_likeness
 from tests.conftest import CommandLine
@@ -36,10 +37,11 @@ def jobs(task: str, model: str, **more: object) -> list[Job]:
     return expand(Request(task=task, models=model, **(fields | TASKS[task] | more)), "cpu")  # type: ignore[arg-type]
 
 
-def together(stack: Sequence[Job], until: int = 10**9) -> list[Item]:
+def together(stack: Sequence[Job], until: int = 10**9) -> list[Scored | Diverged]:
     networks = [build(job.run, job.task, job.model, "cpu") for job in stack]
-    items = train_together([job.run for job in stack], [job.task for job in stack], Ensemble(networks), "cpu")
-    return list(itertools.takewhile(lambda item: isinstance(item.what, Diverged) or item.what.step <= until, items))
+    events = train_together([job.run for job in stack], [job.task for job in stack], Ensemble(networks), "cpu")
+    found = (event for event in events if isinstance(event, Scored | Diverged))
+    return list(itertools.takewhile(lambda event: isinstance(event, Diverged) or event.score.step <= until, found))
 
 
 def check_scores(stack: Sequence[Job], members: Iterable[int], until: int = 10**9) -> None:
@@ -48,10 +50,9 @@ def check_scores(stack: Sequence[Job], members: Iterable[int], until: int = 10**
         one = stack[i]
         scores = train(one.run, one.task, build(one.run, one.task, one.model, "cpu"), "cpu")
         alone = list(itertools.takewhile(lambda score: score.step <= until, scores))
-        mine = [item.what for item in items if item.member == i]
+        mine = [event.score for event in items if isinstance(event, Scored) and event.member == i]
         assert len(mine) == len(alone) > 0
         for a, b in zip(mine, alone, strict=True):
-            assert isinstance(a, Score)
             assert (a.split, a.step, a.metric, a.slice, a.headline) == (b.split, b.step, b.metric, b.slice, b.headline)
             assert a.value == pytest.approx(b.value, rel=1e-9, abs=1e-12), (a.metric, a.slice)
 
@@ -204,20 +205,19 @@ def test_a_run_that_diverges_in_a_stack_ends_as_it_does_alone() -> None:
     stack = jobs("polyreg", "s6-poly", lr="0.001,1e6,0.002", seeds="0", steps="60", warmup="0", instances="0")
     items = together(stack)
     for i, one in enumerate(stack):
-        mine = [item.what for item in items if item.member == i]
-        alone: list[Score | Diverged] = []
+        mine = [event for event in items if event.member == i]
+        alone: list[Score] = []
+        reason = ""
         try:
             for score in train(one.run, one.task, build(one.run, one.task, one.model, "cpu"), "cpu"):
                 alone.append(score)
-        except Diverged as diverged:
-            alone.append(diverged)
-        assert isinstance(mine[-1], Diverged) is isinstance(alone[-1], Diverged) is (one.run.lr == 1e6)
-        if isinstance(mine[-1], Diverged):
-            assert str(mine[-1]) == str(alone[-1])
-        values = [score.value for score in mine if isinstance(score, Score)]
-        assert values == pytest.approx(
-            [s.value for s in alone if isinstance(s, Score)][: len(values)], rel=1e-9, nan_ok=True
-        )
+        except DivergedError as diverged:
+            reason = str(diverged)
+        last = mine[-1]
+        assert (last.reason if isinstance(last, Diverged) else "") == reason
+        assert bool(reason) is (one.run.lr == 1e6)
+        values = [event.score.value for event in mine if isinstance(event, Scored)]
+        assert values == pytest.approx([s.value for s in alone][: len(values)], rel=1e-9, nan_ok=True)
 
 
 def test_float32_agrees_from_identical_parameters() -> None:

@@ -16,15 +16,17 @@ from expbench_tasks.polyreg import PolyReg
 
 from expbench.errors import BadInput
 from expbench.results import schema, store
-from expbench.run import Score
+from expbench.run import Score, Split
 from expbench.sweep import plan as sweep_plan
 from expbench.sweep import worker
 from expbench.sweep.execution import Outcome, _reported
+from expbench.sweep.executor import ExecutionSettings
+from expbench.sweep.executors import local
 from expbench.sweep.expand import expand
 from expbench.sweep.progress import Progress
 from expbench.sweep.request import Request
+from expbench.training.family import Stack
 from expbench.training.job import Job
-from expbench.training.stacking import Stack
 from expbench.training.weights import load
 from tests.conftest import TINY, CommandLine
 
@@ -157,20 +159,21 @@ def test_after_an_error_that_a_gpu_does_not_recover_from_no_run_is_tried(
         if not answers:
             raise RuntimeError("CUDA error: unknown error")
 
-    monkeypatch.setattr(worker, "execute", execute)
+    monkeypatch.setattr(local, "execute", execute)
     monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
     plan = sweep_plan.plan(expand(request, "cpu"), tmp_path)
-    swept = worker.run(plan, tmp_path, "cuda", Progress(plan.missing), worker.Options(largest=1))
+    settings = ExecutionSettings(tmp_path, "cuda", largest=1)
+    swept = worker.run(plan, local.Local(), settings, Progress(plan.missing))
     assert len(tried) == swept.ended["failed"] == (4 if answers else 1)
     assert swept.stopped is not answers
 
 
 def test_of_a_run_that_was_measured_after_epochs_the_one_reported_is_said() -> None:
     def scores(*values: tuple[float | None, float]) -> list[Score]:
-        found = [Score("selection", 9, "other", 0.0)]
+        found = [Score("other", 0.0, "", "selection", 9)]
         for step, both in enumerate(values):
-            named = zip(("selection", "test"), both, strict=True)
-            found += [Score(split, step, "m", v, headline=True) for split, v in named if v is not None]
+            named: Iterator[tuple[Split, float | None]] = zip(("selection", "test"), both, strict=True)
+            found += [Score("m", v, "", split, step, headline=True) for split, v in named if v is not None]
         return found
 
     epochs = scores((9, 5), (7, 6), (7, 1), (8, 4))

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from expbench.run import Run, Score
 from expbench.sweep.expand import expand
 from expbench.sweep.request import Request
+from expbench.training.family import DivergedError
 from expbench.training.job import Job
-from expbench.training.loop import Diverged, build, curve_steps, evaluate, surroundings, train
+from expbench.training.loop import build, curve_steps, evaluate, surroundings, train
 from expbench.training.monitors import fingerprint
 from expbench.training.optimizer import clipped, rows
 from expbench.training.schedule import learning_rate_factor
@@ -193,7 +194,7 @@ def test_divergence_is_raised_with_its_step() -> None:
     one = job(models="linattn", steps="100")
     network = build(one.run, one.task, Exploding, "cpu")
     seen = []
-    with pytest.raises(Diverged, match=r"step \d+ of 100"):
+    with pytest.raises(DivergedError, match=r"step \d+ of 100"):
         seen += train(one.run, one.task, network, "cpu")
 
 
@@ -245,7 +246,7 @@ def test_a_result_that_is_no_number_is_a_divergence() -> None:
     one = job(models="linattn", steps="2")
     network = build(one.run, one.task, Dropping, "cpu")
     network.register_forward_hook(lambda module, _, output: output if module.training else output / 0)
-    with pytest.raises(Diverged, match="nmse of the selection split is not finite"):
+    with pytest.raises(DivergedError, match="nmse of the selection split is not finite"):
         list(train(one.run, one.task, network, "cpu"))
 
 
@@ -286,7 +287,7 @@ def test_a_parameter_that_is_no_number_at_the_end_is_a_divergence() -> None:
     network.get_parameter("head.bias").register_hook(lambda grad: grad * 0 + 1e-30)
     with torch.no_grad():
         network.get_parameter("head.weight").fill_(3e38)
-    with pytest.raises(Diverged):
+    with pytest.raises(DivergedError):
         list(train(one.run, one.task, network, "cpu"))
 
 

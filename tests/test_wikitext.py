@@ -20,10 +20,11 @@ import torch
 from expbench.language import family, perplexity
 from expbench.language.batches import Order
 from expbench.language.recipe import Recipe
-from expbench.language.step import Steps
 from expbench.regression import invariants
 from expbench.results import store
 from expbench.run import Run
+from expbench.training.epochs import checkpoint
+from expbench.training.epochs.step import Steps
 from tests.conftest import CommandLine, is_bad_input
 from tests.small_language import corpus_in, write_text
 
@@ -143,8 +144,14 @@ def test_a_time_limit_ends_at_a_checkpoint_and_the_same_command_goes_on(expbench
 def test_killed_and_continued(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     words = [*RUN, "-t", text, "--epochs", "2", "--device", "cpu"]
-    code = "import expbench.language.family as j, functools; j.How = functools.partial(j.How, save_every=0.0); "
-    command = [sys.executable, "-c", code + "from expbench.cli.main import main; import sys; main(sys.argv[1:])", *words]
+    code = """
+import functools, sys
+from expbench.cli.main import main
+from expbench.language import family
+family.TrainerOptions = functools.partial(family.TrainerOptions, save_every=0.0)
+main(sys.argv[1:])
+"""
+    command = [sys.executable, "-c", code, *words]
     for kills in (1, 2):
         process = subprocess.Popen([*command, "--results", "killed"], stderr=subprocess.DEVNULL, env=os.environ)
         while not any(int(p.stem[5:]) >= 8 * kills for p in Path("killed").glob("checkpoints/*/step-*.safetensors")):
@@ -185,9 +192,9 @@ def test_a_dry_run_on_a_cpu_times_steps_of_a_few_sequences(
     rows = []
 
     class Timed(Steps):
-        def __init__(self, model: Any, order: Any, recipe: Recipe, *others: Any) -> None:
+        def __init__(self, workload: Any, recipe: Recipe, *others: Any) -> None:
             rows.append(recipe.batch_size)
-            super().__init__(model, order, recipe, *others)
+            super().__init__(workload, recipe, *others)
 
     monkeypatch.setattr(family, "Steps", Timed)
     monkeypatch.setattr(family, "time", SimpleNamespace(perf_counter=itertools.count().__next__))
@@ -258,13 +265,10 @@ def test_epochs_are_for_texts(expbench: CommandLine) -> None:
 
 
 def test_what_a_run_leaves_is_deleted_when_it_has_ended(tmp_path: Path) -> None:
-    class Named:
-        key = "a"
-
-    folder = tmp_path / family.FOLDER / "a"
+    folder = tmp_path / checkpoint.FOLDER / "a"
     folder.mkdir(parents=True)
     (folder / "step-000000001.safetensors").touch()
-    family.forget(Named(), tmp_path)  # type: ignore[arg-type]
+    checkpoint.delete_checkpoints(tmp_path, "a")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -301,8 +305,8 @@ def test_torchrun_trains_what_one_process_trains(text: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("place", "stand_in", "metric"),
     [
-        ("expbench.language.step.learning_rate_factor", lambda schedule, step: 1.0, "learning_rate"),
-        ("expbench.language.step.clip_grad_norm_", lambda tensors, most: torch.ones(()), "gradient_norm"),
+        ("expbench.training.epochs.step.learning_rate_factor", lambda schedule, step: 1.0, "learning_rate"),
+        ("expbench.training.epochs.step.clip_grad_norm_", lambda tensors, most: torch.ones(()), "gradient_norm"),
         (
             "expbench.language.batches.Order.starts",
             lambda self, step, own=Order.starts: own(self, step + 1),

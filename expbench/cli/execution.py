@@ -26,8 +26,8 @@ def carry_out(jobs: Sequence[Job], how: How, held: MemoryHandler, claimed: Seque
     from expbench.sweep import torchrun
     from expbench.sweep.plan import plan
 
-    if torchrun.follows():
-        torchrun.follow(jobs, how)
+    if torchrun.takes_part():
+        torchrun.worker_loop(jobs, how)
         return False
     if dry_run:
         print(torchrun.preview(jobs, how))

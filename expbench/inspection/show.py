@@ -13,7 +13,6 @@ from expbench import contracts, plugins, settings
 from expbench.algebra.reach import NO_BOUND, degree_and_order
 from expbench.console.formatting import aligned, number
 from expbench.errors import BadInput, unknown
-from expbench.language.task import TextTask
 from expbench.mixer import flops, state_size, unsupported
 from expbench.nn.network import stack_reach
 from expbench.sweep import request
@@ -48,15 +47,14 @@ def _show_task(plugin: plugins.Plugin, L: str | None, assignments: Sequence[str]
             raise BadInput("-t L: this setting is given by --L; give it once")
         texts["L"] = L
     head = [f"task {plugin.name} ({plugin.origin}), version {plugin.version(cls)}", "", _documentation(cls), "", "settings:"]
-    if issubclass(cls, TextTask) and "path" not in texts:
+    withheld = cls.withheld(texts)
+    if withheld is not None:
         settings.resolve(cls, texts, plugin.name)
-        return "\n".join(
-            [*head, _settings_table(cls, {}), "", "with -t path=FOLDER it shows that text; nothing is fetched here"]
-        )
+        return "\n".join([*head, _settings_table(cls, {}), "", withheld])
     task = contracts.build_task(cls, texts, plugin.name)
     facts = {name: value for name, value in _guarded(plugin.name, task.facts)._asdict().items() if value is not None}
     better = "at least" if task.higher_is_better else "at most"
-    kinds = _guarded(plugin.name, lambda: _controls(task))
+    kinds = [f"{name} ({kind})" for name, kind in _guarded(plugin.name, task.control_kinds)]
     known = ", ".join(f"{k.replace('_', ' ')} {v if isinstance(v, bool) else number(v)}" for k, v in facts.items())
     return "\n".join(
         [
@@ -74,16 +72,10 @@ def _show_task(plugin: plugins.Plugin, L: str | None, assignments: Sequence[str]
     )
 
 
-def _controls(task: Task) -> list[str]:
-    if isinstance(task, TextTask):
-        return [f"{name} ({kind})" for name, kind, _ in task.measured_controls()]
-    return [f"{control.name} ({control.kind})" for control in task.controls()]
-
-
 def _samples(task: Task) -> list[str]:
-    if isinstance(task, TextTask):
-        tokens = task.corpus["train"].ids[:_SHOWN]
-        return [f"  {' '.join(map(str, tokens))} ...", f"  {task.corpus.tokenizer.decode(tokens)} ..."]
+    own = task.sample_lines()
+    if own is not None:
+        return [f"  {line}" for line in own]
     batch = task.train_batch(_SAMPLES, seed=0, step=0)
     return [f"  {_row(x)}  ->  {_row(y)}" for x, y in zip(batch.inputs, batch.targets, strict=True)]
 

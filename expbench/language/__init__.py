@@ -1,7 +1,7 @@
-"""Training of language models at size: on a whole corpus, in epochs, with checkpoints, on one GPU or several."""
+"""Language models on a text: what they are made of, what is measured of them, and how the trainer of epochs gets them."""
 
 from expbench.language.flops import flops_per_token
-from expbench.language.recipe import How, Recipe, Schedule, schedule
-from expbench.language.trainer import Unfinished, train
+from expbench.language.recipe import Recipe, schedule
+from expbench.language.workload import train
 
-__all__ = ["How", "Recipe", "Schedule", "Unfinished", "flops_per_token", "schedule", "train"]
+__all__ = ["Recipe", "flops_per_token", "schedule", "train"]

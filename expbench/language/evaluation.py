@@ -1,11 +1,11 @@
-"""Measures: what is measured of a language model in training: perplexities, statistics, and what tells data and outputs."""
+"""What is measured of a language model in training: perplexities, statistics, and what tells data and outputs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,56 +15,48 @@ from torch.nn import functional as F
 from expbench.data.corpus import Corpus, Tokens
 from expbench.data.corpus import Split as Part
 from expbench.language import perplexity
-from expbench.language.gradients import autocast
 from expbench.language.model import LanguageModel
-from expbench.language.recipe import How, Recipe
-from expbench.run import Split
-from expbench.training.distributed import Group
-from expbench.training.loop import Diverged
+from expbench.language.recipe import Recipe
+from expbench.run import Score, Split
+from expbench.training.family import DivergedError
 from expbench.training.monitors import fingerprint
+from expbench.training.precision import precision_context
 
 SPLITS: dict[Split, Part] = {"selection": "validation", "test": "test"}
 _PROBE = 4096  # tokens on which mixers log their statistics
 _TOLD = 256  # sequences by which a split is told from another
 
 
-class Measure(NamedTuple):
-    """A number that was measured. part: the slice that it is of, "" for all."""
+class LanguageEvaluation:
+    """What can be measured of a model that is on its device.
 
-    split: Split
-    metric: str
-    value: float
-    part: str = ""
-    headline: bool = False
+    rows: sequences that memory suffices for. compiled: whether the model's blocks are.
+    """
 
+    def __init__(
+        self, model: LanguageModel, corpus: Corpus, recipe: Recipe, device: torch.device, rows: int, compiled: bool
+    ) -> None:
+        self._model, self._corpus, self._recipe, self._device = model, corpus, recipe, device
+        self._rows, self._compiled = rows, compiled
 
-class Measures:
-    """What can be measured of a model that is on its device. compiled: whether its blocks are."""
-
-    def __init__(self, model: LanguageModel, corpus: Corpus, recipe: Recipe, how: How, group: Group, compiled: bool) -> None:
-        self._model, self._corpus, self._recipe, self._device = model, corpus, recipe, group.device
-        # as many sequences as are trained on at a time, for which memory suffices
-        self._rows = min(how.at_once or recipe.batch_size, recipe.batch_size // group.size)
-        self._compiled = compiled
-
-    def untrained(self) -> Measure:
-        """What tells the outputs of the model before its first step, in float32: the losses of the probe's tokens."""
+    def untrained(self) -> Iterator[Score]:
+        """Yield what tells the outputs of the model before its first step, in float32: the losses of the probe's tokens."""
         with self._uncompiled():
             probe = self._probe(ahead=1)
             losses = self._model.token_losses(probe[:, :-1], probe[:, 1:])
-        return Measure("selection", "outputs_fingerprint", float(fingerprint(losses[None])))
+        yield Score("outputs_fingerprint", float(fingerprint(losses[None])), split="selection")
 
-    def perplexities(self) -> Iterator[Measure]:
-        """Of the splits but the training split, by token and by word; raises `Diverged` where one is not finite."""
+    def scores(self) -> Iterator[Score]:
+        """Of the splits but the training split, by token and by word; raises `DivergedError` where one is not finite."""
         for split, tokens in self._splits():
             found = self._perplexity(tokens)
             if not math.isfinite(found.nll) or math.isinf(found.per_token):
-                raise Diverged(f"the perplexity of the {SPLITS[split]} split is not finite")
-            yield Measure(split, "perplexity", found.per_token, headline=True)
+                raise DivergedError(f"the perplexity of the {SPLITS[split]} split is not finite")
+            yield Score("perplexity", found.per_token, split=split, headline=True)
             if found.per_word is not None:
-                yield Measure(split, "word_perplexity", found.per_word)
+                yield Score("word_perplexity", found.per_word, split=split)
 
-    def at_lengths(self) -> Iterator[Measure]:
+    def at_best(self) -> Iterator[Score]:
         """As the same targets are predicted from contexts of each length: targets of whole windows of the longest.
 
         Without compiling: a program of its own for every length would take longer than it saves.
@@ -72,7 +64,7 @@ class Measures:
         recipe, lengths = self._recipe, self._recipe.lengths
 
         def nll(inputs: Tensor, targets: Tensor) -> Tensor:
-            with autocast(recipe, self._device):
+            with precision_context(recipe.dtype, self._device.type):
                 return self._model.token_losses(inputs, targets)
 
         for split, tokens in self._splits() if lengths else ():
@@ -87,19 +79,19 @@ class Measures:
                     device=self._device,
                 )
             for length, at_length in found.items():
-                yield Measure(split, "perplexity", at_length.per_token, f"context={length}")
+                yield Score("perplexity", at_length.per_token, f"context={length}", split)
 
-    def logged(self) -> Iterator[Measure]:
+    def logged(self) -> Iterator[Score]:
         """What mixers log about the first tokens of the validation split."""
-        with autocast(self._recipe, self._device):
+        with precision_context(self._recipe.dtype, self._device.type):
             found = {of: float(value) for of, value in self._model.statistics(self._probe()).items()}
         for (layer, name), value in found.items():
-            yield Measure("selection", name, value, f"layer={layer}")
+            yield Score(name, value, f"layer={layer}", "selection")
         largest = [value for (_, name), value in found.items() if name == "abar_max"]
         if largest:
-            yield Measure("selection", "k_hat", max(largest))
+            yield Score("k_hat", max(largest), split="selection")
 
-    def data(self) -> Iterator[Measure]:
+    def data(self) -> Iterator[Score]:
         """What tells the splits but the training split."""
         for split, tokens in self._splits():
             ids = tokens.ids[: _TOLD * self._recipe.context + 1].astype("int64")
@@ -116,7 +108,7 @@ class Measures:
         def nll(inputs: Tensor, targets: Tensor) -> Tensor:
             """For as many rows at every call: another number would have to be compiled anew."""
             lacking = (0, 0, 0, rows - len(inputs))
-            with autocast(recipe, self._device):
+            with precision_context(recipe.dtype, self._device.type):
                 return self._model.token_losses(F.pad(inputs, lacking), F.pad(targets, lacking))[: len(inputs)]
 
         return perplexity.evaluate(
@@ -142,7 +134,7 @@ class Measures:
         return torch.from_numpy(np.stack(starts)).to(self._device)
 
 
-def of_tokens(split: Split, tokens: Tensor) -> Iterator[Measure]:
+def of_tokens(split: Split, tokens: Tensor) -> Iterator[Score]:
     """What tells tokens (R, n + 1), as inputs and as what is to follow them."""
-    yield Measure(split, "inputs_fingerprint", float(fingerprint(tokens[None, :, :-1])))
-    yield Measure(split, "targets_fingerprint", float(fingerprint(tokens[None, :, 1:])))
+    yield Score("inputs_fingerprint", float(fingerprint(tokens[None, :, :-1])), split=split)
+    yield Score("targets_fingerprint", float(fingerprint(tokens[None, :, 1:])), split=split)

@@ -1,52 +1,139 @@
-"""A run of a text task: its recipe, its model, and how it is trained and measured."""
+"""The family `language`: language models around a mixer, trained in epochs on a text, with checkpoints, one at a time."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
+from typing import cast
 
 import torch
 
 from expbench.errors import BadInput, of_plugin
-from expbench.language.batches import Order
 from expbench.language.flops import flops_per_token
-from expbench.language.model import LanguageModel
-from expbench.language.recipe import How, Recipe, schedule
-from expbench.language.step import Steps
+from expbench.language.model import LanguageModel, language_settings
+from expbench.language.recipe import Recipe, schedule
 from expbench.language.task import TextTask
-from expbench.language.trainer import Unfinished, train
+from expbench.language.workload import LanguageWorkload, train
 from expbench.mixer import state_size
-from expbench.run import Run, Score
-from expbench.settings import Value
+from expbench.task import Task
 from expbench.training.distributed import joined
-from expbench.training.loop import Diverged
+from expbench.training.epochs.checkpoint import FOLDER
+from expbench.training.epochs.recipe import TrainerOptions, plan
+from expbench.training.epochs.step import Steps
+from expbench.training.family import Context, Event, Facts, Family, Paused, Point, Resolved, Stack, Trained
+from expbench.training.job import Job
+from expbench.training.loop import surroundings
 
-FOLDER = "checkpoints"
 _TIMED = 3  # steps
 _TIMED_TOKENS = 1024  # of a step that is timed on a CPU: enough to keep it busy
 _CHECKED = 16  # tokens, on which a model is tried
 
 
-class OutOfTime(Exception):
-    """A training that has ended at a checkpoint; the same call goes on from there."""
+class Language:
+    """How texts are trained on."""
+
+    distributed = True
+
+    def resolve(self, task: Task, model: type, point: Point) -> Resolved:
+        """Return the point with what the backbone has of its own, and with its epochs in steps. Raises `BadInput`."""
+        fields = dict(point.fields)
+        _refuse_what_the_backbone_has(point)
+        fields["norm"], fields["positions"] = "rms", "none"
+        settings = language_settings(model, fields["D"], {name: point.settings[name] for name in point.given})
+        text = cast(TextTask, task)
+        recipe = Recipe(
+            lr=1.0,
+            steps=fields["steps"],
+            epochs=fields["epochs"],
+            batch_size=fields["batch_size"],
+            context=text.L,
+            warmup=fields["warmup"],
+        )
+        stages = schedule(recipe, text.corpus["train"].tokens)
+        return Resolved(fields | {"steps": stages.steps, "warmup": stages.warmup}, dict(settings))
+
+    def check(self, job: Job, device: str) -> None:
+        """Build a small model around the mixer and run it on a few tokens; raises `BadInput` where that fails."""
+        recipe_of(job)
+        run = job.run
+        with of_plugin(run.model, f"model {run.model!r} cannot be put into a language model"), torch.no_grad():
+            model = LanguageModel(job.model, run.model_settings, vocabulary=2, width=run.D, layers=1, context=_CHECKED)
+            logits = model(torch.zeros(2, _CHECKED, dtype=torch.int64))
+            if tuple(logits.shape) != (2, _CHECKED, 2):
+                raise ValueError(f"logits have shape {tuple(logits.shape)}")
+
+    def describe(self, job: Job) -> Facts:
+        """Return parameters, numbers of state, and operations a token (forward); a backbone is not polynomial."""
+        model, context = self.network(job), job.task.L
+        states = [state_size(mixer, context) for mixer in model.mixers]
+        state = None if None in states else sum(size for size in states if size is not None)
+        return Facts(model.parameter_count(), state, flops_per_token(model, context) / 3, None)
+
+    def group(self, jobs: Sequence[Job], device: str, largest: int | None) -> Iterator[Stack]:
+        """Divide jobs into stacks of one: a language model keeps a device busy."""
+        yield from (Stack([job]) for job in jobs)
+
+    def seconds(self, stack: Stack, device: str) -> float:
+        """Return how long the steps of a run take, from a few of them.
+
+        On a CPU, where a step of full size may take minutes, from steps of fewer sequences.
+        """
+        (job,) = stack.jobs
+        whole, corpus = recipe_of(job), _text(job).corpus
+        rows = whole.batch_size if device == "cuda" else min(whole.batch_size, max(1, _TIMED_TOKENS // whole.context))
+        recipe = replace(whole, batch_size=rows)
+        group = joined(device)
+        with torch.random.fork_rng(devices=[group.device] if device == "cuda" else []):
+            workload = LanguageWorkload(self.network(job).to(group.device), corpus, recipe)
+            stages = plan(recipe, workload.epoch)
+            steps = Steps(workload, recipe, stages, TrainerOptions(device=device), group)
+            steps.begin()
+            taken = []
+            for _ in range(_TIMED):
+                began = time.perf_counter()
+                steps.take()
+                steps.broke_at()  # waits for the device
+                taken.append(time.perf_counter() - began)
+        return min(taken) * stages.steps * whole.batch_size / rows
+
+    def untimed(self, device: str) -> str:
+        """Return what `seconds` leaves out."""
+        uncompiled = ", and before they are compiled, which makes them faster" if device == "cuda" else ""
+        return f"language models without their evaluations{uncompiled}"
+
+    def train(self, stack: Stack, context: Context) -> Iterator[Event]:
+        """Train the only job of a stack, its checkpoints in the results folder until it has ended."""
+        (job,) = stack.jobs
+        folder = context.folder / FOLDER / job.run.key
+        seconds = None if math.isinf(context.ends) else max(0.0, context.ends - time.monotonic())
+        options = TrainerOptions(device=context.device, folder=folder, seconds=seconds)
+        model = self.network(job)
+        paused = False
+        with surroundings(job.run, context.device):
+            for event in train(model, _text(job).corpus, recipe_of(job), options):
+                paused = isinstance(event, Paused)
+                yield event
+        if context.keep_weights and not paused:
+            yield Trained(0, model.state_dict())
+
+    def network(self, job: Job) -> LanguageModel:
+        """Return the model of a job, its weights drawn from the seed on the CPU, so alike on every device."""
+        run, task = job.run, _text(job)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            sizes = {"vocabulary": task.vocabulary, "width": run.D, "layers": run.depth}
+            context = max((task.L, *task.contexts))
+            return LanguageModel(job.model, run.model_settings, **sizes, context=context)
 
 
-def steps_and_warmup(
-    task: TextTask, batch_size: int, length: tuple[int | None, int | None], warmup: int | None
-) -> tuple[int, int]:
-    """How many steps a training has, and in how many of them its rate rises. length: steps, epochs, of which one is None."""
-    steps, epochs = length
-    recipe = Recipe(lr=1.0, steps=steps, epochs=epochs, batch_size=batch_size, context=task.L, warmup=warmup)
-    plan = schedule(recipe, task.corpus["train"].tokens)
-    return plan.steps, plan.warmup
+FAMILY: Family = Language()
 
 
-def recipe_of(run: Run, task: TextTask) -> Recipe:
-    """What decides the numbers of a run. Raises BadInput for a dtype that language models are not trained in."""
+def recipe_of(job: Job) -> Recipe:
+    """Return what decides the numbers of a run. Raises `BadInput` for a dtype that language models are not trained in."""
+    run, task = job.run, _text(job)
     if run.dtype == "float64":
         raise BadInput("--dtype float64: a language model is trained in float32 or bfloat16")
     return Recipe(
@@ -64,105 +151,24 @@ def recipe_of(run: Run, task: TextTask) -> Recipe:
     )
 
 
-def model_of(run: Run, task: TextTask, mixer: type) -> LanguageModel:
-    """The model of a run, its weights drawn from the seed on the CPU, so alike on every device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
-        sizes = {"vocabulary": task.vocabulary, "width": run.D, "layers": run.depth}
-        context = max((task.L, *task.contexts))
-        return LanguageModel(mixer, run.model_settings, **sizes, context=context)
+def _text(job: Job) -> TextTask:
+    return cast(TextTask, job.task)  # only such tasks name this family
 
 
-def check(mixer: type, name: str, given: Mapping[str, Value], width: int) -> None:
-    """Build a small model around a mixer and run it on a few tokens; raises `BadInput` where that fails."""
-    with of_plugin(name, f"model {name!r} cannot be put into a language model"), torch.no_grad():
-        model = LanguageModel(mixer, given, vocabulary=2, width=width, layers=1, context=_CHECKED)
-        logits = model(torch.zeros(2, _CHECKED, dtype=torch.int64))
-        if tuple(logits.shape) != (2, _CHECKED, 2):
-            raise ValueError(f"logits have shape {tuple(logits.shape)}")
-
-
-def facts(model: LanguageModel, context: int) -> dict[str, float | None]:
-    """What is known of a model before it is trained: parameters, numbers of state, operations a token (forward)."""
-    states = [state_size(mixer, context) for mixer in model.mixers]
-    return {
-        "parameters": model.parameter_count(),
-        "state_size": None if None in states else sum(state for state in states if state is not None),
-        "flops_per_token": flops_per_token(model, context) / 3,
+def _refuse_what_the_backbone_has(point: Point) -> None:
+    fixed = {
+        "norm": ("layer", "rms"),  # what it is by default says nothing
+        "positions": (None, "none"),
+        "residual": (True,),
+        "init": ("default",),
+        "init_noise": (0.0,),
+        "match": (None,),
     }
-
-
-def scores(
-    run: Run,
-    task: TextTask,
-    model: LanguageModel,
-    device: str,
-    results: Path,
-    ends: float,
-    told: Callable[[int], None],
-    eager: Callable[[str], None],
-) -> Iterator[Score]:
-    """Train a run, its checkpoints in the results folder until it has ended; raises `OutOfTime` at one after `ends`, by
-    `time.monotonic`.
-
-    Under torchrun it is the first process that calls this: the others take part in it by `follow`.
-    """
-    folder = results / FOLDER / run.key
-    seconds = None if math.isinf(ends) else max(0.0, ends - time.monotonic())
-    how = How(device=device, folder=folder, seconds=seconds)
-    joined(device).told(run)
-    for found in train(model, task.corpus, recipe_of(run, task), how, told, eager):
-        if isinstance(found, Unfinished):
-            raise OutOfTime(f"{run.title()} stands at a checkpoint after {found.step} of {found.steps} steps")
-        yield found
-
-
-def follow(find: Callable[[Run], tuple[TextTask, type]], device: str, results: Path) -> None:
-    """Take part in each training that torchrun's first process begins, until it calls `dismiss`. find: a run's task and
-    mixer."""
-    while (run := joined(device).told(None)) is not None:
-        task, mixer = find(run)
-        how = How(device=device, folder=results / FOLDER / run.key)
-        with suppress(Diverged):
-            for _ in train(model_of(run, task, mixer), task.corpus, recipe_of(run, task), how):
-                pass
-    joined(device).part()
-
-
-def dismiss(device: str) -> None:
-    """Let those go that `follow`."""
-    joined(device).told(None)
-    joined(device).part()
-
-
-def seconds(run: Run, task: TextTask, mixer: type, device: str) -> float:
-    """How long the steps of a run take, from a few of them; evaluations are left out.
-
-    On a CPU, where a step of full size may take minutes, from steps of fewer sequences.
-    """
-    whole = recipe_of(run, task)
-    rows = whole.batch_size if device == "cuda" else min(whole.batch_size, max(1, _TIMED_TOKENS // whole.context))
-    recipe = replace(whole, batch_size=rows)
-    group = joined(device)
-    with torch.random.fork_rng(devices=[group.device] if device == "cuda" else []):
-        model = model_of(run, task, mixer).to(group.device)
-        plan = schedule(recipe, task.corpus["train"].tokens)
-        steps = Steps(model, Order(task.corpus["train"].ids, recipe), recipe, plan, How(device=device), group)
-        steps.begin()
-        taken = []
-        for _ in range(_TIMED):
-            began = time.perf_counter()
-            steps.take()
-            steps.broke_at()  # waits for the device
-            taken.append(time.perf_counter() - began)
-    return min(taken) * plan.steps * whole.batch_size / rows
-
-
-def forget(run: Run, results: Path) -> None:
-    """Delete the checkpoints of a run that has ended."""
-    folder = results / FOLDER / run.key
-    for path in folder.glob("step-*.safetensors"):
-        path.unlink(missing_ok=True)
-    for empty in (folder, folder.parent):
-        if empty.is_dir() and not any(empty.iterdir()):
-            empty.rmdir()
+    for name, possible in fixed.items():
+        given = point.fields[name]
+        if given not in possible:
+            text = "off" if given is False else given
+            option = f"--{name.replace('_', '-')}"
+            raise BadInput(
+                f"{option} {text}: a language model's backbone has its own; leave the option out for {point.task_name}"
+            )

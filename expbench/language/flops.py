@@ -1,4 +1,4 @@
-"""Floating-point operations of training a language model, and what a GPU could do: for model FLOP/s utilisation (MFU).
+"""Floating-point operations of training a language model, for model FLOP/s utilisation (MFU).
 
 What the model asks for is counted, not what a program does: causal attention multiplies with the past alone, and nothing is
 computed twice (Chowdhery et al. 2022, arXiv 2204.02311, who count attention with the future too).
@@ -10,20 +10,6 @@ from torch import nn
 
 from expbench.language.model import LanguageModel
 from expbench.mixer import flops
-
-# Dense bfloat16 products of matrices, operations a second (data sheets of Nvidia); the first that is in a GPU's name holds.
-PEAKS = {
-    "B200": 2250e12,
-    "H200 NVL": 835e12,
-    "H100 NVL": 835e12,
-    "H100 PCIe": 756e12,
-    "GH200": 989e12,
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A10": 125e12,
-}
 
 
 def flops_per_token(model: LanguageModel, context: int) -> float:
@@ -40,8 +26,3 @@ def flops_per_token(model: LanguageModel, context: int) -> float:
         if isinstance(module, nn.Linear | nn.Conv1d) and id(module) not in inside:
             total += 2 * module.weight.numel()
     return 3 * total
-
-
-def peak(device_name: str) -> float | None:
-    """Operations a second that a GPU of that name could do in bfloat16; None where it is not in the table."""
-    return next((value for name, value in PEAKS.items() if name in device_name), None)

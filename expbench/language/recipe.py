@@ -1,124 +1,42 @@
-"""Recipe and How: what decides the numbers of a training, and what decides them no further than rounding does."""
+"""Recipe: what decides the numbers of a language model's training, beside the model and the corpus."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, NamedTuple, get_args
 
-from expbench.errors import BadInput, unknown
-
-VERSION = 1  # raised when the same recipe would give other numbers
-DType = Literal["float32", "bfloat16"]
-_LEAST_FALL = 10  # the learning rate rises for at most one part in so many of a training that is shorter than its default
+from expbench.errors import BadInput
+from expbench.training.epochs import recipe as epochs
+from expbench.training.epochs.recipe import Plan, plan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """Everything that decides the numbers, for a model and a corpus.
+class Recipe(epochs.Recipe):
+    """A recipe for a text, whose examples are sequences. Raises `BadInput`.
 
-    lr: at its peak. epochs or steps: how long, one of the two. batch_size: sequences of a step, over all processes. context:
-    tokens of a sequence. warmup: steps in which the rate rises (None: one epoch, but no more than a tenth of all); after it
-    falls as a half cosine to 0. betas: AdamW's. clip: the largest norm of a gradient, of all parameters together. seed: of
-    the order of the data and of what a mixer draws; the model's initial weights are the caller's. dtype: bfloat16 is
-    autocast, with parameters, optimizer and the scan's state in float32. stride: of evaluation (None: the context).
-    evaluate_every: so many steps, and at the end (None: at the end of each epoch). lengths: further contexts to evaluate at
-    where validation is the best yet and in the end, all on the same targets. Raises BadInput.
-
-    Defaults are as Table 4 of arXiv 2502.02209 has them, except betas, which it does not state.
+    context: tokens of a sequence. stride: of evaluation (None: the context). lengths: further contexts to evaluate at where
+    validation is the best yet and in the end, all on the same targets.
     """
 
-    lr: float
-    epochs: int | None = None
-    steps: int | None = None
-    batch_size: int = 32
     context: int = 1024
-    warmup: int | None = None
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    seed: int = 0
-    dtype: DType = "float32"
     stride: int | None = None
-    evaluate_every: int | None = None
     lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.steps is None):
-            raise BadInput(f"epochs={self.epochs} and steps={self.steps}: one of the two must be given")
-        for name in ("epochs", "steps", "batch_size", "context", "stride", "evaluate_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadInput(f"{name}={value} must be 1 or more")
-        for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise BadInput(f"{name}={getattr(self, name)} must be above 0")
-        for name in ("weight_decay", "warmup"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise BadInput(f"{name}={value} must be 0 or more")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise BadInput(f"betas={self.betas} must be from 0 to below 1")
+        super().__post_init__()
+        self._require("context", "stride", least=1)
         if self.stride is not None and self.stride > self.context:
             raise BadInput(f"stride={self.stride} must be from 1 to the context, {self.context}")
         if not all(length >= 1 for length in self.lengths):
             raise BadInput(f"lengths={self.lengths} must be 1 or more")
-        if self.dtype not in get_args(DType):
-            raise unknown("dtype", self.dtype, get_args(DType))
 
 
-@dataclass(frozen=True, kw_only=True)
-class How:
-    """What changes a training's numbers by rounding at most.
-
-    device: cpu or cuda. at_once: sequences that a process has in memory at a time, their gradients added up (None: all of
-    its share). compiled: blocks and loss by torch.compile (None: on CUDA). captured: the passes of a step
-    on CUDA as a graph, if they can be. folder: of checkpoints (None: none). seconds:
-    after so many this call ends at a checkpoint. save_every: seconds from one checkpoint to the next. Raises BadInput.
-    """
-
-    device: str = "cpu"
-    at_once: int | None = None
-    compiled: bool | None = None
-    captured: bool = True
-    folder: Path | None = None
-    seconds: float | None = None
-    save_every: float = 300.0
-
-    def __post_init__(self) -> None:
-        if self.device not in ("cpu", "cuda"):
-            raise unknown("device", self.device, ("cpu", "cuda"))
-        if self.at_once is not None and self.at_once < 1:
-            raise BadInput(f"at_once={self.at_once} must be 1 or more")
-        if self.seconds is not None and self.folder is None:
-            raise BadInput(f"a time limit of {self.seconds:g} s ends at a checkpoint: give a folder for checkpoints as well")
-
-
-class Schedule(NamedTuple):
-    """A recipe on a corpus, in steps: in all, those in which the learning rate rises, of an epoch, between evaluations."""
-
-    steps: int
-    warmup: int
-    epoch: int
-    evaluate_every: int
-
-    def evaluated(self, step: int) -> bool:
-        """Whether the model is evaluated after that step (from 1)."""
-        return step % self.evaluate_every == 0 or step == self.steps
-
-
-def schedule(recipe: Recipe, tokens: int) -> Schedule:
-    """The schedule of a recipe for a training split of so many tokens. Raises BadInput where they are too few for a step."""
-    epoch = windows(recipe, tokens) // recipe.batch_size
-    steps = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * epoch
-    warmup = min(epoch, steps // _LEAST_FALL) if recipe.warmup is None else recipe.warmup
-    if recipe.warmup is not None and warmup >= steps:
-        raise BadInput(f"warmup={warmup} must be below the {steps} steps of the training")
-    return Schedule(steps, warmup, epoch, recipe.evaluate_every or epoch)
+def schedule(recipe: Recipe, tokens: int) -> Plan:
+    """Return the plan of a recipe for a training split of so many tokens. Raises `BadInput` for too few for a step."""
+    return plan(recipe, windows(recipe, tokens) // recipe.batch_size)
 
 
 def windows(recipe: Recipe, tokens: int) -> int:
-    """Sequences of an epoch, as many wherever it begins. Raises BadInput where they are fewer than a batch."""
+    """Return the sequences of an epoch, as many wherever it begins. Raises `BadInput` where they are fewer than a batch."""
     found = tokens // recipe.context - 1
     if found < recipe.batch_size:
         least = (recipe.batch_size + 1) * recipe.context

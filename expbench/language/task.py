@@ -6,12 +6,13 @@ set is finite, and it is trained in its own way: in epochs, with checkpoints, al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,7 +21,9 @@ from expbench.data.corpus import NAMES, Choice, Corpus, Source, prepare
 from expbench.data.rng import Draws
 from expbench.language import perplexity
 from expbench.run import content_key
-from expbench.task import Batch, Measured, Task, resolve_setting
+from expbench.task import Batch, Score, Task, resolve_setting
+
+_SHOWN = 24  # tokens of the sample that is shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,8 @@ class TextTask(Task):
     lengths: str | None = None
     text: str = ""
 
+    trained_as = "language"
+    fresh = False
     local = ("path", "tokenizer_path")
     headline = "perplexity"
     higher_is_better = False
@@ -98,8 +103,11 @@ class TextTask(Task):
         return self.vocabulary
 
     def batch(self, draws: Draws, size: int) -> Batch:
-        """Windows of the training split, wherever they begin."""
-        raise NotImplementedError("a text is read in epochs, by expbench.language")
+        """Return windows of the training split, wherever they begin; training reads it in epochs (`language.batches`)."""
+        ids = self.corpus["train"].ids
+        starts = draws.integers(size, n=len(ids) - self.L).tolist()
+        windows = torch.from_numpy(np.stack([ids[start : start + self.L + 1] for start in starts]).astype(np.int64))
+        return Batch(windows[:, :-1], windows[:, 1:])
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Nats a token: outputs (B, L, V), targets (B, L)."""
@@ -109,24 +117,38 @@ class TextTask(Task):
         """The nats of all targets, and how many there are."""
         return {"nats": self.loss(outputs, targets).double() * targets.numel(), "tokens": torch.tensor(targets.numel())}
 
-    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
         """exp(nats / tokens)."""
-        return [Measured("perplexity", float((totals["nats"] / totals["tokens"]).exp()))]
+        return [Score("perplexity", float((totals["nats"] / totals["tokens"]).exp()))]
 
     def chance(self) -> float:
         """The perplexity of a model that knows nothing."""
         return float(self.vocabulary)
 
-    def measured_controls(self) -> Iterator[tuple[str, str, list[Measured]]]:
+    def measured_controls(self) -> Iterator[tuple[str, str, list[Score]]]:
         """A uniform model, and the unigram model of the training split, on the test split."""
-        yield "chance", "chance", [Measured(self.headline, self.chance())]
+        yield "chance", "chance", [Score(self.headline, self.chance())]
         test, training = self.corpus["test"], self.corpus["train"]
         costs = perplexity.unigram(perplexity.counts(training.ids, self.vocabulary))
         found = perplexity.without_context(costs, test.ids, words=test.words)
-        scores = [Measured("perplexity", found.per_token)]
+        scores = [Score("perplexity", found.per_token)]
         if found.per_word is not None:
-            scores.append(Measured("word_perplexity", found.per_word))
+            scores.append(Score("word_perplexity", found.per_word))
         yield "unigram", "baseline", scores
+
+    @classmethod
+    def withheld(cls, given: Container[str]) -> str | None:
+        """Return what is to be given so that it can be shown: without a path its text would be fetched."""
+        return None if "path" in given else "with -t path=FOLDER it shows that text; nothing is fetched here"
+
+    def control_kinds(self) -> list[tuple[str, str]]:
+        """Return the name and kind of each control."""
+        return [(name, kind) for name, kind, _ in self.measured_controls()]
+
+    def sample_lines(self) -> list[str]:
+        """Return the beginning of the training split, in tokens and as text."""
+        tokens = self.corpus["train"].ids[:_SHOWN]
+        return [f"{' '.join(map(str, tokens))} ...", f"{self.corpus.tokenizer.decode(tokens)} ..."]
 
     def describe(self) -> str:
         """What text it is, in what tokens."""

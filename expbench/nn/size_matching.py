@@ -24,6 +24,9 @@ class Target(NamedTuple):
     what: What
     size: int
 
+    def __str__(self) -> str:
+        return f"{self.what}={self.size}"
+
     @classmethod
     def parse(cls, text: str) -> Target:
         """``params=300`` or ``state=64``; raises `BadInput`."""

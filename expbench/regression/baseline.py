@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from expbench.errors import BadInput, first_line, unknown
-from expbench.language.family import FOLDER as CHECKPOINTS
 from expbench.regression import comparison, invariants, matching
 from expbench.regression.comparison import Comparison
 from expbench.regression.invariants import Broken
@@ -27,6 +26,7 @@ from expbench.sweep import campaign
 from expbench.sweep.expand import expand
 from expbench.sweep.request import Request
 from expbench.training.device import choose_device
+from expbench.training.epochs.checkpoint import FOLDER as CHECKPOINTS
 from expbench.training.job import Job
 
 FOLDER = Path("results/baselines")

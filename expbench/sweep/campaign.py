@@ -16,6 +16,8 @@ from expbench.results.learning_rates import START, TUNING_RUNS
 from expbench.sweep import plan as sweep_plan
 from expbench.sweep import worker
 from expbench.sweep.dry_run import preview as what_runs
+from expbench.sweep.executor import ExecutionSettings, Executor
+from expbench.sweep.executors.local import Local
 from expbench.sweep.plan import Plan
 from expbench.sweep.progress import Progress
 from expbench.sweep.sharding import share
@@ -30,7 +32,7 @@ class How(NamedTuple):
     """How jobs are run.
 
     tunes: their rates are chosen first, by so many `tuning_runs` at each. shard: (i, n), the part that is this process's.
-    seconds: when they have passed, no further stack is begun. largest: most runs in a stack.
+    seconds: when they have passed, no further stack is begun. largest: most runs in a stack. executor: where they run.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class How(NamedTuple):
     fail_fast: bool = False
     largest: int | None = None
     tuning_runs: int = TUNING_RUNS
+    executor: Executor = Local()
 
 
 class Ended(NamedTuple):
@@ -103,9 +106,9 @@ def preview(jobs: Sequence[Job], how: How) -> str:
 def _sweep(plan: Plan, how: How, ends: float, *, keep: bool) -> Swept:
     """Run what is missing; keep: the weights of some."""
     progress = Progress(plan.missing)
-    options = worker.Options(save_weights=keep, fail_fast=how.fail_fast, largest=how.largest, ends=ends)
+    settings = ExecutionSettings(how.folder, how.device, save_weights=keep, largest=how.largest, ends=ends)
     try:
-        return worker.run(plan, how.folder, how.device, progress, options)
+        return worker.run(plan, how.executor, settings, progress, fail_fast=how.fail_fast)
     finally:
         progress.close()
 

@@ -25,7 +25,7 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
             for m in measured:
                 headline = m.metric == task.headline and not m.slice
                 seconds = time.perf_counter() - began
-                scores.append((name, kind, Score("test", 0, m.metric, float(m.value), m.slice, seconds, headline)))
+                scores.append((name, kind, m._replace(value=float(m.value), seconds=seconds, headline=headline)))
                 if headline and kind == "positive" and not task.solved(m.value):
                     warnings.append(
                         f"the positive control {name} of {job.run.task} does not solve it: {m.metric} {m.value:.3g}"

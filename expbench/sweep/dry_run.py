@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from expbench.algebra.reach import NO_BOUND, degree_and_order
+from expbench.algebra.reach import degree_and_order
 from expbench.console.formatting import aligned
 from expbench.console.progress import duration
-from expbench.language import family as language
-from expbench.language.task import TextTask
 from expbench.sweep.estimate import estimate
 from expbench.sweep.plan import Plan
+from expbench.training.family import Stack, family_of
 from expbench.training.job import Job
-from expbench.training.loop import build
-from expbench.training.stacking import Stack, by_likeness, stacked
+from expbench.training.stacking import by_likeness
 
 
 def preview(plan: Plan, device: str, largest: int | None = None) -> str:
@@ -42,14 +40,13 @@ def preview(plan: Plan, device: str, largest: int | None = None) -> str:
     lines = [header]
     for cell, jobs in cells.items():
         lines.append([*cell[:8], *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
-    stacks = [s for part in by_likeness(plan.missing).values() for s in stacked(part, device, largest)]
+    groups = by_likeness(plan.missing).values()
+    stacks = [stack for jobs in groups for stack in family_of(jobs[0].task).group(jobs, device, largest)]
     time = estimate(stacks, device)
     how = ["each shape timed for a few steps"]
     if time.measured != time.shapes:
         how.append(f"{time.measured} of {time.shapes} shapes could be")
-    if any(isinstance(job.task, TextTask) for job in plan.missing):
-        uncompiled = ", and before they are compiled, which makes them faster" if device == "cuda" else ""
-        how.append(f"language models without their evaluations{uncompiled}")
+    how += dict.fromkeys(filter(None, (family_of(job.task).untimed(device) for job in plan.missing)))
     return "\n".join(
         [
             aligned(lines),
@@ -82,10 +79,6 @@ def _sizes(job: Job, device: str) -> list[str]:
     reason = job.unsupported(device)
     if reason is not None:
         return ["-", "-", f"unsupported: {reason}"]
-    if isinstance(job.task, TextTask):
-        known = language.facts(language.model_of(job.run, job.task, job.model), job.task.L)
-        kept = known["state_size"]
-        return [str(known["parameters"]), "?" if kept is None else str(kept), NO_BOUND]
-    network = build(job.run, job.task, job.model, "cpu")
-    state = network.state_size()
-    return [str(network.parameter_count()), "?" if state is None else str(state), degree_and_order(network.reach())]
+    facts = family_of(job.task).describe(job)
+    state = facts.state_size
+    return [str(facts.parameters), "?" if state is None else str(state), degree_and_order(facts.reach)]

@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
-from expbench.language import family as language
-from expbench.language.task import TextTask
 from expbench.sweep.progress import work
-from expbench.task import CHUNK
-from expbench.training.batches import Stream
-from expbench.training.ensemble import Ensemble
-from expbench.training.job import Job
-from expbench.training.loop import CURVE_CHUNKS, Diverged, build, curve_steps, evaluate_together, surroundings
-from expbench.training.stacking import Stack
-from expbench.training.step import Steps
+from expbench.training.family import Stack, family_of
 
-_STEPS, _BEFORE = {"cpu": 3, "cuda": 20}, {"cpu": 0, "cuda": 5}  # steps that are timed, and those before them (some eager)
 _LIMIT_SECONDS = 20.0
 
 
@@ -46,7 +36,7 @@ def estimate(stacks: Sequence[Stack], device: str, limit: float = _LIMIT_SECONDS
             left += whole
             continue
         try:
-            seconds += _seconds(group[0].jobs, device) * len(group)
+            seconds += family_of(group[0].jobs[0].task).seconds(group[0], device) * len(group)
         except (Exception, SystemExit):  # this run will fail, or diverge: how long it takes to is not known
             continue
         timed_work += whole
@@ -61,28 +51,3 @@ def _shape(stack: Stack) -> tuple[object, ...]:
     task = tuple(sorted((k, str(v)) for k, v in run.task_settings.items() if k != "instance"))
     network = (run.model, settings, run.D, run.depth, run.norm, run.positions, run.residual)
     return (len(stack.jobs), run.task, task, *network, run.steps, run.batch_size, run.dtype)
-
-
-def _seconds(jobs: Sequence[Job], device: str) -> float:
-    """Seconds of jobs that are trained together: their steps, their evaluations on the curve, and the last ones."""
-    run, task = jobs[0].run, jobs[0].task
-    if isinstance(task, TextTask):
-        return language.seconds(run, task, jobs[0].model, device)
-    ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
-    short = [replace(job.run, warmup=0) for job in jobs]
-    small = [replace(job.task, test_size=CHUNK, selection_size=CHUNK) for job in jobs]
-    with surroundings(run, device, len(jobs)):
-        stream = Stream(short, small, device)
-        steps = Steps(short, small, ensemble, stream, device)
-        for taken in range(_BEFORE[device] + _STEPS[device]):
-            if taken == _BEFORE[device]:
-                began = time.perf_counter()
-            steps.take()
-        if not steps.fine():  # asks the device, which by then has taken them all
-            raise Diverged("within a few steps")
-        step = (time.perf_counter() - began) / _STEPS[device]
-        began = time.perf_counter()
-        evaluate_together(short, small, ensemble, stream, device, "selection", range(len(jobs)))
-        sequence = (time.perf_counter() - began) / CHUNK
-    curve = CHUNK * CURVE_CHUNKS * len(curve_steps(run.steps))
-    return step * run.steps + sequence * (curve + task.selection_size + (task.test_size or 0))

@@ -1,32 +1,26 @@
-"""Execute: train the jobs of a stack and write a file for each, whatever becomes of them."""
+"""Execution: train the jobs of a stack and write a file for each, whatever becomes of them."""
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import torch
 
-from expbench.errors import BadInput
-from expbench.language import family as language
-from expbench.language.model import LanguageModel
-from expbench.language.task import TextTask
 from expbench.ops import backends
 from expbench.results import store
 from expbench.run import Score, Status
 from expbench.sweep import rows
 from expbench.sweep.progress import Progress
 from expbench.training import weights
-from expbench.training.ensemble import Ensemble
+from expbench.training.distributed import announce
+from expbench.training.epochs.checkpoint import CheckpointError, delete_checkpoints
+from expbench.training.family import Context, Diverged, Eager, Event, Paused, Reached, Scored, Stack, Trained, family_of
 from expbench.training.job import Job
-from expbench.training.loop import Diverged, build, surroundings, train_together
-from expbench.training.stacking import Stack
 
 
 class Outcome(NamedTuple):
@@ -39,148 +33,141 @@ class Outcome(NamedTuple):
 
     @classmethod
     def of_failure(cls, failure: BaseException) -> Outcome:
-        """The outcome of an exception that is being handled."""
+        """Return the outcome of an exception that is being handled."""
         return cls("failed", _one_line(failure), traceback.format_exc())
 
     def columns(self) -> rows.Row:
-        """How it ended, in the columns of the results table."""
+        """Return how it ended, in the columns of the results table."""
         return {"status": self.status, "error": self.error, "traceback": self.trace}
 
 
-def execute(
-    stack: Stack, folder: Path, device: str, progress: Progress, *, save_weights: bool = False, ends: float = math.inf
-) -> Iterator[tuple[Job, Outcome]]:
-    """Train a stack and write a file for each of its jobs, when all have ended.
+def execute(stack: Stack, context: Context, progress: Progress) -> Iterator[tuple[Job, Outcome] | Paused]:
+    """Train a stack and write a file for each of its jobs, when all have ended; `Paused` where a training ran out of time.
 
     An exception of one job's own becomes its outcome: where a stack breaks, its jobs are run again one by one. Where memory
-    does not suffice, halves are trained one after the other. An interrupt passes through, and so does `OutOfTime`, which
-    ends a text's run at a checkpoint after `ends` (by `time.monotonic`).
+    does not suffice, halves are trained one after the other. An interrupt passes through, and so does `CheckpointError`,
+    which is for the user to put right.
     """
     jobs = stack.jobs
     if len(jobs) == 1:
-        yield jobs[0], _alone(stack, folder, device, progress, save_weights, ends)
+        yield _alone(stack, context, progress)
     if len(jobs) <= 1:
         return
-    trained, parts = _together(jobs, device, progress)
-    for i, job in enumerate(trained.jobs):
-        yield job, _write(trained, i, folder, device, save_weights)
+    record, parts = _together(stack, context, progress)
+    for i in range(len(record.jobs)):
+        yield record.write(i, context)
     for part in parts:
-        yield from execute(part, folder, device, progress, save_weights=save_weights, ends=ends)
+        yield from execute(part, context, progress)
 
 
-def _together(jobs: list[Job], device: str, progress: Progress) -> tuple[_Trained, list[Stack]]:
+def _together(stack: Stack, context: Context, progress: Progress) -> tuple[_Record, list[Stack]]:
     """Train jobs as one program; where that breaks, nothing is trained, and what is left are smaller stacks.
 
     It returns before they are run, so that nothing of the failure keeps memory from them.
     """
-    trained = _Trained(jobs)
+    jobs, record = stack.jobs, _Record(stack.jobs)
     try:
-        trained.run(device, progress)
+        record.train(stack, context, progress)
     except torch.OutOfMemoryError:
         half, reason = len(jobs) // 2, "memory did not suffice for two" if len(jobs) == 2 else None
         progress.note(f"memory does not suffice for {len(jobs)} runs at once, going on with {half}")
-        return _Trained([]), [Stack(jobs[:half], reason), Stack(jobs[half:], reason)]
+        return _Record([]), [Stack(jobs[:half], reason), Stack(jobs[half:], reason)]
     except (Exception, SystemExit) as failure:
         reason = f"a stack broke: {_one_line(failure)}"
         progress.note(f"{jobs[0].run.task} {jobs[0].run.model}: {reason}; its runs go on one by one")
-        return _Trained([]), [Stack([job], reason) for job in jobs]
-    return trained, []
+        return _Record([]), [Stack([job], reason) for job in jobs]
+    return record, []
 
 
-class _Trained:
-    """What comes of jobs that are trained together: of each its scores, or how it diverged; and their networks."""
+def _alone(stack: Stack, context: Context, progress: Progress) -> tuple[Job, Outcome] | Paused:
+    """Train one job, if it is supported, and write its file, whatever becomes of it."""
+    job, record, began = stack.jobs[0], _Record(stack.jobs), time.perf_counter()
+    reason = job.unsupported(context.device)
+    try:
+        if reason is None:
+            paused = record.train(stack, context, progress)
+            if paused is not None:
+                return paused
+            record.known[0]["alone_because"] = stack.alone_because
+            ended = record.write(0, context)
+            delete_checkpoints(context.folder, job.run.key)  # by now its results are written
+            return ended
+        record.known[0] |= rows.of_facts(job.task)
+        outcome = Outcome("unsupported", reason)
+    except CheckpointError:
+        raise
+    except (Exception, SystemExit) as failure:  # whatever a plugin raises ends its run, not the sweep
+        outcome = Outcome.of_failure(failure)
+    record.seconds = time.perf_counter() - began
+    return job, record.write_outcome(0, context, outcome, {})
+
+
+class _Record:
+    """What comes of jobs that are trained together: for each its scores, or how it diverged, what is known, its weights."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
         self.scores: list[list[Score]] = [[] for _ in jobs]
         self.diverged: dict[int, str] = {}
         self.known: list[rows.Row] = [{} for _ in jobs]
+        self.weights: dict[int, Trained] = {}
         self.seconds = 0.0
-        self.ensemble: Ensemble | None = None
-        self.model: LanguageModel | None = None  # of a text
 
-    def run(self, device: str, progress: Progress) -> None:
+    def train(self, stack: Stack, context: Context, progress: Progress) -> Paused | None:
         """Train them. After an exception what was known and measured until then is still there."""
-        jobs, began = self.jobs, time.perf_counter()
+        jobs, began, family = stack.jobs, time.perf_counter(), family_of(stack.jobs[0].task)
         for job, known in zip(jobs, self.known, strict=True):
             known |= rows.of_facts(job.task)
-        networks = [build(job.run, job.task, job.model, device) for job in jobs]
+        facts = family.describe(jobs[0])  # of all: they differ in numbers alone
         for job, known in zip(jobs, self.known, strict=True):
-            known |= rows.of_network(networks[0]) | rows.of_floor(job.task, networks[0]) | {"stack_size": len(jobs)}
-        self.ensemble = Ensemble(networks)
-        runs, tasks = [job.run for job in jobs], [job.task for job in jobs]
-        with surroundings(runs[0], device, len(jobs)), backends.using(None) as used:
-            for item in train_together(runs, tasks, self.ensemble, device, self._eager):
-                if isinstance(item.what, Diverged):
-                    self.diverged[item.member] = str(item.what)
-                else:
-                    self.scores[item.member].append(item.what)
-                    self.known[item.member]["backend"] = "+".join(used.names) or "torch"
-                    progress.step(jobs, item.what.step)
-        self.seconds = time.perf_counter() - began
+            known |= rows.of_network(facts) | rows.of_floor(job.task, facts.reach) | {"stack_size": len(jobs)}
+        announce(jobs[0].run, context.device)
+        with backends.using(None) as used:
+            for event in family.train(stack, context):
+                if isinstance(event, Paused):
+                    return event
+                self._take(event, used, progress)
+        last = max((score.seconds for scores in self.scores for score in scores), default=0.0)
+        self.seconds = max(last, time.perf_counter() - began)  # of a run that went on: since it first began
+        return None
 
-    def run_text(self, device: str, progress: Progress, folder: Path, ends: float) -> None:
-        """Train the only job, a text's. After an exception what was known and measured until then is still there."""
-        (job,), (known,), began = self.jobs, self.known, time.perf_counter()
-        run, task = job.run, job.task
-        assert isinstance(task, TextTask)
-        known |= rows.of_facts(task)
-        self.model = language.model_of(run, task, job.model)
-        known |= {**language.facts(self.model, task.L), "stack_size": 1}
-        with surroundings(run, device), backends.using(None) as used:
-            told = partial(progress.step, self.jobs)
-            try:
-                for score in language.scores(run, task, self.model, device, folder, ends, told, self._eager):
-                    self.scores[0].append(score)
-                    known["backend"] = "+".join(used.names) or "torch"
-            except Diverged as diverged:
-                self.diverged[0] = str(diverged)
-        before = self.scores[0][-1].seconds if self.scores[0] else 0.0  # of a run that goes on: since it first began
-        self.seconds = max(before, time.perf_counter() - began)
+    def _take(self, event: Event, used: backends.Used, progress: Progress) -> None:
+        """Take in one event of a training."""
+        match event:
+            case Scored(member, score):
+                self.scores[member].append(score)
+                self.known[member]["backend"] = "+".join(used.names) or "torch"
+            case Diverged(member, reason):
+                self.diverged[member] = reason
+            case Eager(reason):
+                for known in self.known:
+                    known["eager_because"] = reason
+            case Reached(step):
+                progress.step(self.jobs, step)
+            case Trained():
+                self.weights[event.member] = event
 
-    def _eager(self, reason: str) -> None:
-        for known in self.known:
-            known["eager_because"] = reason
+    def write(self, i: int, context: Context) -> tuple[Job, Outcome]:
+        """Write the file of one of the jobs, which have been trained."""
+        job, more = self.jobs[i], {}
+        if i in self.diverged:
+            outcome = Outcome("diverged", self.diverged[i])
+        else:
+            outcome = Outcome("ok", value=_reported(self.scores[i], job.task.higher_is_better))
+            if i in self.weights:
+                more["weights"] = weights.save(self.weights[i].weights, context.folder, job.run.key)
+        return job, self.write_outcome(i, context, outcome, more)
 
-
-def _alone(stack: Stack, folder: Path, device: str, progress: Progress, save_weights: bool, ends: float) -> Outcome:
-    """Train one job, if it is supported, and write its file, whatever becomes of it."""
-    job, trained, began = stack.jobs[0], _Trained(stack.jobs), time.perf_counter()
-    reason = job.unsupported(device)
-    try:
-        if reason is None:
-            if not isinstance(job.task, TextTask):
-                trained.run(device, progress)
-                trained.known[0]["alone_because"] = stack.alone_because
-                return _write(trained, 0, folder, device, save_weights)
-            trained.run_text(device, progress, folder, ends)
-            outcome = _write(trained, 0, folder, device, save_weights)
-            language.forget(job.run, folder)  # by now its results are written
-            return outcome
-        trained.known[0] |= rows.of_facts(job.task)
-        outcome = Outcome("unsupported", reason)
-    except language.OutOfTime:
-        raise
-    except (Exception, SystemExit) as failure:  # whatever a plugin raises ends its run, not the sweep
-        if isinstance(failure, BadInput) and isinstance(job.task, TextTask):
-            raise  # a damaged checkpoint, say, for the user to put right
-        outcome = Outcome.of_failure(failure)
-    trained.seconds = time.perf_counter() - began
-    return _write_outcome(trained, 0, folder, device, outcome, {})
-
-
-def _write(trained: _Trained, i: int, folder: Path, device: str, save_weights: bool) -> Outcome:
-    """Write the file of one of the jobs that have been trained together."""
-    more: rows.Row = {}
-    if i in trained.diverged:
-        outcome = Outcome("diverged", trained.diverged[i])
-    else:
-        outcome = Outcome("ok", value=_reported(trained.scores[i], trained.jobs[i].task.higher_is_better))
-        if save_weights and trained.ensemble is not None:
-            more["weights"] = weights.save(trained.ensemble.state(i), folder, trained.jobs[i].run.key)
-        elif save_weights and trained.model is not None:
-            more["weights"] = weights.save(trained.model.state_dict(), folder, trained.jobs[i].run.key)
-    return _write_outcome(trained, i, folder, device, outcome, more)
+    def write_outcome(self, i: int, context: Context, outcome: Outcome, more: rows.Row) -> Outcome:
+        """Write how a job ended, with what was known and measured of it."""
+        job, device, ending = self.jobs[i], context.device, outcome.columns() | {"run_seconds": self.seconds} | more
+        try:
+            found = rows.of_run(job, device, self.known[i], self.scores[i], ending)
+            store.write(context.folder, job.run.key, found)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as failure:  # a plugin states what no column holds
+            outcome = Outcome.of_failure(failure)
+            store.write(context.folder, job.run.key, rows.of_run(job, device, {}, [], ending | outcome.columns()))
+        return outcome
 
 
 def _reported(scores: Sequence[Score], higher_is_better: bool) -> float:
@@ -191,16 +178,6 @@ def _reported(scores: Sequence[Score], higher_is_better: bool) -> float:
     if not selection:
         return list(test.values())[-1]
     return test[max(selection, key=lambda step: selection[step] if higher_is_better else -selection[step])]
-
-
-def _write_outcome(trained: _Trained, i: int, folder: Path, device: str, outcome: Outcome, more: rows.Row) -> Outcome:
-    job, ending = trained.jobs[i], outcome.columns() | {"run_seconds": trained.seconds} | more
-    try:
-        store.write(folder, job.run.key, rows.of_run(job, device, trained.known[i], trained.scores[i], ending))
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as failure:  # a plugin states what no column can hold
-        outcome = Outcome.of_failure(failure)
-        store.write(folder, job.run.key, rows.of_run(job, device, {}, [], ending | outcome.columns()))
-    return outcome
 
 
 def _one_line(failure: BaseException) -> str:

@@ -13,26 +13,20 @@ from typing import NamedTuple, get_args
 from expbench import plugins, settings
 from expbench.contracts import (
     build_task,
-    check_mixer,
-    default_positions,
     load_model,
     load_task,
-    resolved_settings,
     task_values,
 )
 from expbench.errors import BadInput
 from expbench.initialisation.start import check
-from expbench.language import family
-from expbench.language.model import language_settings
-from expbench.language.task import TextTask
-from expbench.mixer import unsupported
-from expbench.nn.size_matching import Around, Target, match
+from expbench.nn.size_matching import Target
 from expbench.plugins import Plugin
 from expbench.results.learning_rates import RESERVED, START
 from expbench.run import DType, Init, Norm, Positions, Run
 from expbench.settings import Value
 from expbench.sweep.request import Request, assignments, choice, real, whole
 from expbench.task import Task
+from expbench.training.family import Point, family_of
 from expbench.training.job import Job
 
 
@@ -65,64 +59,51 @@ def expand(request: Request, device: str) -> list[Job]:
     model_names = settings.split_list(request.models, "--models")
     tasks = [task for name in task_names for task in _tasks(name, task_names, request)]
     models = [model for name in model_names for model in _models(name, model_names, request)]
-    for task in tasks:
-        _check_request(request, task)
     jobs: dict[str, Job] = {}
     checked: set[str] = set()
-    matched: dict[tuple[str, ...], tuple[int, dict[str, Value]]] = {}
     for task, model, point in itertools.product(tasks, models, itertools.product(*training)):
         D, depth, norm, positions, residual, lr, length, batch_size, warmup, weight_decay, clip, dtype, *start, seed = point
         if request.paired and seed != task.task.instance:
             continue
-        values = model.values
-        if isinstance(task.task, TextTask):
-            norm, positions = "rms", "none"  # of the backbone, which has its own positions
-            values = language_settings(model.cls, D, {name: values[name] for name in model.given})
-            steps, warmup = family.steps_and_warmup(task.task, batch_size, length, warmup)
-        else:
-            positions = positions or default_positions(model.cls, model.plugin.name)
-            steps = length[0]
-            warmup = min(200, steps // 10) if warmup is None else min(warmup, steps)
-        if target:
-            around = Around(depth, norm, positions, residual)
-            asked = {name: value for name, value in task_values(task.task).items() if name != "instance"}
-            known = (task.plugin.name, model.plugin.name, *map(str, (asked, values, around)))
-            if known not in matched:
-                matched[known] = match(task.task, model.cls, model.plugin.name, values, around, target)
-            D, values = matched[known]
+        asked = {
+            "D": D,
+            "match": target,
+            "depth": depth,
+            "norm": norm,
+            "positions": positions,
+            "residual": residual,
+            "steps": length[0],
+            "epochs": length[1],
+            "warmup": warmup,
+            "batch_size": batch_size,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "clip": clip,
+            "seed": seed,
+            "dtype": dtype,
+            "init": start[0],
+            "init_noise": start[1],
+        }
+        family = family_of(task.task)
+        resolved = family.resolve(
+            task.task, model.cls, Point(task.plugin.name, model.plugin.name, asked, model.values, model.given)
+        )
         run = Run(
             task=task.plugin.name,
             task_version=task.version,
             task_settings=task_values(task.task),
             model=model.plugin.name,
             model_version=model.version,
-            model_settings=dict(values) if isinstance(task.task, TextTask) else resolved_settings(model.cls, values, D),
-            D=D,
-            depth=depth,
-            norm=norm,
-            positions=positions,
-            residual=residual,
-            steps=steps,
-            warmup=warmup,
-            batch_size=batch_size,
-            lr=lr,
-            weight_decay=weight_decay,
-            clip=clip,
-            seed=seed,
-            dtype=dtype,
-            init=start[0],
-            init_noise=start[1],
+            model_settings=resolved.settings,
+            **{name: value for name, value in resolved.fields.items() if name not in ("match", "epochs")},
         )
+        job = Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin)
         check(run, model.cls)
-        contract = f"{run.model} {run.model_version} {run.model_settings} {D} {dtype}"
-        if contract not in checked and unsupported(model.cls, width=D, dtype=dtype, device=device) is None:
-            if isinstance(task.task, TextTask):
-                family.recipe_of(run, task.task)
-                family.check(model.cls, run.model, values, D)
-            else:
-                check_mixer(model.cls, run.model, D, run.model_settings, run.L, device, dtype)
+        contract = f"{task.task.trained_as} {run.model} {run.model_version} {run.model_settings} {run.D} {dtype}"
+        if contract not in checked and job.unsupported(device) is None:
+            family.check(job, device)
             checked.add(contract)
-        jobs.setdefault(run.key, Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin))
+        jobs.setdefault(run.key, job)
     return list(jobs.values())
 
 
@@ -133,26 +114,6 @@ def _lengths(request: Request) -> list[tuple[int | None, int | None]]:
     if request.steps is not None:
         raise BadInput(f"--steps {request.steps} and --epochs {request.epochs}: give one of the two")
     return [(None, epochs) for epochs in whole("--epochs", request.epochs, most=10**6)]
-
-
-def _check_request(request: Request, task: _Task) -> None:
-    """Raises `BadInput` for what is asked of a text task that its backbone has, and of another for what texts alone have."""
-    name = task.plugin.name
-    if not isinstance(task.task, TextTask):
-        if request.epochs is not None:
-            raise BadInput(f"--epochs {request.epochs}: {name} has fresh data at every step; give --steps")
-        return
-    fixed = {
-        "--norm": (request.norm, ("layer", "rms")),  # what it is by default says nothing
-        "--positions": (request.positions, (None, "none")),
-        "--residual": (request.residual, ("on",)),
-        "--init": (request.init, ("default",)),
-        "--init-noise": (request.init_noise, ("0",)),
-        "--match": (request.match, (None,)),
-    }
-    for option, (given, possible) in fixed.items():
-        if given not in possible:
-            raise BadInput(f"{option} {given}: a language model's backbone has its own; leave the option out for {name}")
 
 
 class _Task(NamedTuple):

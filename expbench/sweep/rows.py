@@ -10,12 +10,12 @@ from typing import Any
 
 from expbench.algebra.floors import Floor
 from expbench.algebra.reach import Reach
-from expbench.nn.network import Network
 from expbench.results import provenance
 from expbench.results.learning_rates import RESERVED
 from expbench.run import Run, Score, canonical, content_key
 from expbench.task import LabelFacts, Task
 from expbench.training.distributed import processes
+from expbench.training.family import Facts
 from expbench.training.job import Job
 
 CONTROLS_VERSION = 1  # raised when controls would be measured in another way
@@ -35,21 +35,20 @@ def controls_key(job: Job) -> str:
     )
 
 
-def of_network(network: Network) -> Row:
-    """What is known of a network before it is trained."""
-    reach = network.reach()
+def of_network(facts: Facts) -> Row:
+    """Return what is known of a network before it is trained."""
+    reach = facts.reach
     return {
-        "parameters": network.parameter_count(),
-        "state_size": network.state_size(),
-        "flops_per_token": network.flops(),
+        "parameters": facts.parameters,
+        "state_size": facts.state_size,
+        "flops_per_token": facts.flops_per_token,
         "network_degree": min(reach.degree[-1], _LARGEST) if reach is not None else None,
         "network_order": reach.order[-1] if reach is not None else None,
     }
 
 
-def of_floor(task: Task, network: Network) -> Row:
-    """The least error that any network of that reach can have on a task; null where it has no polynomial bound."""
-    reach = network.reach()
+def of_floor(task: Task, reach: Reach | None) -> Row:
+    """Return the least error that any network of that reach can have on a task; null where it has no polynomial bound."""
     floor = None if reach is None else _floor(task, reach)
     if floor is None:
         return {"floor": None, "floor_degree": None, "floor_structure": None}

@@ -1,42 +1,26 @@
-"""The sweep: what is done already, what is missing, and running it.
+"""The sweep's worker: what is missing, in parts, to an executor; what comes back is written, counted and reported.
 
-Each run is a unit of its own, written as one file, though runs that are alike are trained together. A run that fails is a
-row with its error and is tried again by the next sweep; one that diverges, or that its model does not support, is a finding
-and is done. Controls are units too, one for each setting of a task.
+Each run is a unit of its own, written as one file, though runs with one signature are trained together. A run that fails
+is a row with its error and is tried again by the next sweep; one that diverges, or that its model does not support, is a
+finding and is done. Controls are units too, one for each setting of a task.
 """
 
 from __future__ import annotations
 
-import math
-import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
-from expbench.language.family import OutOfTime
-from expbench.results import store
+from expbench import files
 from expbench.sweep import rows
-from expbench.sweep.controls import measure_controls
-from expbench.sweep.execution import execute
-from expbench.sweep.locks import reserved
+from expbench.sweep.executor import Ended, ExecutionSettings, Executor, Held, Lost, Measured, Part
 from expbench.sweep.plan import Plan
-from expbench.sweep.progress import Progress, work
+from expbench.sweep.progress import Progress
 from expbench.training import weights
 from expbench.training.job import Job
-from expbench.training.stacking import by_likeness, stacked
-
-
-class Options(NamedTuple):
-    """save_weights: of three seeds of each cell. fail_fast: stop at a failure. largest: most runs that are trained together.
-    ends: by `time.monotonic`, when no further stack is begun."""
-
-    save_weights: bool = False
-    fail_fast: bool = False
-    largest: int | None = None
-    ends: float = math.inf
+from expbench.training.stacking import by_likeness
 
 
 class Swept(NamedTuple):
@@ -49,86 +33,69 @@ class Swept(NamedTuple):
     stopped: bool
 
 
-def run(plan: Plan, folder: Path, device: str, progress: Progress, options: Options) -> Swept:
+def run(
+    plan: Plan, executor: Executor, settings: ExecutionSettings, progress: Progress, *, fail_fast: bool = False
+) -> Swept:
     """Measure the missing controls, run the missing jobs, and count how they ended.
 
-    Jobs that are alike are one part of the work, which no other process takes up meanwhile; a run that one has finished
-    since the plan was made counts as `elsewhere`. After an interrupt the folder holds every run that had ended, and the
-    same sweep goes on from there.
+    After an interrupt the folder holds every run that had ended, and the same sweep goes on from there.
     """
-    swept = Swept(Counter(), set(), [], stopped=False)
-    controls = {rows.controls_key(job): job for job in plan.controls}
-    parts = list(by_likeness(plan.missing).items())
-    while parts:
-        likeness, part = parts.pop(0)
-        with reserved(folder, likeness) as ours:
-            if not ours:
-                swept.held.extend(part)
-                parts.sort(key=lambda each: -sum(map(work, each[1])))  # the longest first, so that all end at one time
-                continue
-            swept.tried.update(job.run.key for job in part)
-            if not _run_part(part, folder, device, progress, options, controls, swept.ended):
-                return swept._replace(stopped=True)
-    theirs = {rows.controls_key(job) for job in swept.held}
-    for key, job in controls.items():
-        if key not in theirs:
-            measure_controls(job, folder, progress)
-    swept.tried.update({rows.controls_key(job) for job in plan.controls} - theirs)
-    if options.save_weights:
-        weights.keep_three(plan.jobs, folder)
+    swept, parts = Swept(Counter(), set(), [], stopped=False), divided(plan)
+    jobs = {job.run.key for part in parts for job in part.jobs}
+    stopped = False
+    with closing(executor.run(parts, settings, progress)) as events:
+        for event in events:
+            match event:
+                case Ended():
+                    _end(event, settings.folder, swept, progress)
+                    if fail_fast and event.status == "failed":
+                        progress.note(event.trace or "")
+                        stopped = True
+                        break
+                case Measured(job, written):
+                    _write(written, settings.folder)
+                    swept.tried.add(rows.controls_key(job))
+                case Held(part):
+                    swept.held.extend(part.jobs)
+                case Lost(lost, why):
+                    swept.ended["lost"] += len(lost)
+                    swept.tried.update(job.run.key for job in lost)
+                    progress.note(f"{len(lost)} runs are lost: {why}")
+    done = swept.tried | {job.run.key for job in swept.held}
+    if stopped or not jobs <= done:
+        return swept._replace(stopped=True)
+    if settings.save_weights:
+        weights.keep_three(plan.jobs, settings.folder)
     return swept
 
 
-def _run_part(
-    part: Sequence[Job],
-    folder: Path,
-    device: str,
-    progress: Progress,
-    options: Options,
-    controls: dict[str, Job],
-    ended: Counter[str],
-) -> bool:
-    """Run jobs that are alike, the controls that they want first; false if that was stopped, by time or by a failure.
-
-    Where a failure leaves a GPU that answers no more, none of the others is tried and recorded as failed.
-    """
-    progress.begin()
-    left = []
-    for job in part:
-        if store.finished(folder, job.run.key):
-            ended["elsewhere"] += 1
-            progress.skip(job)
-        else:
-            left.append(job)
-    for stack in stacked(left, device, options.largest):
-        if time.monotonic() > options.ends:
-            return False
-        for job in stack.jobs:
-            own = controls.pop(rows.controls_key(job), None)
-            if own is not None and not store.finished(folder, rows.controls_key(own)):
-                measure_controls(own, folder, progress)
-        try:
-            ways = execute(stack, folder, device, progress, save_weights=options.save_weights, ends=options.ends)
-            for job, outcome in ways:
-                ended[outcome.status] += 1
-                progress.end(job, outcome.status, outcome.error, outcome.value)
-                if options.fail_fast and outcome.status == "failed":
-                    progress.note(outcome.trace or "")
-                    return False
-                if outcome.status == "failed" and not _answers(device):
-                    progress.note("after this error the GPU answers this process no more: what is left needs another")
-                    return False
-        except OutOfTime as stopped:
-            progress.note(str(stopped))
-            return False
-    return True
+def divided(plan: Plan) -> list[Part]:
+    """Return what is missing in parts: a set of controls goes with the first jobs that want it, or by itself."""
+    controls = {rows.controls_key(job): job for job in plan.controls}
+    parts = []
+    for signature, jobs in by_likeness(plan.missing).items():
+        wanted = dict.fromkeys(map(rows.controls_key, jobs))
+        parts.append(Part(jobs, [controls.pop(key) for key in wanted if key in controls], signature))
+    return [*parts, Part([], list(controls.values()))] if controls else parts
 
 
-def _answers(device: str) -> bool:
-    """Whether a device still works: after some errors of CUDA whatever a process asks of it fails."""
-    try:
-        if device == "cuda":
-            torch.cuda.synchronize()
-    except RuntimeError:
-        return False
-    return True
+def _end(event: Ended, folder: Path, swept: Swept, progress: Progress) -> None:
+    """Write, count and report a run that has ended."""
+    _write(event.files, folder)
+    swept.ended[event.status] += 1
+    swept.tried.add(event.job.run.key)
+    if event.status == "elsewhere":
+        progress.skip(event.job)
+    else:
+        progress.end(event.job, event.status, event.error, event.value)
+
+
+def _write(written: Mapping[str, bytes], folder: Path) -> None:
+    """Write files that an executor has carried here, each in one stroke. Raises ValueError for a name outside the folder."""
+    for name, content in written.items():
+        target = folder / name
+        if not target.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"an executor names a file outside the results folder: {name!r}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(target) as aside:
+            aside.write_bytes(content)

@@ -29,7 +29,7 @@ from expbench.models.s6_bbar_b import S6BbarB
 from expbench.models.s6_poly import S6Poly
 from expbench.nn.blocks import MambaBlock
 from expbench.nn.network import Network
-from expbench.task import LONGEST, Batch, Measured, Task
+from expbench.task import LONGEST, Batch, Score, Task
 
 Form = Literal["s6", "s6-bbar-b", "s6-poly", "s6-poly-linear"]
 LIMIT = 2.0  # GB
@@ -247,7 +247,7 @@ class _Asked(Task):
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
         raise NotImplementedError
 
 

@@ -30,14 +30,15 @@ from expbench.initialisation.theorem2 import standardise
 from expbench.nn.network import Network
 from expbench.report import figures
 from expbench.results import provenance
-from expbench.run import Run, Score, Split
+from expbench.run import Run, Split
 from expbench.stats.intervals import share_interval
 from expbench.sweep.expand import expand
 from expbench.sweep.request import Request
-from expbench.task import Batch, Measured, Task
+from expbench.task import Batch, Score, Task
 from expbench.theory.construct import Construction, theorem2
 from expbench.training.batches import Stream
 from expbench.training.ensemble import Ensemble
+from expbench.training.family import Reached, Scored
 from expbench.training.loop import evaluate_together, surroundings, train_together
 
 RECOVERED = 1e-3  # NMSE from which on a run has found the polynomial
@@ -83,7 +84,7 @@ class Padded(Task):
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return self.inner.measure(outputs, targets)
 
-    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
         return self.inner.summary(totals)
 
 
@@ -153,12 +154,11 @@ def _trained(
         found = evaluate_together(runs, tasks, ensemble, stream, device, "test", range(len(runs)))
         before = [next(m.value for m in found[i] if m.metric == task.headline) for i in range(len(runs))]
         after = {}
-        for item in train_together(runs, tasks, ensemble, device):
-            score = item.what
-            if isinstance(score, Score):
-                told(score.step)
-            if isinstance(score, Score) and score.headline and score.split == "test":
-                after[item.member] = score.value
+        for event in train_together(runs, tasks, ensemble, device):
+            if isinstance(event, Reached):
+                told(event.step)
+            elif isinstance(event, Scored) and event.score.headline and event.score.split == "test":
+                after[event.member] = event.score.value
     return before, after
 
 

@@ -58,14 +58,14 @@ class Group:
         found: list[int] = both.tolist()
         return found
 
-    def part(self) -> None:
-        """To be called by all when there is nothing more to train: none leaves while another waits for it."""
+    def leave(self) -> None:
+        """End the group, once there is nothing more to train; all must call it: none leaves while another waits for it."""
         if self.size > 1:
             distributed.barrier()
             _leave()
 
-    def told(self, what: Any) -> Any:
-        """What process 0 says, which can be pickled. The others wait for it."""
+    def broadcast(self, what: Any) -> Any:
+        """Return what process 0 says, which can be pickled. The others wait for it."""
         if self.size == 1:
             return what
         both = [what]
@@ -113,6 +113,12 @@ def apart(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
 def processes() -> tuple[int, int]:
     """The number of this process and how many torchrun has started; (0, 1) without it. Joins nothing."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def announce(what: Any, device: str) -> None:
+    """Tell the other processes of torchrun, which wait for it, what begins; nothing where there are none."""
+    if processes()[1] > 1:
+        joined(device).broadcast(what)
 
 
 def joined(device: str) -> Group:

@@ -1,4 +1,4 @@
-"""Runs -> Scores: one loop for every task and every model, and for as many runs at once as differ in numbers alone.
+"""Runs -> events: one loop for every task and every model, and for as many runs at once as differ in numbers alone.
 
 Fresh data at every step, AdamW, linear warm-up and cosine decay, gradients clipped in norm. The loop yields what it
 measures: a few dozen points of the curve on the selection split, and at the end the test split, which nothing is chosen on.
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,9 +18,10 @@ from torch import Tensor
 from expbench.initialisation.start import start
 from expbench.nn.network import Network
 from expbench.run import Run, Score, Split
-from expbench.task import Batch, Measured, Task, total
+from expbench.task import Batch, Task, total
 from expbench.training.batches import Chunk, Stream
 from expbench.training.ensemble import Ensemble
+from expbench.training.family import Diverged, DivergedError, Eager, Event, Reached, Scored
 from expbench.training.monitors import TransitionWatch, fingerprint
 from expbench.training.precision import precision_context
 from expbench.training.step import Steps
@@ -51,17 +51,6 @@ def surroundings(run: Run, device: str, size: int = 1) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-class Diverged(Exception):
-    """The loss or its gradient is no longer finite; says at which step."""
-
-
-class Item(NamedTuple):
-    """What the loop tells of run number `member`: a score, or that it has diverged, after which nothing more comes of it."""
-
-    member: int
-    what: Score | Diverged
-
-
 def build(run: Run, task: Task, model: type, device: str) -> Network:
     """The network of a run, initialised from its seed alone: drawn on the CPU, so alike on every device."""
     with torch.random.fork_rng(devices=[]):
@@ -81,24 +70,16 @@ def build(run: Run, task: Task, model: type, device: str) -> Network:
 
 
 def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score]:
-    """Train one network, yielding the curve and at the end the test metrics; raises `Diverged` where it breaks down."""
-    for item in train_together([run], [task], Ensemble([network]), device):
-        if isinstance(item.what, Diverged):
-            raise item.what
-        yield item.what
+    """Train one network, yielding the curve and at the end the test metrics; raises `DivergedError` where it breaks down."""
+    for event in train_together([run], [task], Ensemble([network]), device):
+        if isinstance(event, Diverged):
+            raise DivergedError(event.reason)
+        if isinstance(event, Scored):
+            yield event.score
 
 
-def train_together(
-    runs: Sequence[Run],
-    tasks: Sequence[Task],
-    ensemble: Ensemble,
-    device: str,
-    eager: Callable[[str], None] = lambda reason: None,
-) -> Iterator[Item]:
-    """Train S networks, run i on task i; they have the same number of steps, batch size and shapes.
-
-    eager: told why, if steps cannot be captured on a GPU.
-    """
+def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensemble, device: str) -> Iterator[Event]:
+    """Train S networks, run i on task i; they have the same number of steps, batch size and shapes."""
     began = time.perf_counter()
     first = runs[0]
     alive = list(range(len(runs)))
@@ -109,23 +90,23 @@ def train_together(
     watch = TransitionWatch(ensemble)
     untrained = _untrained(first, ensemble, probe.inputs, device)
 
-    def scores(i: int, split: Split, step: int, measured: Iterable[Measured]) -> Iterator[Item]:
+    def scores(i: int, split: Split, step: int, measured: Iterable[Score]) -> Iterator[Event]:
         seconds = time.perf_counter() - began
-        for metric, value, part in measured:
-            headline = metric == tasks[i].headline and not part
-            yield Item(i, Score(split, step, metric, float(value), part, seconds, headline))
+        for score in measured:
+            headline = score.metric == tasks[i].headline and not score.slice
+            yield Scored(i, Score(score.metric, float(score.value), score.slice, split, step, seconds, headline))
 
     for i in alive:
-        yield from scores(i, "selection", 0, [Measured("outputs_fingerprint", untrained[i])])
+        yield from scores(i, "selection", 0, [Score("outputs_fingerprint", untrained[i])])
     ensemble.template.train()
     for step in range(1, first.steps + 1):
         batch = steps.take()
         if step in points and steps.eager_because is not None:
-            eager(steps.eager_because)
+            yield Eager(steps.eager_because)
         if step in points or (len(runs) == 1 and device == "cpu" and not steps.fine()):
             for i, broke_at in steps.broken(alive):
                 alive.remove(i)
-                yield Item(i, Diverged(f"the loss or its gradient is not finite at step {broke_at} of {first.steps}"))
+                yield Diverged(i, f"the loss or its gradient is not finite at step {broke_at} of {first.steps}")
             if not alive:
                 return
             mean = steps.mean_loss()
@@ -134,20 +115,21 @@ def train_together(
             at_rest, moving = watch.probe(probe.inputs), watch.running(batch.inputs[:, :PROBE])
             curve = evaluate_together(runs, tasks, ensemble, stream, device, "selection", alive, CURVE_CHUNKS)
             for i in alive:
-                of_step = [Measured("learning_rate", rates[i]), Measured("gradient_norm", norms[i]), *drawn[i]]
-                yield from scores(i, "train", step, [Measured("loss", mean[i]), *of_step])
+                of_step = [Score("learning_rate", rates[i]), Score("gradient_norm", norms[i]), *drawn[i]]
+                yield from scores(i, "train", step, [Score("loss", mean[i]), *of_step])
                 if step < first.steps:
                     yield from scores(i, "selection", step, (m for m in curve[i] if not m.slice))
                 yield from scores(i, "selection", step, at_rest[i])
                 yield from scores(i, "train", step, moving[i])
+            yield Reached(step)
 
     finite = torch.stack([torch.isfinite(p).flatten(1).all(1) for p in ensemble.stacked(ensemble.leaves)]).all(0).tolist()
     for i in [i for i in alive if not finite[i]]:
         alive.remove(i)
-        yield Item(i, Diverged(f"a parameter is not finite after step {first.steps}, the last"))
+        yield Diverged(i, f"a parameter is not finite after step {first.steps}, the last")
     for i, share in steps.seen.measure():
         if i in alive:
-            yield from scores(i, "test", first.steps, [Measured("seen_in_training", share)])
+            yield from scores(i, "test", first.steps, [Score("seen_in_training", share)])
     splits: tuple[Split, ...] = ("selection", "test")
     for split in splits:
         found = evaluate_together(runs, tasks, ensemble, stream, device, split, alive)
@@ -157,10 +139,10 @@ def train_together(
             yield from scores(i, split, first.steps, [*found[i], *data[i]])
             value = next(m.value for m in found[i] if m.metric == task.headline and not m.slice)
             if math.isfinite(value):
-                yield from scores(i, split, first.steps, [Measured("solved", float(task.solved(value)))])
+                yield from scores(i, split, first.steps, [Score("solved", float(task.solved(value)))])
             else:
                 alive.remove(i)
-                yield Item(i, Diverged(f"{task.headline} of the {split} split is not finite after {first.steps} steps"))
+                yield Diverged(i, f"{task.headline} of the {split} split is not finite after {first.steps} steps")
 
 
 @torch.no_grad()
@@ -168,22 +150,22 @@ def _untrained(run: Run, ensemble: Ensemble, inputs: Tensor, device: str) -> lis
     """Of each network what tells its outputs for inputs (S, B, ...) before the first step: they follow from the seed and the
     code alone, so that a change of what a layer computes shows in a number, whatever training makes up for."""
     ensemble.template.eval()
-    with precision_context(run, device):
+    with precision_context(run.dtype, device):
         told: list[float] = fingerprint(ensemble.outputs(inputs, shared=False)).tolist()
     ensemble.template.train()
     return told
 
 
-def _fingerprints(batch: Batch) -> list[list[Measured]]:
+def _fingerprints(batch: Batch) -> list[list[Score]]:
     """Of each run what tells its inputs and its targets, of a batch (S, B, ...)."""
     names = [f"{name}_fingerprint" for name in Batch._fields]
     rows = zip(*(fingerprint(x).tolist() for x in batch), strict=True)
-    return [[Measured(name, value) for name, value in zip(names, row, strict=True)] for row in rows]
+    return [[Score(name, value) for name, value in zip(names, row, strict=True)] for row in rows]
 
 
-def _data_of(stream: Stream, split: Split) -> dict[int, list[Measured]]:
+def _data_of(stream: Stream, split: Split) -> dict[int, list[Score]]:
     """What tells the data of a split, by its first chunk: those of all would have to be drawn once more."""
-    found: dict[int, list[Measured]] = {}
+    found: dict[int, list[Score]] = {}
     for chunk in stream.split(split, 1):
         found.update(zip(chunk.runs, _fingerprints(chunk.each()), strict=True))
     return found
@@ -195,7 +177,7 @@ def curve_steps(steps: int) -> set[int]:
     return {round(steps * (i + 1) / count) for i in range(count)}
 
 
-def evaluate(run: Run, task: Task, network: Network, device: str, split: Split, chunks: int | None = None) -> list[Measured]:
+def evaluate(run: Run, task: Task, network: Network, device: str, split: Split, chunks: int | None = None) -> list[Score]:
     """The metrics of the selection or test split, or of its first `chunks` chunks."""
     stream = Stream([run], [task], device)
     return evaluate_together([run], [task], Ensemble([network]), stream, device, split, [0], chunks)[0]
@@ -211,13 +193,13 @@ def evaluate_together(
     split: Split,
     alive: Sequence[int],
     chunks: int | None = None,
-) -> dict[int, list[Measured]]:
+) -> dict[int, list[Score]]:
     """The metrics of each run in `alive`, by its index."""
     sequences = max(1, _EVALUATED_TOKENS[device] // (tasks[0].L * len(runs)))
     parts: dict[int, list[Mapping[str, Tensor]]] = {i: [] for i in alive}
     ensemble.template.eval()
     for batch, some, shared in _joined(stream.split(split, chunks), max(1, _MEASURED_TOKENS // tasks[0].L)):
-        with precision_context(runs[0], device):
+        with precision_context(runs[0].dtype, device):
             along = 0 if shared else 1
             pieces = [ensemble.outputs(x, shared=shared, some=some) for x in batch.inputs.split(sequences, along)]
         outputs = torch.cat(pieces, 1)

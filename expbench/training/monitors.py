@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from expbench.run import Run
-from expbench.task import Measured, Task
+from expbench.task import Score, Task
 from expbench.training.batches import Stream
 from expbench.training.ensemble import Ensemble
 
@@ -72,17 +72,17 @@ class TransitionWatch:
         self.ensemble = ensemble
         self.extremes: dict[int, Tensor] = {}
 
-    def probe(self, inputs: Tensor) -> list[list[Measured]]:
+    def probe(self, inputs: Tensor) -> list[list[Score]]:
         """What each network's mixers log about inputs (S, B, ...)."""
         values = {key: x.double().tolist() for key, x in self.ensemble.statistics(inputs).items()}
         found = []
         for i in range(self.ensemble.size):
-            measured = [Measured(name, of_each[i], f"layer={layer}") for (layer, name), of_each in values.items()]
+            measured = [Score(name, of_each[i], f"layer={layer}") for (layer, name), of_each in values.items()]
             largest = [of_each[i] for (_, name), of_each in values.items() if name == "abar_max"]
-            found.append([*measured, Measured("k_hat", max(largest))] if largest else measured)
+            found.append([*measured, Score("k_hat", max(largest))] if largest else measured)
         return found
 
-    def running(self, inputs: Tensor) -> list[list[Measured]]:
+    def running(self, inputs: Tensor) -> list[list[Score]]:
         """The largest |Abar| of each network so far, these inputs (S, B, ...) among them."""
         for (layer, name), values in self.ensemble.statistics(inputs).items():
             if name == "abar_max":
@@ -90,6 +90,6 @@ class TransitionWatch:
                 self.extremes[layer] = values if before is None else torch.maximum(values, before)
         extremes = {layer: x.double().tolist() for layer, x in self.extremes.items()}
         return [
-            [Measured("abar_max_running", of_each[i], f"layer={layer}") for layer, of_each in extremes.items()]
+            [Score("abar_max_running", of_each[i], f"layer={layer}") for layer, of_each in extremes.items()]
             for i in range(self.ensemble.size)
         ]

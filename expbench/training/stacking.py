@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from expbench.language.task import TextTask
 from expbench.training.batches import Stream
 from expbench.training.ensemble import Ensemble
+from expbench.training.family import Stack
 from expbench.training.job import Job
 from expbench.training.loop import build, surroundings
 from expbench.training.precision import TOLERANCE, precision_context
@@ -32,13 +31,6 @@ _ROUNDING = 1e-2  # relative: a difference in float32 that may be rounding, if i
 _TRIED = 4  # tasks of a stack beside the first, on which it is tried beforehand
 
 
-class Stack(NamedTuple):
-    """Jobs that are trained together, or one; and why it is one where alike jobs might have been stacked."""
-
-    jobs: list[Job]
-    alone_because: str | None = None
-
-
 def by_likeness(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[Job]]:
     """The jobs in groups that are alike, by what these have in common."""
     alike: dict[tuple[object, ...], list[Job]] = {}
@@ -50,8 +42,7 @@ def by_likeness(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[Job]]:
 def stacked(group: Sequence[Job], device: str, largest: int | None = None) -> Iterator[Stack]:
     """Jobs that are alike in stacks; it is tried once whether they can be stacked."""
     size, reason = 1, None
-    mapped = group and not isinstance(group[0].task, TextTask) and group[0].unsupported(device) is None
-    if mapped and largest != 1 and len(group) > 1:
+    if largest != 1 and len(group) > 1 and group[0].unsupported(device) is None:
         size, reason = together(group, device)
     if largest is not None:
         size = min(size, largest)
@@ -97,7 +88,7 @@ def _trial(jobs: Sequence[Job], device: str) -> tuple[float, int]:
     """The largest relative difference between losses and gradients of jobs together and alone, on their first batches; and
     for how many such jobs the memory of a GPU suffices, by what these have taken."""
     run, size = jobs[0].run, _LARGEST[device]
-    with surroundings(run, device), precision_context(run, device):
+    with surroundings(run, device), precision_context(run.dtype, device):
         if device == "cuda":
             torch.cuda.reset_peak_memory_stats()
             before, free = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()

@@ -85,7 +85,7 @@ class Steps:
         self._step += 1
         batch = self._stream.train_at(self._step) if batch is None else batch
         self.seen.add(batch.inputs)
-        with precision_context(self._run, self._device):
+        with precision_context(self._run.dtype, self._device):
             losses = self._ensemble.losses(self._task, batch)
         raw = torch.autograd.grad(losses.sum(), self._ensemble.leaves, allow_unused=True, materialize_grads=True)
         grads, norms = clipped(rows(self._ensemble.stacked(raw)), self._rates.clip)

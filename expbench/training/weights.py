@@ -6,17 +6,16 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from expbench import files, plugins
 from expbench.contracts import build_task, load_model, load_task
 from expbench.errors import BadInput
-from expbench.nn.network import Network
 from expbench.results import folders, store
 from expbench.run import Run, canonical
 from expbench.settings import Value
+from expbench.training.family import family_of
 from expbench.training.job import Job
-from expbench.training.loop import build
 
 
 def save(state: Mapping[str, Tensor], folder: Path, key: str) -> str:
@@ -51,8 +50,8 @@ def keep_three(jobs: Sequence[Job], folder: Path) -> None:
             _path(folder, key).unlink(missing_ok=True)
 
 
-def load(folder: str | Path, key: str) -> Network:
-    """The trained network of the run whose key begins so, on the CPU and set to evaluation; raises `BadInput`.
+def load(folder: str | Path, key: str) -> nn.Module:
+    """Return the trained network of the run whose key begins so, on the CPU, set to evaluation; raises `BadInput`.
 
     Its model and task are imported from where the run had them.
     """
@@ -72,7 +71,8 @@ def load(folder: str | Path, key: str) -> Network:
     settings: dict[str, Value] = json.loads(row["task_settings"])
     texts = {name: str(value) for name, value in settings.items() if value is not None}
     task = build_task(load_task(plugins.find("task", run.task)), texts, run.task)
-    network = build(run, task, load_model(plugins.find("model", run.model_from(origins["model"]))), "cpu")
+    model = load_model(plugins.find("model", run.model_from(origins["model"])))
+    network = family_of(task).network(Job(run, task, model, origins["task"], origins["model"]))
     network.load_state_dict(load_file(path))
     return network.eval()
 

@@ -29,7 +29,7 @@ from expbench.mixer import state_size, unsupported
 from expbench.nn.network import Network, stack_reach
 from expbench.ops.backends import Unable
 from expbench.run import DType
-from expbench.task import Batch, Measured, Task
+from expbench.task import Batch, Score, Task
 from expbench.theory.degree import degree_of, generic, has_degree, order_of
 from expbench.theory.residues import NotPolynomial
 from expbench.training.ensemble import Ensemble
@@ -251,7 +251,7 @@ class _Probe(Task):
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
 
-    def summary(self, totals: Mapping[str, Tensor]) -> list[Measured]:
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
         raise NotImplementedError
 
 

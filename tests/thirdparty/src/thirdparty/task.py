@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from expbench.task import Batch, Measured, Task
+from expbench.task import Batch, Score, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,4 +29,4 @@ class LastValue(Task):
         return {"error": ((outputs - targets) ** 2).sum(), "count": torch.tensor(len(targets))}
 
     def summary(self, totals):
-        return [Measured("error", float(totals["error"] / totals["count"]))]
+        return [Score("error", float(totals["error"] / totals["count"]))]

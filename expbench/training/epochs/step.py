@@ -1,4 +1,4 @@
-"""The optimizer steps of a language model; nothing in a step waits for the device.
+"""The optimizer steps of a model that is trained in epochs; nothing in a step waits for the device.
 
 A step's batch, learning rate and random state follow from its number, so that the model, the optimizer's moments and the
 loss since the last evaluation are all there is to keep.
@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from expbench.data.rng import fold
-from expbench.language.batches import Order
-from expbench.language.gradients import Passes
-from expbench.language.model import LanguageModel
-from expbench.language.recipe import How, Recipe, Schedule
 from expbench.training.distributed import Group
+from expbench.training.epochs.gradients import Passes
+from expbench.training.epochs.recipe import Plan, Recipe, TrainerOptions
+from expbench.training.epochs.workload import Batch, Workload
 from expbench.training.schedule import learning_rate_factor
 
 
@@ -25,10 +24,9 @@ class Steps:
     taken: how many were taken. passes: where losses and gradients come from.
     """
 
-    def __init__(
-        self, model: LanguageModel, order: Order, recipe: Recipe, schedule: Schedule, how: How, group: Group
-    ) -> None:
-        self._model, self._order, self._recipe, self._schedule, self._group = model, order, recipe, schedule, group
+    def __init__(self, workload: Workload, recipe: Recipe, plan: Plan, options: TrainerOptions, group: Group) -> None:
+        self._workload, self._recipe, self._plan, self._group = workload, recipe, plan, group
+        self._model = model = workload.model
         self._optimizer = torch.optim.AdamW(
             parameter_groups(model, recipe.weight_decay),
             recipe.lr,
@@ -37,11 +35,11 @@ class Steps:
         )
         name_of = {id(p): name for name, p in model.named_parameters()}
         self._trained = [(name_of[id(p)], p) for part in self._optimizer.param_groups for p in part["params"]]
-        self.passes = Passes(model, recipe, how, group)
+        self.passes = Passes(workload, recipe, options, group)
         self._total = torch.zeros((), dtype=torch.float64, device=group.device)
         self._broke_at = torch.zeros((), dtype=torch.int64, device=group.device)
         self._since = self.taken = 0
-        self._batch = torch.empty(0)  # of the last step, the share of this process
+        self._batch: Batch = ()  # of the last step, the share of this process
 
     def begin(self) -> None:
         """To be called once before the first step, when the weights are what they are to start from."""
@@ -53,12 +51,14 @@ class Steps:
         group, recipe = self._group, self._recipe
         self.taken += 1
         self._since += 1
-        torch.manual_seed(fold("language step", recipe.seed, self.taken, group.rank))  # for a mixer that draws
-        self._batch = self._order.batch(self.taken, group.device, group.rank, group.size)
+        torch.manual_seed(
+            fold(f"{self._workload.stream} step", recipe.seed, self.taken, group.rank)
+        )  # for a mixer that draws
+        self._batch = self._workload.batch(self.taken, group.device, group.rank, group.size)
         loss = self.passes(self._batch)
         norm = clip_grad_norm_([p for _, p in self._trained], recipe.clip)
         for part in self._optimizer.param_groups:
-            part["lr"] = recipe.lr * learning_rate_factor(self._schedule, self.taken - 1)
+            part["lr"] = recipe.lr * learning_rate_factor(self._plan, self.taken - 1)
         self._optimizer.step()
         self._total += loss
         broke = (self._broke_at == 0) & ~torch.isfinite(norm + loss)
@@ -83,9 +83,9 @@ class Steps:
         norms = [torch.linalg.vector_norm(p.grad.double()) for _, p in self._trained if p.grad is not None]
         return float(self._optimizer.param_groups[0]["lr"]), float(torch.stack(norms).norm()) if norms else 0.0
 
-    def batch(self) -> Tensor:
-        """What the last step was taken on, (B, L + 1), of all processes, which must all ask for it."""
-        return self._group.gathered(self._batch)
+    def batch(self) -> Batch:
+        """Return what the last step was taken on, of all processes, which must all ask for it."""
+        return tuple(self._group.gathered(x) for x in self._batch)
 
     def state(self) -> tuple[dict[str, Tensor], int]:
         """What `restore` takes: tensors, and how many steps the mean loss is of. Of the first process it is all there is."""

@@ -20,8 +20,14 @@ from torch import Tensor
 from expbench import files
 from expbench.errors import BadInput, first_line
 
-_KEY = "expbench_language"  # in a file's metadata
+FOLDER = "checkpoints"  # below a results folder: one a run, by its key
+_KEY = "expbench_language"  # in a file's metadata; the name dates from when only language models had checkpoints
+_FORMAT = 2  # of what `State.about` holds; raised when it changes
 _KEPT = 2
+
+
+class CheckpointError(BadInput):
+    """A checkpoint that cannot be used, which the user has to put right: no fault of the run itself."""
 
 
 class State(NamedTuple):
@@ -39,21 +45,21 @@ class _Damaged(Exception):
 class Checkpoints:
     """Those of the training that `identity` tells from all others, in a folder that is made where it is not there.
 
-    Raises BadInput where it cannot be.
+    Raises `CheckpointError` where it cannot be.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        self._folder, self._identity = folder, json.loads(json.dumps(identity))  # as it comes back from a file
+        self._folder, self._identity = folder, json.loads(json.dumps({**identity, "format": _FORMAT}))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BadInput(f"{folder} cannot hold checkpoints ({first_line(error)})") from error
+            raise CheckpointError(f"{folder} cannot hold checkpoints ({first_line(error)})") from error
         files.sweep_away(folder)
 
     def newest(self, *, quiet: bool = False) -> State | None:
         """The last that is whole; None where there is none at all. quiet: do not say which was passed over.
 
-        Raises BadInput where one is of another training or of something else, and where none is whole.
+        Raises `CheckpointError` where one is of another training or of something else, and where none is whole.
         """
         damaged: list[str] = []
         for path in reversed(self._paths()):
@@ -66,7 +72,9 @@ class Checkpoints:
                 print(f"{'; '.join(damaged)}: continued from {path.name}", file=sys.stderr, flush=True)
             return state
         if damaged:
-            raise BadInput(f"{'; '.join(damaged)}, and there is no earlier one; to train from the beginning, delete it")
+            raise CheckpointError(
+                f"{'; '.join(damaged)}, and there is no earlier one; to train from the beginning, delete it"
+            )
         return None
 
     def save(self, state: State) -> Path:
@@ -96,7 +104,7 @@ class Checkpoints:
         except (SafetensorError, OSError) as error:
             raise _Damaged(first_line(error)) from error
         if written is None:
-            raise BadInput(f"{path} is no checkpoint of a language model's training; give another folder for checkpoints")
+            raise CheckpointError(f"{path} is no checkpoint of a training; give another folder for checkpoints")
         content = json.loads(written)
         if content["check"] != _check(tensors):
             raise _Damaged("its numbers are not those that were written")
@@ -104,8 +112,18 @@ class Checkpoints:
         other = [name for name in {**there, **here} if there.get(name) != here.get(name)]
         if other:
             told = ", ".join(f"{name}={there.get(name)} and not {here.get(name)}" for name in other)
-            raise BadInput(f"{path} is of another training, with {told}; give another folder for checkpoints")
+            raise CheckpointError(f"{path} is of another training, with {told}; give another folder for checkpoints")
         return State(content["step"], tensors, content["about"])
+
+
+def delete_checkpoints(results: Path, key: str) -> None:
+    """Delete the checkpoints of a run that has ended; nothing where there are none."""
+    folder = results / FOLDER / key
+    for path in folder.glob("step-*.safetensors"):
+        path.unlink(missing_ok=True)
+    for empty in (folder, folder.parent):
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()
 
 
 def _check(tensors: Mapping[str, Tensor]) -> int:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from expbench.language.model import LanguageModel
-from expbench.language.recipe import How, Recipe
 from expbench.training import cuda_graph
 from expbench.training.distributed import Group, apart
+from expbench.training.epochs.recipe import Recipe, TrainerOptions
+from expbench.training.epochs.workload import Batch, Workload
+from expbench.training.precision import precision_context
 
 _EAGER_BATCHES = 3  # before one is captured: programs are compiled, kernels are chosen
 # Relative distance, parameter by parameter, between the gradients of a step and of its replay: the same kernels, of which
@@ -25,13 +26,14 @@ _ALIKE = 0.05
 class _Loss(nn.Module):
     """The loss of a model as a forward pass, which is what DistributedDataParallel hooks into."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, workload: Workload) -> None:
         super().__init__()
-        self.model = model
+        self.model = workload.model  # a submodule, so that DistributedDataParallel sees its parameters
+        self._of = workload.loss
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """The mean cross-entropy of all tokens (B, L + 1) but the first."""
-        return self.model.loss(tokens[:, :-1], tokens[:, 1:])
+    def forward(self, *batch: Tensor) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+        return self._of(batch)
 
 
 class Passes:
@@ -44,15 +46,15 @@ class Passes:
     were captured, since a replay allocates nothing that could be counted.
     """
 
-    def __init__(self, model: LanguageModel, recipe: Recipe, how: How, group: Group) -> None:
+    def __init__(self, workload: Workload, recipe: Recipe, options: TrainerOptions, group: Group) -> None:
         self._recipe, self._group = recipe, group
-        self._loss: nn.Module = _Loss(model)
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._at_once = how.at_once or recipe.batch_size
-        captured = how.captured and cuda_graph.possible(group.device)
+        self._loss: nn.Module = _Loss(workload)
+        self._parameters = [p for p in workload.model.parameters() if p.requires_grad]
+        self._at_once = options.at_once or recipe.batch_size
+        captured = options.captured and cuda_graph.possible(group.device)
         self._left = _EAGER_BATCHES if captured else None  # None: nothing is to be captured any more
         self._replay: Callable[[], Tensor] | None = None
-        self._batch = torch.empty(0)  # of the graph
+        self._batch: Batch = ()  # of the graph
         self._beside: list[Tensor] = []  # its gradients, side by side, a tensor for each dtype
         self.eager_because: str | None = None
         self.memory = 0
@@ -69,13 +71,14 @@ class Passes:
         """Whether they are replayed as a CUDA graph by now."""
         return self._replay is not None
 
-    def __call__(self, batch: Tensor) -> Tensor:
-        """The mean cross-entropy of a batch (B, L + 1), the share of this process, over which the next one may write."""
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch, the share of this process, over which the next one may write."""
         if self._left == 0:
             self._left = None
             self._capture(batch)
         if self._replay is not None:
-            self._batch.copy_(batch)
+            for held, new in zip(self._batch, batch, strict=True):
+                held.copy_(new)
             loss = self._replay()
             self._group.average(self._beside)
             return loss
@@ -87,21 +90,22 @@ class Passes:
             self._group.average([p.grad for p in self._parameters if p.grad is not None])
         return loss
 
-    def _eager(self, batch: Tensor) -> Tensor:
-        """Some sequences at a time, whose gradients are added to what is there."""
-        loss = torch.zeros((), dtype=torch.float64, device=batch.device)
-        pieces = batch.split(self._at_once)
+    def _eager(self, batch: Batch) -> Tensor:
+        """Add up the gradients of some examples at a time, on top of what is there."""
+        whole, device = len(batch[0]), batch[0].device
+        loss = torch.zeros((), dtype=torch.float64, device=device)
+        pieces = list(zip(*(x.split(self._at_once) for x in batch), strict=True))
         for i, piece in enumerate(pieces):
             with apart(self._loss, last=i == len(pieces) - 1):
-                with autocast(self._recipe, batch.device):
-                    part = self._loss(piece) * (len(piece) / len(batch))
+                with precision_context(self._recipe.dtype, device.type):
+                    part = self._loss(*piece) * (len(piece[0]) / whole)
                 part.backward()
             loss += part.detach()
         return loss
 
-    def _capture(self, batch: Tensor) -> None:
+    def _capture(self, batch: Batch) -> None:
         """Capture what is done with a batch, if all processes can."""
-        self._batch = batch.clone()
+        self._batch = tuple(x.clone() for x in batch)
         with_gradient = [p for p in self._parameters if p.grad is not None]  # the others the optimizer is to leave alone
         self._beside = side_by_side(with_gradient)
 
@@ -133,8 +137,3 @@ def side_by_side(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
             p.grad = gradient.view_as(p)
         found.append(flat)
     return found
-
-
-def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
-    """The precision of a recipe, as a context."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16")

@@ -1,0 +1,1 @@
+"""Executors: where the parts of a sweep run."""

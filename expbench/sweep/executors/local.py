@@ -1,0 +1,91 @@
+"""The local executor: one process after the other part; processes on one folder divide the parts among them by locks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+
+import torch
+
+from expbench.results import store
+from expbench.sweep import rows
+from expbench.sweep.controls import measure_controls
+from expbench.sweep.execution import execute
+from expbench.sweep.executor import Ended, Events, ExecutionSettings, Held, Measured, Part
+from expbench.sweep.locks import reserved
+from expbench.sweep.progress import Progress, work
+from expbench.training.family import Context, Paused, family_of
+from expbench.training.job import Job
+
+
+class Local:
+    """Runs parts in this process."""
+
+    def run(self, parts: Sequence[Part], settings: ExecutionSettings, progress: Progress) -> Events:
+        """Run parts one after the other, but for those that another process on this folder is at.
+
+        A run that such a process has finished since the parts were made has ended `elsewhere`.
+        """
+        left, bare = [part for part in parts if part.jobs], [part for part in parts if not part.jobs]
+        while left:
+            part = left.pop(0)
+            with reserved(settings.folder, part.signature) as ours:
+                if not ours:
+                    yield Held(part)
+                    left.sort(key=lambda each: -sum(map(work, each.jobs)))  # the longest first: all end at one time
+                    continue
+                if not (yield from _run_part(part, settings, progress)):
+                    return
+        for part in bare:
+            for job in part.controls:
+                yield from _controls(job, settings, progress)
+
+
+def _run_part(part: Part, settings: ExecutionSettings, progress: Progress) -> Generator[Ended | Measured, None, bool]:
+    """Run one part, the controls that a stack wants before it; return whether to go on with others.
+
+    Where a failure leaves a GPU that answers no more, none of the others is tried and recorded as failed.
+    """
+    progress.begin()
+    context = Context(settings.device, settings.folder, settings.ends, settings.save_weights)
+    left = []
+    for job in part.jobs:
+        if store.finished(settings.folder, job.run.key):
+            yield Ended(job, "elsewhere")
+        else:
+            left.append(job)
+    controls = {rows.controls_key(job): job for job in part.controls}
+    for stack in family_of(part.jobs[0].task).group(left, settings.device, settings.largest):
+        if time.monotonic() > settings.ends:
+            return False
+        for key in dict.fromkeys(map(rows.controls_key, stack.jobs)):
+            if key in controls:
+                yield from _controls(controls.pop(key), settings, progress)
+        for ended in execute(stack, context, progress):
+            if isinstance(ended, Paused):
+                (job,) = stack.jobs
+                progress.note(f"{job.run.title()} stands at a checkpoint after {ended.step} of {ended.steps} steps")
+                return False
+            job, outcome = ended
+            yield Ended(job, *outcome)
+            if outcome.status == "failed" and not _answers(settings.device):
+                progress.note("after this error the GPU answers this process no more: what is left needs another")
+                return False
+    return True
+
+
+def _controls(job: Job, settings: ExecutionSettings, progress: Progress) -> Iterator[Measured]:
+    """Measure the controls of a job's task, where no other process has."""
+    if not store.finished(settings.folder, rows.controls_key(job)):
+        measure_controls(job, settings.folder, progress)
+    yield Measured(job)
+
+
+def _answers(device: str) -> bool:
+    """Return whether a device still works: after some errors of CUDA whatever a process asks of it fails."""
+    try:
+        if device == "cuda":
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,113 @@
+"""The family `stacked`: networks of a few layers on fresh data at every step, many runs trained as one program."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+from expbench.contracts import check_mixer, default_positions, resolved_settings
+from expbench.errors import BadInput
+from expbench.nn.network import Network
+from expbench.nn.size_matching import Around, Target, match
+from expbench.settings import Value
+from expbench.task import CHUNK, Task
+from expbench.training.batches import Stream
+from expbench.training.ensemble import Ensemble
+from expbench.training.family import Context, DivergedError, Event, Facts, Family, Point, Resolved, Stack, Trained
+from expbench.training.job import Job
+from expbench.training.loop import CURVE_CHUNKS, build, curve_steps, evaluate_together, surroundings, train_together
+from expbench.training.stacking import stacked
+from expbench.training.step import Steps
+
+_WARMUP, _SHARE = 200, 10  # steps in which the rate rises, but at most one in so many
+_STEPS, _BEFORE = {"cpu": 3, "cuda": 20}, {"cpu": 0, "cuda": 5}  # steps that are timed, and those before them (some eager)
+
+
+class Stacked:
+    """How tasks with fresh data are trained."""
+
+    distributed = False
+
+    def resolve(self, task: Task, model: type, point: Point) -> Resolved:
+        """Return the point with the model's position code and the default warm-up, at the width that `match` comes to."""
+        fields = dict(point.fields)
+        if fields["epochs"] is not None:
+            raise BadInput(f"--epochs {fields['epochs']}: {point.task_name} has fresh data at every step; give --steps")
+        steps, warmup, settings = fields["steps"], fields["warmup"], dict(point.settings)
+        fields["positions"] = fields["positions"] or default_positions(model, point.model_name)
+        fields["warmup"] = min(_WARMUP, steps // _SHARE) if warmup is None else min(warmup, steps)
+        if fields["match"] is not None:
+            around = Around(fields["depth"], fields["norm"], fields["positions"], fields["residual"])
+            asked = tuple(settings.items())
+            anyone = dataclasses.replace(task, instance=0)  # all instances have networks of one size
+            fields["D"], settings = _matched(anyone, model, point.model_name, asked, around, fields["match"])
+        return Resolved(fields, resolved_settings(model, settings, fields["D"]))
+
+    def check(self, job: Job, device: str) -> None:
+        """Raise `BadInput` if the run does not suit its initial weights, or its model is no causal map of sequences."""
+        run = job.run
+        check_mixer(job.model, run.model, run.D, run.model_settings, run.L, device, run.dtype)
+
+    def describe(self, job: Job) -> Facts:
+        """Return what is known of a job's network."""
+        network = self.network(job)
+        return Facts(network.parameter_count(), network.state_size(), network.flops(), network.reach())
+
+    def group(self, jobs: Sequence[Job], device: str, largest: int | None) -> Iterator[Stack]:
+        """Divide jobs with one signature into stacks; whether they can be stacked is tried once."""
+        return stacked(jobs, device, largest)
+
+    def seconds(self, stack: Stack, device: str) -> float:
+        """Return how long a stack takes: its steps, its evaluations on the curve, and the last ones."""
+        jobs = stack.jobs
+        run, task = jobs[0].run, jobs[0].task
+        ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
+        short = [replace(job.run, warmup=0) for job in jobs]
+        small = [replace(job.task, test_size=CHUNK, selection_size=CHUNK) for job in jobs]
+        with surroundings(run, device, len(jobs)):
+            stream = Stream(short, small, device)
+            steps = Steps(short, small, ensemble, stream, device)
+            for taken in range(_BEFORE[device] + _STEPS[device]):
+                if taken == _BEFORE[device]:
+                    began = time.perf_counter()
+                steps.take()
+            if not steps.fine():  # asks the device, which by then has taken them all
+                raise DivergedError("within a few steps")
+            step = (time.perf_counter() - began) / _STEPS[device]
+            began = time.perf_counter()
+            evaluate_together(short, small, ensemble, stream, device, "selection", range(len(jobs)))
+            sequence = (time.perf_counter() - began) / CHUNK
+        curve = CHUNK * CURVE_CHUNKS * len(curve_steps(run.steps))
+        return step * run.steps + sequence * (curve + task.selection_size + (task.test_size or 0))
+
+    def untimed(self, device: str) -> str:
+        """Return nothing: evaluations are timed, too."""
+        return ""
+
+    def train(self, stack: Stack, context: Context) -> Iterator[Event]:
+        """Train the jobs of a stack as one program. They do not pause: a stack is short."""
+        jobs, device = stack.jobs, context.device
+        runs = [job.run for job in jobs]
+        ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
+        with surroundings(runs[0], device, len(jobs)):
+            yield from train_together(runs, [job.task for job in jobs], ensemble, device)
+        if context.keep_weights:
+            yield from (Trained(i, ensemble.state(i)) for i in range(len(jobs)))
+
+    def network(self, job: Job) -> Network:
+        """Return the network of a job, on the CPU, initialised from its seed alone."""
+        return build(job.run, job.task, job.model, "cpu")
+
+
+FAMILY: Family = Stacked()
+
+
+@lru_cache(maxsize=1024)
+def _matched(
+    task: Task, model: type, name: str, settings: tuple[tuple[str, Value], ...], around: Around, target: Target
+) -> tuple[int, dict[str, Value]]:
+    """Return the width at which a model is as large as asked for, and its settings there."""
+    return match(task, model, name, dict(settings), around, target)
