@@ -1,0 +1,84 @@
+"""The caps of the layout: how full a folder may be, no circles of imports, packages that define nothing in `__init__.py`."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import structure
+from tests.test_imports import AWAITING, ROOT, SOURCES
+
+MODULES_A_FOLDER = 16
+ENTRIES_AT_THE_TOP = 36
+LAZY = {"__getattr__", "__dir__"}
+# Names that are resolved when they are asked for: `import expbench` stays free, and the names of the backends must not cost
+# an import of torch.
+MAY_DEFINE = {"expbench/__init__.py": LAZY, "expbench/ops/__init__.py": LAZY}
+
+
+@pytest.fixture(scope="module")
+def graph() -> dict[str, set[str]]:
+    return structure.graph()
+
+
+def permitted(graph: dict[str, set[str]]) -> dict[str, set[str]]:
+    """Return the imports between packages, without those that still await a seam."""
+    return structure.packages(
+        {
+            module: {name for name in imported if f"{place(module)} imports {name.partition('.')[0]}" not in AWAITING}
+            for module, imported in graph.items()
+        }
+    )
+
+
+def place(module: str) -> str:
+    return f"expbench/{module.replace('.', '/')}.py"
+
+
+def test_no_folder_is_too_full() -> None:
+    full = {folder: len(names) for folder, names in structure.folders().items() if len(names) > MODULES_A_FOLDER}
+    full.pop("expbench/models", None)  # a shelf of like things
+    assert not full
+
+
+def test_the_top_is_surveyed_at_a_glance() -> None:
+    assert len(structure.entries()) <= ENTRIES_AT_THE_TOP, structure.entries()
+
+
+def test_files_import_one_another_in_no_circle(graph: dict[str, set[str]]) -> None:
+    assert structure.circles(graph) == []
+
+
+def test_packages_import_one_another_in_no_circle(graph: dict[str, set[str]]) -> None:
+    assert structure.circles(permitted(graph)) == []
+
+
+def test_names_of_one_group_of_the_rule_do_not_import_one_another(graph: dict[str, set[str]]) -> None:
+    assert structure.same_group(permitted(graph)) == []
+
+
+@pytest.mark.parametrize("source", [p for p in SOURCES if p.stem == "__init__"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_package_defines_nothing_of_its_own(source: Path) -> None:
+    allowed = MAY_DEFINE.get(source.relative_to(ROOT).as_posix(), set())
+    assert set(structure.definitions(source)) <= allowed
+
+
+def test_circles_are_found() -> None:
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": {"d"}}
+    assert structure.circles(edges) == [["a", "b", "c"]]
+    assert structure.circles(edges | {"c": set()}) == []
+
+
+def test_imports_of_functions_count_and_those_of_the_type_checker_stand_apart() -> None:
+    source = ROOT / "expbench/ops/__init__.py"  # has one of each
+    assert structure.imports(source, typing=False) == {"ops.selective.interface"}
+    assert structure.imports(source, typing=True) == {"ops.selective.interface"}
+    command = ROOT / "expbench/cli/inspect.py"  # imports nothing heavy before a command runs
+    assert "inspection.layer_check.run" in structure.imports(command, typing=False)
+
+
+def test_definitions_are_found(tmp_path: Path) -> None:
+    source = tmp_path / "__init__.py"
+    source.write_text(
+        '"""Doc."""\nimport os\n__all__ = ["f"]\n__path__ += []\nX: int = 1\n\n\ndef f(): ...\n\n\nclass C: ...\n'
+    )
+    assert structure.definitions(source) == ["X", "f", "C"]
