@@ -9,7 +9,7 @@ from drawing import COLOURS, legend, panels
 from matplotlib.figure import Figure
 
 from expbench.console.formatting import aligned, number
-from expbench.report import figures
+from expbench.report import drawing
 from expbench.results import compact
 from expbench.results.cells import gather, with_context
 from expbench.stats.intervals import mean_interval
@@ -33,7 +33,7 @@ def main(runs: Path) -> None:
         interval = f"{number(gap.low)} to {number(gap.high)}"
         lines.append([place[0], str(place[1]), number(orders[place]), *means, number(gap.center), interval])
     print(aligned(lines))
-    figures.save(draw(places), TARGET / "figure.svg")
+    drawing.save(draw(places), TARGET / "figure.svg")
 
 
 def draw(places: dict[tuple[str, int], dict[str, dict[int, float]]]) -> Figure:

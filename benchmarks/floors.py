@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from expbench.console.formatting import aligned, number
-from expbench.report import figures
+from expbench.report import drawing, figures
 from expbench.results import compact
 from expbench.results.cells import gather, with_context
 
@@ -33,7 +33,7 @@ def main(runs: Path) -> None:
     controls = product[(product["kind"] == "baseline") & product["headline"].fillna(False).astype(bool)]
     figure = figures.metric_against(gather(product), controls, "L")
     figure.axes[0].set_title("product of L inputs on [0, 1], no normalisation; bars are floors", fontsize=9)
-    figures.save(figure, TARGET / "figure.svg")
+    drawing.save(figure, TARGET / "figure.svg")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expbench.console.formatting import aligned, markdown_table, number
-from expbench.report import figures
+from expbench.report import drawing
 from expbench.results import compact, reported
 from expbench.results.cells import Cell, gather, with_context
 
@@ -110,7 +110,7 @@ def main(runs: Path, target: Path) -> None:
         lines.append(written)
     print(aligned([HEADER, *lines]))
     (target / "table.md").write_text(markdown_table(HEADER, lines) + "\n", encoding="utf-8")
-    figures.save(draw_all(cells, frame, values), target / "figure.svg")
+    drawing.save(draw_all(cells, frame, values), target / "figure.svg")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from expbench.report import figures
+from expbench.report import drawing, figures
 from expbench.results import compact
 from expbench.results.cells import gather, with_context
 
@@ -34,7 +34,7 @@ def main(runs: Path) -> None:
     axes.set_xlabel("L: inputs that are multiplied")
     figure.legends[0].remove()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
-    figures.save(figure, TARGET / "figure.svg")
+    drawing.save(figure, TARGET / "figure.svg")
     test = frame[(frame["kind"] == "run") & frame["headline"].fillna(False) & (frame["split"] == "test")]
     print(test.groupby(["task", "L", "D", "norm", "depth", "model"])["value"].describe()[["count", "mean", "min", "max"]])
 

@@ -14,7 +14,7 @@ from drawing import COLOURS, legend, line, panels, spread
 from matplotlib.axes import Axes
 
 from expbench.console.formatting import aligned, markdown_table, number, whole
-from expbench.report import figures
+from expbench.report import drawing
 from expbench.results import compact
 from expbench.results.cells import Cell, gather, with_context
 
@@ -107,7 +107,7 @@ def main(runs: Path, target: Path) -> None:
     for unused in grid[len(places) :]:
         unused.remove()
     legend(figure)
-    figures.save(figure, target / "figure.svg")
+    drawing.save(figure, target / "figure.svg")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 from expbench.errors import BadInput
 from expbench.report.build import write_report
-from expbench.report.figures import labels
+from expbench.report.labels import labels
 from expbench.results import schema
 from expbench.results.cells import gather, with_context
 from tests.conftest import CommandLine

@@ -107,11 +107,11 @@ def run(planned: Sequence[Planned], options: Options, notes: list[str], folder: 
         code = 130
     if rows:
         from expbench.bench.figure import scan
-        from expbench.report import figures
+        from expbench.report import drawing
 
         figure, picture = scan(rows), folder / "scan.svg"
         with files.replacing(picture) as aside:
-            figures.save(figure, aside)
+            drawing.save(figure, aside)
         print("\n".join([text(rows), *(f"note: {note}" for note in notes), f"{folder / 'scan.parquet'}, {picture}"]))
     return code or int(any(row["status"] != "ok" for row in rows))
 

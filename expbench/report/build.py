@@ -20,8 +20,10 @@ from expbench.claims import claim, post_hoc, verdicts
 from expbench.errors import BadInput, unknown
 from expbench.report import language, latex, overview_figures, published, tables
 from expbench.report.document import Block, Claims, Document, Picture, Section, Table, markdown
-from expbench.report.figures import beside_controls, curves, depth_against_degree, labels, metric_against, save
+from expbench.report.drawing import save
+from expbench.report.figures import beside_controls, curves, depth_against_degree, metric_against
 from expbench.report.html import page
+from expbench.report.labels import labels
 from expbench.results.cells import Cell, gather, with_context
 from expbench.results.schema import TRAINED
 

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from expbench.console.formatting import number
-from expbench.report import figures
+from expbench.report import drawing
 from expbench.report.document import Block, Picture, Section, Table
+from expbench.report.labels import labels
 from expbench.report.language_orders import ends, orders, perplexity, published, with_ends
 from expbench.results.cells import SIZES, Cell
 from expbench.results.histories import Epoch, Trained, of_texts
@@ -40,7 +41,7 @@ def sections(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[S
         figure = against_epochs(trained, names)
         reached, blocks = table(trained, names), list[Block]()
         if figure is not None:
-            figures.save(figure, path)
+            drawing.save(figure, path)
             blocks += [Picture("perplexity against epochs", path, [reached]), _CAPTION]
         else:
             blocks.append("No run was evaluated at more than one epoch, or what was measured on the way was not kept.")
@@ -58,20 +59,20 @@ chooses, of each run. A cross is where a run that diverged was last evaluated, i
 def _names(trained: Sequence[Trained]) -> dict[int, str]:
     """A name for each, by the `id` of its cell. Where L tells cells apart, what follows from it is left out."""
     cells = [each.cell for each in trained]
-    names = figures.labels(cells, also=["L"], without=["steps", "warmup", "batch_size", *SIZES])
-    return names if len(set(names.values())) == len(cells) else figures.labels(cells, also=["L"], without=SIZES)
+    names = labels(cells, also=["L"], without=["steps", "warmup", "batch_size", *SIZES])
+    return names if len(set(names.values())) == len(cells) else labels(cells, also=["L"], without=SIZES)
 
 
 def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> Figure | None:
     """Test and validation perplexity against epochs, a line for each cell; None where no run has two epochs."""
     if all(len(run.table) < 2 for each in trained for run in each.runs):
         return None
-    with mpl.rc_context(figures.STYLE):
+    with mpl.rc_context(drawing.STYLE):
         figure = Figure(figsize=(9.0, 4.0), layout="constrained")
         panels = figure.subplots(1, 2, sharey=True)
     named: dict[str, Any] = {}
     for axes, split in zip(panels, ("test", "validation"), strict=True):
-        for colour, each in zip(figures.COLOURS, trained, strict=False):
+        for colour, each in zip(drawing.COLOURS, trained, strict=False):
             ended = [run for run in each.runs if run.chosen is not None]
             if ended:
                 runs = pd.concat([run.table.set_index("epoch")[split] for run in ended], axis=1).sort_index()

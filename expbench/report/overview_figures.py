@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from expbench.report.figures import COLOURS, STYLE, labels
+from expbench.report.drawing import COLOURS, STYLE
+from expbench.report.labels import labels
 from expbench.report.published import Entry, around
 from expbench.results.cells import SIZES, Cell
 

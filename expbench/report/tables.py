@@ -9,7 +9,7 @@ import pandas as pd
 from expbench.algebra.reach import NO_BOUND
 from expbench.console.formatting import number
 from expbench.report.document import Table
-from expbench.report.figures import labels
+from expbench.report.labels import labels
 from expbench.results.cells import PROTOCOL, SIZES, TRAINING, Cell, varying
 from expbench.run import LATER
 

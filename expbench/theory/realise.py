@@ -28,7 +28,7 @@ from expbench.data.rng import Draws
 from expbench.initialisation.start import disturb
 from expbench.initialisation.theorem2 import standardise
 from expbench.nn.network import Network
-from expbench.report import figures
+from expbench.report import drawing
 from expbench.results import provenance
 from expbench.run import Run, Split
 from expbench.stats.intervals import share_interval
@@ -190,7 +190,7 @@ def write(found: Sequence[Trained], formula: str, folder: Path) -> list[Path]:
     with files.replacing(paths[0]) as aside:
         pq.write_table(pa.Table.from_pylist([run._asdict() | known for run in found]), aside, compression="zstd")
     with files.replacing(paths[1]) as aside:
-        figures.save(_figure(found, formula), aside)
+        drawing.save(_figure(found, formula), aside)
     return paths
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from expbench import files
 from expbench.algebra.reach import Reach
 from expbench.console.formatting import aligned, markdown_table, whole
-from expbench.report import figures
+from expbench.report import drawing
 from expbench.results import provenance
 from expbench.run import canonical
 from expbench.settings import Value
@@ -147,7 +147,7 @@ def write(lines: Sequence[Line], folder: Path) -> list[Path]:
         aside.write_text(f"# Degree and interaction order\n\n{markdown_table(_HEADER, _table(lines))}\n", "utf-8")
     drawn = [line for line in lines if line.formula or line.measured]
     with files.replacing(paths[2]) as aside:
-        figures.save(_figure(drawn), aside)
+        drawing.save(_figure(drawn), aside)
     return paths
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from expbench import contracts, plugins
 from expbench.console.formatting import aligned
 from expbench.errors import BadInput, first_line
-from expbench.inspection.layer_check import checks
+from expbench.inspection.layer_check import causality, dtypes, gradients, inputs, randomness, stacking, statements
 from expbench.inspection.layer_check.subject import Answer, Layer, Verdict
 from expbench.mixer import unsupported
 from expbench.ops.backends import Unable
@@ -106,18 +106,18 @@ def _findings(
         return findings
     layer = Layer(cls, values, tuple(supported), tuple(sorted(set(lengths))))
     each: dict[str, Callable[[], Answer]] = {
-        "shape and dtype": lambda: checks.shapes(layer),
-        "memory layout": lambda: checks.layout(layer),
-        "causality": lambda: checks.causality(layer),
-        "batch independence": lambda: checks.batch_independence(layer),
-        "gradients": lambda: checks.gradients(layer),
-        "determinism": lambda: checks.determinism(layer),
-        "stacking": lambda: checks.stacking(layer),
-        "float64": lambda: checks.double(layer),
-        "float32": lambda: checks.narrow(layer, "float32"),
-        "bfloat16 autocast": lambda: checks.narrow(layer, "bfloat16"),
-        "state size": lambda: checks.state(layer),
-        "degree": lambda: checks.reach(layer),
+        "shape and dtype": lambda: inputs.shapes(layer),
+        "memory layout": lambda: inputs.layout(layer),
+        "causality": lambda: causality.causality(layer),
+        "batch independence": lambda: causality.batch_independence(layer),
+        "gradients": lambda: gradients.gradients(layer),
+        "determinism": lambda: randomness.determinism(layer),
+        "stacking": lambda: stacking.stacking(layer),
+        "float64": lambda: dtypes.double(layer),
+        "float32": lambda: dtypes.narrow(layer, "float32"),
+        "bfloat16 autocast": lambda: dtypes.narrow(layer, "bfloat16"),
+        "state size": lambda: statements.state(layer),
+        "degree": lambda: statements.reach(layer),
     }
     return findings + [_guarded(what, ask) for what, ask in each.items()]
 

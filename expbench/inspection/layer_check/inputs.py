@@ -1,0 +1,49 @@
+"""The checks of what a layer takes and gives: shapes, number types, and how numbers lie in memory."""
+
+from __future__ import annotations
+
+import torch
+
+from expbench.errors import first_line
+from expbench.inspection.layer_check.subject import Answer, Layer, call, difference, largest
+from expbench.ops.backends import Unable
+
+
+def shapes(layer: Layer) -> Answer:
+    """Check that (B, L, D) becomes (B, L, D) in the type of the input, at every size."""
+    wrong, sizes = [], 0
+    for width in layer.widths:
+        module = layer.build(width)  # one for all lengths: what it keeps of one must not spoil the next
+        for length in layer.lengths:
+            for batch in (1, 3):
+                sizes += 1
+                try:
+                    call(module, layer.tokens(batch, length, width=width))
+                except Unable:
+                    raise
+                except (Exception, SystemExit) as error:  # a plugin is third-party code
+                    wrong.append(f"B={batch}, L={length}, D={width}: {first_line(error)}")
+    if wrong:
+        return Answer("fail", f"{wrong[0]} ({len(wrong)} of {sizes} sizes fail){layer.said}")
+    widths, lengths = (", ".join(map(str, some)) for some in (layer.widths, layer.lengths))
+    return Answer("pass", f"D {widths}; L {lengths}; B 1, 3{layer.said}")
+
+
+def layout(layer: Layer) -> Answer:
+    """Check that the output does not depend on how numbers lie in memory, and that the input is left as it is."""
+    module, x = layer.build(), layer.tokens(3, layer.longest)
+    inputs = {
+        "time first": x.transpose(0, 1).contiguous().transpose(0, 1),
+        "channels first": x.mT.contiguous().mT,
+        "with gaps": torch.stack([x, 9 * x], -1)[..., 0],
+        "one sequence expanded": x[:1].expand(3, -1, -1),
+    }
+    for kind, laid in inputs.items():
+        before = laid.clone(memory_format=torch.contiguous_format)
+        expected = call(module, before.clone())
+        apart = difference(layer.precision, call(module, laid), expected, largest(expected))
+        if apart is not None:
+            return Answer("fail", f"an input that lies {kind} gives another output, by {apart:.1e}{layer.said}")
+        if not torch.equal(laid, before):
+            return Answer("fail", "it writes into its input")
+    return Answer("pass", f"{', '.join(inputs)}; the input is left as it was{layer.said}")

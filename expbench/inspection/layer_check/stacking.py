@@ -1,0 +1,93 @@
+"""The check of stacking: several networks around the layer, trained as one under vmap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expbench.data.rng import Draws
+from expbench.errors import first_line
+from expbench.inspection.layer_check.subject import TINY, Answer, Layer, dropouts, largest, set_generators
+from expbench.nn.network import Network
+from expbench.task import Batch, Score, Task
+from expbench.training.ensemble import Ensemble
+from expbench.training.precision import TOLERANCE
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe(Task):
+    """What a network needs of a task: channels as many as the layer is wide, every position read."""
+
+    width: int
+    headline = "loss"
+    higher_is_better = False
+    solved_at = 0.0
+    readout = "all"
+
+    @property
+    def channels(self) -> int:
+        return self.width
+
+    @property
+    def outputs(self) -> int:
+        return self.width
+
+    def batch(self, draws: Draws, size: int) -> Batch:
+        raise NotImplementedError
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs * targets).sum()
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
+        raise NotImplementedError
+
+
+def stacking(layer: Layer) -> Answer:
+    """Compare two networks around the layer, called as one as stacks of runs are, with each by itself."""
+    if dropouts(layer.construct()):
+        return Answer("unsupported", "runs one by one: its dropout draws numbers, which a stack has for no run by itself")
+    task = _Probe(L=layer.longest, width=layer.width)
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        made = Network(
+            task,
+            lambda seed=seed: layer.build(seed=seed, training=True),  # type: ignore[misc]
+            width=layer.width,
+            depth=1,
+            norm="none",
+            positions="none",
+            residual=True,
+        )
+        networks.append(made.to(layer.precision.dtype))
+    inputs, targets = (torch.stack([layer.tokens(2, layer.longest, seed=seed + i) for i in (0, 1)]) for seed in (5, 7))
+    shared = layer.tokens(2, layer.longest, seed=9)
+    alone = [_outputs_and_gradients(Ensemble([n]), task, inputs[[i]], targets[[i]], shared) for i, n in enumerate(networks)]
+    try:
+        together = _outputs_and_gradients(Ensemble(networks), task, inputs, targets, shared)
+    except (Exception, SystemExit) as error:  # what cannot be mapped fails in many ways
+        return Answer("unsupported", f"runs one by one: it cannot be mapped: {first_line(error)}")
+    expected = [torch.cat(own) for own in zip(*alone, strict=True)]
+    apart = [largest(x - y) / max(largest(y), TINY) for x, y in zip(together, expected, strict=True)]
+    worst = max(apart, key=lambda value: math.inf if math.isnan(value) else value)
+    if not worst <= TOLERANCE[layer.precision.name]:  # what training asks of a stack
+        return Answer(
+            "fail", f"mapped over two sets of parameters, outputs or gradients are others, by {worst:.1e}{layer.said}"
+        )
+    return Answer("pass", f"outputs and gradients of two together as alone, to {worst:.0e}{layer.said}")
+
+
+def _outputs_and_gradients(ensemble: Ensemble, task: Task, inputs: Tensor, targets: Tensor, shared: Tensor) -> list[Tensor]:
+    """Return outputs (S, B, L, D) for own inputs (S, B, L, D) and for shared ones (B, L, D), and each leaf's gradient."""
+    set_generators()
+    outputs = [ensemble.outputs(inputs, shared=False), ensemble.outputs(shared, shared=True)]
+    losses = ensemble.losses(task, Batch(inputs, targets))
+    grads = torch.autograd.grad(losses.sum(), ensemble.leaves, allow_unused=True, materialize_grads=True)
+    return [*(y.detach() for y in outputs), *ensemble.stacked(grads)]

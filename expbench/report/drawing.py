@@ -1,0 +1,101 @@
+"""Panels of figures: their style, their axes, their legend, and how a figure is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+from expbench.results.cells import Cell
+
+Value = TypeVar("Value")
+
+COLOURS = list(mpl.color_sequences["tab10"]) * 10
+STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
+LEAST = 1e-5  # errors below this are drawn here
+_PANELS, _COLUMNS = 6, 3
+_NAMED = 28  # names in a legend
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write an SVG that is the same bytes for the same figure."""
+    with mpl.rc_context(STYLE):
+        layout = figure.get_layout_engine()
+        if layout is not None:  # once: matplotlib would draw the figure a second time to do so, and a third to trim it
+            layout.execute(figure)
+            figure.set_layout_engine(None)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def make_panels(count: int, width: float, height: float, most: int = _PANELS) -> tuple[Figure, list[Axes]]:
+    count = min(count, most)
+    columns = min(count, _COLUMNS)
+    lines = -(-count // columns)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
+        grid = figure.subplots(lines, columns, squeeze=False)
+    axes = list(grid.flat)
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
+
+
+def share_axes(panels: Sequence[Axes], which: str) -> None:
+    """Make axes "x", "y" or both alike in all panels, with their numbers and names beside the outer panels alone."""
+    ends = {axis: [end for axes in panels for end in getattr(axes, f"get_{axis}lim")()] for axis in which}
+    flipped = {axis: bool(getattr(panels[0], f"{axis}axis").get_inverted()) for axis in which}
+    for index, axes in enumerate(panels):
+        for axis, known in ends.items():
+            limits = sorted((min(known), max(known)), reverse=flipped[axis])
+            getattr(axes, f"set_{axis}lim")(*limits)
+        if "x" in which and index + _COLUMNS < len(panels):
+            axes.set_xlabel("")
+            axes.tick_params(labelbottom=False)
+        if "y" in which and index % _COLUMNS:
+            axes.set_ylabel("")
+            axes.tick_params(labelleft=False)
+
+
+def draw_legend(figure: Figure, handles: list[Any], names: list[str]) -> None:
+    """Draw the legend to the right of the panels; cut it where it would be taller than they are."""
+    if len(names) > _NAMED:
+        handles, names = handles[:_NAMED], [*names[: _NAMED - 1], f"... and {len(names) - _NAMED + 1} more"]
+    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
+
+
+def drawn_places(cells: Sequence[Cell]) -> list[tuple[int, int | None]]:
+    """Return the pairs of L and degree, in order; evenly spaced ones where there are too many to draw."""
+    return spread(sorted({(cell["L"], cell["degree"]) for cell in cells}, key=lambda place: (place[0], place[1] or 0)))
+
+
+def spread(values: Sequence[Value]) -> list[Value]:
+    """Return as many of the values as there are panels, evenly spaced."""
+    return [values[round(i)] for i in np.linspace(0, len(values) - 1, min(_PANELS, len(values)))]
+
+
+def place_title(L: int, degree: int | None) -> str:
+    return f"L={L}" if degree is None else f"L={L}, degree {degree}"
+
+
+def draw_metric_axis(axes: Axes, cells: Sequence[Cell], split: str) -> None:
+    """Draw errors on a logarithm, cut below what the models reach, and the threshold of the task as a line."""
+    axes.axhline(cells[0].solved_at, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_ylabel(f"{cells[0].metric} ({split})")
+    if not cells[0].higher_is_better:
+        make_logarithmic(axes, "y")
+        best = min(min(cell.values) for cell in cells)
+        axes.set_ylim(bottom=max(LEAST, 0.5 * min(best, cells[0].solved_at)))
+
+
+def make_logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, with plain texts as numbers: setting each as mathematics took most of a figure's time."""
+    scale, axis = (axes.set_xscale, axes.xaxis) if which == "x" else (axes.set_yscale, axes.yaxis)
+    scale("log")
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())

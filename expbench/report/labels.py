@@ -1,0 +1,58 @@
+"""Names of configurations in figures and tables: the model, and the settings in which it differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from expbench.results.cells import SIZES, TRAINING, Cell
+
+_TOLD_APART = ["model_settings", "model_version", "task_version", *SIZES, *TRAINING]
+
+
+def labels(cells: Sequence[Cell], *, also: Sequence[str] = (), without: Sequence[str] = ()) -> dict[int, str]:
+    """Return a name for each cell (by its `id`): the model, and those settings in which one model differs.
+
+    also: further columns that tell cells apart here; without: columns that need not.
+    """
+    by_model: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_model.setdefault(cell["model"], []).append(cell)
+    names = {}
+    for model, group in by_model.items():
+        known = {*without, *(["lr"] if all(cell.tuned for cell in group) else [])}  # a rate that was chosen is a result
+        columns = [c for c in [*_TOLD_APART, *also] if c not in known and _differ(group, c)]
+        settings = _settings_apart(group)
+        for cell in group:
+            parts = (settings[id(cell)] if c == "model_settings" else _setting(c, cell[c]) for c in columns)
+            names[id(cell)] = " ".join([model, *parts])
+    return names
+
+
+def _settings_apart(cells: Sequence[Cell]) -> dict[int, str]:
+    """Return those settings of the model in which cells of one model differ, as a text for each (by its `id`)."""
+    known = {id(cell): json.loads(cell["model_settings"] or "{}") for cell in cells}
+    names = dict.fromkeys(name for settings in known.values() for name in settings)
+    apart = [name for name in names if len({str(settings.get(name)) for settings in known.values()}) > 1]
+    return {cell: " ".join(_setting(n, settings[n]) for n in apart if n in settings) for cell, settings in known.items()}
+
+
+def _differ(cells: Sequence[Cell], column: str) -> bool:
+    """Return whether cells differ in a column; for the size of a split, which may follow from L, at one L and degree."""
+    by_place: dict[tuple[int, int | None] | None, set[Any]] = {}
+    for cell in cells:
+        place = (cell["L"], cell["degree"]) if column in SIZES else None
+        by_place.setdefault(place, set()).add(cell[column])
+    return any(len(values) > 1 for values in by_place.values())
+
+
+def _setting(column: str, value: Any) -> str:
+    return f"{column}={'on' if value is True else 'off' if value is False else value}"
+
+
+def by_name(cells: Iterable[Cell], names: dict[int, str]) -> dict[str, list[Cell]]:
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(names[id(cell)], []).append(cell)
+    return groups
