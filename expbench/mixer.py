@@ -39,8 +39,8 @@ class Mixer(nn.Module):
 
     version: raised when the same settings would compute something else. positions: the position code that the model is
     run with unless the command line says otherwise. backbone: the block that a language model puts around it, in place of
-    such a code (`backbone.py`). widths, dtypes, devices: what it supports (None is everything); a run outside is recorded
-    as `unsupported`. backends: likewise, where --backend forces one upon its operations.
+    such a code (`language/model.py`). widths, dtypes, devices: what it supports (None is everything); a run outside is
+    recorded as `unsupported`. backends: likewise, where --backend forces one upon its operations.
     """
 
     version: ClassVar[int] = 1

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests import structure
-from tests.test_imports import AWAITING, ROOT, SOURCES
+from tests.test_imports import AWAITING, ROOT, RULE, SOURCES
 
 MODULES_A_FOLDER = 16
 ENTRIES_AT_THE_TOP = 36
@@ -82,3 +82,7 @@ def test_definitions_are_found(tmp_path: Path) -> None:
         '"""Doc."""\nimport os\n__all__ = ["f"]\n__path__ += []\nX: int = 1\n\n\ndef f(): ...\n\n\nclass C: ...\n'
     )
     assert structure.definitions(source) == ["X", "f", "C"]
+
+
+def test_the_page_on_the_architecture_holds_the_rule() -> None:
+    assert f"\n```\n{RULE}\n```\n" in (ROOT / "docs/architecture.md").read_text()

@@ -9,7 +9,7 @@ missing, new         in BASE alone, in NEW alone; what NEW judges by another met
 failed               a run of NEW failed
 
 On which scale, and what the margin is: `outcomes`; how differences are tested: `differences`; what is matched:
-`counterparts`. What has the same numbers on both sides is not tested, and does not weigh upon the rest. Of a cell with runs
+`matching`. What has the same numbers on both sides is not tested, and does not weigh upon the rest. Of a cell with runs
 that diverged the difference is shown of the others, and tested with all.
 
 How often that errs was measured by `benchmarks/comparing.py`, on 20 cells at .95. Where nothing has changed at most .02 of
@@ -59,7 +59,7 @@ class Side(NamedTuple):
 class Comparison:
     """Two tables compared. cells: a row a cell, the worst first. confidence: of all verdicts together.
 
-    Columns of cells: those of `counterparts.IDENTITY` and of `outcomes.summarised`; verdict, because; difference, low, high
+    Columns of cells: those of `matching.IDENTITY` and of `outcomes.summarised`; verdict, because; difference, low, high
     (new over base where `ratio`, else new less base); p, holm, design (NaN and empty where not tested); slower. runs: a row
     a run of either table, as `outcomes.outcomes` gives them.
     """

@@ -116,7 +116,7 @@ def _latest(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _chosen_rates(tuning: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[float]:
-    """The rate that tuning chose for each run's cell, as `rates.choose` chooses; NaN where there was none."""
+    """The rate that tuning chose for each run's cell, as `learning_rates.choose` chooses; NaN where there was none."""
     where = ["side", "alike", *VERSIONS]
     value = tuning["value"].where(tuning["value"].abs() < float("inf"))
     tried = tuning.assign(loss=value.where(tuning["higher_is_better"] != True, -value), broken=value.isna())  # noqa: E712

@@ -24,7 +24,7 @@ _STATED = ["status", "error", "metric", "higher", "lr", *VERSIONS]
 
 
 def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of `counterparts.match` with how they ended, and their `loss`, which is higher where they are worse.
+    """The runs of `matching.match` with how they ended, and their `loss`, which is higher where they are worse.
 
     ended: with a result; diverged, also where the result is not finite; trials: either; solved; failed; posed: that its
     labels are not ill-posed. higher, ratio: of the cell, whether more is better, and whether differences are ratios. loss:

@@ -1,6 +1,6 @@
 """The orders of Table 1 (right) of arXiv 2502.02209 as runs on a text show them, and its perplexities beside ours.
 
-Few seeds are shown here with Student's interval, and nothing is judged: claims are (`verdicts`).
+Few seeds are shown here with Student's interval, and nothing is judged: claims are (`claims.verdicts`).
 """
 
 from __future__ import annotations

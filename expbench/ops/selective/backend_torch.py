@@ -1,7 +1,7 @@
 """The selective scan in plain PyTorch, fast on a CPU and right on every device: the backend ``torch``.
 
-It goes through a problem chunk by chunk, as `chunks` cuts it. From pass to pass only the states before each chunk are kept;
-`backward` finds those within it again. Time runs by `scan.in_place`: a transition may be zero, negative or beyond 1.
+It goes through a problem chunk by chunk, as `torch_tiles` cuts it. From pass to pass only the states before each chunk are
+kept; `backward` finds those within it again. Time runs by `scan.in_place`: a transition may be zero, negative or beyond 1.
 """
 
 from __future__ import annotations

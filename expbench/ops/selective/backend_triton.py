@@ -26,7 +26,7 @@ _WIDE = 64  # channels from which converting B and C to float32 beforehand costs
 
 
 class Tile(NamedTuple):
-    """How a program is laid out, by the axes of `kernels`: T steps, V x R states a thread, LN x LD x LB lanes."""
+    """How a program is laid out, by the axes of `triton_kernels`: T steps, V x R states a thread, LN x LD x LB lanes."""
 
     T: int
     V: int

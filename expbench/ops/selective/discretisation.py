@@ -1,6 +1,7 @@
 """Delta and the transitions a of a chunk, and gradients through both: `Form` for the backend ``torch``.
 
-`reference.discretise` defines them. Here each pass over the numbers (n, N, D, P) counts: all that can be is done in place.
+`backend_reference.discretise` defines them. Here each pass over the numbers (n, N, D, P) counts: all that can be is done in
+place.
 """
 
 from __future__ import annotations

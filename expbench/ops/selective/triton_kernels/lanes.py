@@ -73,7 +73,7 @@ def neighbour(x, index, bit: tl.constexpr, AXIS: tl.constexpr, STRIDE: tl.conste
     """x of the lane whose index along AXIS differs in `bit`; from one index to the next it is STRIDE lanes of the warp.
 
     tl.gather is right in every layout, but asks for one of its own, and the conversions cost more than the exchange. A shuffle
-    (FAST of 2 or 3) is right in the layout that `tie` asks for; whether the compiler kept to it, `launch.py` reads in what it made.
+    (FAST of 2 or 3) is right in the layout that `tie` asks for; whether the compiler kept to it, `triton_launch.py` reads in what it made.
     """
     if FAST >= 2:
         return tl.inline_asm_elementwise(exchange(bit * STRIDE), "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
