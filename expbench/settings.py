@@ -1,8 +1,8 @@
-"""Settings: NAME=VALUE texts of the command line become typed keyword arguments.
+"""Settings: NAME=VALUE texts of the command line become typed keyword arguments, and fields of a dataclass options.
 
 The settings of a task are the fields of its dataclass, those of a model the keyword parameters of its constructor; their
 annotations and defaults are the only declaration. A name that is not declared, or a value that its annotation does not
-admit, is an error: a typo never silently becomes a default.
+admit, is an error: a typo never silently becomes a default. A field that is declared by `setting` is an option of a command.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 from expbench.errors import BadInput, unknown
 
 Value = bool | int | float | str | None
+Role = Literal["task", "instance", "model", "size", "protocol", "rate", "training", "seed", "version"]
 REQUIRED: Any = inspect.Parameter.empty
 _LONGEST_LIST = 100_000
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -196,3 +197,64 @@ def split_assignment(text: str, option: str) -> tuple[str | None, str, list[str]
     if not equals or not name.strip():
         raise BadInput(f"{option}: {text!r} is not NAME=VALUE (or OWNER:NAME=VALUE)")
     return owner.strip() or None, name.strip(), split_list(values, f"{option} {target.strip()}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Option:
+    """A field of a dataclass with what `setting` declares of it. kind: its type. flags: none where it cannot be given.
+
+    name: of the option, as a keyword. default: of the option, None where it follows from others. least, most: of whole
+    numbers. above: of real ones. since: the schema that first has it as a column.
+    """
+
+    name: str
+    kind: Any
+    flags: tuple[str, ...]
+    role: Role
+    help: str
+    metavar: str
+    default: Any
+    least: int
+    most: int
+    above: float | None
+    since: int
+
+    @property
+    def flag(self) -> str:
+        """The option as it is typed."""
+        return self.flags[0]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it may be given several times, as settings of plugins are: these alone have a short flag."""
+        return not self.flag.startswith("--")
+
+
+def setting(
+    *flags: str,
+    role: Role,
+    help: str = "",
+    metavar: str = "LIST",
+    default: Any = REQUIRED,
+    least: int = 1,
+    most: int = 2**63 - 1,
+    above: float | None = None,
+    since: int = 1,
+    before: Any = dataclasses.MISSING,
+) -> Any:
+    """Declare a field of a dataclass as an option: see `Option`. before: its value where `since` is later than the table."""
+    told = {"flags": flags, "role": role, "help": help, "metavar": metavar, "default": default, "least": least}
+    return dataclasses.field(default=before, metadata=told | {"most": most, "above": above, "since": since})
+
+
+def options(declaring: type) -> dict[str, Option]:
+    """Return what the fields of a dataclass declare by `setting`, by the names of the fields.
+
+    An option is called as its flag is; one that may be repeated (`-t`) as its field.
+    """
+    hints = typing.get_type_hints(declaring)
+    found = {f.name: Option(name=f.name, kind=hints[f.name], **f.metadata) for f in dataclasses.fields(declaring)}
+    named = {
+        name: option.flag[2:].replace("-", "_") for name, option in found.items() if option.flags and not option.repeats
+    }
+    return {name: dataclasses.replace(option, name=named.get(name, name)) for name, option in found.items()}

@@ -9,10 +9,12 @@ from expbench import contracts, plugins, settings
 from expbench.claims.claim import Claim
 from expbench.claims.parsing import Side
 from expbench.errors import BadInput, unknown
-from expbench.results.cells import TRAINING
+from expbench.results import identity
 from expbench.run import Positions
 
-_OF_RUN = (*TRAINING, "warmup")  # what stands around a model, and how it is trained
+_OF_RUN = identity.fields(
+    {"task", "model", "version", "seed", "instance"}
+)  # what stands around a model, and how it is trained
 
 
 def claim(text: str, task: str, where: Sequence[str], margin: float | None) -> Claim:

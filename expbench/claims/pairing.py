@@ -17,10 +17,11 @@ import pandas as pd
 from expbench.claims.claim import Claim
 from expbench.claims.parsing import Side, plain
 from expbench.errors import unknown
-from expbench.results.cells import IDENTITY, Cell
+from expbench.results import identity
+from expbench.results.cells import Cell
 from expbench.results.reported import choosing
 
-_OF_MODEL = ("model", "model_version", "model_settings", "skip", "lr")
+_AROUND = identity.columns({"model", "model_version", "rate", "seed", "instance"})
 _KNOWN_OTHERWISE = ("task", "context")  # the one is the claim's, the other the task's settings as a text
 
 
@@ -39,7 +40,7 @@ class Subject:
     @cached_property
     def around(self) -> dict[str, str]:
         """What was run, in the columns that are no matter of the model."""
-        return {name: plain(self.cell[name]) for name in IDENTITY if name not in (*_OF_MODEL, *_KNOWN_OTHERWISE)}
+        return {name: plain(self.cell[name]) for name in _AROUND if name not in _KNOWN_OTHERWISE}
 
     @cached_property
     def own(self) -> dict[str, str]:

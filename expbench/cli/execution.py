@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from expbench.cli.options import interrupt, say, show_log
+import typer
+
+from expbench.cli.options import (
+    BackendOption,
+    DeviceOption,
+    DryRun,
+    ModelsDir,
+    ResultsOption,
+    Shard,
+    TasksDir,
+    TimeLimit,
+    interrupt,
+    say,
+    seconds_of,
+    shard_of,
+    show_log,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +31,43 @@ if TYPE_CHECKING:
     from expbench.claims.claim import Claim
     from expbench.sweep.campaign import How
     from expbench.training.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How `expbench run` trains what it is asked for: no part of what a run is."""
+
+    device: DeviceOption = "auto"
+    backend: BackendOption = "auto"
+    results: ResultsOption = "results"
+    dry_run: DryRun = False
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first run that fails.")] = False
+    shard: Shard = "1/1"
+    time_limit: TimeLimit = None
+    stack: Annotated[
+        int | None, typer.Option(min=1, max=1 << 16, help="Most runs trained together, 1: one by one. (default: by device)")
+    ] = None
+    save_weights: Annotated[
+        bool, typer.Option("--save-weights", help="Keep the weights of the best, median and worst seed of each cell.")
+    ] = False
+    tasks_dir: TasksDir = None
+    models_dir: ModelsDir = None
+
+    def how(self, device: str, *, tunes: bool) -> How:
+        """Return it as a sweep takes it, on the device that was chosen; raises `BadInput`."""
+        from expbench.results import folders
+        from expbench.sweep import campaign
+
+        return campaign.How(
+            folders.named_folder(self.results),
+            device,
+            tunes=tunes,
+            shard=shard_of(self.shard),
+            seconds=seconds_of(self.time_limit),
+            save_weights=self.save_weights,
+            fail_fast=self.fail_fast,
+            largest=self.stack,
+        )
 
 
 def carry_out(jobs: Sequence[Job], how: How, held: MemoryHandler, claimed: Sequence[Claim] = (), *, dry_run: bool) -> bool:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import typer
 
 from expbench.errors import BadInput, unknown
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from logging.handlers import MemoryHandler
+
+    from expbench.settings import Option
+
+Command = TypeVar("Command", bound="Callable[..., None]")
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -19,6 +25,8 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="aut
 BackendOption = Annotated[
     str, typer.Option("--backend", metavar="NAME", help="Of the scans: auto, reference, torch, triton, mamba.")
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be run, with an estimate of the time.")]
+Shard = Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts (I from 1).")]
 TimeLimit = Annotated[
     float | None, typer.Option(metavar="MINUTES", help="Begin nothing new after so many minutes. (default: no limit)")
 ]
@@ -34,6 +42,39 @@ TaskSettings = Annotated[
 ModelSettings = Annotated[
     list[str] | None, typer.Option("-m", "--model-setting", metavar="[MODEL:]NAME=V1,V2", help="A setting of a model.")
 ]
+
+
+def takes(*groups: Iterable[inspect.Parameter]) -> Callable[[Command], Command]:
+    """Give a function of `**options` the signature of these parameters, which typer reads as it does one that is written."""
+
+    def declared(command: Command) -> Command:
+        parameters = [parameter for group in groups for parameter in group]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return declared
+
+
+def of_options(declared: Iterable[Option]) -> Iterable[inspect.Parameter]:
+    """Yield a parameter for each option that is declared by `settings.setting`."""
+    for option in declared:
+        kind: Any = list[str] if option.repeats else bool if isinstance(option.default, bool) else str
+        kind = kind | None if option.default is None else kind
+        metavar = None if isinstance(option.default, bool) else option.metavar
+        said = typer.Option(*option.flags, metavar=metavar, help=option.help)
+        yield _parameter(option.name, option.default, Annotated[kind, said])
+
+
+def of_fields(declaring: type) -> Iterable[inspect.Parameter]:
+    """Yield a parameter for each field of a dataclass whose types are annotated as typer has it."""
+    hints = get_type_hints(declaring, include_extras=True)
+    for name, parameter in inspect.signature(declaring).parameters.items():
+        yield _parameter(name, parameter.default, hints[name])
+
+
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def add_folders(tasks_dir: list[str] | None, models_dir: list[str] | None) -> None:

@@ -11,6 +11,8 @@ from expbench.cli.execution import carry_out
 from expbench.cli.options import (
     DEVICES,
     DeviceOption,
+    DryRun,
+    Shard,
     TimeLimit,
     bad_files,
     check_choice,
@@ -33,12 +35,10 @@ def reproduce(
     ] = None,
     device: DeviceOption = "auto",
     smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of every row: does everything run?")] = False,
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts (I from 1).")] = "1/1",
+    shard: Shard = "1/1",
     time_limit: TimeLimit = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Only run; expbench report draws what there is.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be run, with an estimate of the time.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Run a study of the paper again, its claims fixed beforehand; judge them, and report beside the published numbers.
 

@@ -7,7 +7,6 @@ and so no part of what was run. A setting that only one side has, with one value
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
@@ -15,21 +14,18 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from expbench.errors import BadInput
-from expbench.results import folders, store
+from expbench.results import folders, identity, store
 from expbench.results.reported import reported
-from expbench.run import Run, canonical
+from expbench.run import FIELDS, canonical
 
-VERSIONS = ["task_version", "model_version"]
+VERSIONS = [name for name, field in FIELDS.items() if field.role == "version"]
 _SETTINGS = {"task_settings": "task", "model_settings": "model"}  # and whose they are
-_FIELDS = [field.name for field in dataclasses.fields(Run)]
-_ALIKE = [name for name in _FIELDS if name not in (*VERSIONS, *_SETTINGS, "lr", "seed")] + [
-    f"{s}_matched" for s in _SETTINGS
-]
+_ALIKE = [*identity.fields({"version", "rate", "seed", *_SETTINGS}), *(f"{s}_matched" for s in _SETTINGS)]
 IDENTITY = [*_ALIKE, "rate"]  # rate: null where each side has chosen its own
 _MEASURED = ["split", "slice", "step", "metric", "value", "headline", "higher_is_better", "solved_at", "well_posed"]
 _ORIGIN = ["run_seconds", "created", "device_name", "stack_size", "expbench", "python", "torch", "git_commit"]
 COLUMNS = [
-    *("key", "kind", "status", "error", "instance", *_FIELDS, *_MEASURED, *_ORIGIN),
+    *("key", "kind", "status", "error", "instance", *FIELDS, *_MEASURED, *_ORIGIN),
     *("task_origin", "model_origin"),
 ]  # of the results table: what a comparison reads
 

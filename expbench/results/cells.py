@@ -7,47 +7,28 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from expbench.results import identity
+from expbench.results.identity import SIZES as SIZES
 from expbench.results.learning_rates import choose
 from expbench.results.reported import choosing, reported
 from expbench.results.schema import COLUMNS
-from expbench.run import Run
-from expbench.settings import as_list
+from expbench.run import AXES, Run
+from expbench.settings import Role, as_list
 from expbench.stats.intervals import Interval, nested_interval, share_interval
 
-SIZES = ("test_size", "selection_size")
-PROTOCOL = ("norm", "positions", "residual")  # what stands around a layer
-TRAINING = ("D", "depth", *PROTOCOL, "steps", "batch_size", "lr", "weight_decay", "clip", "dtype", "init", "init_noise")
-_IGNORED = ("L", "degree", "instance", *SIZES)
-IDENTITY = [
-    *(
-        "task",
-        "task_version",
-        "context",
-        "L",
-        "degree",
-        "test_size",
-        "selection_size",
-        "model",
-        "model_version",
-        "model_settings",
-        "D",
-        "depth",
-        "norm",
-    ),
-    *("positions", "residual", "skip", "steps", "warmup", "batch_size", "lr", "weight_decay", "clip", "dtype"),
-    *("init", "init_noise"),
-]
+_OF_SEVERAL = {"seed", "instance"}  # in which the runs of a cell differ
+PROTOCOL = identity.fields(set(get_args(Role)) - {"protocol"})  # what stands around a layer
+TRAINING = identity.fields({"task", "model", "version", "warmup", *_OF_SEVERAL})
+IDENTITY = identity.columns(_OF_SEVERAL)
 # A class of networks on a task, however they are trained: what one of them computes, all of the class can represent.
-_CLASS = [
-    *("task", "task_version", "context", "L", "degree", "model", "model_version", "model_settings"),
-    *("D", "depth", "norm", "positions", "residual", "skip"),
-]
+_CLASS = identity.columns({"training", "rate", *SIZES, *_OF_SEVERAL})
+_BUT_RATE = identity.columns({"rate", *_OF_SEVERAL})
 # Where the mean of a metric lies, for certain; of a stranger's nothing is known. Student's t would go beyond.
 _RANGES = {"nmse": (0.0, math.inf), "accuracy": (0.0, 1.0), "balanced_accuracy": (0.0, 1.0), "perplexity": (1.0, math.inf)}
 _STATED = [
@@ -190,7 +171,7 @@ def with_context(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _context(settings: dict[str, Any]) -> str:
-    settings = {k: v for k, v in settings.items() if k not in _IGNORED and v is not None}
+    settings = {k: v for k, v in settings.items() if k not in (*AXES, *SIZES) and v is not None}
     return ", ".join(f"{name}={_plain(value)}" for name, value in settings.items())
 
 
@@ -247,7 +228,7 @@ def _tunings(frame: pd.DataFrame) -> dict[tuple[str, ...], Tuning]:
         return {}
     chosen_by = tuning[choosing(tuning) & (tuning["status"] == "ok")]
     values = dict(zip(chosen_by["key"], chosen_by["value"], strict=True))
-    ordered, bounds = _grouped(tuning.drop_duplicates("key"), [c for c in IDENTITY if c != "lr"])
+    ordered, bounds = _grouped(tuning.drop_duplicates("key"), _BUT_RATE)
     columns = {name: ordered[name].tolist() for name in [*IDENTITY, "key", "higher_is_better"]}
     found = {}
     for start, end in bounds:
@@ -261,7 +242,7 @@ def _tunings(frame: pd.DataFrame) -> dict[tuple[str, ...], Tuning]:
 
 
 def _but_rate(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(str(facts[name]) for name in IDENTITY if name != "lr")
+    return tuple(str(facts[name]) for name in _BUT_RATE)
 
 
 def _class(cell: Cell) -> tuple[Any, ...]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from expbench.run import RESERVED as RESERVED
+
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 START = (3e-3, 1e-2, 3e-2, 1e-1)  # where every search begins
 TUNING_RUNS = 5  # of each rate
-RESERVED = 1_000_000  # seeds and instances from here on choose learning rates and nothing else
 
 # Of one cell: what each rate reached on the selection split, a number a run, None for one that diverged or failed.
 Tried = Mapping[float, Sequence[float | None]]

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pyarrow as pa
 
-VERSION = 4
-READ = (1, 2, 3, 4)  # of an older schema, columns that it lacks are null, or as `LATER` has them
+from expbench.run import AXES, FIELDS
+
+VERSION = max(field.since for field in FIELDS.values())
+READ = tuple(range(1, VERSION + 1))  # of an older schema, columns that it lacks are null, or as `LATER` has them
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+
+
+def _type(kind: Any) -> pa.DataType:
+    """Return how a field of that type is stored: settings as JSON."""
+    return {int: _WHOLE, float: _REAL, bool: _FLAG}.get(kind, _TEXT)
+
+
+# Settings that have a column of their own, after that of a field of the run.
+READ_OUT = {"task_settings": {name: _type(axis.kind) for name, axis in AXES.items()}, "residual": {"skip": _FLAG}}
+_OF_RUN = {
+    column: kind
+    for name, field in FIELDS.items()
+    for column, kind in {name: _type(field.kind), **READ_OUT.get(name, {})}.items()
+}
 COLUMNS: dict[str, pa.DataType] = {
     # what was run; `kind` is run, tuning (chose a learning rate), or baseline, oracle, positive or chance for a control
     "key": _TEXT,
@@ -16,31 +33,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "status": _TEXT,
     "error": _TEXT,
     "traceback": _TEXT,
-    "task": _TEXT,
-    "task_version": _TEXT,
-    "task_settings": _TEXT,
-    "L": _WHOLE,
-    "degree": _WHOLE,
-    "instance": _WHOLE,
-    "model": _TEXT,
-    "model_version": _TEXT,
-    "model_settings": _TEXT,
-    "D": _WHOLE,
-    "depth": _WHOLE,
-    "norm": _TEXT,
-    "positions": _TEXT,
-    "residual": _FLAG,
-    "skip": _FLAG,
-    "steps": _WHOLE,
-    "warmup": _WHOLE,
-    "batch_size": _WHOLE,
-    "lr": _REAL,
-    "weight_decay": _REAL,
-    "clip": _REAL,
-    "seed": _WHOLE,
-    "dtype": _TEXT,
-    "init": _TEXT,
-    "init_noise": _REAL,
+    **_OF_RUN,
     # what was measured
     "split": _TEXT,
     "slice": _TEXT,

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from expbench.algebra.reach import degree_and_order
 from expbench.console.formatting import aligned
 from expbench.console.progress import duration
+from expbench.results.identity import identity
+from expbench.run import Run
 from expbench.sweep.estimate import estimate
 from expbench.sweep.plan import Plan
 from expbench.training.family import Stack, family_of
@@ -18,7 +20,7 @@ from expbench.training.stacking import by_likeness
 def preview(plan: Plan, device: str, largest: int | None = None) -> str:
     """One line for each distinct network with its sizes and the runs done and missing, then how long they will take."""
     missing = {job.run.key for job in plan.missing}
-    cells: dict[tuple[str, ...], list[Job]] = {}
+    cells: dict[str, list[Job]] = {}
     for job in plan.jobs:
         cells.setdefault(_cell(job), []).append(job)
     counts = Counter(_cell(job) for job in plan.missing)
@@ -39,7 +41,7 @@ def preview(plan: Plan, device: str, largest: int | None = None) -> str:
     ]
     lines = [header]
     for cell, jobs in cells.items():
-        lines.append([*cell[:8], *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
+        lines.append([*_shown(jobs[0].run), *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
     groups = by_likeness(plan.missing).values()
     stacks = [stack for jobs in groups for stack in family_of(jobs[0].task).group(jobs, device, largest)]
     time = estimate(stacks, device)
@@ -67,12 +69,15 @@ def _together(stacks: Sequence[Stack]) -> list[str]:
     return lines + [f"{count} runs of {model} one by one: {reason}" for (model, reason), count in alone.items()]
 
 
-def _cell(job: Job) -> tuple[str, ...]:
-    run = job.run
+def _cell(job: Job) -> str:
+    """Return what a network on a task is, however it is trained."""
+    return identity(job.run, without={"version", "training", "rate", "seed", "instance"})
+
+
+def _shown(run: Run) -> list[str]:
     degree = run.task_settings.get("degree")
-    shown = (run.task, run.model, run.L, "-" if degree is None else degree, run.D, run.depth, run.norm, run.positions)
-    rest = (run.residual, run.model_settings, {k: v for k, v in run.task_settings.items() if k != "instance"})
-    return tuple(map(str, (*shown, *rest)))
+    sizes = (run.L, "-" if degree is None else degree, run.D, run.depth)
+    return [run.task, run.model, *map(str, sizes), run.norm, run.positions]
 
 
 def _sizes(job: Job, device: str) -> list[str]:

@@ -6,8 +6,10 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from expbench.results.identity import identity
 from expbench.sweep.progress import work
 from expbench.training.family import Stack, family_of
+from expbench.training.stacking import NUMBERS
 
 _LIMIT_SECONDS = 20.0
 
@@ -46,8 +48,4 @@ def estimate(stacks: Sequence[Stack], device: str, limit: float = _LIMIT_SECONDS
 
 
 def _shape(stack: Stack) -> tuple[object, ...]:
-    run = stack.jobs[0].run
-    settings = tuple(sorted((k, str(v)) for k, v in run.model_settings.items()))
-    task = tuple(sorted((k, str(v)) for k, v in run.task_settings.items() if k != "instance"))
-    network = (run.model, settings, run.D, run.depth, run.norm, run.positions, run.residual)
-    return (len(stack.jobs), run.task, task, *network, run.steps, run.batch_size, run.dtype)
+    return len(stack.jobs), identity(stack.jobs[0].run, {*NUMBERS, "version", "instance"})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from expbench import plugins, settings
 from expbench.contracts import (
@@ -21,13 +21,18 @@ from expbench.errors import BadInput
 from expbench.initialisation.start import check
 from expbench.nn.size_matching import Target
 from expbench.plugins import Plugin
-from expbench.results.learning_rates import RESERVED, START
-from expbench.run import DType, Init, Norm, Positions, Run
+from expbench.results.learning_rates import START
+from expbench.run import AXES, FIELDS, Run
 from expbench.settings import Value
-from expbench.sweep.request import Request, assignments, choice, real, whole
+from expbench.sweep.request import OWN, Request, assignments, axis
 from expbench.task import Task
 from expbench.training.family import Point, family_of
 from expbench.training.job import Job
+
+# Lists multiply in this order, seeds the fastest: which runs a shard has follows from it. Other fields come as declared.
+_SLOWEST = ("D", "depth", "norm", "positions", "residual", "lr", "steps", "batch_size")
+_MULTIPLIED = [name for name, field in FIELDS.items() if field.role in ("size", "protocol", "rate", "training")]
+_AXES = [*dict.fromkeys([*_SLOWEST, *_MULTIPLIED]), "seed"]
 
 
 def expand(request: Request, device: str) -> list[Job]:
@@ -38,68 +43,26 @@ def expand(request: Request, device: str) -> list[Job]:
     target = None if request.match is None else Target.parse(request.match)
     if target and request.D is not None:
         raise BadInput(f"--match {request.match}: the width follows from it; leave out --D")
-    training = [
-        [None] if target else whole("--D", request.D or "4", most=1 << 16),
-        whole("--depth", request.depth, most=1 << 12),
-        choice("--norm", request.norm, get_args(Norm)),
-        [None] if request.positions is None else choice("--positions", request.positions, get_args(Positions)),
-        [value == "on" for value in choice("--residual", request.residual, ("on", "off"))],
-        [START[0]] if request.lr == "auto" else real("--lr", request.lr, above=0.0),
-        _lengths(request),
-        whole("--batch-size", request.batch_size, most=1 << 24),
-        [None] if request.warmup is None else whole("--warmup", request.warmup, least=0, most=10**9),
-        real("--weight-decay", request.weight_decay),
-        real("--clip", request.clip, above=0.0),
-        choice("--dtype", request.dtype, get_args(DType)),
-        choice("--init", request.init, get_args(Init)),
-        real("--init-noise", request.init_noise),
-        whole("--seeds", request.seeds, least=0, most=RESERVED - 1),
-    ]
+    special = {
+        "D": [None] if target else axis(FIELDS["D"], request.D or "4"),
+        "lr": [START[0]] if request.lr == "auto" else axis(FIELDS["lr"], request.lr),
+        "steps": _lengths(request),
+    }
+    axes = {name: special.get(name) or axis(FIELDS[name], getattr(request, FIELDS[name].name)) for name in _AXES}
     task_names = settings.split_list(request.task, "--task")
     model_names = settings.split_list(request.models, "--models")
     tasks = [task for name in task_names for task in _tasks(name, task_names, request)]
     models = [model for name in model_names for model in _models(name, model_names, request)]
     jobs: dict[str, Job] = {}
     checked: set[str] = set()
-    for task, model, point in itertools.product(tasks, models, itertools.product(*training)):
-        D, depth, norm, positions, residual, lr, length, batch_size, warmup, weight_decay, clip, dtype, *start, seed = point
-        if request.paired and seed != task.task.instance:
+    for task, model, point in itertools.product(tasks, models, itertools.product(*axes.values())):
+        asked = dict(zip(axes, point, strict=True)) | {"match": target}
+        asked["steps"], asked["epochs"] = asked["steps"]
+        if request.paired and asked["seed"] != task.task.instance:
             continue
-        asked = {
-            "D": D,
-            "match": target,
-            "depth": depth,
-            "norm": norm,
-            "positions": positions,
-            "residual": residual,
-            "steps": length[0],
-            "epochs": length[1],
-            "warmup": warmup,
-            "batch_size": batch_size,
-            "lr": lr,
-            "weight_decay": weight_decay,
-            "clip": clip,
-            "seed": seed,
-            "dtype": dtype,
-            "init": start[0],
-            "init_noise": start[1],
-        }
-        family = family_of(task.task)
-        resolved = family.resolve(
-            task.task, model.cls, Point(task.plugin.name, model.plugin.name, asked, model.values, model.given)
-        )
-        run = Run(
-            task=task.plugin.name,
-            task_version=task.version,
-            task_settings=task_values(task.task),
-            model=model.plugin.name,
-            model_version=model.version,
-            model_settings=resolved.settings,
-            **{name: value for name, value in resolved.fields.items() if name not in ("match", "epochs")},
-        )
-        job = Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin)
-        check(run, model.cls)
-        contract = f"{task.task.trained_as} {run.model} {run.model_version} {run.model_settings} {run.D} {dtype}"
+        job = _job(task, model, asked)
+        family, run = family_of(task.task), job.run
+        contract = f"{task.task.trained_as} {run.model} {run.model_version} {run.model_settings} {run.D} {run.dtype}"
         if contract not in checked and job.unsupported(device) is None:
             family.check(job, device)
             checked.add(contract)
@@ -107,13 +70,30 @@ def expand(request: Request, device: str) -> list[Job]:
     return list(jobs.values())
 
 
+def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:
+    """Return the job of a point of the grid, resolved by the task's family; raises `BadInput` for what does not go together."""
+    point = Point(task.plugin.name, model.plugin.name, asked, model.values, model.given)
+    resolved = family_of(task.task).resolve(task.task, model.cls, point)
+    run = Run(
+        task=task.plugin.name,
+        task_version=task.version,
+        task_settings=task_values(task.task),
+        model=model.plugin.name,
+        model_version=model.version,
+        model_settings=resolved.settings,
+        **{name: value for name, value in resolved.fields.items() if name in FIELDS},
+    )
+    check(run, model.cls)
+    return Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin)
+
+
 def _lengths(request: Request) -> list[tuple[int | None, int | None]]:
     """How long runs are, as (steps, epochs) of which one is None; raises `BadInput` where both are given."""
     if request.epochs is None:
-        return [(steps, None) for steps in whole("--steps", request.steps or "2000", most=10**9)]
+        return [(steps, None) for steps in axis(FIELDS["steps"], request.steps or "2000")]
     if request.steps is not None:
         raise BadInput(f"--steps {request.steps} and --epochs {request.epochs}: give one of the two")
-    return [(None, epochs) for epochs in whole("--epochs", request.epochs, most=10**6)]
+    return [(None, epochs) for epochs in axis(OWN["epochs"], request.epochs)]
 
 
 class _Task(NamedTuple):
@@ -134,7 +114,7 @@ def _tasks(name: str, all_names: list[str], request: Request) -> Iterator[_Task]
     plugin = plugins.find("task", name)
     cls = load_task(plugin)
     instances = request.seeds if request.paired else request.instances
-    axes = {"instance": [str(i) for i in whole("--instances", instances, least=0, most=RESERVED - 1)]}
+    axes = {"instance": [str(i) for i in axis(AXES["instance"], instances)]}
     for setting, text in (("L", request.L), ("degree", request.degree)):
         if text is not None:
             axes[setting] = settings.split_list(text, f"--{setting}")

@@ -2,45 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
 
 from expbench import settings
 from expbench.errors import BadInput, unknown
+from expbench.run import AXES, FIELDS
+from expbench.settings import REQUIRED, Option, Role, setting
 
 _LARGEST_RATE = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the command line asks for, as texts; lists and ranges as the user wrote them. None leaves it to task or model."""
+class _Own:
+    """What a request has beside the fields of a run."""
 
-    task: str
-    models: str
-    L: str | None = None
-    degree: str | None = None
-    instances: str = "0"
-    D: str | None = None  # 4, or what `match` comes to
-    match: str | None = None
-    depth: str = "1"
-    norm: str = "layer"
-    positions: str | None = None
-    residual: str = "on"
-    lr: str = "0.01"  # or auto
-    seeds: str = "0:3"
-    paired: bool = False  # whether seed i is run on instance i alone
-    steps: str | None = None  # 2000, unless epochs are given
-    epochs: str | None = None
-    batch_size: str = "64"
-    warmup: str | None = None
-    weight_decay: str = "0"
-    clip: str = "1.0"
-    dtype: str = "float32"
-    init: str = "default"
-    init_noise: str = "0"
-    task_settings: Sequence[str] = field(default_factory=tuple)
-    model_settings: Sequence[str] = field(default_factory=tuple)
+    match: str = setting(
+        "--match",
+        role="size",
+        default=None,
+        metavar="WHAT=N",
+        help="In place of --D: params=N, or state=N, within 5 % for each model.",
+    )
+    epochs: int = setting(
+        "--epochs",
+        role="training",
+        default=None,
+        most=10**6,
+        help="In place of --steps: passes over the training set, of a text.",
+    )
+    paired: bool = setting("--paired", role="instance", default=False, help="Seed i on instance i, in place of --instances.")
+
+
+OWN = settings.options(_Own)
+
+
+def _options() -> Iterator[Option]:
+    """Yield what can be asked for by role: first what stands in place of a field of a run, which follows it."""
+    given = [option for declared in (OWN, FIELDS, AXES) for option in declared.values() if option.flags]
+    for role in get_args(Role):
+        yield from (option for option in given if option.role == role)
+
+
+OPTIONS = {option.name: option for option in _options()}
+
+
+def _field(option: Option) -> tuple[str, Any, Any]:
+    """Return a field of a request, as `make_dataclass` takes it."""
+    if option.repeats:
+        return option.name, Sequence[str], dataclasses.field(default=())
+    kind = bool if isinstance(option.default, bool) else str | None
+    default = dataclasses.MISSING if option.default is REQUIRED else option.default
+    return option.name, kind, dataclasses.field(default=default)
+
+
+_Texts: Any = dataclasses.make_dataclass("_Texts", map(_field, OPTIONS.values()), frozen=True, kw_only=True)
+
+
+class Request(_Texts):
+    """What the command line asks for, by the names in `OPTIONS`: texts, lists and ranges as the user wrote them.
+
+    It is a dataclass. None leaves it to task or model, or to another option. paired: whether seed i is run on instance i
+    alone. task_settings, model_settings: tuples of texts.
+    """
+
+
+def axis(option: Option, text: str | None) -> list[Any]:
+    """Return the values that the text of an option lists, by the type of its field; None where it is left out."""
+    if text is None:
+        return [None]
+    if option.kind is bool:
+        return [value == "on" for value in choice(option.flag, text, ("on", "off"))]
+    if option.kind is int:
+        return whole(option.flag, text, option.least, option.most)
+    if option.kind is float:
+        return real(option.flag, text, option.above)
+    return choice(option.flag, text, get_args(option.kind))
 
 
 def assignments(texts: Sequence[str], option: str, names: list[str], kind: str, name: str) -> dict[str, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 
 from expbench.sweep.progress import work
@@ -19,8 +18,7 @@ def share(jobs: Sequence[Job], part: tuple[int, int], *, whole_places: bool) -> 
     i, n = part
     groups: dict[Key, list[Job]] = {}
     for job in jobs if n > 1 else ():
-        alike = dataclasses.replace(job.run, task_settings=job.run.task_settings | {"degree": None})
-        groups.setdefault(place_of(alike) if whole_places else cell_of(alike), []).append(job)
+        groups.setdefault((place_of if whole_places else cell_of)(job.run, "degree"), []).append(job)
     if not groups or (len(groups) < 2 * n and not whole_places):
         return list(jobs)[i - 1 :: n]
     loads, own = [0.0] * n, []

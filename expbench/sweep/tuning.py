@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from expbench.results import reported, store
+from expbench.results.identity import identity
 from expbench.results.learning_rates import LADDER, RESERVED, START, TUNING_RUNS, at_the_cap, choose, extended
 from expbench.run import Run
 from expbench.training.job import Job
 
-Key = tuple[object, ...]
+Key = str  # an identity
 Grid = tuple[float, ...]
 
 
@@ -85,17 +86,14 @@ class RateSearch:
         return lines
 
 
-def cell_of(run: Run) -> Key:
-    """What a rate is chosen for: all of a run but rate, seed and instance."""
-    settings = {k: v for k, v in run.task_settings.items() if k != "instance"}
-    alike = dataclasses.replace(run, lr=1.0, seed=0, task_settings=settings)
-    return tuple(map(str, alike.values().values()))
+def cell_of(run: Run, *without: str) -> Key:
+    """Return what a rate is chosen for: all of a run but rate, seed and instance, and what else is left out."""
+    return identity(run, {"rate", "seed", "instance", *without})
 
 
-def place_of(run: Run) -> Key:
-    """What models are compared at: all of a run but rate, seed, instance, and what the model is."""
-    anyone = dataclasses.replace(run, model="", model_version="", model_settings={}, D=1, depth=1, positions="none")
-    return cell_of(anyone)
+def place_of(run: Run, *without: str) -> Key:
+    """Return what models are compared at: all of a run but rate, seed, instance, what the model is, and what is left out."""
+    return cell_of(run, "model", "model_version", "size", "positions", *without)
 
 
 def by_cell(jobs: Iterable[Job]) -> dict[Key, list[Job]]:

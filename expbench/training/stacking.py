@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from expbench.results.identity import identity
 from expbench.training.batches import Stream
 from expbench.training.ensemble import Ensemble
 from expbench.training.family import Stack
@@ -28,6 +29,7 @@ _SHARE_OF_MEMORY = 0.4
 # L, of its state D^2 where N is as large as D; the last two count for less, as not every layer has them.
 _WORTH_STACKING = 1 << 13
 _ROUNDING = 1e-2  # relative: a difference in float32 that may be rounding, if in float64 there is none
+NUMBERS = ("rate", "seed", "warmup", "weight_decay", "clip", "init", "init_noise")  # in which runs of a stack may differ
 _TRIED = 4  # tasks of a stack beside the first, on which it is tried beforehand
 
 
@@ -72,12 +74,10 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
 
 
 def _alike(job: Job) -> tuple[object, ...]:
-    run, task = job.run, job.task
-    settings = tuple(sorted((name, str(value)) for name, value in run.model_settings.items()))
+    task = job.task
     shapes = (task.L, task.vocabulary, task.channels, task.outputs, task.readout, task.selection_size)
     marked = task.test_size if task.vocabulary is not None else None  # `SeenInputs` holds the test inputs of all
-    network = (run.model, job.model, run.model_version, settings, run.D, run.depth, run.norm, run.positions, run.residual)
-    return (run.task, run.task_version, type(task), *shapes, marked, *network, run.steps, run.batch_size, run.dtype)
+    return (identity(job.run, {*NUMBERS, "task_settings"}), type(task), job.model, *shapes, marked)
 
 
 def _in_float64(job: Job) -> Job:

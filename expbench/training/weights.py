@@ -12,7 +12,8 @@ from expbench import files, plugins
 from expbench.contracts import build_task, load_model, load_task
 from expbench.errors import BadInput
 from expbench.results import folders, store
-from expbench.run import Run, canonical
+from expbench.results.identity import identity
+from expbench.run import Run
 from expbench.settings import Value
 from expbench.training.family import family_of
 from expbench.training.job import Job
@@ -37,7 +38,7 @@ def keep_three(jobs: Sequence[Job], folder: Path) -> None:
     cells: dict[str, list[Job]] = {}
     for job in jobs:
         if _path(folder, job.run.key).exists():
-            cells.setdefault(canonical({**job.run.values(), "seed": None}), []).append(job)
+            cells.setdefault(identity(job.run, without={"seed"}), []).append(job)
     crowded = [cell for cell in cells.values() if len(cell) > 3]
     if not crowded:
         return
