@@ -20,15 +20,6 @@ def graph() -> dict[str, set[str]]:
     return structure.graph()
 
 
-def permitted(graph: dict[str, set[str]]) -> dict[str, set[str]]:
-    """Return the imports between packages."""
-    return structure.packages(graph)
-
-
-def place(module: str) -> str:
-    return f"expbench/{module.replace('.', '/')}.py"
-
-
 def test_no_folder_is_too_full() -> None:
     full = {folder: len(names) for folder, names in structure.folders().items() if len(names) > MODULES_A_FOLDER}
     full.pop("expbench/models", None)  # a shelf of like things
@@ -44,11 +35,11 @@ def test_files_import_one_another_in_no_circle(graph: dict[str, set[str]]) -> No
 
 
 def test_packages_import_one_another_in_no_circle(graph: dict[str, set[str]]) -> None:
-    assert structure.circles(permitted(graph)) == []
+    assert structure.circles(structure.packages(graph)) == []
 
 
 def test_names_of_one_group_of_the_rule_do_not_import_one_another(graph: dict[str, set[str]]) -> None:
-    assert structure.same_group(permitted(graph)) == []
+    assert structure.same_group(structure.packages(graph)) == []
 
 
 @pytest.mark.parametrize("source", [p for p in SOURCES if p.stem == "__init__"], ids=lambda p: str(p.relative_to(ROOT)))

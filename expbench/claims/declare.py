@@ -12,9 +12,8 @@ from expbench.errors import BadInput, unknown
 from expbench.results import identity
 from expbench.run import Positions
 
-_OF_RUN = identity.fields(
-    {"task", "model", "version", "seed", "instance"}
-)  # what stands around a model, and how it is trained
+# What stands around a model, and how it is trained.
+_OF_RUN = identity.fields({"task", "model", "version", "seed", "instance"})
 
 
 def claim(text: str, task: str, where: Sequence[str], margin: float | None) -> Claim:

@@ -71,7 +71,7 @@ def expand(request: Request, device: str) -> list[Job]:
 
 
 def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:
-    """Return the job of a point of the grid, resolved by the task's family; raises `BadInput` for what does not go together."""
+    """Return the job of a point of the grid, resolved by the task's family; raises `BadInput` for what does not fit."""
     point = Point(task.plugin.name, model.plugin.name, asked, model.values, model.given)
     resolved = family_of(task.task).resolve(task.task, model.cls, point)
     run = Run(
