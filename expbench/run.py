@@ -24,6 +24,7 @@ Norm = Literal["layer", "rms", "none"]
 Positions = Literal["none", "sin", "learned", "index"]
 DType = Literal["float32", "float64", "bfloat16"]
 Init = Literal["default", "construct:lemma2", "construct:count-in-row", "construct:theorem2"]
+Shape = Literal["cosine", "constant", "linear"]
 Split = Literal["train", "selection", "test"]
 Status = Literal["ok", "diverged", "unsupported", "failed"]
 
@@ -65,7 +66,8 @@ class TaskAxes:
 class Run:
     """One training, fully resolved. `model` and `task` are plugin names; `D` is the width; `lr` the peak learning rate.
 
-    init: the weights that it starts from; init_noise: the size of the normal noise on each of them.
+    init: the weights that it starts from; init_noise: the size of the normal noise on each of them. schedule: what the
+    learning rate does after its linear warm-up.
 
     Each field is declared once: from here follow the options of `expbench run` and how they are read (`sweep.request`), the
     command, the columns of the results table (`results.schema`), and what tells runs apart (`results.identity`).
@@ -135,6 +137,14 @@ class Run:
         before=0.0,
         help="Sizes of normal noise on the first weights.",
     )
+    schedule: Shape = setting(
+        "--schedule",
+        role="training",
+        default="cosine",
+        since=5,
+        before="cosine",
+        help="Learning rate after the warm-up: cosine and linear fall to 0; constant stays.",
+    )
 
     @cached_property
     def key(self) -> str:
@@ -160,6 +170,11 @@ class Run:
     def L(self) -> int:
         """Length of the sequences."""
         return int(self.task_settings["L"])  # type: ignore[arg-type]
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the learning rate after the warm-up, by the name that `training.schedule` has for it."""
+        return self.schedule
 
     def title(self) -> str:
         """A short name for progress lines."""

@@ -198,11 +198,14 @@ def test_a_check_does_not_take_up_what_was_run_before(tiny: CommandLine) -> None
     assert not checkpoint.exists(), "a text's run would go on from there"
 
 
-def test_the_schedule_of_the_check_is_that_of_training() -> None:
+@pytest.mark.parametrize("shape", ["cosine", "constant", "linear"])
+def test_the_schedule_of_the_check_is_that_of_training(shape: str) -> None:
     from expbench.sweep.expand import expand
     from expbench.sweep.request import Request
 
-    (job,) = expand(Request(task="polyreg", models="ssm", steps="40", warmup="7", seeds="0", lr="0.5"), "cpu")
+    (job,) = expand(
+        Request(task="polyreg", models="ssm", steps="40", warmup="7", seeds="0", lr="0.5", schedule=shape), "cpu"
+    )
     rates = Rates([job.run], "cpu")
     rows = [
         {
@@ -214,6 +217,7 @@ def test_the_schedule_of_the_check_is_that_of_training() -> None:
             "lr": 0.5,
             "steps": 40,
             "warmup": 7,
+            "schedule": job.run.schedule,
             "clip": 1.0,
         }
         | {"split": "train", "step": step, "metric": "learning_rate", "value": float(rates.at(torch.tensor(step - 1)))}

@@ -429,16 +429,16 @@ def test_a_long_page_can_still_be_posted() -> None:
 
 
 def test_a_table_of_an_older_schema_is_compared(tmp_path: Path, expbench: CommandLine) -> None:
-    made = runs([0.5, 0.4, 0.3], init="default", init_noise=0.0)
-    for version in (1, 2, 3):
+    made = runs([0.5, 0.4, 0.3], init="default", init_noise=0.0, schedule="cosine")
+    for version in (1, 2, 3, 4):
         folder = tmp_path / str(version)
         folder.mkdir()
-        older = SCHEMA.empty_table().drop_columns(["init", "init_noise"])
+        older = SCHEMA.empty_table().drop_columns([*(["init", "init_noise"] if version < 4 else []), "schedule"])
         schema = older.schema.with_metadata({"expbench_schema": str(version)})
         pq.write_table(pa.Table.from_pylist(made, schema=schema), folder / "table.parquet")
     (tmp_path / "new").mkdir()
     store.write(tmp_path / "new", "table", made)
-    for version in (1, 2, 3):
+    for version in (1, 2, 3, 4):
         answer = expbench("compare", str(tmp_path / str(version)), str(tmp_path / "new"))
         assert (answer.code, answer.out.splitlines()[-1]) == (
             0,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from expbench.models.s6 import S6
 from expbench.nn.network import Network
 from expbench.results import store
-from expbench.run import Run
+from expbench.run import LATER, Run
 from expbench.sweep.expand import expand
 from expbench.sweep.request import Request
 from expbench.training.ensemble import Ensemble
@@ -76,9 +76,9 @@ def test_rows_of_older_tables_are_runs_with_their_keys() -> None:
     for row in rows.to_dict("records"):
         assert Run.from_row({str(name): value for name, value in row.items()}).key == row["key"]
         for nothing in (None, math.nan):
-            later = {"init": nothing, "init_noise": nothing}
+            later = dict.fromkeys(LATER, nothing)
             assert Run.from_row({str(name): value for name, value in row.items()} | later).key == row["key"]
-        without = {str(name): value for name, value in row.items() if name not in ("init", "init_noise")}
+        without = {str(name): value for name, value in row.items() if name not in LATER}
         assert Run.from_row(without).key == row["key"]
 
 

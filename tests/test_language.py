@@ -72,7 +72,7 @@ def test_a_batch_follows_from_its_step_and_the_seed_and_is_shared_out() -> None:
 
 
 def test_the_schedule() -> None:
-    assert schedule(recipe(epochs=20), 1000) == (20 * 7, 7, 7, 7)
+    assert schedule(recipe(epochs=20), 1000) == (20 * 7, 7, 7, 7, "cosine")
     assert schedule(recipe(epochs=3), 1000).warmup == 2, "a tenth of few steps"
     plan = schedule(recipe(epochs=None, steps=10, warmup=4, evaluate_every=3), 1000)
     assert (plan.steps, plan.warmup) == (10, 4)

@@ -88,16 +88,19 @@ def test_files_that_are_not_ours_or_not_whole_are_named_and_left_alone(tmp_path:
 
 
 def test_a_table_of_an_older_schema_says_what_its_rows_meant(tmp_path: Path) -> None:
-    later = ["init", "init_noise"]
+    later = ["init", "init_noise", "schedule"]
     older = schema.SCHEMA.empty_table().drop_columns(later).schema.with_metadata({"expbench_schema": "3"})
     pq.write_table(pa.Table.from_pylist([row("a", 1)], schema=older), tmp_path / "a.parquet")
-    store.write(tmp_path, "b", [row("b", 2) | {"init": "construct:lemma2", "init_noise": 0.5}])
+    store.write(tmp_path, "b", [row("b", 2) | {"init": "construct:lemma2", "init_noise": 0.5, "schedule": "linear"}])
     frame, problems = store.read(tmp_path)
     assert problems == []
-    assert frame.set_index("key").loc[["a", "b"], later].to_numpy().tolist() == [["default", 0.0], ["construct:lemma2", 0.5]]
+    assert frame.set_index("key").loc[["a", "b"], later].to_numpy().tolist() == [
+        ["default", 0.0, "cosine"],
+        ["construct:lemma2", 0.5, "linear"],
+    ]
 
 
-OLD = {1: "7d40d2758af9fbe0", 2: "45b7fad5357e233a", 3: "5e4ba6b304d8a706"}
+OLD = {1: "7d40d2758af9fbe0", 2: "45b7fad5357e233a", 3: "5e4ba6b304d8a706", 4: "5e4ba6b304d8a706"}
 
 
 @pytest.mark.parametrize("version", OLD)
@@ -112,7 +115,7 @@ def test_a_file_that_an_older_expbench_wrote_is_read_and_compacted_into_todays_s
     before, problems = store.read(folder)
     assert problems == []
     assert set(before["key"]) == {OLD[version]}
-    assert set(zip(before["init"], before["init_noise"], strict=True)) == {("default", 0.0)}
+    assert set(zip(before["init"], before["init_noise"], before["schedule"], strict=True)) == {("default", 0.0, "cosine")}
     report = Path(expbench("report", "--results", "old").out.strip()).with_suffix(".md").read_text()
     (error,) = before.loc[before["headline"].fillna(False) & (before["split"] == "test"), "value"]
     assert f"| linattn | {error:.3g} (ill-posed) |" in report

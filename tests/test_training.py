@@ -12,7 +12,7 @@ from expbench.training.job import Job
 from expbench.training.loop import build, curve_steps, evaluate, surroundings, train
 from expbench.training.monitors import fingerprint
 from expbench.training.optimizer import clipped, rows
-from expbench.training.schedule import learning_rate_factor
+from expbench.training.schedule import Rates, learning_rate_factor
 
 
 def job(**changes: Any) -> Job:
@@ -79,6 +79,22 @@ def test_training_is_plain_adamw_with_the_documented_schedule() -> None:
     assert clipped > 0
     for name, parameter in trained.named_parameters():
         torch.testing.assert_close(parameter, plain.get_parameter(name), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "after"),
+    [("cosine", [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5]), ("constant", [1, 1, 1, 1]), ("linear", [1, 0.75, 0.5, 0.25])],
+)
+def test_shapes_of_the_schedule(shape: str, after: list[float]) -> None:
+    one = job(steps="6", warmup="2", lr="0.02", schedule=shape)
+    due = [0.5, 1, *after]
+    assert [learning_rate_factor(one.run, step) for step in range(6)] == pytest.approx(due)
+    rates = Rates([one.run, one.run], "cpu")
+    for step, factor in enumerate(due):
+        assert rates.at(torch.tensor(step)).tolist() == pytest.approx([0.02 * factor] * 2)
+    logged = {s.step: s.value for s in scores(one) if s.metric == "learning_rate"}
+    assert logged == pytest.approx({step: 0.02 * due[step - 1] for step in logged})
+    assert logged
 
 
 def test_schedule() -> None:

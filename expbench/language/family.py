@@ -17,6 +17,7 @@ from expbench.language.recipe import Recipe, schedule
 from expbench.language.task import TextTask
 from expbench.language.workload import LanguageWorkload, train
 from expbench.mixer import state_size
+from expbench.run import LATER
 from expbench.task import Task
 from expbench.training.distributed import joined
 from expbench.training.epochs.checkpoint import FOLDER
@@ -29,6 +30,7 @@ from expbench.training.loop import surroundings
 _TIMED = 3  # steps
 _TIMED_TOKENS = 1024  # of a step that is timed on a CPU: enough to keep it busy
 _CHECKED = 16  # tokens, on which a model is tried
+_HONOURED = {"schedule"}  # of the fields that came later; another is refused until `recipe_of` takes it in
 
 
 class Language:
@@ -146,6 +148,7 @@ def recipe_of(job: Job) -> Recipe:
         clip=run.clip,
         seed=run.seed,
         dtype=run.dtype,
+        schedule=run.schedule,
         stride=task.stride,
         lengths=task.contexts,
     )
@@ -160,10 +163,9 @@ def _refuse_what_the_backbone_has(point: Point) -> None:
         "norm": ("layer", "rms"),  # what it is by default says nothing
         "positions": (None, "none"),
         "residual": (True,),
-        "init": ("default",),
-        "init_noise": (0.0,),
         "match": (None,),
     }
+    fixed |= {name: (default,) for name, default in LATER.items() if name not in _HONOURED}
     for name, possible in fixed.items():
         given = point.fields[name]
         if given not in possible:

@@ -19,7 +19,10 @@ import pandas as pd
 
 RATE, NORM = "learning_rate", "gradient_norm"
 FINGERPRINTS = ("inputs_fingerprint", "targets_fingerprint", "outputs_fingerprint")
-COLUMNS = ["key", "kind", "status", "task", "model", "lr", "steps", "warmup", "clip", "split", "step", "metric", "value"]
+COLUMNS = [
+    *("key", "kind", "status", "task", "model", "lr", "steps", "warmup", "schedule", "clip"),
+    *("split", "step", "metric", "value"),
+]
 _ROUNDING = 1e-3  # relative, and of float32: outputs differ by 1e-6 between machines, by more with other kernels
 _LEAST = 1e-5  # absolute, as a fingerprint may be near 0
 _PLACE = ["key", "split", "step", "metric"]
@@ -58,7 +61,10 @@ def _rates(runs: pd.DataFrame) -> pd.DataFrame:
     rows = runs[runs["metric"] == RATE]
     update, warmup, steps = (rows[name].to_numpy(dtype="float64") for name in ("step", "warmup", "steps"))
     rising = update / np.maximum(warmup, 1)
-    falling = 0.5 + 0.5 * np.cos(np.pi * (update - 1 - warmup) / np.maximum(1, steps - warmup))
+    share = (update - 1 - warmup) / np.maximum(1, steps - warmup)
+    shapes = {"constant": np.ones_like(share), "linear": 1 - share}
+    cosine = 0.5 + 0.5 * np.cos(np.pi * share)
+    falling = np.select([(rows["schedule"] == name).to_numpy() for name in shapes], list(shapes.values()), cosine)
     due = rows["lr"] * np.where(update <= warmup, rising, falling)
     off = (rows["value"] - due).abs() > 1e-6 * rows["lr"]
     return _said(rows.assign(due=due)[off], "{value:.6g} at step {step}, by the schedule {due:.6g}")

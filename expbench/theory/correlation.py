@@ -24,7 +24,7 @@ FEWEST_RUNS, FEWEST_POINTS = 10, 3
 _RESAMPLES = 10_000
 _NAMED = [
     *("L", "degree", "test_size", "D", "depth", "norm", "positions", "residual", "steps", "batch_size", "lr", "dtype"),
-    *("init", "init_noise"),
+    *("init", "init_noise", "schedule"),
 ]
 
 

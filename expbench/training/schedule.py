@@ -1,15 +1,17 @@
-"""Schedule: the learning rate at each step."""
+"""Schedule: the learning rate at each step: linear warm-up, then half a cosine to 0, a constant, or a line to 0."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from expbench.run import Run
+from expbench.run import Run, Shape
+
+Number = TypeVar("Number", float, Tensor)
 
 
 class Rates:
@@ -19,29 +21,46 @@ class Rates:
         def each(values: Iterable[float], dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(list(values), dtype=dtype, device=device)
 
+        (self._shape,) = {run.shape for run in runs}  # runs of a stack share it
         self._peak = each(run.lr for run in runs)
         self._warmup = each(run.warmup for run in runs)
         self._decay = each(max(1, run.steps - run.warmup) for run in runs)
         self.clip = each((run.clip for run in runs), torch.float64 if runs[0].dtype == "float64" else torch.float32)
 
     def at(self, step: Tensor) -> Tensor:
-        """The learning rates of update `step` (from 0), float64."""
+        """Return the learning rates of update `step` (from 0), float64."""
         rising = (step + 1) / self._warmup.clamp(min=1)
-        falling = 0.5 + 0.5 * torch.cos(math.pi * (step - self._warmup) / self._decay)
-        return self._peak * torch.where(step < self._warmup, rising, falling)
+        return self._peak * torch.where(step < self._warmup, rising, _falling(self._shape, step - self._warmup, self._decay))
 
 
 class Schedule(Protocol):
-    """steps: updates in all. warmup: how many of them, at the beginning, the learning rate rises."""
+    """steps: updates in all. warmup: how many of them, at the beginning, the learning rate rises.
+
+    shape: what the rate does after that: cosine, constant or linear.
+    """
 
     @property
     def steps(self) -> int: ...
     @property
     def warmup(self) -> int: ...
+    @property
+    def shape(self) -> Shape: ...
 
 
 def learning_rate_factor(schedule: Schedule, step: int) -> float:
-    """The share of the peak learning rate used for update `step` (from 0): linear warm-up, then a half cosine to 0."""
+    """Return the share of the peak learning rate used for update `step` (from 0): linear warm-up, then as its shape is."""
     if step < schedule.warmup:
         return (step + 1) / schedule.warmup
-    return 0.5 + 0.5 * math.cos(math.pi * (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup))
+    return _falling(schedule.shape, float(step - schedule.warmup), float(max(1, schedule.steps - schedule.warmup)))
+
+
+def _falling(shape: str, done: Number, decay: Number) -> Number:
+    """Return the share of the peak after `done` of the `decay` steps that follow the warm-up."""
+    if shape == "constant":
+        return 0.0 * done + 1.0
+    if shape == "linear":
+        return 1.0 - done / decay
+    if shape != "cosine":
+        raise ValueError(f"no schedule has the shape {shape!r}")
+    angle = math.pi * done / decay
+    return 0.5 + 0.5 * (torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle))

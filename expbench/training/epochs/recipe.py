@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 from expbench.errors import BadInput, unknown
+from expbench.run import Shape
 
 VERSION = 1  # raised when the same recipe would give other numbers
 DType = Literal["float32", "bfloat16"]
@@ -18,11 +19,11 @@ class Recipe:
     """Everything that decides the numbers, for a model and a data set. Raises `BadInput`.
 
     lr: the peak learning rate. epochs or steps: how long, one of the two. batch_size: examples of a step, over all
-    processes. warmup: steps in which the rate rises (None: one epoch, but no more than a tenth of all); after it falls as a
-    half cosine to 0. betas: AdamW's. clip: the largest norm of a gradient, of all parameters together. seed: of the order of
-    the data and of what a mixer draws; the model's initial weights are the caller's. dtype: bfloat16 is autocast, with
-    parameters, optimizer and the scan's state in float32. evaluate_every: so many steps, and at the end (None: at the end of
-    each epoch).
+    processes. warmup: steps in which the rate rises (None: one epoch, but no more than a tenth of all); after it goes as
+    `schedule` says (`training.schedule`). betas: AdamW's. clip: the largest norm of a gradient, of all parameters together.
+    seed: of the order of the data and of what a mixer draws; the model's initial weights are the caller's. dtype: bfloat16 is
+    autocast, with parameters, optimizer and the scan's state in float32. evaluate_every: so many steps, and at the end (None:
+    at the end of each epoch).
 
     Defaults are as Table 4 of arXiv 2502.02209 has them, except betas, which it does not state.
     """
@@ -37,6 +38,7 @@ class Recipe:
     clip: float = 1.0
     seed: int = 0
     dtype: DType = "float32"
+    schedule: Shape = "cosine"
     evaluate_every: int | None = None
 
     def __post_init__(self) -> None:
@@ -88,12 +90,16 @@ class TrainerOptions:
 
 
 class Plan(NamedTuple):
-    """A recipe on a data set, in steps: in all, those in which the learning rate rises, of an epoch, between evaluations."""
+    """A recipe on a data set, in steps: in all, those in which the learning rate rises, of an epoch, between evaluations.
+
+    shape: of the learning rate after the warm-up.
+    """
 
     steps: int
     warmup: int
     epoch: int
     evaluate_every: int
+    shape: Shape = "cosine"
 
     def evaluated(self, step: int) -> bool:
         """Return whether the model is evaluated after that step (from 1)."""
@@ -106,4 +112,4 @@ def plan(recipe: Recipe, epoch: int) -> Plan:
     warmup = min(epoch, steps // _LEAST_FALL) if recipe.warmup is None else recipe.warmup
     if recipe.warmup is not None and warmup >= steps:
         raise BadInput(f"warmup={warmup} must be below the {steps} steps of the training")
-    return Plan(steps, warmup, epoch, recipe.evaluate_every or epoch)
+    return Plan(steps, warmup, epoch, recipe.evaluate_every or epoch, recipe.schedule)
