@@ -25,12 +25,11 @@ from expbench.claims.claim import Claim
 from expbench.claims.pairing import Place, nowhere, places, subjects
 from expbench.console.formatting import number
 from expbench.results.cells import SIZES, Cell, gather, with_context
-from expbench.stats.intervals import Interval, best_of, holm
+from expbench.stats.intervals import ABSOLUTE_MARGIN, RELATIVE_MARGIN, Interval, best_of, holm
 from expbench.stats.resampling import LEAST_UNITS, Paired, paired
 
 Verdict = Literal["supported", "contradicted", "not supported", "undecided"]
 SIGNIFICANCE = 0.05
-_RELATIVE_MARGIN, _ABSOLUTE_MARGIN = 0.1, 0.05  # of an error, of an accuracy
 _LAST = ("task_version", *SIZES, "warmup", "model_version")  # tell places apart only where nothing else does
 
 
@@ -188,7 +187,7 @@ def _compared(claim: Claim, place: Place) -> _Comparison:
     worst = pairs[values].min().min() if higher else pairs[values].max().max()
     if len(ended) < len(pairs) and not pd.isna(worst):
         tests.append(_tested(pairs.fillna(dict.fromkeys(values, worst))))
-    default = _ABSOLUTE_MARGIN if higher else _RELATIVE_MARGIN * max(_mean(ended, value) for value in values)
+    default = ABSOLUTE_MARGIN if higher else RELATIVE_MARGIN * max(_mean(ended, value) for value in values)
     oldest = pairs[["created_left", "created_right"]].min().min()
     late = claim.created is None or not (pairs.empty or oldest >= claim.created)  # a run of unknown age may be older
     return _Comparison(claim, place, tests, default if claim.margin is None else claim.margin, late)

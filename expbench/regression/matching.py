@@ -8,6 +8,7 @@ and so no part of what was run. A setting that only one side has, with one value
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ import pandas as pd
 
 from expbench.errors import BadInput
 from expbench.results import folders, identity, store
+from expbench.results.learning_rates import choose
 from expbench.results.reported import reported
 from expbench.run import FIELDS, canonical
 
@@ -112,14 +114,16 @@ def _latest(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _chosen_rates(tuning: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[float]:
-    """The rate that tuning chose for each run's cell, as `learning_rates.choose` chooses; NaN where there was none."""
+    """Return the rate that tuning chose for each run's cell; NaN where there was none."""
     where = ["side", "alike", *VERSIONS]
-    value = tuning["value"].where(tuning["value"].abs() < float("inf"))
-    tried = tuning.assign(loss=value.where(tuning["higher_is_better"] != True, -value), broken=value.isna())  # noqa: E712
-    rated = tried.groupby([*where, "lr"], as_index=False).agg(broken=("broken", "sum"), loss=("loss", "mean"))
-    best = rated.fillna({"loss": 0.0}).sort_values(["broken", "loss", "lr"], kind="stable").drop_duplicates(where)
-    found: pd.Series[float] = runs[where].merge(best, on=where, how="left")["lr"].set_axis(runs.index)
-    return found
+    tried: dict[tuple[Any, ...], dict[float, list[float | None]]] = {}
+    higher: dict[tuple[Any, ...], bool] = {}
+    for *cell, lr, value, better in tuning[[*where, "lr", "value", "higher_is_better"]].itertuples(index=False):
+        higher[tuple(cell)] = better is True
+        tried.setdefault(tuple(cell), {}).setdefault(lr, []).append(value)
+    chosen = {cell: choose(rates, higher[cell]) for cell, rates in tried.items()}
+    cells = runs[where].itertuples(index=False, name=None)
+    return pd.Series([chosen.get(cell, math.nan) for cell in cells], runs.index, dtype="float64")
 
 
 def _on_both(runs: pd.DataFrame, column: str) -> set[int]:

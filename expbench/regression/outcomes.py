@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from expbench.regression.matching import VERSIONS
+from expbench.stats.intervals import ABSOLUTE_MARGIN, RELATIVE_MARGIN
 
-_RELATIVE_MARGIN, _ABSOLUTE_MARGIN = 0.1, 0.05
 _AS_GOOD = 1e-3  # of what solves the task
 _LEAST_ERROR = 1e-12  # where the task states nothing above 0 that solves it
 _ROUNDING = 1e-6  # relative
@@ -49,8 +49,8 @@ def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
     solves = runs["solved_at"].where((runs["solved_at"] > 0) & np.isfinite(runs["solved_at"]))
     log = pd.Series(np.log(np.maximum(value, (_AS_GOOD * solves).fillna(_LEAST_ERROR))), value.index)
     loss = log.where(ratio, value.where(~higher, -value))
-    margin = np.where(higher, _ABSOLUTE_MARGIN, np.maximum(_RELATIVE_MARGIN * size, _LEAST_ERROR))
-    margin = np.where(ratio, math.log(1 + _RELATIVE_MARGIN), margin)
+    margin = np.where(higher, ABSOLUTE_MARGIN, np.maximum(RELATIVE_MARGIN * size, _LEAST_ERROR))
+    margin = np.where(ratio, math.log(1 + RELATIVE_MARGIN), margin)
     worst, best = (loss.groupby(runs["cell"]).transform(name).fillna(0.0) for name in ("max", "min"))
     beyond = worst + np.maximum(10 * margin, 3 * (worst - best))
     return runs.assign(ratio=ratio, margin=margin, loss=loss.where(~runs["diverged"], beyond))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,13 @@ def reported(frame: pd.DataFrame) -> pd.Series[bool]:
         at = rows["key"].map(best.set_index("key")["step"]).fillna(at)
     shown[shown] = (rows["step"] == at).to_numpy()
     return shown
+
+
+def chosen_step(selection: Mapping[int, float], higher_is_better: bool) -> int:
+    """Return the step, of several evaluations, by which a run is reported: the best on the selection split, the first of
+    equals. `reported` marks by the same rule, for all runs of a frame at once. Raises ValueError for no finite value."""
+    known = {step: value for step, value in selection.items() if not math.isnan(value)}
+    return min(sorted(known), key=lambda step: -known[step] if higher_is_better else known[step])
 
 
 def _in_epochs(frame: pd.DataFrame) -> pd.Series[str]:
@@ -83,8 +90,10 @@ def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
         last = pc.or_(in_epochs, pc.equal(part["step"], part["steps"]))
         ended = pc.and_(pc.equal(part["split"], "selection"), pc.equal(part["status"], "ok"))
         part = part.filter(pc.and_(pc.and_(last, part["headline"]), ended))
-        best: dict[str, float] = {}  # of its epochs
-        for key, value, higher in zip(*(part[n].to_pylist() for n in ("key", "value", "higher_is_better")), strict=True):
-            best[key] = (max if higher else min)(value, best.get(key, value))
-        found |= {key: value for key, value in best.items() if key in keys}
+        by_run: dict[tuple[str, bool], dict[int, float]] = {}
+        names_read = ("key", "higher_is_better", "step", "value")
+        for key, higher, step, value in zip(*(part[n].to_pylist() for n in names_read), strict=True):
+            if key in keys:
+                by_run.setdefault((key, higher), {})[step] = value
+        found |= {key: values[chosen_step(values, higher)] for (key, higher), values in by_run.items()}
     return found

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from scipy.special import ndtri, stdtrit
 
+# The least differences that matter: relative to an error, and of an accuracy. Claims and comparisons judge by the same.
+RELATIVE_MARGIN, ABSOLUTE_MARGIN = 0.1, 0.05
 CONFIDENCE = 0.95
 
 

@@ -13,6 +13,7 @@ import torch
 
 from expbench.ops import backends
 from expbench.results import store
+from expbench.results.reported import chosen_step
 from expbench.run import Score, Status
 from expbench.sweep import rows
 from expbench.sweep.progress import Progress
@@ -171,13 +172,11 @@ class _Record:
 
 
 def _reported(scores: Sequence[Score], higher_is_better: bool) -> float:
-    """The headline metric on the test split: of several the one that was measured with the best on the selection split."""
+    """Return the headline metric on the test split by which a run is reported."""
     headline = [(s.split, s.step, s.value) for s in scores if s.headline]
     test = {step: value for split, step, value in headline if split == "test"}
     selection = {step: value for split, step, value in headline if split == "selection" and step in test}
-    if not selection:
-        return list(test.values())[-1]
-    return test[max(selection, key=lambda step: selection[step] if higher_is_better else -selection[step])]
+    return test[chosen_step(selection, higher_is_better)] if selection else list(test.values())[-1]
 
 
 def _one_line(failure: BaseException) -> str:

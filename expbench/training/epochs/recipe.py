@@ -21,9 +21,9 @@ class Recipe:
     lr: the peak learning rate. epochs or steps: how long, one of the two. batch_size: examples of a step, over all
     processes. warmup: steps in which the rate rises (None: one epoch, but no more than a tenth of all); after it goes as
     `schedule` says (`training.schedule`). betas: AdamW's. clip: the largest norm of a gradient, of all parameters together.
-    seed: of the order of the data and of what a mixer draws; the model's initial weights are the caller's. dtype: bfloat16 is
-    autocast, with parameters, optimizer and the scan's state in float32. evaluate_every: so many steps, and at the end (None:
-    at the end of each epoch).
+    seed: of the order of the data and of what a mixer draws; the model's initial weights are the caller's. dtype: bfloat16
+    is autocast, with parameters, optimizer and the scan's state in float32. evaluate_every: so many steps, and at the end
+    (None: at the end of each epoch).
 
     Defaults are as Table 4 of arXiv 2502.02209 has them, except betas, which it does not state.
     """
