@@ -31,10 +31,11 @@ training loop knows no task by name. Letters: B batch, L length, C input channel
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -244,3 +245,10 @@ def require_positive(task: Task, *names: str) -> None:
 def total(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The sums over batches of what `measure` returned."""
     return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Measured":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("expbench.task.Measured is now expbench.task.Score", DeprecationWarning, stacklevel=2)
+    return Score

@@ -1,10 +1,11 @@
-"""The old paths of two public functions still give them, with a DeprecationWarning."""
+"""Old paths and names that are public still work, with a DeprecationWarning."""
 
 import importlib
 
 import pytest
 
 from expbench.results import reported
+from expbench.run import Score
 from expbench.training import weights
 
 
@@ -12,6 +13,7 @@ from expbench.training import weights
     ("module", "name", "function", "now"),
     [
         ("expbench.weights", "load", weights.load, "expbench.training.weights.load"),
+        ("expbench.task", "Measured", Score, "expbench.task.Score"),
         ("expbench.table", "reported", reported.reported, "expbench.results.reported.reported"),
     ],
 )
