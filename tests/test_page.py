@@ -243,6 +243,6 @@ def test_the_command_of_a_cell_is_its_runs(pairing: list[str]) -> None:
     (command,) = cell.commands
     given = get_command(app).commands["run"].make_context("run", shlex.split(command)[2:]).params  # type: ignore[attr-defined]
     fields = {key: value for key, value in given.items() if key in Request.__dataclass_fields__}
-    settings = {f"{kind}_settings": tuple(given[f"{kind}_setting"] or ()) for kind in ("task", "model")}
+    settings = {f"{kind}_settings": tuple(given[f"{kind}_settings"] or ()) for kind in ("task", "model")}
     again = expand(Request(**fields | settings), "cpu")
     assert sorted(job.run.key for job in again) == sorted(job.run.key for job in jobs)
