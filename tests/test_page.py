@@ -14,7 +14,8 @@ from expbench.report.build import write_report
 from expbench.report.document import name
 from expbench.report.html import page
 from expbench.report.html.figure import inline
-from expbench.results.cells import gather, with_context
+from expbench.results.cells import IDENTITY, gather, with_context
+from expbench.run import content_key
 from tests.test_report import control, frame_of, row, runs
 
 STRANGE = '</script><script>alert("&1")</script><img src=http://x/y.png onerror=alert(2)> [a](http://x) ![b](http://x)'
@@ -246,3 +247,10 @@ def test_the_command_of_a_cell_is_its_runs(pairing: list[str]) -> None:
     settings = {f"{kind}_settings": tuple(given[f"{kind}_settings"] or ()) for kind in ("task", "model")}
     again = expand(Request(**fields | settings), "cpu")
     assert sorted(job.run.key for job in again) == sorted(job.run.key for job in jobs)
+
+
+def test_a_field_that_came_later_changes_no_link_where_it_has_its_default() -> None:
+    before, other = (gather(with_context(frame_of([row(schedule=shape)])))[0] for shape in ("cosine", "linear"))
+    assert name(before) != name(other)
+    known = {column: str(before[column]) for column in IDENTITY if column != "schedule"}
+    assert name(before) == content_key(known)[:10], "as pages had it before there was a schedule"

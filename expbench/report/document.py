@@ -14,9 +14,12 @@ from expbench.claims import formatting
 from expbench.claims.verdicts import Finding
 from expbench.console.formatting import markdown_table
 from expbench.results.cells import IDENTITY, Cell
-from expbench.run import content_key
+from expbench.run import FIELDS, LATER, content_key
 
 _MARKS = re.compile(r"([\\`*\[<])")
+
+# Links to rows hold since this schema: a field that came after it is no part of a link where it has its default.
+_LINKED = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,8 @@ class Document:
 
 def name(cell: Cell) -> str:
     """A name of a cell that is the same in every report: ten hexadecimal digits of what was run."""
-    return content_key({column: str(cell[column]) for column in IDENTITY})[:10]
+    later = {name for name, default in LATER.items() if FIELDS[name].since > _LINKED and cell[name] == default}
+    return content_key({column: str(cell[column]) for column in IDENTITY if column not in later})[:10]
 
 
 def markdown(document: Document, folder: Path) -> str:
