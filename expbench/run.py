@@ -171,11 +171,6 @@ class Run:
         """Length of the sequences."""
         return int(self.task_settings["L"])  # type: ignore[arg-type]
 
-    @property
-    def shape(self) -> Shape:
-        """Shape of the learning rate after the warm-up, by the name that `training.schedule` has for it."""
-        return self.schedule
-
     def title(self) -> str:
         """A short name for progress lines."""
         degree = self.task_settings.get("degree")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from expbench.results import store
+from expbench.sweep import campaign, worker
 from expbench.sweep import plan as planning
-from expbench.sweep import worker
 from expbench.sweep.executor import Ended, Events, ExecutionSettings, Held, Lost, Measured, Part
 from expbench.sweep.executors.local import Local
 from expbench.sweep.expand import expand
@@ -74,6 +74,18 @@ def test_what_is_lost_is_counted_and_tried_again(tmp_path: Path, capsys: pytest.
     assert found.ended == {"ok": 2, "lost": 2}
     assert "2 runs are lost: the machine is gone" in capsys.readouterr().err
     assert {job.run.model for job in planned(folder).missing} == {"ssm"}
+
+
+def test_a_campaign_tries_what_is_lost_once(tmp_path: Path) -> None:
+    own, folder = tmp_path / "own", tmp_path / "results"
+    own.mkdir()
+    folder.mkdir()
+    said: list[str] = []
+    how = campaign.How(folder, "cpu", executor=Elsewhere(own, loses="ssm"))
+    ended = campaign.run(planned(folder).jobs, how, said.append)
+    assert (ended.counts, ended.stopped) == ({"ok": 2, "lost": 2}, False)
+    how = how._replace(executor=Elsewhere(own))
+    assert campaign.run(planned(folder).jobs, how, said.append).counts == {"ok": 2}
 
 
 def test_a_file_outside_the_folder_is_refused(tmp_path: Path) -> None:

@@ -111,6 +111,9 @@ def _train(jobs: Sequence[Job], how: How) -> None:
     say(f"ran {ended.counts.total()} ({ran}); results in {how.folder}; expbench report draws them")
     if ended.counts["failed"]:
         say("some runs failed: their rows hold the error, and the same command tries them again")
+    if ended.counts["lost"]:
+        say("some runs were lost: the same command tries them again")
+    if ended.counts["failed"] or ended.counts["lost"]:
         raise SystemExit(1)
     if ended.stopped:
         say("stopped at the time limit; the same command goes on from here")

@@ -65,11 +65,12 @@ def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
     search = RateSearch(jobs, how.folder, how.tuning_runs) if how.tunes else None
     counts: Counter[str] = Counter()
     failed = sweep_plan.failed(how.folder)  # before: these are tried again, once
+    lost: set[str] = set()  # the folder has nothing of them, and this call does not try them again
     said = waiting = False
     while True:
         ran = held = False
         for what, wanted in search.stages(say) if search else [("", jobs)]:
-            plan = sweep_plan.plan(wanted, how.folder, failed)
+            plan = sweep_plan.plan([job for job in wanted if job.run.key not in lost], how.folder, failed)
             if not waiting and (plan.missing or not (what or said)):
                 say(f"{what}{count(plan)} on {how.device}, into {how.folder}")
                 said = said or not what
@@ -78,6 +79,7 @@ def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
             if swept.stopped:
                 return Ended(counts, stopped=True)
             failed -= swept.tried
+            lost |= swept.lost
             ran, held = bool(swept.ended), held or bool(swept.held)
             if ran:
                 break  # by now more may be known of what is wanted

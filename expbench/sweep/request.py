@@ -126,6 +126,7 @@ def _number(option: str, text: str, kind: type) -> Any:
 
 
 def choice(option: str, text: str, choices: Sequence[str]) -> list[Any]:
+    """Return the names that a text lists; raises `BadInput` for one that is no choice."""
     values = settings.split_list(text, option)
     for value in values:
         if value not in choices:

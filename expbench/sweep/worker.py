@@ -24,11 +24,12 @@ from expbench.training.stacking import by_likeness
 
 
 class Swept(NamedTuple):
-    """How runs ended; the keys of what was tried, controls among them; what was left to another process, which is at it;
-    whether it was stopped before all began."""
+    """How runs ended; the keys of what was tried, controls among them, and of what was lost; what was left to another
+    process, which is at it; whether it was stopped before all began."""
 
     ended: Counter[str]
     tried: set[str]
+    lost: set[str]
     held: list[Job]
     stopped: bool
 
@@ -40,7 +41,7 @@ def run(
 
     After an interrupt the folder holds every run that had ended, and the same sweep goes on from there.
     """
-    swept, parts = Swept(Counter(), set(), [], stopped=False), divided(plan)
+    swept, parts = Swept(Counter(), set(), set(), [], stopped=False), divided(plan)
     jobs = {job.run.key for part in parts for job in part.jobs}
     stopped = False
     with closing(executor.run(parts, settings, progress)) as events:
@@ -59,9 +60,9 @@ def run(
                     swept.held.extend(part.jobs)
                 case Lost(lost, why):
                     swept.ended["lost"] += len(lost)
-                    swept.tried.update(job.run.key for job in lost)
+                    swept.lost.update(job.run.key for job in lost)
                     progress.note(f"{len(lost)} runs are lost: {why}")
-    done = swept.tried | {job.run.key for job in swept.held}
+    done = swept.tried | swept.lost | {job.run.key for job in swept.held}
     if stopped or not jobs <= done:
         return swept._replace(stopped=True)
     if settings.save_weights:

@@ -21,7 +21,7 @@ class Rates:
         def each(values: Iterable[float], dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(list(values), dtype=dtype, device=device)
 
-        (self._shape,) = {run.shape for run in runs}  # runs of a stack share it
+        (self._shape,) = {run.schedule for run in runs}  # runs of a stack share it
         self._peak = each(run.lr for run in runs)
         self._warmup = each(run.warmup for run in runs)
         self._decay = each(max(1, run.steps - run.warmup) for run in runs)
@@ -36,7 +36,7 @@ class Rates:
 class Schedule(Protocol):
     """steps: updates in all. warmup: how many of them, at the beginning, the learning rate rises.
 
-    shape: what the rate does after that: cosine, constant or linear.
+    schedule: what the rate does after that: cosine, constant or linear.
     """
 
     @property
@@ -44,14 +44,15 @@ class Schedule(Protocol):
     @property
     def warmup(self) -> int: ...
     @property
-    def shape(self) -> Shape: ...
+    def schedule(self) -> Shape: ...
 
 
-def learning_rate_factor(schedule: Schedule, step: int) -> float:
+def learning_rate_factor(training: Schedule, step: int) -> float:
     """Return the share of the peak learning rate used for update `step` (from 0): linear warm-up, then as its shape is."""
-    if step < schedule.warmup:
-        return (step + 1) / schedule.warmup
-    return _falling(schedule.shape, float(step - schedule.warmup), float(max(1, schedule.steps - schedule.warmup)))
+    if step < training.warmup:
+        return (step + 1) / training.warmup
+    decay = max(1, training.steps - training.warmup)
+    return _falling(training.schedule, float(step - training.warmup), float(decay))
 
 
 def _falling(shape: str, done: Number, decay: Number) -> Number:

@@ -92,14 +92,14 @@ class TrainerOptions:
 class Plan(NamedTuple):
     """A recipe on a data set, in steps: in all, those in which the learning rate rises, of an epoch, between evaluations.
 
-    shape: of the learning rate after the warm-up.
+    schedule: of the learning rate after the warm-up.
     """
 
     steps: int
     warmup: int
     epoch: int
     evaluate_every: int
-    shape: Shape = "cosine"
+    schedule: Shape = "cosine"
 
     def evaluated(self, step: int) -> bool:
         """Return whether the model is evaluated after that step (from 1)."""
