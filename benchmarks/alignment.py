@@ -1,4 +1,4 @@
-"""From the runs of alignment.sh to what is committed under results/alignment: the rows, and S6 against attention."""
+"""Turn the runs of alignment.sh into the committed results/alignment: the rows, and a comparison of S6 with attention."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(runs: Path) -> None:
 
 
 def draw(places: dict[tuple[str, int], dict[str, dict[int, float]]]) -> Figure:
-    """Each run of each model as a dot, its mean as a bar; a line for each family and degree."""
+    """Draw each run as a dot and each mean as a bar, with a line per family and degree."""
     names = sorted(places, key=lambda place: (place[1], place[0]))
     figure, (axes,) = panels(1, 1)
     figure.set_size_inches(7.0, 0.9 + 0.5 * len(names))

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The table under results/alignment: bash benchmarks/alignment.sh [PROCESSES]. It can be interrupted and continued. About half an hour
-# of a core. Claim C3: is S6's advantage over attention one of degree? Long products against short ones and a control of pairs.
+# Creates results/alignment: bash benchmarks/alignment.sh [PROCESSES]. The same command resumes. Takes about half an hour on a core.
+# Claim C3: is the advantage of S6 over attention one of degree? Compares long products with short ones and a control of pairs.
 . "$(dirname "$0")/sweep.sh"
 results=${RESULTS:-results/alignment-runs}
 common=(--task polyreg --models s6,attn,linattn --L 16 --norm layer --seeds 0:10)

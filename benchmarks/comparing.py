@@ -1,4 +1,4 @@
-"""How often `expbench compare` calls changed what has not changed, what change it finds, and how long it takes.
+"""False alarm rate, power and run time of `expbench compare`.
 
 python benchmarks/comparing.py alarms | committed | power | time
 """
@@ -24,14 +24,17 @@ from expbench.regression.comparison import compare, corrected
 from expbench.regression.matching import load, match
 from expbench.results import schema
 
-CELLS = 20  # of one comparison
+CELLS = 20  # configurations per comparison
 _WORSE, _OTHER = ["regressed"], ["regressed", "improved"]
 RESULTS = Path(__file__).parent.parent / "results"
 Values = NDArray[np.float64]
 
 
 def frame(values: Values, *, higher: bool = False, first_seed: int = 0, rows_a_run: int = 1) -> pd.DataFrame:
-    """A results table of made-up runs, a cell a row of `values` and a seed a column. Further rows of a run are its curve."""
+    """Return a results table of synthetic runs.
+
+    values: one row per configuration, one column per seed. rows_a_run: rows per run; all but the first are its curve.
+    """
     cells, seeds = values.shape
     cell = np.repeat(np.arange(cells), seeds)
     seed = np.tile(np.arange(first_seed, first_seed + seeds), cells)
@@ -55,7 +58,7 @@ def frame(values: Values, *, higher: bool = False, first_seed: int = 0, rows_a_r
 
 
 def kinds(source: np.random.Generator, shape: tuple[int, int]) -> dict[str, tuple[Values, bool]]:
-    """Outcomes of runs of one distribution a cell, and whether more is better."""
+    """Draw results from several distributions, each with whether higher is better."""
     spread = np.exp(source.uniform(np.log(0.003), np.log(1.0), size=(shape[0], 1)))
     found: dict[str, tuple[Values, bool]] = {
         "normal on the log scale": (0.1 * np.exp(spread * source.normal(size=shape)), False),
@@ -76,7 +79,7 @@ def kinds(source: np.random.Generator, shape: tuple[int, int]) -> dict[str, tupl
 
 
 def called(cells: pd.DataFrame, groups: NDArray[np.int64]) -> pd.DataFrame:
-    """For each group of cells, as if compared by itself, whether any is called regressed, and any improved or regressed."""
+    """Return, for each group of configurations compared separately, whether any regressed, and any regressed or improved."""
     rows = []
     cells = cells.assign(group=groups[cells.index])
     for _, group in cells.groupby("group"):
@@ -90,25 +93,25 @@ def called(cells: pd.DataFrame, groups: NDArray[np.int64]) -> pd.DataFrame:
 
 
 def alarms(repeats: int = 1000) -> None:
-    """False alarms of made-up outcomes."""
+    """Measure false alarms on synthetic results."""
     sizes = [(2, 2), (3, 3), (4, 4), (5, 5), (8, 8), (16, 16), (20, 3)]
     lines = [["runs of BASE and NEW", *(f"{a} {b}" for a, b in sizes)]]
     found: dict[str, list[str]] = {}
     for base, new in sizes:
         source = np.random.default_rng(base * 100 + new)
         for name, (values, higher) in kinds(source, (CELLS * repeats, base + new)).items():
-            # settings are numbered in the order of cells: groups of 20 that follow one another
+            # settings are numbered in order, so consecutive 20 form a group
             both = frame(values[:, :base], higher=higher), frame(values[:, base:], higher=higher, first_seed=100)
             cells = compare(*both).cells
             number = cells["model_settings_matched"].str.extract(r"(\d+)")[0].astype(int)
             got = called(cells, pd.Series(number // CELLS).sort_index().to_numpy())
             found.setdefault(name, []).append(f"{got['regressed'].mean():.3f} ({got['any'].mean():.3f})")
-    print(f"Share of {repeats} comparisons of {CELLS} unchanged cells each that call one regressed (or improved):")
+    print(f"Share of {repeats} comparisons of {CELLS} unchanged configurations that report one as regressed (or improved):")
     print(aligned([*lines, *([name, *shares] for name, shares in found.items())]))
 
 
 def committed(repeats: int = 200) -> None:
-    """False alarms among the runs of committed tables, drawn at random into two sides."""
+    """Measure false alarms on the runs of committed tables, split at random into two sides."""
     lines = [["table", "cells", "runs a side", "comparisons", "call one regressed", "or improved"]]
     for path in sorted(RESULTS.glob("*/table.parquet")):
         every = load(str(path))
@@ -120,7 +123,7 @@ def committed(repeats: int = 200) -> None:
             for _ in range(repeats):
                 rank = pd.Series(source.random(len(final))).groupby([final["cell"], final["instance"]]).rank()
                 base, new = final[rank <= runs], final[(rank > runs) & (rank <= 2 * runs)]
-                if len(new) < len(base):  # too few of one instance to draw from
+                if len(new) < len(base):  # too few runs of an instance
                     break
                 counts.append(compare(base.drop(columns="cell"), new.drop(columns="cell")).counts)
             if counts:
@@ -131,7 +134,7 @@ def committed(repeats: int = 200) -> None:
 
 
 def power(repeats: int = 300) -> None:
-    """In what share of comparisons a change of one cell of 20, and of each of five, is called."""
+    """Measure the power: the share of comparisons that report a change in one configuration of 20."""
     sizes = [(2, 2), (3, 3), (5, 5), (8, 8), (16, 16), (20, 3)]
     lines = [["spread of log error", "error times", "pairs alike", *(f"{a} {b}" for a, b in sizes)]]
     for spread, factor, alike in [
@@ -155,14 +158,12 @@ def power(repeats: int = 300) -> None:
                 hits += bool(((corrected(group) <= 0.05) & planted & changed).any())
             shares.append(f"{hits / repeats:.2f}")
         lines.append([f"{spread:g}", f"{factor:g}", f"{alike:g}", *shares])
-    print(
-        f"Share of {repeats} comparisons of {CELLS} cells that call the one regressed whose error is so many times as large:"
-    )
+    print(f"Share of {repeats} comparisons of {CELLS} configurations that report the one with a larger error as regressed:")
     print(aligned(lines))
 
 
 def timed() -> None:
-    """Seconds and memory of comparing 100,000 rows with as many, on one core, for runs of many rows and of few."""
+    """Measure time and memory to compare two tables of 100,000 rows on one core, for runs with many and few rows."""
     lines = [["rows a run", "runs", "cells", "changed", "files", "seconds", "of a core", "MiB"]]
     for rows, seeds, changed, split in [
         (100, 5, False, 1),
@@ -189,7 +190,7 @@ def timed() -> None:
             seconds = time.perf_counter() - began
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             busy = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            peak = after.ru_maxrss // 1024  # of all so far
+            peak = after.ru_maxrss // 1024  # maximum so far
         lines.append(
             [
                 str(rows),

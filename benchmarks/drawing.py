@@ -1,4 +1,4 @@
-"""What the figures of generalisation.py and taylor.py share: panels, lines of means with their intervals, one legend."""
+"""Drawing shared by generalisation.py and taylor.py: panels, lines of means with intervals, one legend."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ COLOURS = mpl.color_sequences["tab10"]
 
 
 def mean(cell: Cell, values: Mapping[str, float] | pd.Series[float]) -> Interval:
-    """The mean over instances and seeds of what `values` gives for the keys of a cell's runs that ended well."""
+    """Return the mean over instances and seeds of `values` (by key) for the successful runs of a configuration."""
     runs = cell.runs[cell.runs["status"] == "ok"]
     each = runs["key"].map(values)
     return nested_interval([list(group.dropna()) for _, group in each.groupby(runs["instance"])])
 
 
 def spread(interval: Interval) -> str:
-    """The ends of an interval, or a dash where they are not known."""
+    """Format the ends of an interval, or a dash if unknown."""
     return "-" if pd.isna(interval.low) else f"{number(interval.low)} to {number(interval.high)}"
 
 
 def panels(lines: int, columns: int) -> tuple[Figure, list[Axes]]:
-    """A figure and its panels, line by line."""
+    """Return a figure and its panels in row order."""
     with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(4.6 * columns, 3.4 * lines), layout="constrained")
         return figure, list(figure.subplots(lines, columns, squeeze=False).flat)
 
 
 def line(axes: Axes, points: Sequence[tuple[int, Interval]], least: float, most: float, **style: Any) -> None:
-    """Means over `points`, with a band where their interval is known, cut to what the metric can be; no mean, no point."""
+    """Draw means at `points`, with intervals as a band clipped to the range of the metric; skip unknown means."""
     known = sorted((x, interval) for x, interval in points if not pd.isna(interval.center))
     if not known:
         return
@@ -48,6 +48,6 @@ def line(axes: Axes, points: Sequence[tuple[int, Interval]], least: float, most:
 
 
 def legend(figure: Figure) -> None:
-    """One legend for all panels, to the right."""
+    """Add one legend for all panels, on the right."""
     found = {name: handle for axes in figure.axes for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(found.values()), list(found), loc="outside right upper", fontsize=8, frameon=False)

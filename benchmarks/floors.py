@@ -1,4 +1,4 @@
-"""From the runs of floors.sh to what is committed under results/floors: a table, its figure, and runs that lie too low."""
+"""Turn the runs of floors.sh into the committed results/floors: a table, a figure, and the number of runs below floors."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""Does the gate catch what matters and nothing else? Plants defects one at a time, and repeats what is honest.
+"""Power and false alarms of the regression gate: plant defects one at a time, and rerun unchanged code.
 
 python benchmarks/gate_power.py [--only NAME,honest] [--repeats 20] [--baseline cpu]
 
-Each defect is planted in a process of its own, which runs those cells of the baseline that the defect concerns; on the
-machine that measured the baseline all others have the same numbers as ever. They are compared with the committed baseline as
-`expbench baseline check` compares: by their metrics, and by what their rows record. The metrics are compared twice: by
-themselves, as on that machine; and beside all other synthetic cells with other seeds (of the first honest repeat), as on one
-where every number is another, so that p is corrected for all of them.
+Each defect is planted in its own process, which runs only the baseline configurations that it affects; on the machine that
+measured the baseline, all others have unchanged numbers. The runs are compared with the committed baseline as in `expbench
+baseline check`, by metrics and by invariants. The metrics are compared twice: alone, as on that machine; and beside all
+other synthetic configurations with other seeds (of the first honest repeat), as on another machine, where all numbers
+differ and p is corrected for all of them.
 
-An honest repeat runs every synthetic cell with seeds that no other repeat has. What is done is kept: the same command goes
-on. Writes results/gate/power.csv, and as a page results/gate/power.md. Runs lie in results/regress/gate.
+An honest repeat runs unchanged code on every synthetic configuration with its own seeds. The same command resumes. Results
+are written to results/gate/power.csv and results/gate/power.md, and the runs to results/regress/gate.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ RUNS = Path("results/regress/gate")
 TARGET = Path("results/gate")
 FAILS = ["regressed", "missing", "failed"]
 TEXT = "wikitext"
-FIRST_SEED = 1000  # of honest repeats, far from those of a baseline
+FIRST_SEED = 1000  # of honest repeats, disjoint from those of a baseline
 COLUMNS = [
     "name", "planted", "runs", "cells", "regressed", "improved", "other_verdicts", "largest_change", "holm", "alone_fails",
     "regressed_beside_all", "cells_beside_all", "broken", "what_is_broken", "caught_by", "seconds", "baseline", "commit",
@@ -63,7 +63,7 @@ COLUMNS = [
 
 
 def without_discretisation() -> None:
-    """Abar = exp(A) in the place of exp(Delta A); Bbar keeps Delta."""
+    """Use Abar = exp(A) instead of exp(Delta A); Bbar keeps Delta."""
     whole = S6.forward
 
     def forward(self: S6, x: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def without_discretisation() -> None:
             return whole(self, x)
         z, B, C = self.project(x)
         delta = F.softplus(self.argument(z))
-        one = torch.full_like(delta, math.log(math.e - 1))  # whose softplus is 1
+        one = torch.full_like(delta, math.log(math.e - 1))  # softplus of it is 1
         u = delta * x if self.discretise_b else x
         y = selective_scan(u, one, A, B, C, transition=Transition.exact(), delta_on_b=False)
         return y if self.skip is None else y + self.skip * x
@@ -81,7 +81,7 @@ def without_discretisation() -> None:
 
 
 def state_kept() -> None:
-    """A sequence begins in the state in which the one before it in its place of the batch ended."""
+    """Start each sequence in the final state of the previous sequence at the same batch index."""
     whole, last = backend_torch.forward, {}
 
     def forward(inputs: Any, form: Any, keep: bool) -> Any:
@@ -94,7 +94,7 @@ def state_kept() -> None:
 
 
 def mask_off_by_one() -> None:
-    """Softmax attention sees the token after its own."""
+    """Let softmax attention see the next token."""
 
     def mix(self: Attn, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         mask = torch.ones(q.shape[-2], q.shape[-2], dtype=torch.bool).tril(1)
@@ -104,22 +104,22 @@ def mask_off_by_one() -> None:
 
 
 def positions_forgotten() -> None:
-    """No position code, whatever is asked for."""
+    """Omit the position code."""
     network._PositionCode.forward = lambda self, x: x
 
 
 def schedule_ignored() -> None:
-    """The peak learning rate from the first step to the last."""
+    """Use the peak learning rate at every step."""
     schedule.Rates.at = lambda self, step: self._peak.clone()
 
 
 def not_clipped() -> None:
-    """Gradients as they are."""
+    """Do not clip gradients."""
     step.clipped = lambda grads, largest: (grads, torch.linalg.vector_norm(grads, dim=1))
 
 
 def wrong_coefficient() -> None:
-    """v^2 in the place of v^2 / 2 in exp's polynomial of degree 3, in its derivative too: training can adapt to it."""
+    """Use v^2 for v^2 / 2 in the polynomial of degree 3 for exp and in its derivative, so that training can adapt."""
     whole = discretisation._exp_taylor
 
     def exp_taylor(v: Tensor, degree: int, *, out: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ def wrong_coefficient() -> None:
 
 
 def labels_shifted() -> None:
-    """Each sequence of a batch has the label of the one before it."""
+    """Give each sequence of a batch the label of the previous one."""
     for name in ("polyreg", "count-in-row"):
         cls = discover("task")[name].load()
         whole = cls.batch
@@ -143,7 +143,7 @@ def labels_shifted() -> None:
 
 
 def stale_kernel() -> None:
-    """The scan returns what it computed at the call before, of the same shape."""
+    """Return from the scan the result of the previous call with the same shape."""
     whole, held = backend_torch.forward, {}
 
     def forward(inputs: Any, form: Any, keep: bool) -> Any:
@@ -156,7 +156,7 @@ def stale_kernel() -> None:
 
 
 def stale_data() -> None:
-    """A step is taken on the batch of the step before it."""
+    """Take each step on the batch of the previous step."""
     mapped, own = Stream.train_at, Stream._own
     Stream.train_at = lambda self, step: mapped(
         self, (step - 1).clamp(min=1) if isinstance(step, Tensor) else max(1, step - 1)
@@ -165,7 +165,7 @@ def stale_data() -> None:
 
 
 class Defect(NamedTuple):
-    """models: whose cells of the baseline are run. texts: whether those of texts are too."""
+    """A defect. models: models whose baseline configurations to run. texts: whether to include language modelling."""
 
     plant: Callable[[], None]
     models: tuple[str, ...]
@@ -187,7 +187,7 @@ DEFECTS = {
 
 
 def planned(baseline: regression_baseline.Baseline, name: str) -> list[Job]:
-    """The jobs of a defect, or of an honest repeat."""
+    """Return the jobs of a defect or of an honest repeat."""
     if name in DEFECTS:
         defect = DEFECTS[name]
         every = [job for job in baseline.jobs() if job.run.model in defect.models]
@@ -203,7 +203,7 @@ def planned(baseline: regression_baseline.Baseline, name: str) -> list[Job]:
 
 
 def run_planted(baseline: regression_baseline.Baseline, name: str) -> None:
-    """Plant a defect in this process, and run its cells."""
+    """Plant a defect in this process, and run its configurations."""
     if name in DEFECTS:
         DEFECTS[name].plant()
     jobs, folder = planned(baseline, name), RUNS / slug(name)
@@ -212,12 +212,12 @@ def run_planted(baseline: regression_baseline.Baseline, name: str) -> None:
 
 
 def slug(name: str) -> str:
-    """A name as that of a folder."""
+    """Return the folder name for a defect or repeat."""
     return name.replace(" ", "-")
 
 
 def rows_of(path: Path) -> pd.DataFrame:
-    """The runs in a folder or a table."""
+    """Read the runs of a folder or a table."""
     frame, problems = store.read(path, regression_baseline.columns())
     if problems:
         raise SystemExit(problems[0])
@@ -225,19 +225,19 @@ def rows_of(path: Path) -> pd.DataFrame:
 
 
 def place_of(frame: pd.DataFrame) -> pd.Series:
-    """What tells a cell of a baseline from its others."""
+    """Return the settings that identify a configuration within the baseline, as text."""
     return frame[["task", "model", "task_settings", "positions"]].astype(str).agg(" ".join, axis=1)
 
 
 def judged(baseline: regression_baseline.Baseline, name: str, seconds: float) -> dict[str, Any]:
-    """What the gate says of the runs of a defect or a repeat."""
+    """Judge the runs of a defect or a repeat by the gate."""
     base, new = rows_of(baseline.table), rows_of(RUNS / slug(name))
     mine = set(place_of(new))
     alone = compare(base[place_of(base).isin(mine)], new)
     broken = invariants.broken(new, base)
     found: dict[str, Any] = {
         "name": name,
-        "planted": (DEFECTS[name].plant.__doc__ or "").strip() if name in DEFECTS else "nothing: other seeds",
+        "planted": (DEFECTS[name].plant.__doc__ or "").strip() if name in DEFECTS else "nothing (other seeds)",
         "runs": new["key"].nunique(),
         "cells": len(alone.cells),
         **{verdict: alone.counts.get(verdict, 0) for verdict in ("regressed", "improved")},
@@ -263,12 +263,12 @@ def judged(baseline: regression_baseline.Baseline, name: str, seconds: float) ->
         hit = beside.cells["verdict"].isin(FAILS)
         own = beside.cells["model"].isin(DEFECTS[name].models)
         found |= {"regressed_beside_all": int((hit & own).sum()), "cells_beside_all": len(beside.cells)}
-    ways = [way for way, caught in (("a metric", by_metric), ("what rows record", bool(broken))) if caught]
+    ways = [way for way, caught in (("a metric", by_metric), ("an invariant", bool(broken))) if caught]
     return found | {"caught_by": " and ".join(ways) or "nothing"}
 
 
 def worst(found: Comparison) -> str:
-    """The first cell of a comparison, in words."""
+    """Describe the first configuration of a comparison."""
     cell = found.cells.iloc[0]
     values = f"{number(cell['base'])} -> {number(cell['new'])}"
     family = json.loads(cell["task_settings_matched"]).get("family", "")
@@ -276,17 +276,17 @@ def worst(found: Comparison) -> str:
 
 
 def fingerprint(baseline: regression_baseline.Baseline) -> str:
-    """The committed table that was compared with."""
+    """Return a checksum of the committed table of a baseline."""
     return hashlib.sha256(baseline.table.read_bytes()).hexdigest()[:12]
 
 
 def done(folder: Path) -> bool:
-    """Whether all runs of a defect or repeat are there."""
+    """Return whether all runs of a defect or repeat are done."""
     return (folder / "done").exists()
 
 
 def kept() -> list[dict[str, str]]:
-    """What was found so far."""
+    """Read the results so far."""
     path = TARGET / "power.csv"
     if not path.exists():
         return []
@@ -295,7 +295,7 @@ def kept() -> list[dict[str, str]]:
 
 
 def write(rows: Sequence[dict[str, Any]]) -> None:
-    """The table, and as a page."""
+    """Write the results as CSV and Markdown."""
     TARGET.mkdir(parents=True, exist_ok=True)
     with (TARGET / "power.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
@@ -305,7 +305,7 @@ def write(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def page(rows: Sequence[dict[str, Any]]) -> str:
-    """The table for a person to read."""
+    """Return the results as Markdown."""
     planted = [row for row in rows if row["name"] in DEFECTS]
     honest = [row for row in rows if row["name"] not in DEFECTS]
     header = [
@@ -314,14 +314,14 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         "runs",
         "regressed",
         "beside all",
-        "what rows record",
-        "for instance",
+        "violated invariants",
+        "largest change",
         "caught by",
     ]
     lines = [
         [
             *(row["name"], row["planted"], str(row["runs"]), f"{row['regressed']} of {row['cells']}", _beside(row)),
-            *(row["what_is_broken"] or "as due", row["largest_change"], row["caught_by"]),
+            *(row["what_is_broken"] or "none", row["largest_change"], row["caught_by"]),
         ]
         for row in planted
     ]
@@ -332,15 +332,15 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     better = sum(int(row["improved"]) > 0 for row in honest)
     cells = " or ".join(sorted({str(row["cells"]) for row in honest}))
     parts = [
-        "# What the gate catches",
+        "# Power of the regression gate",
         f"{caught} of {len(planted)} planted defects are caught. Of {len(honest)} honest repeats with other seeds, of "
-        f"{cells} cells each, {alarms} fail, and {better} call something improved, which fails nothing. By "
-        "`python benchmarks/gate_power.py`, which says how.",
+        f"{cells} configurations each, {alarms} fail, and {better} report an improvement, which is no failure. Measured "
+        "and described by `python benchmarks/gate_power.py`.",
         markdown_table(header, lines),
-        "`regressed`: of the cells that were run, compared by themselves, with the baseline's seeds. `beside all`: how many "
-        "of them fail where all other synthetic cells have other seeds, as on a machine where no number is the same. What "
-        "rows record: learning rates and clipped gradients, which are judged by what was asked for, and fingerprints of "
-        "data and of the untrained network's outputs, which are compared with those of the baseline's run of the same key.",
+        "`regressed`: configurations that regressed when compared alone, with the seeds of the baseline. `beside all`: how "
+        "many of them fail if all other synthetic configurations have other seeds, as on a machine with other numbers. "
+        "Invariants: learning rates and clipped gradient norms, checked against the settings, and checksums of the data and "
+        "of the outputs of the untrained network, compared with the run of the same key in the baseline.",
         markdown_table(["repeat", *columns[:4], "least Holm's p", "others", "caught by"], repeats),
     ]
     return "\n\n".join(parts) + "\n"
@@ -353,7 +353,7 @@ def _beside(row: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="defects, or honest, parted by commas")
+    parser.add_argument("--only", default="", help="comma-separated names of defects, or honest")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--baseline", default="cpu")
     parser.add_argument("--planted", help=argparse.SUPPRESS)

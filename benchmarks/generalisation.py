@@ -1,6 +1,6 @@
-"""From the runs of generalisation.sh to what is committed under results/generalisation: the rows, a table and its figure.
+"""Turn the runs of generalisation.sh into the committed results/generalisation: the rows, a table and a figure.
 
-All runs of one length share one training set (instance 0): the intervals are over seeds, and say nothing of another set.
+All runs of one length share one training set (instance 0), so the intervals cover only the variation over seeds.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ TARGET = Path(__file__).parent.parent / "results" / "generalisation"
 METRICS = ("fit", "accuracy", "gap")
 COLOUR = dict(zip(("s6-bbar-b", "s6", "linattn", "attn"), COLOURS, strict=False))
 DASHES = {256: "-", 32: ":"}
-DEPTHS_AT = 64  # the length at which depth is varied
+DEPTHS_AT = 64  # length at which depth varies
 COLUMNS = ("model", "L", "depth", "D", "parameters")
 HEADER = ["labels", "samples", *COLUMNS, "runs", *(name for metric in METRICS for name in (metric, "95 % interval"))]
 
 
 def setting(cell: Cell, name: str) -> str:
-    """A setting of the task."""
+    """Return a setting of the task."""
     return str(dict(part.split("=") for part in cell["context"].split(", "))[name])
 
 
 def samples(cell: Cell) -> int:
-    """How large the training set is."""
+    """Return the size of the training set."""
     return int(setting(cell, "samples"))
 
 
 def place(cell: Cell) -> tuple[Any, ...]:
-    """Where a cell stands in the table."""
+    """Return the sort key of a configuration in the table."""
     return setting(cell, "labels"), samples(cell), cell["model"], cell["depth"], cell["L"]
 
 
 def dashes(size: int) -> str:
-    """The style of the lines of a size of the set."""
+    """Return the line style for a size of the training set."""
     return DASHES.get(size, "-.")
 
 
 def draw(axes: Axes, cells: Sequence[Cell], metric: str, values: pd.Series[float], column: str) -> None:
-    """A metric, which `values` has by the runs' keys, against a column: a line a model and size of the set."""
+    """Draw a metric, given in `values` by run key, against a column, with a line per model and training set size."""
     for size in sorted({samples(cell) for cell in cells}, reverse=True):
         for model, colour in COLOUR.items():
             mine = [cell for cell in cells if (cell["model"], samples(cell)) == (model, size)]
@@ -66,10 +66,10 @@ def draw(axes: Axes, cells: Sequence[Cell], metric: str, values: pd.Series[float
 
 
 def draw_majority(by_length: Axes, by_depth: Axes, frame: pd.DataFrame) -> None:
-    """What the most frequent of the random labels fits: the control that knows nothing of a sequence."""
-    by_lot = frame[frame["context"].str.contains("labels=random") & (frame["metric"] == "fit")]
-    by_lot = by_lot[by_lot["model"] == "majority"]
-    for size, rows in by_lot.groupby(by_lot["task_settings"].map(lambda text: json.loads(text)["samples"])):
+    """Draw the fit of the majority label on random labels, a control that ignores the sequence."""
+    random = frame[frame["context"].str.contains("labels=random") & (frame["metric"] == "fit")]
+    random = random[random["model"] == "majority"]
+    for size, rows in random.groupby(random["task_settings"].map(lambda text: json.loads(text)["samples"])):
         fit = rows.groupby("L")["value"].mean()
         style: dict[str, Any] = {"color": "0.55", "linewidth": 1, "linestyle": dashes(size)}
         by_length.plot(fit.index, fit, label=f"majority, {size} sequences", **style)
@@ -78,14 +78,14 @@ def draw_majority(by_length: Axes, by_depth: Axes, frame: pd.DataFrame) -> None:
 
 
 def draw_all(cells: Sequence[Cell], frame: pd.DataFrame, values: Mapping[str, pd.Series[float]]) -> Figure:
-    """The fit of random labels above, the gap of true ones below; against L to the left, against depth to the right."""
+    """Draw the fit of random labels (top) and the gap of true labels (bottom), against L (left) and depth (right)."""
     figure, grid = panels(2, 2)
     for which, metric, (by_length, by_depth) in (("random", "fit", grid[:2]), ("true", "gap", grid[2:])):
         mine = [cell for cell in cells if setting(cell, "labels") == which]
         draw(by_length, [cell for cell in mine if cell["depth"] == 1], metric, values[metric], "L")
         draw(by_depth, [cell for cell in mine if cell["L"] == DEPTHS_AT], metric, values[metric], "depth")
         by_length.set_title(f"{which} labels, depth 1", fontsize=9)
-        by_depth.set_title(f"{which} labels, L={DEPTHS_AT}, as many parameters", fontsize=9)
+        by_depth.set_title(f"{which} labels, L={DEPTHS_AT}, equal parameters", fontsize=9)
         for axes in (by_length, by_depth):
             axes.set_ylabel({"fit": "fit of the training set", "gap": "fit - accuracy on fresh sequences"}[metric])
             if metric == "gap":

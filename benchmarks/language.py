@@ -1,20 +1,20 @@
-"""How fast language models train, and where a step's time goes: python benchmarks/language.py [--device cuda]
+"""Training speed of language models, and the time of a step by operation: python benchmarks/language.py [--device cuda]
 
-In one process, one after the other, in several rounds, on random tokens: steps of the trainer itself (`expbench.language`),
-that is, data, loss, gradient, clipping and AdamW, for
+The script times steps of the trainer (`expbench.language`: data, loss, gradient, clipping, AdamW) on random tokens. The
+variants run one after the other in one process, in several rounds:
 
-ours: the baseline (S6 in Mamba's block), blocks compiled, passes captured as a CUDA graph, our scan;
+ours: the baseline (S6 in Mamba's block), compiled blocks, gradients captured as a CUDA graph, our scan;
 launched: the same without the graph;
-mamba scan: as ours, with the scan of mamba-ssm in its place;
-plain: the same block operation by operation, without a graph, with the scan of mamba-ssm;
-transformer: attention and SwiGLU, as ours.
+mamba scan: as ours, with the scan of mamba-ssm;
+plain: the same block in eager mode, without a graph, with the scan of mamba-ssm;
+transformer: attention and SwiGLU, otherwise as ours.
 
-Prints milliseconds a step (the median over rounds), tokens a second, MFU and the most memory, and for each the device's time
-in a step by kind of operation. A variant that cannot run here is left out, with the reason. The defaults are the paper's
-size: 12 layers of width 384 at a context of 1024, in batches of 32 and in bfloat16. To try it on a CPU, where nothing is
-compiled: --layers 2 --width 32 --context 64 --batch-size 4 --vocabulary 500 --steps 3 --rounds 1 --dtype float32
+It prints milliseconds per step (median over rounds), tokens per second, MFU and peak memory, and the device time of a step
+by kind of operation. A variant that cannot run here is skipped, with the reason. The defaults are the size in the paper: 12
+layers of width 384 at a context of 1024, in batches of 32 and in bfloat16. To try it on a CPU, where nothing is compiled:
+--layers 2 --width 32 --context 64 --batch-size 4 --vocabulary 500 --steps 3 --rounds 1 --dtype float32
 
-On several GPUs of one host, beside what one did just before (the batch is shared among them):
+On several GPUs of one host, compared with one GPU (the batch is shared among them):
 python benchmarks/language.py --device cuda --out alone
 torchrun --standalone --nproc-per-node 2 benchmarks/language.py --device cuda --against alone/language.parquet --out both
 """
@@ -49,9 +49,9 @@ from expbench.training.distributed import joined, processes
 from expbench.training.epochs.recipe import Plan, TrainerOptions
 from expbench.training.epochs.step import Steps
 
-ENOUGH = 8  # steps before any is timed: programs are compiled, memory is found
+ENOUGH = 8  # warm-up steps, for compilation and memory allocation
 PROFILED = 3
-# What names of kernels hold, the first that fits; a kernel of torch.compile is elementwise, or of the cross-entropy.
+# Substrings of kernel names; the first match counts. Kernels of torch.compile are elementwise or the cross-entropy.
 KINDS = {
     "scan": ("selective_scan", "forward_kernel", "backward_kernel", "widen_kernel"),
     "attention": ("flash", "fmha", "sdpa", "attention"),
@@ -82,7 +82,7 @@ VARIANTS = (
 
 
 class Random(LanguageWorkload):
-    """A model on random tokens, which have no corpus."""
+    """A model on random tokens, without a corpus."""
 
     def __init__(self, model: LanguageModel, ids: np.ndarray, recipe: Recipe) -> None:
         self.model, self._order = model, Order(ids, recipe)
@@ -90,7 +90,7 @@ class Random(LanguageWorkload):
 
 @contextmanager
 def training(variant: Variant, options: argparse.Namespace) -> Iterator[tuple[Steps, LanguageModel]]:
-    """The steps of a variant, on random tokens, when those that are not timed have been taken."""
+    """Yield the steps of a variant on random tokens, after warm-up, and its model."""
     torch.manual_seed(0)
     model = LanguageModel(
         contracts.load_model(plugins.find("model", variant.model)),
@@ -123,7 +123,7 @@ def wait(device: str) -> None:
 
 
 def milliseconds(steps: Steps, options: argparse.Namespace) -> float:
-    """Of a step, over as many as `--steps` says."""
+    """Return milliseconds per step, averaged over `--steps` steps."""
     wait(options.device)
     began = time.perf_counter()
     for _ in range(options.steps):
@@ -133,7 +133,7 @@ def milliseconds(steps: Steps, options: argparse.Namespace) -> float:
 
 
 def kind_of(name: str) -> str:
-    """The kind of a kernel (on a CPU: of an operation) of that name; torch.compile names its kernels by what is in them."""
+    """Return the kind of a kernel (on a CPU: an operation) by its name; torch.compile names kernels by their operations."""
     lower = name.lower()
     if lower.startswith("triton_"):
         return "cross-entropy" if "softmax" in lower else "elementwise"
@@ -141,7 +141,7 @@ def kind_of(name: str) -> str:
 
 
 def breakdown(steps: Steps, options: argparse.Namespace) -> tuple[dict[str, float], list[tuple[float, int, str]]]:
-    """Milliseconds of a step by kind of operation, and the longest: milliseconds, how many a step, name."""
+    """Return milliseconds per step by kind of operation, and the longest kernels: milliseconds, calls per step, name."""
     cuda = options.device == "cuda"
     with profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]) as found:
         for _ in range(PROFILED):
@@ -157,7 +157,7 @@ def breakdown(steps: Steps, options: argparse.Namespace) -> tuple[dict[str, floa
 
 
 def measured(variant: Variant, options: argparse.Namespace) -> dict[str, Any]:
-    """One round of a variant."""
+    """Measure one round of a variant."""
     if options.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -186,21 +186,21 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--at-once", type=int, help="sequences in memory at a time")
+    parser.add_argument("--at-once", type=int, help="micro-batch size in sequences")
     parser.add_argument("--vocabulary", type=int, default=50257)
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--steps", type=int, default=20, help="timed, in each round")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps per round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--kernels", type=int, default=0, help="print so many of the longest kernels of each variant")
-    parser.add_argument("--out", type=Path, help="a folder for language.parquet and language.md")
-    parser.add_argument("--against", type=Path, help="a language.parquet of one process: how many times as fast is this?")
+    parser.add_argument("--kernels", type=int, default=0, help="print this many of the longest kernels of each variant")
+    parser.add_argument("--out", type=Path, help="output folder for language.parquet and language.md")
+    parser.add_argument("--against", type=Path, help="language.parquet of one process, to compute the speedup")
     options = parser.parse_args()
     rank, size = processes()
     chosen = [variant for variant in VARIANTS if variant.name in options.variants.split(",")]
     reasons = {variant.name: reason_against(variant) for variant in chosen}
     for name, reason in reasons.items():
         if reason:
-            print(f"{name}: left out, {reason}")
+            print(f"{name}: skipped, {reason}")
     chosen = [variant for variant in chosen if reasons[variant.name] is None]
     rounds = [{variant.name: measured(variant, options) for variant in chosen} for _ in range(options.rounds)]
     most = peak(provenance.device_name("cuda")) if options.device == "cuda" else None
@@ -216,9 +216,9 @@ def main() -> None:
             alone = pd.read_parquet(options.against).set_index("variant")["tokens_per_second"]
             row["times_one_process"] = speed / alone.get(variant.name, float("nan"))
         rows.append(row)
-    for row in rows:  # how many times as fast as the others
+    for row in rows:  # speedup over the other variants
         row |= {f"times_{other['variant'].replace(' ', '_')}": other["ms"] / row["ms"] for other in rows}
-    for variant, row in zip(chosen, rows, strict=True):  # last, for a profiler slows down what comes after it
+    for variant, row in zip(chosen, rows, strict=True):  # last, since a profiler slows down later steps
         with training(variant, options) as (steps, _):
             kinds, longest = breakdown(steps, options)
         row |= {f"ms_{kind.replace(' ', '_').replace('-', '_')}": spent for kind, spent in sorted(kinds.items())}

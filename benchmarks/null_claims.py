@@ -1,7 +1,7 @@
-"""Claims that are false by construction: python benchmarks/null_claims.py RESULTS. How many of twenty are supported?
+"""False positives of claims: python benchmarks/null_claims.py RESULTS counts how many of twenty null claims are supported.
 
-Of twenty cells of twenty seeds, evenly spaced over the table, the second ten seeds are given another name. Between a model
-and itself there is no difference, so that a claim of one is supported by chance alone.
+The script takes twenty configurations with twenty seeds, evenly spaced over the table, and renames the second ten seeds to
+another model. Both are the same model, so a claim of a difference can be supported only by chance.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     cells = [cell for cell in cells if cell["well_posed"] is not False and cell.runs["instance"].nunique() == 1]
     if len(cells) < CLAIMS:
         raise SystemExit(
-            f"{folder} has {len(cells)} well-posed cells of {SEEDS} seeds and one instance, and {CLAIMS} are needed"
+            f"{folder} has {len(cells)} well-posed configurations with {SEEDS} seeds and one instance, not {CLAIMS}"
         )
     parts, claims = [], []
     for i in np.linspace(0, len(cells) - 1, CLAIMS).round().astype(int):
@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
     decided = [j for finding in findings for j in finding.judgements]
     print(
         f"{sum(j.verdict in ('supported', 'contradicted') for j in decided)} of {len(decided)} null claims are decided, "
-        f"{sum(j.p <= 0.05 for j in decided)} would without Holm's correction"
+        f"{sum(j.p <= 0.05 for j in decided)} would be without Holm's correction"
     )
 
 

@@ -1,4 +1,4 @@
-"""From the runs of reference.sh to what is committed: one compact table, and the README's figure with the known floor."""
+"""Turn the runs of reference.sh into the committed table and the README figure with the known floor."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TARGET = Path(__file__).parent.parent / "results" / "reference"
 
 
 def pair_floor(L: int, r: float = 1 / 3) -> float:
-    """The least normalised error of any sum of functions of pairs (x_j, x_L) for the product of L independent inputs.
+    """Return the least normalised error of a sum of functions of pairs (x_j, x_L) on the product of L independent inputs.
 
-    r is variance over squared mean of one input, 1/3 for uniform on [0, 1]. One layer of linear attention is such a sum.
+    r: variance / squared mean of an input, 1/3 for uniform on [0, 1]. One layer of linear attention is such a sum.
     """
     return 1 - (L * r + (L - 1) * r**2) / ((1 + r) ** L - 1)
 
@@ -30,8 +30,8 @@ def main(runs: Path) -> None:
     (axes,) = figure.axes
     lengths = np.arange(3, 9)
     axes.plot(lengths, [pair_floor(L) for L in lengths], "x", color="black", markersize=6, label="floor of linattn depth=1")
-    axes.set_title("product of L inputs on [0, 1], one layer unless said", fontsize=9)
-    axes.set_xlabel("L: inputs that are multiplied")
+    axes.set_title("product of L inputs on [0, 1], one layer unless stated", fontsize=9)
+    axes.set_xlabel("L: number of factors")
     figure.legends[0].remove()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     drawing.save(figure, TARGET / "figure.svg")

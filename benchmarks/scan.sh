@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The tables and figures under results/bench, on a machine with a GPU: bash benchmarks/scan.sh
-# About five minutes. Every table holds what it compares with, measured in the same run.
+# Creates results/bench on a machine with a GPU: bash benchmarks/scan.sh
+# Takes about five minutes. All variants in a table are measured in the same run.
 #
-# mamba-ssm is compared with where its extension `selective_scan_cuda` can be imported; that needs torch alone. With a CUDA
-# toolkit of torch's version, build it from the sdist of 2.3.2.post1 and put the folder that it lands in on PYTHONPATH:
+# mamba-ssm is included if its extension `selective_scan_cuda` can be imported, which needs only torch. With a CUDA toolkit of
+# torch's version, build it from the sdist of 2.3.2.post1 and add its folder to PYTHONPATH:
 #   MAMBA_FORCE_BUILD=TRUE MAMBA_KEEP_CUDA_BUILD=TRUE python3 -m pip install --no-build-isolation --no-deps \
 #       --no-binary mamba-ssm --target mamba mamba-ssm==2.3.2.post1
 #   PYTHONPATH=$PWD/mamba bash benchmarks/scan.sh
-# (--no-deps: it asks for much that the extension does not use. `expbench doctor` says whether it works.)
+# (--no-deps: the extension does not need most dependencies. `expbench doctor` reports whether it works.)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-results/bench}

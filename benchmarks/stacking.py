@@ -1,12 +1,11 @@
-"""How much faster runs are when they are trained together: python benchmarks/stacking.py [--device cuda]
+"""Speedup of stacked training: python benchmarks/stacking.py [--device cuda]
 
-Times training steps alone (data, loss, gradient, clipping, AdamW), of stacks and of one run by itself; on a GPU as a CUDA
-graph, and one run also operation by operation. Prints for each model and size milliseconds a step, how many times as many
-runs a second the stack trains, and what stands behind the time of a stack:
+The script times training steps only (data, loss, gradient, clipping, AdamW), of stacks and of single runs; on a GPU as a
+CUDA graph, and for single runs also in eager mode. For each model and size it prints milliseconds per step, the speedup of
+the stack in runs per second, and an analysis of the time of a stack:
 
-kernels, busy: how many kernels a step launches, and their time in ms (the rest are gaps between them);
-kept, copy: what autograd keeps from the forward for the backward, in MB, and the ms that a copy of as much takes (it must be
-written once and read once).
+kernels, busy: number of kernels per step, and their time in ms (the rest are gaps between kernels);
+kept, copy: MB that autograd saves for the backward pass, and the ms to copy as much (it is written once and read once).
 """
 
 from __future__ import annotations
@@ -32,12 +31,9 @@ from expbench.training.job import Job
 from expbench.training.loop import build, surroundings
 from expbench.training.step import Steps
 
-ENOUGH = 5  # steps before any is timed: some are eager, then one is captured
-GRAPHS_BEFORE = 4  # captured before any is timed: the first ones in a process replay an eighth faster than all later ones
-TIMED = {
-    "cpu": 5,
-    "cuda": 25,
-}  # steps from one look at the clock to the next: on a GPU as many as from point to point of the curve
+ENOUGH = 5  # warm-up steps: some are eager, then one is captured
+GRAPHS_BEFORE = 4  # graphs captured before timing, since the first ones in a process replay an eighth faster than later ones
+TIMED = {"cpu": 5, "cuda": 25}  # steps per timing; on a GPU as many as between points of the curve
 
 
 @contextmanager
@@ -54,7 +50,7 @@ def training(jobs: Sequence[Job], device: str, captured: bool = True) -> Iterato
 
 
 def milliseconds(steps: Steps, device: str, seconds: float) -> float:
-    """Of a step: the median of several timings."""
+    """Return milliseconds per step, the median of several timings."""
     times: list[float] = []
     ends = time.perf_counter() + seconds
     while len(times) < 4 or time.perf_counter() < ends:
@@ -68,7 +64,7 @@ def milliseconds(steps: Steps, device: str, seconds: float) -> float:
 
 
 def kernels(steps: Steps, largest: int) -> tuple[float, float]:
-    """How many kernels a step has, and their time in ms; prints the `largest`."""
+    """Return the number of kernels per step and their time in ms; print the `largest` ones."""
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         for _ in range(3):
             steps.take()
@@ -80,7 +76,7 @@ def kernels(steps: Steps, largest: int) -> tuple[float, float]:
 
 
 def kept_bytes(jobs: Sequence[Job], device: str) -> int:
-    """What autograd keeps for the backward of a step."""
+    """Return the bytes that autograd saves for the backward pass of a step."""
     runs, tasks = [job.run for job in jobs], [job.task for job in jobs]
     ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
     storages: dict[int, int] = {}
@@ -91,7 +87,7 @@ def kept_bytes(jobs: Sequence[Job], device: str) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         losses = ensemble.losses(tasks[0], Stream(runs, tasks, device).train(1))
-        assert losses.requires_grad  # what it keeps is alive until here
+        assert losses.requires_grad  # keep saved tensors alive until here
     return sum(storages.values())
 
 
@@ -109,7 +105,7 @@ def copy_ms(size: int) -> float:
 
 
 def measured(jobs: Sequence[Job], device: str, seconds: float) -> dict[str, Any]:
-    """Milliseconds a step of a stack, and the most memory that it took."""
+    """Measure milliseconds per step of a stack, and its peak memory."""
     row: dict[str, Any] = {"runs": len(jobs)}
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -121,7 +117,7 @@ def measured(jobs: Sequence[Job], device: str, seconds: float) -> dict[str, Any]
 
 
 def explained(jobs: Sequence[Job], device: str, largest: int) -> dict[str, Any]:
-    """What stands behind the time of a step on a GPU."""
+    """Analyse the time of a step on a GPU."""
     with training(jobs, device) as steps:
         count, busy = kernels(steps, largest)
     kept = kept_bytes(jobs, device)
@@ -133,13 +129,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--models", default="s6,s6-bbar-b,s6-poly,s6-poly-disc,ssm,linattn,polyattn,attn")
     parser.add_argument("--task", default="count-in-row")
-    parser.add_argument("-t", action="append", default=[], help="a setting of the task, name=value")
+    parser.add_argument("-t", action="append", default=[], help="task setting, name=value")
     parser.add_argument("--instances", default="0")
-    parser.add_argument("--sizes", default="32x20x2", help="BxLxD, several parted by commas")
+    parser.add_argument("--sizes", default="32x20x2", help="comma-separated list of BxLxD")
     parser.add_argument("--stacks", default="16")
     parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--kernels", type=int, default=0, help="print so many of the longest kernels of each stack")
-    parser.add_argument("--out", type=Path, help="a Parquet file for the table")
+    parser.add_argument("--kernels", type=int, default=0, help="print this many of the longest kernels of each stack")
+    parser.add_argument("--out", type=Path, help="Parquet file for the table")
     options = parser.parse_args()
     device, rows, stacks = options.device, [], []
     for size in options.sizes.split(","):
@@ -173,7 +169,7 @@ def main() -> None:
                     row[f"times_{name.removesuffix('_ms')}"] = single[name] * count / row["stack_ms"]
                 rows.append(row)
                 stacks.append(jobs)
-    if device == "cuda":  # last, for a profiler slows down what comes after it
+    if device == "cuda":  # last, since a profiler slows down later steps
         rows = [row | explained(jobs, device, options.kernels) for row, jobs in zip(rows, stacks, strict=True)]
     columns = list(rows[0])
     print(aligned([columns, *([v if isinstance(v, str) else number(v) for v in row.values()] for row in rows)]))

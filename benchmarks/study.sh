@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A study of the paper, by several processes that divide the work: bash benchmarks/study.sh PRESET [PROCESSES [MINUTES]]. It stops after
-# so many minutes, and the same command goes on from there. What it leaves in results/PRESET is one table, its claims and its report.
-# With GPUS=0,1 the processes are dealt to these GPUs in turn. A study of a text has it in OPTIONS='--data wikitext-2'.
-# Where NVIDIA's multi-process service runs (nvidia-cuda-mps-control -d), small kernels of several processes run side by side.
+# Runs a study of the paper in several processes that share the work: bash benchmarks/study.sh PRESET [PROCESSES [MINUTES]]. It stops
+# after this many minutes; the same command resumes. It writes a table, claims and a report to results/PRESET. GPUS=0,1 assigns the
+# processes to these GPUs in turn. A language modelling study needs a text: OPTIONS='--data wikitext-2'. With NVIDIA's
+# multi-process service (nvidia-cuda-mps-control -d), small kernels of several processes run concurrently.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 preset=$1 processes=${2:-1} minutes=${3:-100000}

@@ -1,6 +1,6 @@
-# What the scripts that train runs share: `. benchmarks/sweep.sh`, with the number of processes as the script's first argument.
-# Each process takes its share of every sweep (--shard), on one thread. RESULTS chooses another folder for the runs, DEVICE=cuda a
-# GPU, which the processes share.
+# Shared by the scripts that train runs: `. benchmarks/sweep.sh`. The first argument of a script is the number of processes. Each
+# process runs its shard of every sweep (--shard) on one thread. RESULTS sets another folder for the runs, DEVICE=cuda a GPU that
+# all processes share.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 processes=${1:-2}

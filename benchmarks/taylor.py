@@ -1,4 +1,4 @@
-"""From the runs of taylor.sh to what is committed under results/taylor: the rows, a table and its figure."""
+"""Turn the runs of taylor.sh into the committed results/taylor: the rows, a table and a figure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from expbench.results import compact
 from expbench.results.cells import Cell, gather, with_context
 
 TARGET = Path(__file__).parent.parent / "results" / "taylor"
-EXACT = {"s6-poly-disc": "s6", "s6-poly": "s6-bbar-b"}  # of each polynomial layer the one that it approximates
+EXACT = {"s6-poly-disc": "s6", "s6-poly": "s6-bbar-b"}  # exact layer for each polynomial layer
 FAMILY = {name: colour for pair, colour in zip(EXACT.items(), COLOURS, strict=False) for name in pair}
 CENTERS: dict[str, dict[str, Any]] = {"zero": {"linestyle": "-", "marker": "o"}, "bias": {"linestyle": ":", "marker": "s"}}
 HEADER = ["task", "norm", "model", "center", "taylor", "metric", "mean", "95 % interval", "solved"]
@@ -27,26 +27,26 @@ HEADER += ["diverged", "network degree", "largest |Abar|", "share of |Abar| > 1"
 
 
 def settings(cell: Cell) -> tuple[int | None, str | None]:
-    """Degree and point of expansion of a cell's Taylor polynomials, None for an exact layer."""
+    """Return degree and expansion point of the Taylor polynomials of a configuration; None for an exact layer."""
     given = json.loads(cell["model_settings"])
     return given.get("taylor"), given.get("center")
 
 
 def place(cell: Cell) -> tuple[Any, ...]:
-    """Where a cell stands in the table."""
+    """Return the sort key of a configuration in the table."""
     taylor, center = settings(cell)
     return cell["task"], cell["norm"], cell["model"], center or "", taylor or 0
 
 
 def at_the_end(frame: pd.DataFrame, metric: str) -> pd.Series[float]:
-    """What each run's layer logged at the last point of its curve, by the run's key; the last one before it diverged."""
+    """Return the statistic that each run logged at the last point of its curve, by key (before divergence, if any)."""
     rows = frame[(frame["kind"] == "run") & (frame["metric"] == metric) & (frame["split"] == "selection")]
     last = rows[rows["step"] == rows.groupby("key")["step"].transform("max")]
     return last.groupby("key")["value"].max()
 
 
 def of_cell(cell: Cell, abar_max: pd.Series[float], outside: pd.Series[float]) -> list[str]:
-    """A line of the table."""
+    """Return a row of the table."""
     taylor, center = settings(cell)
     interval, keys, degree = cell.interval, cell.runs["key"], cell["network_degree"]
     diverged = number(cell.count("diverged") / cell.trials) if cell.trials else "-"
@@ -58,9 +58,10 @@ def of_cell(cell: Cell, abar_max: pd.Series[float], outside: pd.Series[float]) -
 
 
 def draw(axes: Axes, cells: Sequence[Cell]) -> None:
-    """The metric against the Taylor degree, a line a model and center; the exact layers dashed.
+    """Draw the metric against the Taylor degree, with a line per model and center, and exact layers dashed.
 
-    Runs that diverged have no metric: a mean of those that are left is hollow, and a cross at the top says that none is.
+    Diverged runs have no metric. A hollow marker is a mean over the remaining runs; a cross at the top means that all runs
+    diverged.
     """
     degrees: set[int] = set()
     more, values = cells[0].higher_is_better, [value for cell in cells for value in cell.values]
@@ -88,7 +89,7 @@ def draw(axes: Axes, cells: Sequence[Cell]) -> None:
 
 
 def last_points(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Marks the last point of each run's curve, what was measured after it, and all that has no step."""
+    """Select rows at the last point of each run's curve, later ones, and those without a step."""
     return frame["step"].isna() | (frame["step"] == frame.groupby("key")["step"].transform("max"))
 
 

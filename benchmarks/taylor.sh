@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The tables and the figure under results/taylor: bash benchmarks/taylor.sh [PROCESSES], best with DEVICE=cuda. It can be interrupted
-# and continued. Claim C1: is S6 as good with Taylor polynomials for softplus and exp, and of which degree and about which point?
+# Creates results/taylor: bash benchmarks/taylor.sh [PROCESSES], best with DEVICE=cuda. The same command resumes. Claim C1: does S6
+# perform equally well with Taylor polynomials for softplus and exp, and with which degree and expansion point?
 . "$(dirname "$0")/sweep.sh"
 results=${RESULTS:-results/taylor-runs}
 common=(--norm layer,none --seeds 0:10)

@@ -1,3 +1,3 @@
-"""expbench: what can a sequence layer express?"""
+"""expbench: a benchmark suite for the expressivity of sequence layers."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""``python -m expbench`` is the command ``expbench``."""
+"""Entry point of ``python -m expbench``, equivalent to the command ``expbench``."""
 
 from expbench.cli.main import main
 

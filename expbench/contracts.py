@@ -1,4 +1,4 @@
-"""Contracts: load a plugin, build it from texts, and check what its author promised, before anything runs."""
+"""Contracts: load a plugin, build it from texts, and check that it satisfies its contract before anything runs."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from expbench.run import DType, Positions
 from expbench.settings import Value
 from expbench.task import Task, total
 
-_CHECKED_LENGTH = 16  # a mixer's contract is checked on sequences of at most this length
+_CHECKED_LENGTH = 16  # maximum sequence length of the contract check of a mixer
 
 
 def task_values(task: Task) -> dict[str, Value]:
-    """The settings of a task as it resolved them."""
+    """Return the resolved settings of a task."""
     return {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.init and f.name not in task.local}
 
 
 def resolved_settings(model: type, values: Mapping[str, Value], width: int) -> dict[str, Value]:
-    """A model's settings at a width: those that a `Mixer` leaves to the width have their value."""
+    """Return the settings of a model, with those of a `Mixer` that default to the width resolved."""
     return model.resolve(width, dict(values)) if issubclass(model, Mixer) else dict(values)
 
 
 def default_positions(model: type, name: str) -> Positions:
-    """The position code that a model asks for; raises `BadInput` if there is no such code."""
+    """Return the position code that a model declares; raise `BadInput` if it is unknown."""
     stated = getattr(model, "positions", "none")
-    if not isinstance(stated, str):  # a stranger's attribute that happens to bear this name
+    if not isinstance(stated, str):  # an unrelated attribute of the same name
         return "none"
     if stated not in get_args(Positions):
         raise unknown(f"value of {name}'s attribute positions:", stated, get_args(Positions))
@@ -42,7 +42,7 @@ def default_positions(model: type, name: str) -> Positions:
 
 
 def load_task(plugin: Plugin) -> type[Task]:
-    """The class of a task plugin; raises `BadInput` if it is no task."""
+    """Load the class of a task plugin; raise `BadInput` if it is not a task."""
     cls = plugin.load()
     if not (issubclass(cls, Task) and "__dataclass_fields__" in vars(cls)):
         raise BadInput(
@@ -59,11 +59,11 @@ def load_task(plugin: Plugin) -> type[Task]:
 
 
 def build_task(cls: type[Task], texts: Mapping[str, str], name: str) -> Task:
-    """A task from texts, its settings resolved and its contract checked on one small batch; raises `BadInput`."""
+    """Build a task from texts, resolve its settings and check its contract on a small batch; raise `BadInput` on failure."""
     values: dict[str, Any] = settings.resolve(cls, texts, name)
     with of_plugin(name, f"task {name!r} cannot be built"):
         task = cls(**values)
-    if task.fresh:  # a data set is not drawn from: its family checks what is made of it
+    if task.fresh:  # the family of a task with a data set checks it instead
         _check_task(task, name)
     return task
 
@@ -79,23 +79,25 @@ def _check_task(task: Task, name: str) -> None:
             raise ValueError("the loss of zero outputs is not finite")
         measured = [m.metric for m in task.summary(total([task.measure(outputs, batch.targets)]))]
         if task.headline not in measured:
-            raise ValueError(f"summary gives {', '.join(measured) or 'nothing'}, not the headline metric {task.headline}")
-    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+            raise ValueError(f"summary gives {', '.join(measured) or 'nothing'}, not the primary metric {task.headline}")
+    except (Exception, SystemExit) as error:  # a plugin is third-party code
         raise BadInput(f"task {name!r} breaks its contract: {type(error).__name__}: {error}") from error
 
 
 def load_model(plugin: Plugin) -> type[nn.Module]:
-    """The class of a model plugin; raises `BadInput` if it is no `nn.Module`."""
+    """Load the class of a model plugin; raise `BadInput` if it is not an `nn.Module`."""
     cls = plugin.load()
     if not issubclass(cls, nn.Module):
-        raise BadInput(f"model {plugin.name!r} ({plugin.origin}) breaks its contract: {cls.__name__} is no torch.nn.Module")
+        raise BadInput(
+            f"model {plugin.name!r} ({plugin.origin}) breaks its contract: {cls.__name__} is not a torch.nn.Module"
+        )
     return cls
 
 
 def check_mixer(
     cls: type, name: str, width: int, values: Mapping[str, Value], L: int, device: str, dtype: DType = "float32"
 ) -> None:
-    """Build one layer and run it on two short sequences; raises `BadInput` if it does not map (B, L, D) to (B, L, D)."""
+    """Build one layer and run it on two short sequences; raise `BadInput` if it does not map (B, L, D) to (B, L, D)."""
     shape = (2, min(L, _CHECKED_LENGTH), width)
     with of_plugin(name, f"model {name!r} cannot be built with width {width}"):
         layer = cls(width, **values)
@@ -109,5 +111,5 @@ def check_mixer(
             raise ValueError(f"forward maps (B, L, D) = {shape} to {tuple(y.shape)}")
     except Unable as error:
         raise BadInput(f"{name}: {error}") from error
-    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+    except (Exception, SystemExit) as error:  # a plugin is third-party code
         raise BadInput(f"model {name!r} breaks its contract: {type(error).__name__}: {error}") from error

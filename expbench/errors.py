@@ -1,7 +1,7 @@
-"""Bad input: an error of the user's that one line can put right.
+"""Bad input: a user error that a one-line message explains.
 
-Everything that a user can get wrong raises `BadInput`; the command line prints its one line and exits with 2. Any other
-exception that escapes is a bug of ours and keeps its traceback.
+Every user error raises `BadInput`; the command line prints its message and exits with 2. Any other exception is a bug of
+expbench and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from difflib import get_close_matches
 
 
 class BadInput(Exception):
-    """One clear line for the user, with the nearest valid choice where there is one."""
+    """A user error with a one-line message, which suggests the nearest valid choice if there is one."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> BadInput:
-    """The error for `name`, which is none of `choices`: names the nearest one and lists them all."""
+    """Return the error for a `name` that is not in `choices`, with the nearest choice and a list of all."""
     known = sorted(choices)
     lower = {choice.lower(): choice for choice in known}
     near = get_close_matches(str(name).lower(), lower, n=1, cutoff=0.4)
@@ -28,14 +28,14 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> BadInput:
 
 
 def first_line(error: BaseException) -> str:
-    """The type of an exception and the first line of what it says."""
+    """Return the type of an exception and the first line of its message."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 @contextmanager
 def of_plugin(name: str, what: str) -> Iterator[None]:
-    """Turns what a stranger's code raises into `BadInput`: a ValueError in its own words, all else as what it prevents."""
+    """Convert exceptions of third-party code to `BadInput`: a ValueError with its own message, others prefixed by `what`."""
     try:
         yield
     except BadInput:

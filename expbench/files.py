@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all: written aside and renamed, so that a killed process leaves no half of one.
+"""Atomic file writes: write to a temporary file and rename it, so that a killed process leaves no partial file.
 
-What is being written has a hidden name of its own: processes may write the same file at once, and the last one wins.
+Temporary files have unique hidden names. Several processes may write the same file at once; the last one wins.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _STALE_SECONDS = 3600.0
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A path to write to. At the end of the block the file takes the place of `target` in one stroke; not if it raises."""
+    """Yield a temporary path; at the end of the block it replaces `target` atomically, unless the block raises."""
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield aside
@@ -26,8 +26,8 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def sweep_away(folder: Path) -> None:
-    """Delete what processes that were killed while they wrote have left aside in a folder, an hour ago or earlier."""
+    """Delete temporary files of killed processes in a folder, if they are more than an hour old."""
     for left in folder.glob(".*.tmp"):
-        with suppress(FileNotFoundError):  # whose process has just renamed it
+        with suppress(FileNotFoundError):  # its process may just have renamed it
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
                 left.unlink()

@@ -1,8 +1,8 @@
 """Mixer: the contract of a model author, on one screen.
 
 A model is a causal sequence mixer: any `nn.Module` whose constructor takes the width D first (its other parameters are
-its settings) and whose forward maps (B, L, D) to (B, L, D). Nothing else is asked for; subclassing `Mixer` lets it state
-more about itself. Embedding, positions, normalisation, residual and read-out stand around it, alike for every model.
+its settings) and whose forward maps (B, L, D) to (B, L, D). Nothing else is required. A subclass of `Mixer` can declare more
+about itself. Embedding, positions, normalisation, residual and read-out belong to the network, equal for all models.
 
     class Ema(Mixer):
         \"\"\"An exponential moving average in each channel.\"\"\"
@@ -35,12 +35,12 @@ Backbone = Literal["mamba", "transformer"]
 
 
 class Mixer(nn.Module):
-    """A sequence mixer that states what is known about it; every statement has a default, so none is owed.
+    """A sequence mixer with declarations about itself, all optional.
 
-    version: raised when the same settings would compute something else. positions: the position code that the model is
-    run with unless the command line says otherwise. backbone: the block that a language model puts around it, in place of
-    such a code (`language/model.py`). widths, dtypes, devices: what it supports (None is everything); a run outside is
-    recorded as `unsupported`. backends: likewise, where --backend forces one upon its operations.
+    version: raise it when the same settings would compute something else. positions: the default position code of the
+    model. backbone: the block that a language model puts around the mixer, instead of a position code
+    (`language/model.py`). widths, dtypes, devices: the supported values (None: all); other runs are recorded as
+    `unsupported`. backends: likewise, for a backend forced by --backend.
     """
 
     version: ClassVar[int] = 1
@@ -53,45 +53,45 @@ class Mixer(nn.Module):
 
     @classmethod
     def resolve(cls, width: int, settings: dict[str, Value]) -> dict[str, Value]:
-        """The settings with every None that stands for "as the width has it" replaced by its value."""
+        """Return the settings with each None that defaults to the width replaced by its value."""
         return settings
 
     def state_size(self, L: int) -> int | None:
-        """Numbers that must be kept to go on after L tokens of one sequence; None if unknown."""
+        """Return how many numbers to keep after L tokens of a sequence in order to continue it; None if unknown."""
         return None
 
     def flops(self, L: int) -> float | None:
-        """Floating-point operations of the forward pass for one token, on average over a sequence of L; None if unknown.
+        """Return the FLOPs of the forward pass per token, averaged over a sequence of length L; None if unknown.
 
-        A multiplication, an addition, an exponential or the like is one; a linear map of m to n numbers is 2 m n.
+        A multiplication, addition, exponential or the like counts as one; a linear map from m to n numbers as 2 m n.
         """
         return None
 
     def reach(self, inputs: Reach) -> Reach | None:
-        """The reach of the output for an input of that reach; None where the layer is not polynomial."""
+        """Return the reach of the output for an input of the given reach; None if the layer is not polynomial."""
         return None
 
     def statistics(self, x: Tensor) -> Mapping[str, Tensor]:
-        """Scalars worth logging while training, for the layer's input x (B, L, D)."""
+        """Return scalars to log in training, for the layer input x (B, L, D)."""
         return {}
 
 
 class Attention(Mixer):
-    """A mixer that is a function of queries, keys and values, so that a backbone can rotate them by their positions.
+    """A mixer of queries, keys and values, so that a backbone can apply rotary positions to them.
 
-    heads: what the width is split into.
+    heads: the number of heads that share the width.
     """
 
-    positions = "sin"  # a causal sum over the past sees it as a set
+    positions = "sin"  # a causal sum is invariant to the order of the past
     backbone = "transformer"
     heads: int = 1
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of tokens x (B, L, D), each (B, L, D) or (B, heads, L, D / heads)."""
+        """Project tokens x (B, L, D) to queries, keys and values, each (B, L, D) or (B, heads, L, D / heads)."""
         raise NotImplementedError
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """y (B, L, D) of queries, keys and values as `project` gives them."""
+        """Mix queries, keys and values, shaped as `project` returns them, to y (B, L, D)."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,19 +99,19 @@ class Attention(Mixer):
 
 
 def state_size(layer: nn.Module, L: int) -> int | None:
-    """`Mixer.state_size` of any module; None for one that does not state it."""
+    """Return `Mixer.state_size` of any module; None if it does not declare it."""
     state: int | None = layer.state_size(L) if isinstance(layer, Mixer) else None
     return state
 
 
 def flops(layer: nn.Module, L: int) -> float | None:
-    """`Mixer.flops` of any module; None for one that does not state it."""
+    """Return `Mixer.flops` of any module; None if it does not declare it."""
     return layer.flops(L) if isinstance(layer, Mixer) else None
 
 
 @contextmanager
 def logged(mixers: Iterable[nn.Module]) -> Iterator[dict[tuple[int, str], Tensor]]:
-    """What mixers log about the inputs that they get within it, by (layer, name); nothing of those that log nothing."""
+    """Collect the statistics that mixers log about their inputs within the block, by (layer, name)."""
     seen: dict[tuple[int, str], Tensor] = {}
 
     def record(layer: int) -> Callable[..., None]:
@@ -129,7 +129,7 @@ def logged(mixers: Iterable[nn.Module]) -> Iterator[dict[tuple[int, str], Tensor
 
 
 def unsupported(model: type, *, width: int, dtype: str, device: str) -> str | None:
-    """Why a model class cannot run at that width, dtype and device, or by a forced backend, in words; None if it can."""
+    """Return why a model class does not support a width, dtype, device or the forced backend; None if it does."""
     wanted: list[tuple[str, Any]] = [("width", width), ("dtype", dtype), ("device", device), ("backend", backends.forced())]
     for what, value in wanted:
         supported: Any = getattr(model, f"{what}s", None)

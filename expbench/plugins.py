@@ -1,9 +1,9 @@
-"""The plugin door: names -> plugins, none imported until asked.
+"""Plugins: find tasks and models by name; none is imported before it is needed.
 
 One name, three spellings: ``count-in-row`` on the command line, ``count_in_row.py`` the file, ``CountInRow`` the class
-(in any capitals). A built-in is a file on its package's ``__path__``, which folders given by EXPBENCH_TASKS_PATH and
-EXPBENCH_MODELS_PATH extend; another distribution offers one by an entry point (``expbench.tasks``, ``expbench.models``);
-a model may also be named directly, as ``path/file.py:Class`` or ``module:Class``.
+(capitals do not matter). Plugins are files on the ``__path__`` of their package, which folders in EXPBENCH_TASKS_PATH and
+EXPBENCH_MODELS_PATH extend, or entry points of other distributions (``expbench.tasks``, ``expbench.models``). A model may
+also be given directly, as ``path/file.py:Class`` or ``module:Class``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BUILT_IN = "built-in"
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where a plugin is to be found. `origin` says it to a user: built-in, a folder, a distribution or a file."""
+    """Location of a plugin. `origin` describes it to the user: built-in, a folder, a distribution or a file."""
 
     kind: Kind
     name: str
@@ -41,18 +41,18 @@ class Plugin:
     path: Path | None = None
 
     def load(self) -> type:
-        """Import the plugin and return its class; raises `BadInput` if it does not import or holds no such class."""
+        """Import the plugin and return its class; raise `BadInput` if the import fails or the class is missing."""
         what = f"{self.kind} {self.name!r} ({self.origin})"
         try:
             module = _module_of_file(self.path) if self.path else importlib.import_module(self.module)
         except BadInput:
             raise
-        except (Exception, SystemExit) as error:  # a plugin is a stranger's code: whatever it raises is its author's
+        except (Exception, SystemExit) as error:  # third-party code may raise anything
             raise BadInput(f"{what} does not import: {type(error).__name__}: {error}") from error
         return _class_in(module, self.attribute, self.name, what)
 
     def version(self, plugin: type) -> str:
-        """What enters the key of a run: the class's `version`, and the hash of its file unless it is built in."""
+        """Return the version for the key of a run: the `version` of the class, plus a hash of its file unless built in."""
         version = str(getattr(plugin, "version", 1))
         if self.origin == BUILT_IN:
             return version
@@ -63,7 +63,7 @@ class Plugin:
         return f"{version}+{hashlib.sha256(source).hexdigest()[:12]}"
 
     def summary(self) -> str:
-        """The first line of the plugin's docstring, read without importing it; empty for an entry point."""
+        """Return the first line of the plugin's docstring without importing it; empty for an entry point."""
         spec = None if self.attribute else _file_of(self.module)
         if spec is None:
             return ""
@@ -75,7 +75,7 @@ class Plugin:
 
 
 def discover(kind: Kind) -> dict[str, Plugin]:
-    """Every plugin of a kind by name, none of them imported; raises `BadInput` where two bear one name."""
+    """Return all plugins of a kind by name, without importing them; raise `BadInput` if two share a name."""
     found: dict[str, Plugin] = {}
     for plugin in [*_in_folders(kind), *_in_distributions(kind)]:
         if plugin.name in found:
@@ -86,7 +86,7 @@ def discover(kind: Kind) -> dict[str, Plugin]:
 
 
 def find(kind: Kind, name: str) -> Plugin:
-    """The plugin of that name, or the model that ``file.py:Class`` or ``module:Class`` points to."""
+    """Return the plugin of that name, or the model ``file.py:Class`` or ``module:Class``; raise `BadInput` if unknown."""
     if kind == "model" and ":" in name:
         return _direct(name)
     if kind == "model" and name.endswith(".py"):
@@ -98,7 +98,7 @@ def find(kind: Kind, name: str) -> Plugin:
 
 
 def add_folder(kind: Kind, folder: str) -> None:
-    """Offer the files of `folder` as plugins, in this process and in those that it starts."""
+    """Register the files of `folder` as plugins, here and in child processes; raise `BadInput` if it is missing."""
     if not Path(folder).is_dir():
         raise BadInput(f"--{kind}s-dir: {folder!r} is not a folder")
     package = importlib.import_module(_PACKAGES[kind])
@@ -125,13 +125,13 @@ def _in_distributions(kind: Kind) -> list[Plugin]:
     plugins = {}
     for entry in entry_points(group=f"expbench.{kind}s"):
         dist = f"{entry.dist.name} {entry.dist.version}" if entry.dist else "an entry point"
-        # one distribution that is found twice on the path is still one plugin
+        # a distribution may be on the path twice
         plugins[entry.name, entry.value, dist] = Plugin(kind, entry.name, entry.module, entry.attr or None, dist)
     return list(plugins.values())
 
 
 def _direct(name: str) -> Plugin:
-    """A model given as ``path/file.py:Class`` or ``module:Class``."""
+    """Return a model given as ``path/file.py:Class`` or ``module:Class``; raise `BadInput` for a malformed name."""
     target, _, attribute = name.rpartition(":")
     if not target or not attribute:
         raise BadInput(f"model {name!r}: write path/file.py:Class or module:Class")
@@ -141,7 +141,7 @@ def _direct(name: str) -> Plugin:
             raise BadInput(f"model {name!r}: there is no file {target!r}")
         return Plugin("model", f"{path.name}:{attribute}", path.stem, attribute, str(path), path)
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` has it: a console script leaves the working folder out
+        sys.path.insert(0, str(Path.cwd()))  # as in `python -m`; a console script omits the working folder
     return Plugin("model", name, target, attribute, f"module {target}")
 
 

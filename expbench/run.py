@@ -1,7 +1,7 @@
-"""Run and Score: what is run, and what is measured.
+"""Run and Score: the settings of a training run, and a measured number.
 
-A `Run` is one training of one model on one task with one seed, every setting resolved; its key is a hash of all of it
-with the versions of task, model and training loop, and of nothing else: device, backend and batch of work are provenance.
+A `Run` is one training of one model on one task with one seed, with all settings resolved. Its key is a hash of these
+settings and the versions of task, model and training loop only; device, backend and stack are provenance.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple, get_origin
 
 from expbench.settings import Value, options, setting
 
-RESERVED = 1_000_000  # seeds and instances from here on choose learning rates and nothing else
-TRAINING_VERSION = 2  # raised when the loop, the network or the optimizer would give other numbers for the same run
+RESERVED = 1_000_000  # seeds and instances from here on are used only to tune learning rates
+TRAINING_VERSION = 2  # raise it when the loop, network or optimizer would give other numbers for the same run
 
 Norm = Literal["layer", "rms", "none"]
 Positions = Literal["none", "sin", "learned", "index"]
@@ -30,11 +30,11 @@ Status = Literal["ok", "diverged", "unsupported", "failed"]
 
 
 class Score(NamedTuple):
-    """One measured number, from the task that measures it to the row that holds it.
+    """One measured number, returned by a task and stored as a row.
 
-    slice: the part of the split, such as ``label=3`` or ``layer=0``; empty for the whole. The trainer sets the others. step:
-    optimizer steps done when it was measured. seconds: since the run began. headline: whether the task is judged by this
-    metric.
+    slice: part of the split, such as ``label=3`` or ``layer=0``; empty for all of it. The trainer sets the other fields.
+    step: optimizer steps before the measurement. seconds: time since the start of the run. headline: whether this is the
+    primary metric of the task.
     """
 
     metric: str
@@ -48,7 +48,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TaskAxes:
-    """Settings of a task that have an option and a column of their own."""
+    """Settings of a task with their own option and column."""
 
     L: int = setting("--L", role="task", default=None, help="Lengths. (default: the task's)")
     degree: int = setting("--degree", role="task", default=None, help="Degrees of the task. (default: the task's)")
@@ -58,34 +58,36 @@ class TaskAxes:
         default="0",
         least=0,
         most=RESERVED - 1,
-        help="Members of a random family (which polynomial).",
+        help="Instances of a random family, e.g. which polynomial.",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training, fully resolved. `model` and `task` are plugin names; `D` is the width; `lr` the peak learning rate.
+    """One fully resolved training run. `model` and `task` are plugin names, `D` is the width, `lr` the peak learning rate.
 
-    init: the weights that it starts from; init_noise: the size of the normal noise on each of them. schedule: what the
-    learning rate does after its linear warm-up.
+    init: the initial weights. init_noise: standard deviation of the normal noise on each of them. schedule: the learning
+    rate after its linear warm-up.
 
-    Each field is declared once: from here follow the options of `expbench run` and how they are read (`sweep.request`), the
-    command, the columns of the results table (`results.schema`), and what tells runs apart (`results.identity`).
+    Each field is declared once. The options of `expbench run` and their parsing (`sweep.request`), the command, the columns
+    of the results table (`results.schema`) and the identity of runs (`results.identity`) are derived from these fields.
     """
 
-    task: str = setting("--task", role="task", help="Tasks, as polyreg or count-in-row,polyreg.")
+    task: str = setting("--task", role="task", help="Tasks, e.g. polyreg or count-in-row,polyreg.")
     task_version: str = setting(role="version")
     task_settings: dict[str, Value] = setting(
         "-t", "--task-setting", role="task", metavar="[TASK:]NAME=V1,V2", default=None, help="A setting of a task."
     )
-    model: str = setting("--models", role="model", help="Models by name, or path/file.py:Class, or module:Class.")
+    model: str = setting("--models", role="model", help="Model names, path/file.py:Class, or module:Class.")
     model_version: str = setting(role="version")
     model_settings: dict[str, Value] = setting(
         "-m", "--model-setting", role="model", metavar="[MODEL:]NAME=V1,V2", default=None, help="A setting of a model."
     )
     D: int = setting("--D", role="size", default=None, most=1 << 16, help="Widths. (default: 4)")
     depth: int = setting("--depth", role="size", default="1", most=1 << 12, help="Numbers of layers.")
-    norm: Norm = setting("--norm", role="protocol", default="layer", help="Before each mixer: layer, rms, none.")
+    norm: Norm = setting(
+        "--norm", role="protocol", default="layer", help="Normalisation before each mixer: layer, rms, none."
+    )
     positions: Positions = setting(
         "--positions",
         role="protocol",
@@ -100,25 +102,25 @@ class Run:
         default=None,
         least=0,
         most=10**9,
-        help="Warm-up steps. (default: a tenth, at most 200, or an epoch)",
+        help="Warm-up steps. (default: a tenth of the steps, at most 200; or an epoch)",
     )
-    batch_size: int = setting("--batch-size", role="training", default="64", most=1 << 24, help="Sequences in a step.")
+    batch_size: int = setting("--batch-size", role="training", default="64", most=1 << 24, help="Sequences per step.")
     lr: float = setting(
         "--lr",
         role="rate",
         default="0.01",
         above=0.0,
-        help="Peak learning rates; or auto, which chooses one for each cell.",
+        help="Peak learning rates; auto tunes one per configuration.",
     )
     weight_decay: float = setting("--weight-decay", role="training", default="0", help="Weight decay of AdamW.")
-    clip: float = setting("--clip", role="training", default="1.0", above=0.0, help="Largest norm of the gradient.")
+    clip: float = setting("--clip", role="training", default="1.0", above=0.0, help="Gradient clipping norm.")
     seed: int = setting(
         "--seeds",
         role="seed",
         default="0:3",
         least=0,
         most=RESERVED - 1,
-        help="Seeds of weights and of the order of the data.",
+        help="Seeds of the weights and the data order.",
     )
     dtype: DType = setting("--dtype", role="training", default="float32", help="float32, float64, bfloat16 (autocast).")
     init: Init = setting(
@@ -127,7 +129,7 @@ class Run:
         default="default",
         since=4,
         before="default",
-        help="default, construct:lemma2, construct:count-in-row, construct:theorem2.",
+        help="Initial weights: default, construct:lemma2, construct:count-in-row, construct:theorem2.",
     )
     init_noise: float = setting(
         "--init-noise",
@@ -135,7 +137,7 @@ class Run:
         default="0",
         since=4,
         before=0.0,
-        help="Sizes of normal noise on the first weights.",
+        help="Standard deviations of normal noise on the initial weights.",
     )
     schedule: Shape = setting(
         "--schedule",
@@ -143,24 +145,24 @@ class Run:
         default="cosine",
         since=5,
         before="cosine",
-        help="Learning rate after the warm-up: cosine and linear fall to 0; constant stays.",
+        help="Learning rate after warm-up: cosine, linear (both decay to 0), constant.",
     )
 
     @cached_property
     def key(self) -> str:
-        """16 hexadecimal digits that name this run."""
+        """Key of this run, 16 hexadecimal digits."""
         content = {name: value for name, value in self.values().items() if name not in LATER or value != LATER[name]}
         return content_key({"training_version": TRAINING_VERSION, **content})
 
     def values(self) -> dict[str, Any]:
-        """Every field by its name."""
+        """Return all fields by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Run:
-        """Return the run that a row of the results table belongs to.
+        """Return the run of a row of the results table.
 
-        Fields that came after its schema are absent or null there.
+        Fields that are newer than its schema are absent or null there.
         """
         known = {name: value for name, value in row.items() if value is not None and value == value}
         stated = {name: known[name] for name in FIELDS if name in known or name not in LATER}
@@ -172,20 +174,19 @@ class Run:
         return int(self.task_settings["L"])  # type: ignore[arg-type]
 
     def title(self) -> str:
-        """A short name for progress lines."""
+        """Return a short name for progress lines."""
         degree = self.task_settings.get("degree")
         sizes = f"L={self.L}" + (f" degree={degree}" if degree is not None else "") + f" D={self.D} depth={self.depth}"
         return f"{self.task} {self.model} {sizes} seed={self.seed} instance={self.task_settings.get('instance', 0)}"
 
     def model_from(self, origin: str) -> str:
-        """The name that finds its model again, given where it came from (`Plugin.origin`): a file by its path."""
+        """Return the name under which the command line finds the model, given its `Plugin.origin`: a file by its path."""
         return f"{origin}:{self.model.rpartition(':')[2]}" if origin.endswith(".py") else self.model
 
     def command(self, model_origin: str = "", task_origin: str = "", *, seeds: str = "", instances: str | None = "") -> str:
-        """The command line that runs exactly this run again, given where its plugins came from (`Plugin.origin`).
+        """Return the command line that repeats exactly this run, given the origins of its plugins (`Plugin.origin`).
 
-        seeds, instances: lists of those of several runs that differ in nothing else; None: each seed has the instance of its
-        number.
+        seeds, instances: lists for several runs that differ in nothing else. instances=None: seed i runs on instance i.
         """
         model = self.model_from(model_origin)
         words = ["expbench", "run", "--task", self.task, "--models", model, "--seeds", seeds or str(self.seed)]
@@ -208,10 +209,10 @@ class Run:
         return shlex.join(words)
 
 
-FIELDS, AXES = options(Run), options(TaskAxes)  # what is declared above, by the names of the fields
-# Fields that came after the first tables, with what holds where they are not stated: there they are not in the key either.
+FIELDS, AXES = options(Run), options(TaskAxes)  # declarations above, by field name
+# Fields added after the first tables, with their values for older rows. They enter the key only at other values.
 LATER = {f.name: f.default for f in dataclasses.fields(Run) if f.default is not dataclasses.MISSING}
-# Commands have always begun in this order, and reports state them; other fields follow as they are declared.
+# Commands begin with these fields in this fixed order, since reports contain them; others follow in declaration order.
 _FIRST = ("D", "depth", "norm", "positions", "lr", "dtype", "residual", "steps", "batch_size")
 _IN_COMMAND = dict.fromkeys(
     [*_FIRST, *(name for name, field in FIELDS.items() if field.role in ("size", "protocol", "rate", "training"))]
@@ -219,7 +220,7 @@ _IN_COMMAND = dict.fromkeys(
 
 
 def _read(value: Any, kind: Any) -> Any:
-    """Return a value of the results table as the type that a field has."""
+    """Convert a value of the results table to the type of its field."""
     if kind in (int, float, bool):
         return kind(value)
     return str(value) if kind is str or get_origin(kind) is Literal else json.loads(value)
@@ -230,10 +231,10 @@ def _text(value: Value) -> str:
 
 
 def content_key(content: dict[str, Any]) -> str:
-    """16 hexadecimal digits of the SHA-256 of `content` as canonical JSON."""
+    """Return 16 hexadecimal digits of the SHA-256 of `content` as canonical JSON."""
     return hashlib.sha256(canonical(content).encode()).hexdigest()[:16]
 
 
 def canonical(content: dict[str, Any]) -> str:
-    """JSON with sorted keys and no spaces: equal contents give equal texts."""
+    """Serialise to JSON with sorted keys and no spaces, so that equal contents give equal texts."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -1,8 +1,8 @@
-"""Settings: NAME=VALUE texts of the command line become typed keyword arguments, and fields of a dataclass options.
+"""Settings: convert NAME=VALUE texts to typed keyword arguments, and dataclass fields to command-line options.
 
-The settings of a task are the fields of its dataclass, those of a model the keyword parameters of its constructor; their
-annotations and defaults are the only declaration. A name that is not declared, or a value that its annotation does not
-admit, is an error: a typo never silently becomes a default. A field that is declared by `setting` is an option of a command.
+The settings of a task are the fields of its dataclass, those of a model are the keyword parameters of its constructor;
+annotations and defaults are the only declaration. An undeclared name, or a value that does not match the annotation, is an
+error, so a typo never silently becomes a default. A field declared by `setting` is an option of a command.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "
 
 
 class Setting(NamedTuple):
-    """One declared setting: its name, its annotation and its default (`REQUIRED` where there is none)."""
+    """One declared setting: its name, annotation and default (`REQUIRED` if there is none)."""
 
     name: str
     annotation: Any
@@ -33,7 +33,7 @@ class Setting(NamedTuple):
 
     @property
     def type_name(self) -> str:
-        """The annotation as a user reads it: ``int``, ``last|all``, ``float or none``."""
+        """Annotation for display: ``int``, ``last|all``, ``float or none``."""
         names = ["|".join(map(str, typing.get_args(a))) if _is_literal(a) else a.__name__ for a in self._alternatives()]
         return " or ".join(["none" if name == "NoneType" else name for name in names])
 
@@ -43,7 +43,7 @@ class Setting(NamedTuple):
         return (self.annotation,)
 
     def parse(self, text: str, owner: str) -> Value:
-        """The typed value of `text`; raises `BadInput` that names the owner and what is admitted."""
+        """Parse `text` to a typed value; raise `BadInput` that names the owner and the valid values."""
         for alternative in self._alternatives():
             try:
                 return _parse_as(alternative, text)
@@ -89,9 +89,9 @@ def _parse_as(annotation: Any, text: str) -> Value:
 
 
 def declared(plugin: type) -> dict[str, Setting]:
-    """The settings that a plugin class declares: a dataclass's fields, or a constructor's parameters after the width.
+    """Return the settings of a plugin class: the fields of a dataclass, or the constructor parameters after the width.
 
-    Raises `BadInput` for a class whose constructor cannot be read.
+    Raise `BadInput` if the signature of the constructor cannot be inspected.
     """
     if dataclasses.is_dataclass(plugin):
         hints = typing.get_type_hints(plugin)
@@ -103,7 +103,7 @@ def declared(plugin: type) -> dict[str, Setting]:
     constructor: Any = plugin.__init__  # type: ignore[misc]
     try:
         hints = typing.get_type_hints(constructor)
-    except (NameError, TypeError):  # a stranger's annotations need not resolve: the default's type serves
+    except (NameError, TypeError):  # annotations of third-party code may not resolve; use the type of the default
         hints = {}
     try:
         parameters = list(inspect.signature(constructor).parameters.values())[2:]  # after self and the width
@@ -114,7 +114,7 @@ def declared(plugin: type) -> dict[str, Setting]:
 
 
 def _is_plain(default: Any) -> bool:
-    """Whether a default can be written down; a parameter whose default cannot (a class, say) is no setting, and keeps it."""
+    """Return whether a default can be written as text; a parameter with any other default, e.g. a class, is no setting."""
     if isinstance(default, float):
         return math.isfinite(default)
     return default is REQUIRED or default is None or isinstance(default, bool | int | str)
@@ -129,7 +129,10 @@ def _annotation(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Any:
 
 
 def resolve(plugin: type, texts: Mapping[str, str], owner: str) -> dict[str, Value]:
-    """Every setting of `plugin`, those in `texts` parsed and the others at their defaults."""
+    """Return all settings of `plugin`: those in `texts` parsed, the others at their defaults.
+
+    Raise `BadInput` for an unknown name, an invalid value or a missing required setting.
+    """
     known = declared(plugin)
     for name in texts:
         if name not in known:
@@ -142,7 +145,10 @@ def resolve(plugin: type, texts: Mapping[str, str], owner: str) -> dict[str, Val
 
 
 def split_list(text: str, option: str) -> list[str]:
-    """``"a,b"`` as ``["a", "b"]`` and the end-exclusive ranges ``"0:3"`` and ``"0:9:3"`` as their members."""
+    """Split ``"a,b"`` into ``["a", "b"]``, and expand end-exclusive ranges such as ``"0:3"`` and ``"0:9:3"``.
+
+    Raise `BadInput` for empty or repeated members and malformed ranges.
+    """
     members: list[str] = []
     for part in text.split(","):
         part = part.strip()
@@ -152,13 +158,13 @@ def split_list(text: str, option: str) -> list[str]:
     seen: set[str] = set()
     for member in members:
         if member in seen:
-            raise BadInput(f"{option}: {member!r} stands twice in {text[:80]!r}")
+            raise BadInput(f"{option}: {member!r} occurs twice in {text[:80]!r}")
         seen.add(member)
     return members
 
 
 def as_list(numbers: Iterable[int]) -> str:
-    """Whole numbers as the text that `split_list` reads: three or more in a row as a range."""
+    """Format whole numbers as a list for `split_list`; three or more consecutive ones become a range."""
     parts: list[list[int]] = []
     for number in sorted(set(numbers)):
         if parts and number == parts[-1][-1] + 1:
@@ -183,14 +189,15 @@ def _range(part: str, option: str) -> list[str]:
         raise BadInput(f"{option}: {part!r} has more than {_LONGEST_LIST} members")
     members = [str(number) for number in numbers]
     if not members:
-        raise BadInput(f"{option}: {part!r} is an empty or malformed range; write START:END (END is not included), as 0:5")
+        raise BadInput(f"{option}: {part!r} is an empty or malformed range; write START:END (without END), e.g. 0:5")
     return members
 
 
 def split_assignment(text: str, option: str) -> tuple[str | None, str, list[str]]:
-    """``"s6:N=2,4"`` as ``("s6", "N", ["2", "4"])``; without an owner the first is None.
+    """Split ``"s6:N=2,4"`` into ``("s6", "N", ["2", "4"])``; the owner is None if absent.
 
-    The owner may itself hold colons (``file.py:Class:N=2``): the last one before the name counts.
+    The owner may contain colons (``file.py:Class:N=2``): the last one before the name counts. Raise `BadInput` for
+    malformed text.
     """
     target, equals, values = text.partition("=")
     owner, _, name = target.rpartition(":")
@@ -201,10 +208,10 @@ def split_assignment(text: str, option: str) -> tuple[str | None, str, list[str]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Option:
-    """A field of a dataclass with what `setting` declares of it. kind: its type. flags: none where it cannot be given.
+    """A dataclass field as declared by `setting`. kind: its type. flags: empty if it is not an option.
 
-    name: of the option, as a keyword. default: of the option, None where it follows from others. least, most: of whole
-    numbers. above: of real ones. since: the schema that first has it as a column.
+    name: the option as a keyword. default: None if it follows from other options. least, most: bounds of whole numbers.
+    above: exclusive lower bound of real numbers. since: first schema with this column.
     """
 
     name: str
@@ -221,12 +228,12 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The option as it is typed."""
+        """The option as typed on the command line."""
         return self.flags[0]
 
     @property
     def repeats(self) -> bool:
-        """Whether it may be given several times, as settings of plugins are: these alone have a short flag."""
+        """True if the option may be repeated; only settings of plugins may, and only they have a short flag."""
         return not self.flag.startswith("--")
 
 
@@ -242,15 +249,15 @@ def setting(
     since: int = 1,
     before: Any = dataclasses.MISSING,
 ) -> Any:
-    """Declare a field of a dataclass as an option: see `Option`. before: its value where `since` is later than the table."""
-    told = {"flags": flags, "role": role, "help": help, "metavar": metavar, "default": default, "least": least}
-    return dataclasses.field(default=before, metadata=told | {"most": most, "above": above, "since": since})
+    """Declare a dataclass field as an option, see `Option`. before: its value for tables older than `since`."""
+    metadata = {"flags": flags, "role": role, "help": help, "metavar": metavar, "default": default, "least": least}
+    return dataclasses.field(default=before, metadata=metadata | {"most": most, "above": above, "since": since})
 
 
 def options(declaring: type) -> dict[str, Option]:
-    """Return what the fields of a dataclass declare by `setting`, by the names of the fields.
+    """Return the options that a dataclass declares by `setting`, by field name.
 
-    An option is called as its flag is; one that may be repeated (`-t`) as its field.
+    An option is named after its flag, a repeatable one (`-t`) after its field.
     """
     hints = typing.get_type_hints(declaring)
     found = {f.name: Option(name=f.name, kind=hints[f.name], **f.metadata) for f in dataclasses.fields(declaring)}

@@ -1,4 +1,4 @@
-"""The old path of `expbench.results.reported`, which holds `reported`."""
+"""Deprecated path of `expbench.results.reported.reported`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Task and Batch: the contract of a task author, on one screen.
 
-A task is a frozen dataclass whose fields are its settings. It owns its data, its loss, its metrics and its controls; the
-training loop knows no task by name. Letters: B batch, L length, C input channels, O outputs.
+A task is a frozen dataclass whose fields are its settings. It defines its data, loss, metrics and controls; the training
+loop knows no task by name. Letters: B batch, L length, C input channels, O outputs.
 
     @dataclass(frozen=True, kw_only=True)
     class LastBit(Task):
@@ -43,13 +43,13 @@ from torch import Tensor
 from expbench.algebra.floors import Floor
 from expbench.algebra.reach import Reach
 from expbench.data.rng import Draws, advance, fold
-from expbench.run import Score as Score  # task authors import it from here
+from expbench.run import Score as Score  # for task authors to import
 from expbench.run import Split, canonical
 from expbench.settings import Value
 
 DEFAULT_TEST_SIZE = 4096
-LONGEST, LARGEST_SPLIT = 1 << 20, 1 << 24  # beyond any machine's patience: a slip of the keyboard
-CHUNK = 256  # sequences of a selection or test set that are drawn together: part of what the data are
+LONGEST, LARGEST_SPLIT = 1 << 20, 1 << 24  # larger values are most likely typing errors
+CHUNK = 256  # sequences of an evaluation split drawn together; changing it changes the data
 
 
 class Batch(NamedTuple):
@@ -60,10 +60,10 @@ class Batch(NamedTuple):
 
 
 class Control(NamedTuple):
-    """A predictor without training that stands beside the models.
+    """An untrained predictor, for comparison with models.
 
-    kind: ``baseline`` (trivial), ``oracle`` (knows one feature of the input), ``positive`` (solves the task: if it does
-    not, the task is broken). predict: the inputs of a batch -> outputs in the shape that a network would return.
+    kind: ``baseline`` (trivial), ``oracle`` (uses one feature of the input), ``positive`` (must solve the task; otherwise
+    the task is broken). predict: maps the inputs of a batch to outputs in the shape of network outputs.
     """
 
     name: str
@@ -72,11 +72,11 @@ class Control(NamedTuple):
 
 
 class LabelFacts(NamedTuple):
-    """What is known about the labels, None where it does not apply.
+    """Facts about the labels; None if not applicable.
 
-    kurtosis: E[(y-m)^4] / E[(y-m)^2]^2, exact. interaction_order: mean number of positions joined, weighted by the share of
+    kurtosis: E[(y-m)^4] / E[(y-m)^2]^2, exact. interaction_order: mean number of joined positions, weighted by the share of
     the label's variance (ANOVA), exact. effective_sample_size: (sum y^2)^2 / sum y^4 of the centred test labels.
-    well_posed: whether a verdict may rest on this cell.
+    well_posed: whether verdicts may use this configuration.
     """
 
     kurtosis: float | None = None
@@ -87,11 +87,11 @@ class LabelFacts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Task(ABC):
-    """A supervised sequence task. Subclasses add their settings as fields; `__post_init__` raises ValueError on bad ones.
+    """A supervised sequence task. Subclasses add settings as fields; `__post_init__` raises ValueError for invalid ones.
 
-    L: length of a sequence. instance: which member of a random family (which polynomial); the data depend on the
-    settings, the instance and the split alone, and so are shared by every model. test_size, selection_size: sequences
-    in those splits (None: as many as the task needs, 4096 unless it says otherwise).
+    L: sequence length. instance: index into a random family, e.g. which polynomial. The data depend only on the settings,
+    the instance and the split, so all models share them. test_size, selection_size: sequences in the test and validation
+    splits (test_size None: as many as the task needs, by default 4096).
     """
 
     L: int = 64
@@ -99,60 +99,60 @@ class Task(ABC):
     test_size: int | None = None
     selection_size: int = 1024
 
-    trained_as: ClassVar[str] = "stacked"  # its family: see training/family.py
-    fresh: ClassVar[bool] = True  # whether `batch` draws new data at every step; else its family reads a data set in epochs
-    local: ClassVar[tuple[str, ...]] = ()  # settings that say where something lies, not what it is: no part of a run
+    trained_as: ClassVar[str] = "stacked"  # its task family, see training/family.py
+    fresh: ClassVar[bool] = True  # `batch` draws new data at every step; if False, the family reads a data set in epochs
+    local: ClassVar[tuple[str, ...]] = ()  # settings that locate data without changing it; excluded from the run key
     version: ClassVar[int] = 1  # raise it when the same settings would give other data, losses or metrics
     headline: ClassVar[str]
     higher_is_better: ClassVar[bool]
-    solved_at: ClassVar[float]  # a run whose headline metric reaches this solves the task
+    solved_at: ClassVar[float]  # success threshold of the primary metric
 
     @property
     def vocabulary(self) -> int | None:
-        """Inputs are tokens 0..vocabulary-1; None where they are float channels."""
+        """Number of tokens, 0..vocabulary-1; None if the inputs are float channels."""
         return None
 
     @property
     def channels(self) -> int:
-        """C, where the inputs are float channels."""
+        """C, the number of float input channels."""
         return 1
 
     @property
     def outputs(self) -> int:
-        """O: the numbers that the network returns at a position that is read."""
+        """O, the number of network outputs per read position."""
         return 1
 
     @property
     def readout(self) -> Literal["last", "all"]:
-        """Whether the network is read at the last position or at every one."""
+        """Positions at which the network is read: the last or all."""
         return "last"
 
     @abstractmethod
     def batch(self, draws: Draws, size: int) -> Batch:
-        """`size` fresh sequences with their targets; of tensor operations alone, it draws for many runs at once."""
+        """Draw `size` fresh sequences with targets, using only tensor operations, which may be batched over many runs."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The scalar to minimise. outputs: (B, O) where `readout` is last, else (B, L, O).
+        """Return the scalar to minimise. outputs: (B, O) if `readout` is last, else (B, L, O).
 
-        Of runs that are trained together, whose tasks differ in numbers alone, one task's loss is called for all (which is
-        tried beforehand): what differs belongs in the targets.
+        Runs trained together have tasks that differ only in numbers, and share the loss of one of them (tested
+        beforehand). Differences between such tasks must therefore be in the targets.
         """
 
     @abstractmethod
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """What the metrics need of a batch, as tensors that may be summed over batches."""
+        """Return the statistics of a batch for the metrics, as tensors that can be summed over batches."""
 
     @abstractmethod
     def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
-        """The metrics of a whole split from the sums of `measure`."""
+        """Compute the metrics of a split from the sums of `measure`."""
 
     def chance(self) -> float | None:
-        """The headline metric of a guess that ignores the input, where there is a closed form."""
+        """Return the primary metric of a guess that ignores the input; None without a closed form."""
         return None
 
     def controls(self) -> Iterator[Control]:
-        """Trivial baselines, oracles and a positive control; fitted on the training stream, measured on the test split."""
+        """Yield baselines, oracles and a positive control, fitted on the training stream, measured on the test split."""
         return iter(())
 
     def control_kinds(self) -> list[tuple[str, str]]:
@@ -160,7 +160,7 @@ class Task(ABC):
         return [(control.name, control.kind) for control in self.controls()]
 
     def measured_controls(self) -> Iterator[tuple[str, str, list[Score]]]:
-        """(name, kind, metrics on the test split) of each control, and of chance where it has a closed form."""
+        """Yield (name, kind, metrics on the test split) of each control, and of chance if it has a closed form."""
         chance = self.chance()
         if chance is not None:
             yield "chance", "chance", [Score(self.headline, chance)]
@@ -169,49 +169,49 @@ class Task(ABC):
             yield control.name, control.kind, self.summary(total(parts))
 
     def facts(self) -> LabelFacts:
-        """What is known about the labels of this instance."""
+        """Return facts about the labels of this instance."""
         return LabelFacts()
 
     def floor(self, reach: Reach) -> Floor | None:
-        """The least headline metric, an error, that any network of that reach can have; None where it is not known."""
+        """Return the lower bound of the primary metric, an error, over all networks of that reach; None if unknown."""
         return None
 
     def describe(self) -> str:
-        """What this instance asks for, in one line (the polynomial, say)."""
+        """Describe this instance in one line, e.g. by its polynomial."""
         return ""
 
     @classmethod
     def withheld(cls, given: Container[str]) -> str | None:
-        """Return what is missing, in words, where it is not to be built only to be shown, with these settings given."""
+        """Return why `expbench show` should not build the task with these settings, e.g. missing data; None if it may."""
         return None
 
     def sample_lines(self) -> list[str] | None:
-        """Return a few lines that show the data; None where a batch shows them."""
+        """Return a few lines that show the data; None to show a batch instead."""
         return None
 
     def stream(self, split: Split, seed: int = 0) -> int:
-        """The key of a stream of batches. Splits never share one; `seed` chooses the order of the training stream."""
-        sizes = ("test_size", "selection_size")  # a larger test set begins with the smaller one
+        """Return the random key of a stream of batches; splits never share keys, and `seed` sets the training order."""
+        sizes = ("test_size", "selection_size")  # excluded, so that a larger test set begins with the smaller one
         settings = canonical({f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in sizes})
         return fold(f"{type(self).__name__} {self.version} {settings} {split}", seed)
 
     def draws(self, split: Split, *, seed: int = 0, step: int = 0, device: torch.device | str = "cpu") -> Draws:
-        """The random numbers of one batch."""
+        """Return the random numbers (counter-based) of one batch."""
         return Draws(advance(self.stream(split, seed), step), device)
 
     def train_batch(self, size: int, *, seed: int, step: int, device: torch.device | str = "cpu") -> Batch:
-        """Batch number `step` of the training stream of `seed`: fresh data, never seen before."""
+        """Draw batch number `step` of the training stream of `seed`; its data are new at every step."""
         return self.batch(self.draws("train", seed=seed, step=step, device=device), size)
 
     def split(self, name: Split, device: torch.device | str = "cpu") -> Iterator[Batch]:
-        """The fixed selection or test set, in chunks."""
+        """Yield the fixed validation or test split in chunks."""
         size = self.test_size if name == "test" and self.test_size else self.selection_size
         for chunk, start in enumerate(range(0, size, CHUNK)):
             batch = self.batch(self.draws(name, step=chunk, device=device), CHUNK)
             yield Batch(*(tensor[: size - start] for tensor in batch))
 
     def solved(self, value: float) -> bool:
-        """Whether a headline metric of `value` solves the task."""
+        """Return whether a primary metric of `value` reaches the success threshold."""
         return value >= self.solved_at if self.higher_is_better else value <= self.solved_at
 
     def __post_init__(self) -> None:
@@ -225,7 +225,7 @@ class Task(ABC):
 
 
 def resolve_setting(task: Task, name: str, value: Value) -> None:
-    """Put `value` in the place of a setting that was left to the task; for `__post_init__` alone."""
+    """Set a setting that was left to the task; only for use in `__post_init__`."""
     object.__setattr__(task, name, value)
 
 
@@ -243,7 +243,7 @@ def require_positive(task: Task, *names: str) -> None:
 
 
 def total(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The sums over batches of what `measure` returned."""
+    """Sum the results of `measure` over batches."""
     return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
 
 

@@ -1,4 +1,4 @@
-"""The old path of `expbench.training.weights`, which holds `load`."""
+"""Deprecated path of `expbench.training.weights.load`."""
 
 from __future__ import annotations
 

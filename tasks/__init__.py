@@ -1,7 +1,6 @@
-"""Task plugins, one a file; installed as the package ``expbench_tasks``.
+"""Task plugins, one per file; installed as the package ``expbench_tasks``.
 
-Folders named in EXPBENCH_TASKS_PATH join this package's path, so that a file dropped there is a task, in this process
-and in every process that it starts.
+Folders in EXPBENCH_TASKS_PATH extend the path of this package: each file there is a task, also in child processes.
 """
 
 import os

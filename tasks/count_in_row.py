@@ -1,9 +1,9 @@
-"""Count in row: how many 1s stand in a row at the end of what has been read.
+"""Count in row: the length of the run of 1s at the end of the sequence so far.
 
 The label of position i is the length of the run of 1s that ends there, 0 if bit i is 0: for 0 1 1 0 1 1 1 the labels are
 0 1 2 0 1 2 3 (Eq. 13 of arXiv 2502.02209; Eq. 25 of Ali et al. 2024). One channel of Eq. 5 computes it by
 h_t = x_t (h_{t-1} + 1). ``supervise=last`` reads the last position, whose label is uniform on 0..classes-1;
-``supervise=all`` reads every position, and run lengths are uniform, so that high labels are rare.
+``supervise=all`` reads every position, and run lengths are uniform, so high labels are rare.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from torch.nn import functional as F
 from expbench.data.rng import Draws
 from expbench.task import Batch, Control, Score, Task
 
-_FITTED_ON = 16384  # sequences that an oracle's table is counted from
+_FITTED_ON = 16384  # sequences used to fit the tables of the oracles
 _WINDOW = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountInRow(Task):
-    """Settings beside L and instance:
+    """Settings in addition to L and instance:
 
-    classes: labels are 0..classes-1, at most L+1. supervise: ``last`` (the last c bits are 1 and the bit before is 0,
-    the others are 1 with probability q) or ``all`` (runs of 0..classes-1 ones, uniform, parted by single zeros, cut at a
-    random offset). head: ``classes`` (cross-entropy) or ``scalar`` (squared error on the count, rounded).
+    classes: labels are 0..classes-1, at most L+1 classes. supervise: ``last`` (the last c bits are 1, the bit before is 0,
+    and the others are 1 with probability q) or ``all`` (runs of 0..classes-1 ones, uniform, separated by single zeros, cut
+    at a random offset). head: ``classes`` (cross-entropy) or ``scalar`` (squared error on the count, rounded for accuracy).
     """
 
     classes: int = 20
@@ -45,7 +45,7 @@ class CountInRow(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 2 <= self.classes <= self.L + 1:
-            raise ValueError(f"classes={self.classes}: sequences of L={self.L} have labels for 2 to {self.L + 1} classes")
+            raise ValueError(f"classes={self.classes} must be 2 to {self.L + 1} at L={self.L}")
         if not 0 <= self.q <= 1:
             raise ValueError(f"q={self.q} must lie in 0 to 1")
 
@@ -69,14 +69,14 @@ class CountInRow(Task):
         return torch.where(from_end < count, 1, torch.where(from_end == count, 0, others))
 
     def _runs(self, draws: Draws, size: int) -> Tensor:
-        runs = draws.integers(size, self.L + self.classes, n=self.classes)  # enough even if every run is empty
+        runs = draws.integers(size, self.L + self.classes, n=self.classes)  # sufficient even if every run is empty
         offset = draws.integers(size, n=self.classes)[:, None]
         zeros = (runs + 1).T.cumsum(0).T - 1 - offset
         inside = torch.where((zeros >= 0) & (zeros < self.L), zeros, self.L)
         return torch.ones_like(inside[:, :1]).expand(-1, self.L + 1).scatter(1, inside, 0)[:, : self.L]
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, or the mean squared error of the count; over all positions that are read."""
+        """Return the cross-entropy, or the mean squared error of the count, over all positions that are read."""
         if self.head == "scalar":
             return ((outputs.squeeze(-1) - targets) ** 2).mean()
         return F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
@@ -89,8 +89,11 @@ class CountInRow(Task):
         return {"right": (right.unsqueeze(1) * label).sum(0), "count": label.sum(0)}
 
     def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
-        """balanced_accuracy: mean over labels of the share that is right. equivalent_window: the least k such that an
-        oracle that sees the last k bits, and takes k where all are 1, is as accurate."""
+        """Return accuracy, per label too, balanced_accuracy and equivalent_window.
+
+        balanced_accuracy: mean accuracy over labels. equivalent_window: the least k such that an oracle that sees the last
+        k bits, and predicts k if all are 1, is as accurate.
+        """
         right, count = totals["right"].double().cpu(), totals["count"].double().cpu()
         share = (right / count)[count > 0]
         accuracy = float(right.sum() / count.sum())
@@ -112,7 +115,7 @@ class CountInRow(Task):
         return 1 / self.classes
 
     def controls(self) -> Iterator[Control]:
-        """For each feature of the past, the likeliest label given it, counted on the training stream; and the automaton."""
+        """Yield, for each feature of the past, the most frequent training label given it; and the automaton."""
         features: dict[str, Callable[[Tensor], Tensor]] = {
             "majority": lambda bits: torch.zeros_like(bits),
             f"window-{_WINDOW}": lambda bits: run_lengths(bits).clamp(max=_WINDOW),
@@ -125,7 +128,7 @@ class CountInRow(Task):
         yield Control("automaton", "positive", lambda x: self._as_outputs(automaton(x)))
 
     def _table(self, feature: Callable[[Tensor], Tensor], bits: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
-        """The predictor that answers each value of a feature (0..L) with its most frequent label."""
+        """Return a predictor that maps each value of a feature (0..L) to its most frequent label."""
         values = self._read(feature(bits)).flatten()
         counts = torch.bincount(values * self.classes + labels.flatten(), minlength=(self.L + 1) * self.classes)
         answer = counts.view(self.L + 1, self.classes).argmax(1)
@@ -135,7 +138,7 @@ class CountInRow(Task):
         return per_position[:, -1] if self.supervise == "last" else per_position
 
     def _as_outputs(self, labels: Tensor) -> Tensor:
-        """Predicted labels (B, L) in the shape that a network returns."""
+        """Convert predicted labels (B, L) to the shape of network outputs, (B, O) or (B, L, O)."""
         labels = self._read(labels)
         if self.head == "scalar":
             return labels.double().unsqueeze(-1)
@@ -147,18 +150,18 @@ class CountInRow(Task):
 
 
 def last_zero(bits: Tensor) -> Tensor:
-    """For each position of (B, L) the position (from 1) of the last 0 up to it, or 0 where there is none."""
+    """Return, for each position of bits (B, L), the position (from 1) of the last 0 so far, or 0 if none: (B, L)."""
     positions = torch.arange(1, bits.shape[1] + 1, device=bits.device)
-    return torch.where(bits == 0, positions, 0).T.cummax(0).values.T  # along the first axis, where a GPU is much faster
+    return torch.where(bits == 0, positions, 0).T.cummax(0).values.T  # cummax along the first axis is much faster on a GPU
 
 
 def run_lengths(bits: Tensor) -> Tensor:
-    """For each position of (B, L) the length of the run of 1s that ends there: Eq. 13."""
+    """Return, for each position of bits (B, L), the length of the run of 1s that ends there: (B, L), Eq. 13."""
     return torch.arange(1, bits.shape[1] + 1, device=bits.device) - last_zero(bits)
 
 
 def automaton(bits: Tensor) -> Tensor:
-    """The same by the recurrence h_t = x_t (h_{t-1} + 1), step by step."""
+    """Compute the same run lengths (B, L) by the recurrence h_t = x_t (h_{t-1} + 1), step by step."""
     h = torch.zeros_like(bits[:, 0])
     states = []
     for x in bits.unbind(1):

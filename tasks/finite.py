@@ -1,9 +1,9 @@
-"""Finite: a training set of `samples` sequences, met again and again; how much of it is fitted, and what holds beyond it.
+"""Finite: a fixed training set of `samples` sequences, to measure fit and generalisation.
 
-Each sequence of bits has its own share of 1s, uniform in [0, 1), so that long runs are not rare. ``labels=true`` asks for
-the run of 1s at the end, capped at classes-1, as `expbench theory bound` does; ``labels=random`` gives each sequence of the
-set a label by lot, which can be had by heart alone (Zhang et al. 2017, arXiv 1611.03530). The sequences of the set differ
-from each other, so that all labels can be right at any length, and fresh ones are none of them.
+Each sequence of bits has its own probability of 1s, uniform in [0, 1), so long runs are not rare. With ``labels=true`` the
+label is the length of the run of 1s at the end, capped at classes-1, as in `expbench theory bound`. ``labels=random`` draws
+a label for each sequence at random, which a model can only memorise (Zhang et al. 2017, arXiv 1611.03530). The sequences of
+the set are distinct, so that all labels can be fitted at any length, and fresh sequences are not in the set.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from expbench.task import CHUNK, DEFAULT_TEST_SIZE, Batch, Control, Score, Task,
 
 from .count_in_row import automaton, run_lengths
 
-_MOST_SAMPLES, _MOST_BITS = 1 << 16, 1 << 24  # of the training set, which is kept in memory
+_MOST_SAMPLES, _MOST_BITS = 1 << 16, 1 << 24  # limits of the training set, which is kept in memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finite(Task):
-    """Settings beside L and instance:
+    """Settings in addition to L and instance:
 
-    samples: sequences in the training set. They depend on L and instance alone: a larger set begins with the smaller one,
-    and neither classes nor labels change it. classes: labels are 0..classes-1, at most L+1. labels: ``true``, the run of 1s
-    at the end, or ``random``, uniform and fixed for each sequence of the set, and drawn anew for fresh ones.
+    samples: number of training sequences. The sequences depend only on L and instance: a larger set begins with the smaller
+    one, and neither classes nor labels change them. classes: labels are 0..classes-1, at most L+1 classes. labels: ``true``
+    (the run of 1s at the end) or ``random`` (uniform, fixed for each sequence of the set, independent for fresh ones).
 
-    In the selection and the test split fresh sequences and members of the set take turns until the set is exhausted, so that
-    at most half of a split are members (test_size is twice `samples` where that is above 4096, unless given).
+    The validation and test splits alternate fresh sequences and members of the set until the set is exhausted, so at most
+    half of a split are members. By default, test_size is 4096 or twice `samples`, whichever is larger.
     """
 
     samples: int = 256
@@ -53,13 +53,15 @@ class Finite(Task):
         if self.test_size is None:
             resolve_setting(self, "test_size", max(DEFAULT_TEST_SIZE, 2 * self.samples))
         super().__post_init__()
-        require_at_most(self, "samples", 2 ** min(self.L - 1, 32))  # half of all sequences stay fresh
+        require_at_most(self, "samples", 2 ** min(self.L - 1, 32))  # at least half of all sequences remain fresh
         require_at_most(self, "L", _MOST_BITS // self.samples)
         if not 2 <= self.classes <= self.L + 1:
-            raise ValueError(f"classes={self.classes}: sequences of L={self.L} have labels for 2 to {self.L + 1} classes")
+            raise ValueError(f"classes={self.classes} must be 2 to {self.L + 1} at L={self.L}")
         for name in ("test_size", "selection_size"):
             if getattr(self, name) < 2:
-                raise ValueError(f"{name}={getattr(self, name)}: fresh sequences and the set need 2 or more")
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must be 2 or more, for fresh sequences and members of the set"
+                )
 
     @property
     def outputs(self) -> int:
@@ -67,7 +69,7 @@ class Finite(Task):
 
     @cached_property
     def _members(self) -> dict[bytes, int]:
-        """The sequences of the set with their numbers."""
+        """Sequences of the set as bytes, mapped to their numbers."""
         found: dict[bytes, int] = {}
         stream = _sequences(Draws(fold(f"finite set {self.L}", self.instance)), self.L)
         while len(found) < self.samples:
@@ -79,22 +81,22 @@ class Finite(Task):
         return {}
 
     def training_set(self, device: torch.device | str = "cpu") -> Batch:
-        """All of the set, (samples, L) and (samples,); made once a device, where a CUDA graph goes on reading it."""
+        """Return the set, (samples, L) and (samples,); cached per device, since CUDA graphs keep reading the same memory."""
         device = torch.device(device)
         if device not in self._copies:
             bits = self._bits(self._members)
-            by_lot = Draws(fold(f"finite labels {self.L}", self.instance)).integers(self.samples, n=self.classes)
-            labels = by_lot if self.labels == "random" else self._true(bits)
+            random_labels = Draws(fold(f"finite labels {self.L}", self.instance)).integers(self.samples, n=self.classes)
+            labels = random_labels if self.labels == "random" else self._true(bits)
             self._copies[device] = Batch(bits.to(device), labels.to(device))
         return self._copies[device]
 
     def batch(self, draws: Draws, size: int) -> Batch:
-        """`size` members of the set, drawn with replacement."""
+        """Draw `size` members of the set with replacement."""
         index = draws.integers(size, n=self.samples)
         return Batch(*(x[index] for x in self.training_set(index.device)))
 
     def split(self, name: Literal["train", "selection", "test"], device: torch.device | str = "cpu") -> Iterator[Batch]:
-        """Fresh sequences and members of the set in turn, in chunks; the target of a member is its label + classes."""
+        """Yield chunks of alternating fresh sequences and members; the target of a member is its label + classes."""
         size = self.test_size if name == "test" and self.test_size else self.selection_size
         bits, labels = self.training_set()
         for chunk, start in enumerate(range(0, size, CHUNK)):
@@ -107,10 +109,10 @@ class Finite(Task):
             yield Batch(*(x[: size - start].to(device) for x in (inputs, targets)))
 
     def _fresh(self, draws: Draws) -> Batch:
-        """A chunk of sequences that are not in the set, with plain labels."""
-        by_lot = draws.integers(CHUNK, n=self.classes)
+        """Draw a chunk of sequences that are not in the set, with plain labels."""
+        random_labels = draws.integers(CHUNK, n=self.classes)
         bits = self._bits(islice((row for row in _sequences(draws, self.L) if row not in self._members), CHUNK))
-        return Batch(bits, by_lot if self.labels == "random" else self._true(bits))
+        return Batch(bits, random_labels if self.labels == "random" else self._true(bits))
 
     def _bits(self, rows: Iterable[bytes]) -> Tensor:
         return torch.frombuffer(bytearray().join(rows), dtype=torch.uint8).view(-1, self.L).long()
@@ -119,7 +121,7 @@ class Finite(Task):
         return run_lengths(bits)[:, -1].clamp(max=self.classes - 1)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy, of members and fresh sequences alike."""
+        """Return the mean cross-entropy over members and fresh sequences."""
         return F.cross_entropy(outputs, targets % self.classes)
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -130,8 +132,10 @@ class Finite(Task):
         return {"count": of.sum(1), "right": (of & right).sum(1), "nll": torch.where(of, nll, 0.0).sum(1)}
 
     def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
-        """accuracy: share of fresh sequences that is right. fit: of members of the set. gap: fit - accuracy. nll_fresh,
-        nll_train: mean cross-entropy of either."""
+        """Return accuracy (on fresh sequences), fit (accuracy on members), gap (fit - accuracy), nll_fresh and nll_train.
+
+        nll_fresh, nll_train: mean cross-entropy on fresh sequences and on members.
+        """
         count, right, nll = (totals[name].double().cpu() for name in ("count", "right", "nll"))
         (accuracy, fit), (nll_fresh, nll_train) = (right / count).tolist(), (nll / count).tolist()
         return [
@@ -146,8 +150,8 @@ class Finite(Task):
         return 1 / self.classes
 
     def controls(self) -> Iterator[Control]:
-        """The set's most frequent label; the set by heart, and that label for what is not in it; and of true labels the
-        automaton: random ones have nothing that solves the task."""
+        """Yield the majority label, a lookup table of the set that falls back on that label, and, for true labels, the
+        automaton. With random labels no predictor solves the task."""
         labels = self.training_set().targets
         most = int(torch.bincount(labels).argmax())
         yield Control("majority", "baseline", lambda x: self._as_outputs(torch.full_like(x[:, 0], most)))
@@ -160,16 +164,16 @@ class Finite(Task):
             yield Control("automaton", "positive", lambda x: self._as_outputs(automaton(x)[:, -1].clamp(max=last)))
 
     def _as_outputs(self, labels: Tensor) -> Tensor:
-        """Predicted labels (B,) in the shape that a network returns."""
+        """Convert predicted labels (B,) to the shape of network outputs (B, O)."""
         return F.one_hot(labels, self.classes).double()
 
     def describe(self) -> str:
-        what = f"run of 1s at the end, 0..{self.classes - 1}" if self.labels == "true" else "a label by lot"
+        what = f"run of 1s at the end, 0..{self.classes - 1}" if self.labels == "true" else "a random label"
         return f"{what}; a training set of {self.samples} sequences"
 
 
 def _sequences(draws: Draws, L: int) -> Iterator[bytes]:
-    """Sequences of L bits without end, a byte a bit, each with its own share of 1s."""
+    """Yield sequences of L bits indefinitely, one byte per bit, each with its own probability of 1s."""
     while True:
         yield from _rows(draws.uniform(CHUNK, L) < draws.uniform(CHUNK, 1))
 

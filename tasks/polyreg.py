@@ -1,17 +1,17 @@
-"""Polynomial regression: from x_1..x_L to the value of one polynomial of them, at the last position.
+"""Polynomial regression: predict a polynomial of the inputs x_1..x_L at the last position.
 
-The degree and the number of variables that one term joins are dials, and the least error that a network of bounded degree
-can reach is known in closed form. Labels are standardised by exact moments. With ``family=suffix``, L=3 and inputs
-(.5, 1., .8) the polynomial is x3 + x2*x3 + x1*x2*x3 = .8 + .8 + .4 = 2.0, from which its mean is taken, and which is
-divided by its standard deviation. Families (arXiv 2502.02209, Eq. 14-15, has ``random`` alone):
+The degree and the number of variables per term are adjustable, and the least error of a network of bounded degree is known
+in closed form. Labels are standardised by exact moments. For ``family=suffix``, L=3 and inputs (.5, 1., .8), the polynomial
+is x3 + x2*x3 + x1*x2*x3 = .8 + .8 + .4 = 2.0; the label is this value minus its mean, divided by its standard deviation.
+Families (arXiv 2502.02209, Eq. 14-15, has only ``random``):
 
 suffix    sum of the products of the last m inputs, m = 1..degree; needs no positions (default, x in [.5, 1])
-product   all L inputs, with exponents that sum to the degree; needs no positions if they are all 1
+product   product of all L inputs, with exponents that sum to the degree; needs no positions if all exponents are 1
 sparse    product of `degree` positions, chosen by the instance
 distant   product of `degree` positions, evenly spaced from the first to the last
 pairwise  sum of products of disjoint pairs, chosen by the instance: degree 2, no advantage of long products expected
 random    sum of `terms` monomials, coefficients N(0, 1), exponents 0..`max_exponent`, chosen by the instance
-given     the polynomial that `formula` is, such as 2*x1^2*x3 - x2*x4
+given     the polynomial in `formula`, such as 2*x1^2*x3 - x2*x4
 """
 
 from __future__ import annotations
@@ -44,26 +44,27 @@ from expbench.task import (
     resolve_setting,
 )
 
-# Beyond these a cell is ill-posed. A product of 8 inputs on [0, 1], whose kurtosis is 124, is the last to be admitted.
+# A configuration beyond these limits is ill-posed. They still admit a product of 8 inputs on [0, 1], with kurtosis 124.
 KURTOSIS_LIMIT, SAMPLE_LIMIT = 125.0, 200.0
-_WANTED_SAMPLE = 1.5 * SAMPLE_LIMIT  # effective test sample that the default test size aims at
-_WANTED_ERROR, _TEST_TOKENS = 0.02, 1 << 21  # relative standard error of the test labels' variance, within so many tokens
+_WANTED_SAMPLE = 1.5 * SAMPLE_LIMIT  # effective sample size targeted by the default test size
+_WANTED_ERROR = 0.02  # target relative standard error of the variance of test labels
+_TEST_TOKENS = 1 << 21  # token limit for that target
 _LEAST_TEST_SIZE, _LARGEST_TEST_SIZE = 1 << 10, 1 << 16
-_MOST_FEATURES = {1: 1100, 2: 600, 3: 600}  # of a regression baseline, by its degree
-_TERMS, _MOST_TERMS = 5, 12  # of family random: the exact kurtosis sums over products of four
+_MOST_FEATURES = {1: 1100, 2: 600, 3: 600}  # limit on features of a regression baseline, by its degree
+_TERMS, _MOST_TERMS = 5, 12  # for family random, since the exact kurtosis sums over products of four terms
 _HIGHEST_EXPONENT = 64
-_FITTED_AT_ONCE = 2048  # sequences, for the baselines
+_FITTED_AT_ONCE = 2048  # sequences per batch to fit the baselines
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolyReg(Task):
-    """Settings beside L and instance:
+    """Settings in addition to L and instance:
 
-    family: see above. degree: of the polynomial (default: L for suffix and product, 4 for sparse, 2 for distant; any that
-    the family can have). inputs: ``unit`` is uniform on [lo, hi], ``signs`` is -1 with probability eps and else +1.
-    terms: monomials of random (None: 5), pairs of pairwise (None: L // 2). label_var: the variance to which labels
-    are scaled (the paper's Table 2 suggests 20); the normalised error is divided by it. formula: of given, at most 12
-    monomials.
+    family: see above. degree: any that the family admits (default: L for suffix and product, 4 for sparse, 2 for
+    distant). inputs: ``unit`` is uniform on [lo, hi]; ``signs`` is -1 with probability eps, else +1. terms: number of
+    monomials of random (None: 5), number of pairs of pairwise (None: L // 2). label_var: variance of the labels (the
+    paper's Table 2 suggests 20), by which the normalised error is divided. formula: the polynomial of family given, at most
+    12 monomials.
     """
 
     L: int = 16
@@ -78,7 +79,7 @@ class PolyReg(Task):
     label_var: float = 1.0
     formula: str | None = None
 
-    version = 2  # a setting more is another key of the random numbers
+    version = 2  # raised when a setting was added, which changes the key of the random numbers
     headline = "nmse"
     higher_is_better = False
     solved_at = 0.01
@@ -90,26 +91,26 @@ class PolyReg(Task):
         if self.lo is None:
             resolve_setting(self, "lo", 0.5 if self.family == "suffix" and self.inputs == "unit" else 0.0)
         if not 1e-9 <= self.eps <= 1 - 1e-9:
-            raise ValueError(f"eps={self.eps} must lie between 0 and 1 (by 1e-9 at the least)")
+            raise ValueError(f"eps={self.eps} must lie between 0 and 1 (by at least 1e-9)")
         if self.label_var < 1e-12:
             raise ValueError(f"label_var={self.label_var} is too small, the least is 1e-12")
         if self.lo is not None and not -1e3 <= self.lo <= self.hi - 1e-9:
-            raise ValueError(f"lo={self.lo} must be below hi={self.hi} (by 1e-9 at the least), and -1000 at the least")
+            raise ValueError(f"lo={self.lo} must be at least -1000, and below hi={self.hi} by at least 1e-9")
         self._check_terms()
         self._check_formula()
         self._resolve_degree()
         if not (self.moments.variance > 1e-300 and math.isfinite(self.moments.kurtosis)):
             raise ValueError(
-                f"the labels of family {self.family} at L={self.L} with inputs={self.inputs} have no variance that can be "
-                f"represented; take inputs=signs, a smaller L or another lo"
+                f"the labels of family {self.family} at L={self.L} with inputs={self.inputs} have a variance that "
+                f"underflows; use inputs=signs, a smaller L or another lo"
             )
         if self.test_size is None:
             resolve_setting(self, "test_size", self._fitting_test_size())
         super().__post_init__()
 
     def _fitting_test_size(self) -> int:
-        """Enough for the effective sample, and as far as time allows for a precise error; a power of two."""
-        if self.family == "random":  # all instances alike, though they differ in kurtosis
+        """Return a power of two that gives the target effective sample size and, within the token limit, a precise error."""
+        if self.family == "random":  # equal for all instances, although they differ in kurtosis
             return _LARGEST_TEST_SIZE
         kurtosis = self.moments.kurtosis
         precise = min((kurtosis - 1) / _WANTED_ERROR**2, _TEST_TOKENS / self.L)
@@ -127,14 +128,14 @@ class PolyReg(Task):
 
     def _check_formula(self) -> None:
         if (self.family == "given") != (self.formula is not None):
-            raise ValueError("family given needs a formula, as formula='2*x1^2*x3 - x2*x4', and no other family has one")
+            raise ValueError("family given needs a formula, e.g. formula='2*x1^2*x3 - x2*x4'; other families take none")
         if self.formula is not None:
             try:
                 terms = len(parse(self.formula, self.L).coefficients)
             except BadInput as error:
                 raise ValueError(f"formula: {error}") from error
             if not 1 <= terms <= _MOST_TERMS:
-                raise ValueError(f"formula={self.formula!r} has {terms} monomials, and can have 1 to {_MOST_TERMS}")
+                raise ValueError(f"formula={self.formula!r} has {terms} monomials, not 1 to {_MOST_TERMS}")
 
     def _resolve_degree(self) -> None:
         L = self.L
@@ -149,7 +150,7 @@ class PolyReg(Task):
         defaults = {"suffix": L, "product": L, "sparse": min(4, L), "distant": min(2, L), "pairwise": 2, "random": None}
         if self.degree is None:
             resolve_setting(self, "degree", defaults[self.family])
-        # on signs x^2 = 1: no degree above L has a meaning
+        # for signs x^2 = 1, so degrees above L are meaningless
         top = L if self.inputs == "signs" else _HIGHEST_EXPONENT * L
         least, most = {
             "suffix": (1, L),
@@ -167,16 +168,16 @@ class PolyReg(Task):
 
     @cached_property
     def distribution(self) -> Inputs:
-        """The distribution of each input."""
+        """Distribution of each input."""
         return Inputs(self.inputs, self.lo or 0.0, self.hi, self.eps)
 
     @cached_property
     def polynomial(self) -> Polynomial:
-        """The polynomial of this instance; its inputs' distribution has no part in its choice."""
+        """Polynomial of this instance; it does not depend on the distribution of the inputs."""
         family = f"polyreg {self.family} {self.L} {self.degree} {self.terms} {self.max_exponent}"
         if self.formula is not None:
             parsed = parse(self.formula, self.L)
-            return Monomials(parsed.coefficients, parsed.exponents)  # labels are standardised: a constant has no effect
+            return Monomials(parsed.coefficients, parsed.exponents)  # a constant has no effect on standardised labels
         draws = Draws(fold(family, self.instance))
         degree = self.degree or 0
         if self.family == "suffix":
@@ -199,11 +200,11 @@ class PolyReg(Task):
 
     @cached_property
     def moments(self) -> Moments:
-        """The exact moments of the raw label."""
+        """Exact moments of the raw label."""
         return self.polynomial.moments(self.distribution)
 
     def standardise(self, y: Tensor) -> Tensor:
-        """Raw values of the polynomial as labels of mean 0 and variance `label_var`."""
+        """Standardise raw values y of the polynomial to labels (same shape) of mean 0 and variance `label_var`."""
         return (y - self.moments.mean) * math.sqrt(self.label_var / self.moments.variance)
 
     def batch(self, draws: Draws, size: int) -> Batch:
@@ -211,7 +212,7 @@ class PolyReg(Task):
         return Batch(x.unsqueeze(-1), self.standardise(self.polynomial.evaluate(x)).unsqueeze(-1))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Mean squared error."""
+        """Return the mean squared error."""
         return ((outputs - targets) ** 2).mean()
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
@@ -225,8 +226,10 @@ class PolyReg(Task):
         }
 
     def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
-        """nmse: mse over the exact variance of the label; nmse_standard_error: what the sample leaves open of it. All seeds
-        share the test set, so that their spread does not show it. r2: 1 - mse over the variance of the sample.
+        """Return nmse, nmse_standard_error, mse and r2.
+
+        nmse: mse / exact variance of the label. nmse_standard_error: its sampling error over the test set, which the spread
+        over seeds does not show, since all seeds share the test set. r2: 1 - mse / variance of the sample.
         """
         n, error, label, squared = (float(totals[k]) for k in ("count", "squared_error", "label", "label_squared"))
         mse, spread = error / n, squared / n - (label / n) ** 2
@@ -243,7 +246,7 @@ class PolyReg(Task):
         return 1.0
 
     def controls(self) -> Iterator[Control]:
-        """The mean; least squares on all monomials up to degree 1, 2 and 3 where they are few; the generator itself."""
+        """Yield the mean, least squares on all monomials up to degree 1, 2 and 3 unless too many, and the generator."""
         yield Control("mean", "baseline", lambda x: torch.zeros_like(x[:, 0]))
         for degree, name in enumerate(("linear", "quadratic", "cubic"), start=1):
             if math.comb(self.L + degree, degree) <= _MOST_FEATURES[degree]:
@@ -265,12 +268,12 @@ class PolyReg(Task):
             f = features(x)
             gram.addmm_(f.mT, f)
             moment.addmm_(f.mT, y)
-        # Repeated columns (x^2 = 1 on signs) make the system singular: the smallest solution of all is as good.
+        # Repeated columns (x^2 = 1 on signs) make the system singular; the minimum-norm solution is equally good.
         weights = torch.linalg.pinv(gram, hermitian=True, rtol=1e-12) @ moment
         return lambda inputs: features(inputs) @ weights
 
     def _fitting_batches(self) -> Iterator[Batch]:
-        """Batches of the training stream of a seed that no run has."""
+        """Generate training batches under a seed that no run uses."""
         return (self.train_batch(_FITTED_AT_ONCE, seed=2**63, step=step) for step in itertools.count())
 
     def facts(self) -> LabelFacts:
@@ -286,16 +289,16 @@ class PolyReg(Task):
         return f"y = {self.polynomial.text()}, x {self.describe_inputs()}, standardised"
 
     def describe_inputs(self) -> str:
-        """The distribution of each input, in words."""
+        """Return the distribution of each input in words."""
         if self.inputs == "signs":
             return f"= -1 with probability {self.eps:g}, else +1"
         return f"uniform on [{self.lo:g}, {self.hi:g}]"
 
 
 def _random_polynomial(draws: Draws, L: int, terms: int, most: int, degree: int | None) -> Monomials:
-    """Eq. 14 of arXiv 2502.02209 as reconstructed: without a degree, redrawn until it exceeds L where it can.
+    """Draw a polynomial as in Eq. 14 of arXiv 2502.02209 (reconstructed), of a degree above L if possible.
 
-    With one, unit powers are taken away at random from the terms above it, and added to the highest if all are below.
+    If a degree is given, random unit powers are removed from terms above it, or added to the highest term if all are below.
     """
     coefficients = draws.normal(terms).tolist()
     while True:
@@ -316,6 +319,6 @@ def _random_polynomial(draws: Draws, L: int, terms: int, most: int, degree: int 
                 else:
                     e[term, variable] += int(e[term, variable] < most)
     exponents = [{i: power for i, power in enumerate(row) if power} for row in e.tolist()]
-    # labels are standardised: a constant has no effect
+    # a constant has no effect on standardised labels
     kept = [(c, powers) for c, powers in zip(coefficients, exponents, strict=True) if powers]
     return Monomials([c for c, _ in kept], [powers for _, powers in kept])

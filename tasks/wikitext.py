@@ -1,8 +1,8 @@
 """WikiText: perplexity of Wikipedia's good articles (Merity et al. 2016, arXiv 1609.07843).
 
-Fetched from the Hugging Face hub (``pip install 'expbench[wikitext]'``), or read from a folder by ``-t path=``. The network
-is Mamba's backbone around an S6, a Transformer around an attention (`expbench.language.model`), of width D and `depth`
-layers, as in Table 1 of arXiv 2502.02209.
+The text is downloaded from the Hugging Face hub (``pip install 'expbench[wikitext]'``) or read from a folder (``-t path=``).
+The network has width D and `depth` layers, as in Table 1 of arXiv 2502.02209: Mamba's backbone around an S6 mixer, or a
+Transformer around an attention mixer (`expbench.language.model`).
 """
 
 from __future__ import annotations

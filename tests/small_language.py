@@ -1,4 +1,4 @@
-"""A small corpus, model and recipe; as a script, their training in a process of its own that can be killed."""
+"""A small corpus, model and recipe; their training, as one that a process can be killed at."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -117,11 +116,10 @@ def die_while_writing() -> None:
     safetensors.torch.save_file = half
 
 
-def main() -> None:
-    """Train as each of the arguments says, in JSON, and print what was measured."""
-    torch.set_num_threads(1)
-    for argument in sys.argv[1:]:
-        print(json.dumps([[*key, value] for key, value in numbers(as_said(json.loads(argument))).items()]))
+def train_as_said(*requests: str) -> None:
+    """Train as each of the requests says, in JSON, and print what was measured."""
+    for request in requests:
+        print(json.dumps([[*key, value] for key, value in numbers(as_said(json.loads(request))).items()]))
 
 
 def as_said(options: dict[str, Any]) -> list[Any]:
@@ -140,7 +138,3 @@ def as_said(options: dict[str, Any]) -> list[Any]:
     how = TrainerOptions(folder=Path(folder) if folder else None, save_every=0.0, at_once=options.get("at_once"))
     text = corpus_in(Path(options["text"]))
     return scores_of(killed(train(small(MIXERS[options["mixer"]]), text, recipe(), how)))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,71 +1,20 @@
-"""The README's commands, each of them, with fewer steps; and its files."""
+"""README.md: its size, its tables and its figures; and the defaults and queries that pages document."""
 
 import re
-import shlex
-from pathlib import Path
-
-import pytest
 
 from expbench.results import store
-from tests.conftest import CommandLine
-from tests.documents import ROOT, blocks, write_files
-from tests.small_language import write_text
-
-PAGE = ROOT / "README.md"
-README = PAGE.read_text()
-COMMANDS = [command for block in blocks(PAGE) for command in block.commands]
-SHORT = ["--steps", "3", "--seeds", "0", "-t", "test_size=64", "-t", "selection_size=64"]
-SHORTER = {"run": SHORT, "reproduce": ["--shard", "1/9"], "baseline": ["--yes"]}
-SHORT_TEXT = ["--steps", "3", "--seeds", "0"]
+from tests.conftest import TINY, CommandLine
+from tests.documents import README, ROOT
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> None:
-    """The files that the README shows, under the names that it gives them."""
-    write_files(PAGE, tmp_path)
-    write_text(tmp_path / "wikitext-2")
-    cells = tmp_path / "results" / "baselines" / "cpu" / "cells.toml"  # in the place of the one that is committed
-    cells.parent.mkdir(parents=True)
-    cells.write_text("cells = [{ task = 'polyreg', models = 'ssm', L = 4, steps = 3, seeds = '0:2' }]")
+def test_it_is_short() -> None:
+    assert len(README.read_bytes()) <= 8000
 
 
-@pytest.mark.usefixtures("files")
-def test_every_command(expbench: CommandLine) -> None:
-    ran = []
-    for command in COMMANDS:
-        words = shlex.split(command)
-        if words[0] == "expbench":
-            fewer = SHORT_TEXT if "wikitext" in words else SHORTER.get(words[1], [])
-            answer = expbench(*words[1:], *fewer)
-            assert answer.code == 0, (command, answer.err)
-            ran.append(words[1])
-        else:
-            assert words[0] in ("make", "."), f"nothing runs {command}"
-            if words[0] == "make":
-                assert f"\n{words[1]}: " in (ROOT / "Makefile").read_text()
-    known = {
-        "run",
-        "report",
-        "list",
-        "show",
-        "doctor",
-        "bench",
-        "check",
-        "theory",
-        "claim",
-        "compact",
-        "reproduce",
-        "compare",
-        "baseline",
-    }
-    assert set(ran) == known
-
-
-@pytest.mark.usefixtures("files")
-def test_the_query_of_the_schemas_page(expbench: CommandLine) -> None:
+def test_the_queries_beside_the_results(expbench: CommandLine) -> None:
     import duckdb
 
-    expbench("run", "--task", "polyreg", "--models", "ssm", "--L", "4", *SHORT)
+    expbench("run", "--task", "polyreg", "--models", "ssm", *TINY)
     page = (ROOT / "results" / "README.md").read_text()
     python, sql = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "sql"))
     assert python
@@ -86,11 +35,11 @@ def test_defaults_are_those_that_are_documented() -> None:
     assert (run.batch_size, run.steps, run.lr, run.warmup, run.clip) == (64, 2000, 0.01, 200, 1.0)
 
 
-def test_every_plugin_stands_in_the_readme() -> None:
+def test_every_plugin_is_in_a_table() -> None:
     from expbench.plugins import discover
 
     for name in (*discover("task"), *discover("model")):
-        assert f"| `{name}` |" in README
+        assert f"| `{name}` |" in README.read_text()
 
 
 def test_the_committed_reference_is_readable() -> None:

@@ -14,6 +14,10 @@ LAZY = {"__getattr__", "__dir__"}
 # an import of torch.
 MAY_DEFINE = {"expbench/__init__.py": LAZY, "expbench/ops/__init__.py": LAZY}
 
+TESTS = Path(__file__).parent
+# Contracts are those of every plugin, and tasks/ is installed as expbench_tasks. All other folders are packages of expbench.
+NO_PACKAGES = {"contracts", "tasks"}
+
 
 @pytest.fixture(scope="module")
 def graph() -> dict[str, set[str]]:
@@ -72,3 +76,11 @@ def test_definitions_are_found(tmp_path: Path) -> None:
 
 def test_the_page_on_the_architecture_holds_the_rule() -> None:
     assert f"\n```\n{RULE}\n```\n" in (ROOT / "docs/architecture.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "folder", sorted({path.parent for path in TESTS.rglob("test_*.py")} - {TESTS}), ids=lambda p: p.name
+)
+def test_folders_of_tests_mirror_the_packages(folder: Path) -> None:
+    below = folder.relative_to(TESTS)
+    assert below.parts[0] in NO_PACKAGES or (ROOT / "expbench" / below / "__init__.py").is_file()

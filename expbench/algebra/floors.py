@@ -1,11 +1,11 @@
-"""Floors: the least normalised mean squared error that any member of a network's class can reach on a polynomial label.
+"""Floors: the lowest normalised mean squared error (NMSE) that a network's class can reach on a polynomial label.
 
-The label is expanded in orthonormal polynomials of its independent inputs (Legendre's for uniform ones, {1, (x - m) / s} for
-signs). A network that is polynomial end to end can form products of a total degree up to its own that join positions as its
-layers do (`Reach`), and nothing else: what the label holds outside is its floor, exactly. A floor is a lower bound for such
-networks: 0 says that degree and structure forbid nothing, not that a network of some width can represent the label. Shares
-of the variance are products over the variables, so they are summed up variable by variable, by how many positions join
-(support) and by degree.
+The label is expanded in orthonormal polynomials of its independent inputs (Legendre polynomials for uniform inputs, {1, (x -
+m) / s} for signs). A network that is polynomial end to end can form only products up to its own total degree, and they join
+only those positions that its layers join (`Reach`). The share of the label's variance outside this class is its exact floor.
+A floor is a lower bound for such networks. A floor of 0 means that degree and structure exclude nothing; it does not mean
+that a network of some width can represent the label. Shares of the variance are products over the variables, so they are
+accumulated variable by variable, by the number of joined positions (support) and by degree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Array = NDArray[np.float64]
 
 
 class Floor(NamedTuple):
-    """The least NMSE for the network's total degree alone; for the positions that it can join alone; for both together."""
+    """Lowest NMSE given the network's total degree, given the positions it can join (structure), and given both."""
 
     degree: float
     structure: float
@@ -32,9 +32,9 @@ class Floor(NamedTuple):
 
 
 def floor(polynomial: Polynomial, inputs: Inputs, length: int, reach: Reach) -> Floor:
-    """The floors of a network of that reach, read at the last of `length` positions; exact to rounding.
+    """Compute the floors of a network with this reach and a read-out at the last of `length` positions, exact to rounding.
 
-    Raises ValueError for a kind of polynomial that is neither `Monomials` nor `Suffix`.
+    Raise ValueError if the polynomial is neither `Monomials` nor `Suffix`.
     """
     degree, order = min(reach.degree[-1], polynomial.degree), min(reach.order[-1], length)
     if degree == polynomial.degree and order >= _widest(polynomial) and not reach.anchored:
@@ -50,12 +50,12 @@ def floor(polynomial: Polynomial, inputs: Inputs, length: int, reach: Reach) -> 
 
 
 def _widest(polynomial: Polynomial) -> int:
-    """The most variables in one term."""
+    """Return the largest number of variables in one term."""
     return max(map(len, polynomial.exponents)) if isinstance(polynomial, Monomials) else polynomial.degree
 
 
 class _Limits(NamedTuple):
-    """Up to where a spectrum [last position in it or not, support, degree] tells things apart; one more is all above."""
+    """Resolution of a spectrum [last position included or not, support, degree]; the final bin holds everything above."""
 
     degree: int
     order: int
@@ -67,10 +67,10 @@ class _Limits(NamedTuple):
 
     def floors(self, spectrum: _Array) -> Floor:
         last, support, degree = np.indices(spectrum.shape)
-        spectrum = np.where((support == 0) & (degree == 0), 0.0, spectrum)  # the mean
+        spectrum = np.where((support == 0) & (degree == 0), 0.0, spectrum)  # the mean is no variance
         too_high = degree > self.degree
         unjoined = support > self.order
-        if self.anchored:  # positions join with the last one alone
+        if self.anchored:  # every term that joins positions includes the last one
             unjoined |= (support > 1) & (last == 0)
         total = spectrum.sum()
         return Floor(*(_share(spectrum[out].sum(), total) for out in (too_high, unjoined, too_high | unjoined)))
@@ -81,7 +81,10 @@ def _share(part: float, total: float) -> float:
 
 
 def _of_monomials(polynomial: Monomials, inputs: Inputs, length: int, limits: _Limits) -> _Array:
-    """sum over pairs of monomials of c_m c_n <x^m, P_a> <x^n, P_a>, in the places of the multi-indices a."""
+    """Sum c_m c_n <x^m, P_a> <x^n, P_a> over pairs of monomials, in the spectrum bins of the multi-indices a.
+
+    The spectrum is scaled by the largest term, because shares need only ratios and the terms may overflow.
+    """
     terms = [
         (c, e, sum(_log_second_moment(inputs, power) for power in e.values()))
         for c, e in zip(polynomial.coefficients, polynomial.exponents, strict=True)
@@ -92,7 +95,7 @@ def _of_monomials(polynomial: Monomials, inputs: Inputs, length: int, limits: _L
     for i, (c, e, logs) in enumerate(terms):
         for j, (d, f, others) in enumerate(terms[: i + 1]):
             if j < i and not e.keys() & f.keys():
-                continue  # they have nothing in common but their means
+                continue  # without shared variables only the means overlap
             size = math.log(abs(c)) + math.log(abs(d)) + (logs + others) / 2 - 2 * scale
             weight = math.copysign(math.exp(size), c * d) * (1 if j == i else 2)
             spectrum += weight * _pair(inputs, e, f, length, limits)
@@ -100,7 +103,7 @@ def _of_monomials(polynomial: Monomials, inputs: Inputs, length: int, limits: _L
 
 
 def _pair(inputs: Inputs, e: dict[int, int], f: dict[int, int], length: int, limits: _Limits) -> _Array:
-    """The spectrum of two monomials, each divided by the root of its second moment."""
+    """Return the joint spectrum of two monomials, each divided by the square root of its second moment."""
     state = np.zeros(limits.shape)
     state[0, 0] = 1.0
     for variable in sorted((e.keys() | f.keys()) - {length - 1}):
@@ -113,7 +116,7 @@ def _pair(inputs: Inputs, e: dict[int, int], f: dict[int, int], length: int, lim
 
 
 def _shares(inputs: Inputs, e: int, f: int) -> Iterator[tuple[int, float]]:
-    """(k, <x^e, P_k> <x^f, P_k>) over the roots of the second moments, P_k orthonormal, k up to the smaller exponent."""
+    """Yield k and <x^e, P_k> <x^f, P_k> / sqrt(E[x^2e] E[x^2f]) for orthonormal P_k, k up to the smaller exponent."""
     scale = math.exp(-(_log_second_moment(inputs, e) + _log_second_moment(inputs, f)) / 2)
     a, b = _projections(inputs, e), _projections(inputs, f)
     for k, (x, y) in enumerate(zip(a, b, strict=False)):
@@ -125,7 +128,7 @@ def _log_second_moment(inputs: Inputs, e: int) -> float:
 
 
 def _projections(inputs: Inputs, e: int) -> list[float]:
-    """<x^e, P_k> for k = 0..e (0 and 1 for signs), P_k orthonormal under the inputs' distribution."""
+    """Return <x^e, P_k> for k = 0..e (at most 1 for signs), with P_k orthonormal under the inputs' distribution."""
     if inputs.kind == "signs":
         mean = float(inputs.moment(1))
         return [1.0] if e % 2 == 0 else [mean, math.sqrt(max(0.0, 1 - mean**2))]
@@ -138,7 +141,7 @@ def _projections(inputs: Inputs, e: int) -> list[float]:
 
 
 def _legendre(j: int, k: int) -> float:
-    """E[t^j P_k(t)] for t uniform on [-1, 1] and Legendre's P_k: j! / ((j-k)!! (j+k+1)!!)."""
+    """Return E[t^j P_k(t)] = j! / ((j-k)!! (j+k+1)!!) for t uniform on [-1, 1] and the Legendre polynomial P_k."""
     return math.factorial(j) / (_double_factorial(j - k) * _double_factorial(j + k + 1))
 
 
@@ -147,7 +150,7 @@ def _double_factorial(n: int) -> int:
 
 
 def _moved(state: _Array, k: int) -> _Array:
-    """The spectrum after a variable with P_k: one more in the support, and k more in the degree."""
+    """Shift the spectrum by a variable with P_k: for k > 0, support grows by 1 and degree by k."""
     if k == 0:
         return state
     moved = np.zeros_like(state)
@@ -161,23 +164,24 @@ def _moved(state: _Array, k: int) -> _Array:
 
 
 def _of_suffix(polynomial: Suffix, inputs: Inputs, limits: _Limits) -> _Array:
-    """Multi-indices by their first position: all terms that reach it hold every position after it.
+    """Compute the spectrum of a suffix polynomial by the first position of each multi-index.
 
-    What they have before it only multiplies by means, so that a first position i places after the first variable used has
-    the coefficient 1 + m + ... + m^i; each later position joins with probability p = Var(x) / E[x^2], alike and independent.
+    Every term that contains the first position also contains all positions after it. Positions before it contribute only
+    factors of the mean m, so a first position that is i places after the first variable has the coefficient
+    1 + m + ... + m^i. Each later position joins independently with the same probability p = Var(x) / E[x^2].
     """
     mean, second = float(inputs.moment(1)), float(inputs.moment(2))
     variance = float(inputs.moment(2) - inputs.moment(1) ** 2)
     p = variance / second
     spectrum = np.zeros((2, *limits.shape))
-    after = np.zeros((2, *limits.shape))  # of the positions after the first, by whether the last one joins
+    after = np.zeros((2, *limits.shape))  # positions after the first; first axis: last position joins or not
     after[0, 0, 0] = 1.0
     powers = list(_geometric(mean, polynomial.degree))
-    for later in range(polynomial.degree):  # positions after the first one
+    for later in range(polynomial.degree):  # number of positions after the first
         weight = powers[polynomial.degree - 1 - later] ** 2 * variance * second**later
         first = np.stack([_moved(x, 1) for x in after])
         if later == 0:
-            spectrum[1] += weight * first[0]  # the first is the last
+            spectrum[1] += weight * first[0]  # the first position is also the last
             after = np.stack([(1 - p) * after[0], p * _moved(after[0], 1)])
         else:
             spectrum += weight * first

@@ -1,8 +1,8 @@
-"""Polynomials as a person writes them: ``2*x1^2*x3 - x2*x4 + 0.5``.
+"""Parser for polynomials in the usual notation: ``2*x1^2*x3 - x2*x4 + 0.5``.
 
     polynomial = term {("+" | "-") term}      factor = {"+" | "-"} (number | variable [("^" | "**") exponent])
     term = factor {"*" factor}                variable = "x1", "x2", ...
-Variables count from 1 in the text and from 0 in what is returned, as everywhere in Python.
+Variables count from 1 in the text and from 0 in the result, as usual in Python.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _TOKEN = re.compile(
       | (?P<operator>[-+*])""",
     re.VERBOSE,
 )
-_SHOWN = 60  # characters of the text that a message repeats
+_SHOWN = 60  # messages quote at most this many characters of the text
 
 
 class Parsed(NamedTuple):
-    """constant + sum_m coefficients[m] prod_i x_i^exponents[m][i], variables from 0.
+    """Polynomial constant + sum_m coefficients[m] prod_i x_i^exponents[m][i], with variables from 0.
 
-    Monomials are distinct and not constant, in the order of the text, their coefficients not 0, their exponents 1 to 64.
+    Monomials are distinct, not constant, and in the order of the text. Coefficients are not 0; exponents are 1 to 64.
     """
 
     constant: float
@@ -40,13 +40,13 @@ class Parsed(NamedTuple):
 class _Token(NamedTuple):
     kind: str
     text: str
-    at: int  # of its first character, from 0
+    at: int  # index of the first character, from 0
 
 
 def parse(text: str, L: int | None = None) -> Parsed:
-    """The polynomial that `text` says, like monomials merged. L: the number of variables that there are, if that is known.
+    """Parse `text` as a polynomial and merge equal monomials. L: the number of available variables, if known.
 
-    Raises `BadInput` that names the character where the text makes no sense, and what was expected there.
+    Raise `BadInput`, which names the first invalid character and the expected input.
     """
     return _Parser(text, LARGEST_VARIABLE if L is None else L).polynomial()
 
@@ -78,7 +78,7 @@ class _Parser:
         return Parsed(constant, list(kept.values()), [dict(monomial) for monomial in kept])
 
     def _term(self) -> tuple[float, Counter[int]]:
-        """The coefficient and the exponents, none of them 0, of a product."""
+        """Parse a product; return its coefficient and its nonzero exponents."""
         coefficient, powers = 1.0, Counter[int]()
         while True:
             token = self._take()
@@ -111,7 +111,7 @@ class _Parser:
         self._take()
         token = self._take()
         if token.kind != "number" or not token.text.isdigit() or len(token.text) > 9 or int(token.text) > LARGEST_EXPONENT:
-            self._refuse(token, f"a whole exponent from 0 to {LARGEST_EXPONENT}")
+            self._refuse(token, f"an integer exponent from 0 to {LARGEST_EXPONENT}")
         return int(token.text)
 
     def _take(self) -> _Token:
@@ -120,7 +120,7 @@ class _Parser:
         return token
 
     def _tokens(self) -> list[_Token]:
-        """All of them, and one for the end."""
+        """Split the text into tokens, with a final token for the end."""
         tokens, at = [], 0
         while at < len(self.text):
             if self.text[at].isspace():

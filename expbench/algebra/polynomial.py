@@ -1,9 +1,9 @@
 """Polynomials of independent, identically distributed inputs: values, exact moments and interaction order.
 
-Labels are standardised by these closed forms, never by a sample: the moments of a product of many variables are carried
-by events that no sample contains. All moments follow from the inputs' raw moments E[x^k], because the variables are
-independent; the interaction order is that of the ANOVA (Hoeffding) decomposition of the label's variance. Central moments
-are differences of raw ones that may agree in most of their digits, so they are computed with 150 of them.
+Labels are standardised with these closed forms, never with a sample, because rare events that no sample contains dominate
+the moments of a product of many variables. All moments follow from the raw moments E[x^k] of the inputs, because the
+variables are independent. The interaction order comes from the ANOVA (Hoeffding) decomposition of the label's variance.
+Central moments are differences of raw moments that may agree in most digits, so they are computed with 150 digits.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _DIGITS = Context(prec=150)
 
 
 class Inputs(NamedTuple):
-    """The distribution of each variable: uniform on [low, high], or -1 with probability eps and else +1."""
+    """Distribution of each variable: uniform on [low, high], or a sign that is -1 with probability eps and otherwise +1."""
 
     kind: Literal["unit", "signs"]
     low: float = 0.0
@@ -33,21 +33,21 @@ class Inputs(NamedTuple):
     eps: float = 0.0
 
     def moment(self, k: int) -> Decimal:
-        """E[x^k], to the precision of the decimal context."""
+        """Return E[x^k] to the precision of the decimal context."""
         low, high, eps = Decimal(self.low), Decimal(self.high), Decimal(self.eps)
         if self.kind == "signs":
             return Decimal(1) if k % 2 == 0 else 1 - 2 * eps
         return (high ** (k + 1) - low ** (k + 1)) / ((k + 1) * (high - low)) if k else Decimal(1)
 
     def draw(self, draws: Draws, *shape: int) -> Tensor:
-        """Float64 inputs of the given shape."""
+        """Draw float64 inputs of the given shape."""
         if self.kind == "signs":
             return 1.0 - 2.0 * draws.coins(*shape, p=self.eps).double()
         return draws.uniform(*shape, low=self.low, high=self.high)
 
 
 class Moments(NamedTuple):
-    """Mean, variance and kurtosis of the label, and its mean interaction order; NaN where the variance is 0."""
+    """Mean, variance, kurtosis and mean interaction order of the label; the last two are NaN if the variance is 0."""
 
     mean: float
     variance: float
@@ -56,7 +56,7 @@ class Moments(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """Exact mean, second and fourth central moments, and the sum of the total variances of the variables."""
+    """Exact mean, second and fourth central moments, and the sum over variables of the total (Sobol) variances."""
 
     mean: Decimal
     variance: Decimal
@@ -71,33 +71,33 @@ class _Parts(NamedTuple):
 
 
 def _central(raw: Sequence[Decimal]) -> tuple[Decimal, Decimal]:
-    """The second and fourth central moments from E[y^0..4]."""
+    """Return the second and fourth central moments, given E[y^0..4]."""
     m = raw[1]
     return raw[2] - m**2, raw[4] - 4 * m * raw[3] + 6 * m**2 * raw[2] - 3 * m**4
 
 
 class Polynomial(Protocol):
-    """A polynomial of x_1..x_L."""
+    """Polynomial of x_1..x_L."""
 
     degree: int
 
     def evaluate(self, x: Tensor) -> Tensor:
-        """Values (B,) for x (B, L), in the dtype of x."""
+        """Return the values (B,) for x (B, L), in the dtype of x."""
 
     def recompute(self, x: Tensor) -> Tensor:
-        """The same values by the definition, slowly and along another path: the positive control."""
+        """Return the same values (B,) from the definition by a slow, independent method (positive control)."""
 
     def moments(self, inputs: Inputs) -> Moments:
-        """The label's moments for inputs of that distribution."""
+        """Return the moments of the label for inputs with this distribution."""
 
     def text(self) -> str:
-        """The polynomial as a person writes it."""
+        """Return the polynomial in the usual notation."""
 
 
 class Monomials:
-    """sum_m c_m prod_i x_i^e_mi, with few monomials, or many that share no variable.
+    """Polynomial sum_m c_m prod_i x_i^e_mi with few monomials, or with many that share no variable.
 
-    coefficients (M,) and exponents: for each monomial a mapping from variables (from 0) to exponents of 1 or more.
+    coefficients: M numbers. exponents: for each monomial, a mapping from variables (from 0) to exponents of at least 1.
     """
 
     def __init__(self, coefficients: Sequence[float], exponents: Sequence[dict[int, int]]) -> None:
@@ -114,7 +114,10 @@ class Monomials:
         return y
 
     def _tables(self, device: torch.device) -> list[tuple[Tensor, Tensor | None, Tensor]]:
-        """Of the monomials with as many variables each: variables, powers (None if all are 1), coefficients; made once."""
+        """Group the monomials by their number of variables; return variables, powers and coefficients of each group.
+
+        Powers are None if all are 1. The tensors are cached per device.
+        """
         if device not in self._made:
             by_size: dict[int, list[tuple[float, dict[int, int]]]] = defaultdict(list)
             for c, e in zip(self.coefficients, self.exponents, strict=True):
@@ -145,13 +148,13 @@ class Monomials:
         with localcontext(_DIGITS):
             parts = [_component(c, e, inputs) for c, e in self._components()]
             variance = sum((p.variance for p in parts), Decimal(0))
-            # components are independent: their fourth cumulants add
+            # fourth cumulants add, because the components are independent
             fourth = 3 * variance**2 + sum(p.fourth - 3 * p.variance**2 for p in parts)
             mean, totals = (sum((p[i] for p in parts), Decimal(0)) for i in (0, 3))
             return _Parts(mean, variance, fourth, totals).rounded()
 
     def _components(self) -> list[tuple[list[float], list[dict[int, int]]]]:
-        """The monomials in groups that share no variable."""
+        """Partition the monomials into groups that share no variable with each other."""
         groups: list[tuple[set[int], list[int]]] = []
         for m, exponents in enumerate(self.exponents):
             variables, members = set(exponents), [m]
@@ -174,21 +177,21 @@ class Monomials:
 
 
 def _component(coefficients: list[float], exponents: list[dict[int, int]], inputs: Inputs) -> _Parts:
-    """Moments of a sum of M monomials that may share variables, by summing over all products of four of them."""
+    """Compute the moments of a sum of M monomials that may share variables, as a sum over all products of up to four."""
     M = len(exponents)
     c = [Decimal(value) for value in coefficients]
     variables = sorted(set().union(*exponents))
     table = [inputs.moment(k) for k in range(4 * max((max(e.values(), default=0) for e in exponents), default=0) + 1)]
 
     def product(*chosen: int) -> Decimal:
-        """E of the product of these monomials, without their coefficients."""
+        """Return the expectation of the product of these monomials, without their coefficients."""
         result = Decimal(1)
         for variable in variables:
             result *= table[sum(exponents[m].get(variable, 0) for m in chosen)]
         return result
 
     def raw(order: int) -> Decimal:
-        """E[y^order]."""
+        """Return E[y^order]."""
         total = Decimal(0)
         for choice in itertools.combinations_with_replacement(range(M), order):
             ways = math.factorial(order) // math.prod(math.factorial(choice.count(m)) for m in set(choice))
@@ -202,7 +205,7 @@ def _component(coefficients: list[float], exponents: list[dict[int, int]], input
         own = [
             j - table[exponents[m].get(v, 0)] * table[exponents[n].get(v, 0)] for v, j in zip(variables, joint, strict=True)
         ]
-        # Of each variable: the covariance of its two powers, times the second moments of all the others.
+        # Each variable contributes the covariance of its two powers times the joint moments of all other variables.
         before = list(itertools.accumulate(joint[:-1], operator.mul, initial=Decimal(1)))
         after = list(itertools.accumulate(joint[:0:-1], operator.mul, initial=Decimal(1)))[::-1]
         totals += c[m] * c[n] * sum((x * y * z for x, y, z in zip(own, before, after, strict=True)), Decimal(0))
@@ -210,7 +213,10 @@ def _component(coefficients: list[float], exponents: list[dict[int, int]], input
 
 
 class Suffix:
-    """sum_{m=1..q} prod_{k=L-m+1..L} x_k: the continuous count in row, of degree q, by y_t = x_t (1 + y_{t-1})."""
+    """Polynomial sum_{m=1..q} prod_{k=L-m+1..L} x_k of degree q.
+
+    It is the continuous count in row and satisfies y_t = x_t (1 + y_{t-1}).
+    """
 
     def __init__(self, length: int, q: int) -> None:
         self.length = length
@@ -229,12 +235,12 @@ class Suffix:
         with localcontext(_DIGITS):
             m = [inputs.moment(k) for k in range(5)]
             y = [Decimal(1)] + [Decimal(0)] * 4  # E[y^k]
-            seconds = []  # E[(1 + y_{t-1})^2], from the first variable used to the last
+            seconds = []  # E[(1 + y_{t-1})^2] for each variable in use, first to last
             for _ in range(self.degree):
                 z = [sum((math.comb(k, j) * y[j] for j in range(k + 1)), Decimal(0)) for k in range(5)]
                 seconds.append(z[2])
                 y = [m[k] * z[k] for k in range(5)]
-            # As a function of x_i, y = const + (product of the later variables) x_i (1 + y_{i-1}).
+            # The total variance of x_i follows from y = const + (product of later variables) x_i (1 + y_{i-1}).
             totals, later = Decimal(0), Decimal(1)
             for second in reversed(seconds):
                 totals += (m[2] - m[1] ** 2) * later * second

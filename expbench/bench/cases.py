@@ -1,4 +1,4 @@
-"""What `expbench bench scan` measures: cases (sizes, dtype, gate, transition), their tensors, and the backends for each."""
+"""The cases of `expbench bench scan` (sizes, dtype, gate, transition), their tensors, and the backends that support them."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from expbench.settings import split_list
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 TRANSITIONS = ("exact", "taylor1", "taylor2", "taylor3", "linear")
-NATIVE = "mamba-native"  # mamba-ssm in its own layout, beside "mamba", which pays for transposes
-REFERENCE_BYTES = (
-    128  # of memory that autograd through the reference takes in float64, a state element; measured: 104 to 120
-)
+NATIVE = "mamba-native"  # mamba-ssm in its own layout; the backend "mamba" also pays for transposes
+REFERENCE_BYTES = 128  # memory per state element of autograd through the float64 reference; measured: 104 to 120
 _DEFAULTS = {
     "cuda": "32x768x1024x16,8x1536x1024x16,8x1536x4096x16,65536x2x20x2,65536x4x32x4,4096x4x256x4,4096x8x1024x8",
     "cpu": "256x4x1024x4,1024x4x256x4",
 }
-_REFERENCE_MOST = {"cuda": 1 << 27, "cpu": 1 << 25}  # state elements: beyond, the plain loop is not timed
+_REFERENCE_MOST = {"cuda": 1 << 27, "cpu": 1 << 25}  # state elements; the plain loop is not timed on larger cases
 _LARGEST = {"B": 1 << 24, "D": 1 << 16, "L": 1 << 24, "N": 1 << 10}
-_TINY = 8  # states: up to here a GPU is given float32 and no gate, beyond bfloat16 and a gate, as language models have them
-_GATED = 16
+# Defaults follow typical uses: small models in float32 without a gate, language models in bfloat16 (on a GPU) with one.
+_TINY = 8  # most states per channel for which the default dtype on a GPU is float32
+_GATED = 16  # least states per channel for which a gate is the default
 
 
 class Case(NamedTuple):
-    """One problem: batch B, width D, length L, N states a channel; the transition is one of `TRANSITIONS`."""
+    """One problem: batch B, width D, length L, N states per channel; the transition is one of `TRANSITIONS`."""
 
     B: int
     D: int
@@ -45,28 +44,28 @@ class Case(NamedTuple):
 
     @property
     def elements(self) -> int:
-        """How many there are of (batch, time, channel)."""
+        """Number of elements (batch, time, channel)."""
         return self.B * self.L * self.D
 
     @property
     def shape(self) -> str:
-        """As it is written on the command line."""
+        """Sizes as written on the command line, BxDxLxN."""
         return f"{self.B}x{self.D}x{self.L}x{self.N}"
 
     @property
     def form(self) -> Form:
-        """The transition as backends take it."""
+        """Transition as the argument of backends."""
         if self.transition.startswith("taylor"):
             return Form("taylor", int(self.transition.removeprefix("taylor")))
         return Form("linear" if self.transition == "linear" else "exact")
 
     def title(self) -> str:
-        """One line for a person."""
+        """Return the case as one line of text."""
         return f"{self.shape} {self.dtype} {self.transition}{' gate' if self.gate else ''}"
 
 
 class Planned(NamedTuple):
-    """A case and the backends that are measured on it."""
+    """A case and the backends to measure on it."""
 
     case: Case
     backends: tuple[str, ...]
@@ -75,9 +74,9 @@ class Planned(NamedTuple):
 def cases(
     shapes: str | None, L: str | None, dtype: str | None, transition: str, gate: bool | None, device: str
 ) -> list[Case]:
-    """The cross product of the options' lists; None leaves the choice to the shape and the device.
+    """Return the cross product of the options' lists; None takes the default for the shape and the device.
 
-    Raises `BadInput` for what is malformed, unknown or larger than the device.
+    Raises `BadInput` for malformed or unknown values, and for cases that exceed the device's memory.
     """
     sizes = [_sizes(text) for text in split_list(_DEFAULTS[device] if shapes is None else shapes, "--shapes")]
     if L is not None:
@@ -98,16 +97,16 @@ def cases(
 def _sizes(text: str) -> tuple[int, int, int, int]:
     parts = text.lower().split("x")
     if len(parts) != 4:
-        raise BadInput(f"--shapes: {text!r} is not BxDxLxN (batch, width, length, states), as 32x768x1024x16")
+        raise BadInput(f"--shapes: {text!r} is not BxDxLxN (batch, width, length, states), such as 32x768x1024x16")
     B, D, L, N = (_whole(part, letter, f"--shapes: {text!r}") for part, letter in zip(parts, "BDLN", strict=True))
     return B, D, L, N
 
 
 def _whole(text: str, letter: str, where: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19 and int(text) > 0):
-        raise BadInput(f"{where}: {letter}={text!r} is not a whole number above 0; shapes are BxDxLxN, as 32x768x1024x16")
+        raise BadInput(f"{where}: {letter}={text!r} is not a whole number above 0; shapes are BxDxLxN: 32x768x1024x16")
     if int(text) > _LARGEST[letter]:
-        raise BadInput(f"{where}: {letter}={text} is too large, the most is {_LARGEST[letter]}")
+        raise BadInput(f"{where}: {letter}={text} is too large, the maximum is {_LARGEST[letter]}")
     return int(text)
 
 
@@ -121,16 +120,19 @@ def _choices(text: str, option: str, known: Sequence[str] | dict[str, torch.dtyp
 
 def _check_memory(case: Case, device: str) -> None:
     sequences = (3 + case.gate) * case.elements + 2 * case.B * case.L * case.N  # u, delta, grad_y or y, (z), B, C
-    need = 2 * sequences * DTYPES[case.dtype].itemsize  # and as much again for what is computed
+    need = 2 * sequences * DTYPES[case.dtype].itemsize  # outputs and gradients need as much again
     _, have = memory(device)
     if need > have:
         raise BadInput(
-            f"--shapes: {case.shape} in {case.dtype} needs at least {need / 1e9:.1f} GB, and there are {have / 1e9:.1f}"
+            f"--shapes: {case.shape} in {case.dtype} needs at least {need / 1e9:.1f} GB; the device has {have / 1e9:.1f} GB"
         )
 
 
 def memory(device: str) -> tuple[int, int]:
-    """Free and total memory of the device, in bytes; a CPU's counts as free, as what caches hold of it is."""
+    """Return free and total memory of the device in bytes.
+
+    All memory of a CPU counts as free, because the system gives up its file caches on demand.
+    """
     if device == "cuda":
         free, total = torch.cuda.mem_get_info()
         return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated(), total
@@ -139,10 +141,10 @@ def memory(device: str) -> tuple[int, int]:
 
 
 def plan(found: Sequence[Case], names: str | None, device: str) -> tuple[list[Planned], list[str]]:
-    """For each case the backends that can do it, and notes on those that are left out.
+    """Return the backends that support each case, and notes on skipped backends.
 
-    names: the option's list; None is every backend that works here. Raises `BadInput` for a backend that is unknown or
-    absent, and if nothing is left to measure.
+    names: the option's list; None takes every backend that works on this machine. Raises `BadInput` for unknown or
+    unavailable backends, and if nothing is left to measure.
     """
     notes: list[str] = []
     chosen = _available(device, notes) if names is None else split_list(names, "--backend")
@@ -157,7 +159,7 @@ def plan(found: Sequence[Case], names: str | None, device: str) -> tuple[list[Pl
             if reason is None:
                 fit += [NATIVE, name] if name == "mamba" else [name]
             else:
-                notes.append(f"{case.title()}: not by {name}: {reason}")
+                notes.append(f"{case.title()}: {name} is skipped: {reason}")
         if fit:
             planned.append(Planned(case, tuple(fit)))
     if not planned:
@@ -170,23 +172,23 @@ def _available(device: str, notes: list[str]) -> list[str]:
     for name in backends.BACKENDS:
         reason = backends.absent(name)
         if reason is None and name == "triton" and device == "cpu":
-            reason = "on a CPU it is interpreted, or not at all; --backend triton asks for it all the same"
+            reason = "on a CPU it needs the interpreter; --backend triton includes it"
         if reason is None:
             names.append(name)
         else:
-            notes.append(f"{name} is not measured: {reason}")
+            notes.append(f"{name} is skipped: {reason}")
     return names
 
 
 def _reason_against(name: str, case: Case, like: Inputs, device: str) -> str | None:
     if name == "reference":
         many = case.elements * case.N > _REFERENCE_MOST[device]
-        return "a plain loop under autograd is too slow and needs too much memory at this size" if many else None
+        return "a plain loop under autograd is too slow and too large at this size" if many else None
     return implementation(name).unsupported(like, case.form)
 
 
 def stand_in(case: Case, device: str) -> Inputs:
-    """Inputs of the right shapes, dtypes and device that take no memory."""
+    """Return inputs with the case's shapes and dtypes on the device; they are expanded scalars, which need no memory."""
     dtype = DTYPES[case.dtype]
 
     def tensor(*shape: int, of: torch.dtype = dtype) -> Tensor:
@@ -201,10 +203,10 @@ def stand_in(case: Case, device: str) -> Inputs:
 
 
 def tensors(case: Case, device: str) -> tuple[Inputs, Tensor]:
-    """Random inputs with skip and bias (and z with a gate), and the gradient of y (1, B, L, D); the same every time.
+    """Draw inputs with skip and bias (and z with a gate) and the gradient of y (1, B, L, D), always from the same seed.
 
-    Delta is about 1/2 for ``linear`` and about 1 for the other kinds, and A lies in (-1, 0): no transition grows, and some
-    forget slowly.
+    Delta is about 1/2 for ``linear`` and about 1 for the other kinds, and A lies in (-1, 0). No transition then exceeds
+    1, and some decay slowly.
     """
     generator = torch.Generator(device).manual_seed(0)
 

@@ -1,4 +1,4 @@
-"""The figure of `expbench bench scan`: time an element against L, a line a backend, above what bounds it."""
+"""The figure of `expbench bench scan`: time per element against L, with a line for each backend and each hardware limit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 Row = Mapping[str, Any]
 _SAME = ("B", "D", "N", "dtype", "gate", "transition")
 _LIMITS = {"copy": "--", "exp": ":"}
-_MOST = 12  # pairs of panels
+_MOST = 12  # pairs of panels; more would not be legible
 
 
 def scan(rows: Sequence[Row]) -> Figure:
-    """A panel for the forward and one for the backward pass of each problem that differs in more than L."""
+    """Plot `rows`: a panel each for forward and backward of each group of cases that differ only in L."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: int(row["L"])):
         groups.setdefault(tuple(row[column] for column in _SAME), []).append(row)
@@ -58,7 +58,7 @@ def _panel(axes: Axes, group: Sequence[Row], way: str, colours: Mapping[str, Any
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("L")
-    axes.set_ylabel("ps an element")
+    axes.set_ylabel("ps per element")
     first = group[0]
     gate = ", gate" if first["gate"] else ""
     axes.set_title(

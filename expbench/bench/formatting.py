@@ -1,4 +1,4 @@
-"""The rows of `expbench bench scan` for a person to read: a line while it runs, a table at the end."""
+"""The rows of `expbench bench scan` as text: a line of progress per case, and a table at the end."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Row = Mapping[str, Any]
 
 
 def title(row: Row) -> str:
-    """The case of a row, in one line."""
+    """Return the case of a row as one line of text."""
     return Case(**{name: row[name] for name in Case._fields}).title()
 
 
 def progress(rows: Sequence[Row]) -> str:
-    """One line on a case that has been measured."""
+    """Return one line with the times of a measured case, whose rows are given."""
     parts = []
     for row in rows:
         said = f"{number(row['forward_ms'])} + {number(row['backward_ms'])} ms" if row["status"] == "ok" else row["status"]
@@ -27,7 +27,7 @@ def progress(rows: Sequence[Row]) -> str:
 
 
 def text(rows: Sequence[Row]) -> str:
-    """The table for a person, ending with what is wrong and how the plain loop compares."""
+    """Return the table as text, followed by errors and by the speed-up of torch over the plain loop."""
     exp = any("share_of_exp_forward" in row for row in rows)
     mamba = any("times_mamba_forward" in row for row in rows)
     peak = any(row.get("peak_bytes") is not None for row in rows)

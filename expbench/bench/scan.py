@@ -1,7 +1,7 @@
-"""`expbench bench scan`: every backend of the selective scan on every case, checked, timed and held against its limits.
+"""`expbench bench scan`: check and time every backend of the selective scan on every case, and compare with hardware limits.
 
-A row is one backend on one case, and its time is put beside what no implementation can undercut: a copy of the bytes that
-must move, and the exponentials of an exact transition, both measured in the same run. Times are comparable within a table.
+A row is one backend on one case. Two lower bounds of its time are measured in the same run: a copy of the bytes that must
+move, and the exponentials of an exact transition. Times are comparable only within a table.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from expbench.results import provenance
 
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 COLUMNS: dict[str, pa.DataType] = {
-    # what was run; an element is one (batch, time, channel)
+    # the case and the backend; an element is one (batch, time, channel)
     "case": _TEXT,
     "B": _WHOLE,
     "D": _WHOLE,
@@ -39,21 +39,21 @@ COLUMNS: dict[str, pa.DataType] = {
     "gate": _FLAG,
     "transition": _TEXT,
     "backend": _TEXT,
-    # ok; wrong: beyond the limit, not timed; failed: `error` says why
+    # ok; wrong: error above the limit, not timed; failed: `error` gives the reason
     "status": _TEXT,
     "error": _TEXT,
-    # against float64: the largest relative error in norm over outputs and gradients, and on how much of the problem
+    # largest relative error in norm over outputs and gradients against float64, and the part of the problem it covers
     "worst_error": _REAL,
     "checked": _TEXT,
     "same_bits": _FLAG,
-    # median and range of the middle half
+    # median and interquartile range
     "forward_ms": _REAL,
     "forward_iqr_ms": _REAL,
     "backward_ms": _REAL,
     "backward_iqr_ms": _REAL,
-    "forward_ps": _REAL,  # an element
+    "forward_ps": _REAL,  # per element
     "backward_ps": _REAL,
-    # the limits, and the shares of them that were reached (1 cannot be exceeded, but by what the caches keep)
+    # hardware limits, and limit / time (at most 1, unless data stay in the caches)
     "copy_forward_ms": _REAL,
     "copy_backward_ms": _REAL,
     "exp_forward_ms": _REAL,
@@ -62,14 +62,14 @@ COLUMNS: dict[str, pa.DataType] = {
     "share_of_copy_backward": _REAL,
     "share_of_exp_forward": _REAL,
     "share_of_exp_backward": _REAL,
-    # how many times as fast as another backend on the same case: mamba-native, and both passes of reference and torch
+    # speed-up over another backend on the same case: mamba-native by pass, reference and torch for both passes together
     "times_mamba_forward": _REAL,
     "times_mamba_backward": _REAL,
     "times_reference": _REAL,
     "times_torch": _REAL,
-    "peak_bytes": _WHOLE,  # of forward and backward, the inputs included
-    # where it comes from
-    "flushed": _FLAG,  # whether the caches were emptied before each repeat
+    "peak_bytes": _WHOLE,  # of forward and backward, including the inputs
+    # provenance
+    "flushed": _FLAG,  # whether the caches were flushed before each repeat
     "device_name": _TEXT,
     "expbench": _TEXT,
     "torch": _TEXT,
@@ -83,8 +83,7 @@ Row = dict[str, Any]
 
 
 class Options(NamedTuple):
-    """How every case is measured: on which device, for how many seconds a number, whether it is checked first; on a CPU
-    with so many threads."""
+    """Options of the measurement: device, seconds per time, whether to check results first, and threads on a CPU."""
 
     device: str
     seconds: float
@@ -93,7 +92,10 @@ class Options(NamedTuple):
 
 
 def run(planned: Sequence[Planned], options: Options, notes: list[str], folder: Path, say: Callable[[str], None]) -> int:
-    """Measure, write table and figure, print; the exit code. After each case the table on disk holds all that is known."""
+    """Measure the cases, write table and figure, print the table, and return the exit code.
+
+    The table on disk is rewritten after each case, so an interrupted run keeps its results.
+    """
     rows: list[Row] = []
     code = 0
     try:
@@ -103,7 +105,8 @@ def run(planned: Sequence[Planned], options: Options, notes: list[str], folder: 
             say(f"[{i}/{len(planned)}] {progress(found)}")
     except KeyboardInterrupt:
         done = len({title(row) for row in rows})
-        say(f"interrupted after {done} of {len(planned)} cases; {'they are' if done else 'nothing is'} in {folder}")
+        kept = f"their results are in {folder}" if done else "there are no results"
+        say(f"interrupted after {done} of {len(planned)} cases; {kept}")
         code = 130
     if rows:
         from expbench.bench.figure import scan
@@ -117,12 +120,12 @@ def run(planned: Sequence[Planned], options: Options, notes: list[str], folder: 
 
 
 def measure(planned: Sequence[Planned], options: Options, notes: list[str]) -> Iterator[list[Row]]:
-    """The rows of one case after the other; to `notes` it adds what a reader of the table should know."""
+    """Yield the rows of each case; append remarks for readers of the table to `notes`."""
     if options.device == "cpu":
         torch.set_num_threads(options.threads)
     clock = Clock(options.device, options.seconds)
     if not clock.flushed:
-        notes.append("caches were not emptied between repeats: that would have taken most of the time (--seconds)")
+        notes.append("caches were not flushed between repeats, because this would take most of the time (--seconds)")
     with torch.no_grad():
         rate = exp_rate(clock)
         for case, names in planned:
@@ -147,11 +150,11 @@ def _measure_case(
 
 
 def _check(case: Case, inputs: Inputs, grad_y: torch.Tensor, rows: Sequence[Row], notes: list[str]) -> None:
-    """Fill in the error of each row, whether its bits repeat, and its status."""
+    """Set error, bitwise reproducibility and status of each row."""
     count, steps = part(inputs)
     checked = "all" if (count, steps) == (case.B, case.L) else f"{count} of {case.B} sequences, {steps} of {case.L} steps"
     if checked != "all":
-        notes.append(f"{case.title()}: the float64 reference needs too much memory for all of it: it checks {checked}")
+        notes.append(f"{case.title()}: the float64 reference is too large for the whole case, it checks {checked}")
     wanted = expected(inputs, case.form, grad_y, count, steps)
     limit = LIMITS[DTYPES[case.dtype]]
     for row in rows:
@@ -167,21 +170,21 @@ def _check(case: Case, inputs: Inputs, grad_y: torch.Tensor, rows: Sequence[Row]
 
 
 def _guarded(row: Row, act: Callable[[], None]) -> None:
-    """Have one backend's failure end nothing but its row."""
+    """Run `act`; if it fails, mark the row as failed, so that the other backends are still measured."""
     try:
         act()
-    except Exception as error:  # out of memory, a kernel that does not compile: each raises its own
+    except Exception as error:  # lack of memory and failed compilation raise different types
         row |= {"status": "failed", "error": first_line(error)}
 
 
 def _limits(case: Case, inputs: Inputs, clock: Clock, rate: float | None) -> Row:
-    """The time of a copy of what each pass must read and write, and of the exponentials that it must take."""
+    """Return the time of copying the bytes that each pass must read and write, and of computing its exponentials."""
     read = sum(x.nbytes for x in inputs[:8] if x is not None)
     found: Row = {
         "copy_forward_ms": copy_time(clock, read + inputs.u.nbytes) * 1e3,
         "copy_backward_ms": copy_time(clock, 2 * read + inputs.u.nbytes) * 1e3,
     }
-    if rate is not None and case.transition == "exact":  # N for a, the rest for softplus and its derivative
+    if rate is not None and case.transition == "exact":  # N for a, the others for softplus and its derivative
         found |= {"exp_forward_ms": case.elements * (case.N + 2) / rate * 1e3}
         found |= {"exp_backward_ms": case.elements * (case.N + 3) / rate * 1e3}
     return found
@@ -189,7 +192,7 @@ def _limits(case: Case, inputs: Inputs, clock: Clock, rate: float | None) -> Row
 
 def _time(case: Case, inputs: Inputs, grad_y: torch.Tensor, row: Row, clock: Clock) -> None:
     solved = solver(row["backend"], inputs, case.form, grad_y)
-    if row["backend"] != NATIVE:  # it holds every sequence twice, in both layouts
+    if row["backend"] != NATIVE:  # NATIVE holds all sequences in both layouts, so its peak would mislead
         row["peak_bytes"] = peak_bytes(clock.device, lambda: solved.backward(solved.forward()))
     passes = {"forward": clock.time(solved.forward)}
     kept = solved.forward()
@@ -225,7 +228,7 @@ def _both(row: Row) -> float:
 def _provenance(device: str) -> Row:
     mamba = provenance.installed("mamba-ssm")
     if mamba is None and device == "cuda" and backends.absent("mamba") is None:
-        mamba = "its extension alone"
+        mamba = "extension only"
     return {
         "device_name": provenance.device_name(device),
         "expbench": provenance.versions()["expbench"],
@@ -238,7 +241,7 @@ def _provenance(device: str) -> Row:
 
 
 def write(rows: Sequence[Row], folder: Path) -> None:
-    """Write ``folder/scan.parquet``, in place of one that is there."""
+    """Write ``folder/scan.parquet`` and replace an existing file."""
     table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS} for row in rows], schema=SCHEMA)
     with files.replacing(folder / "scan.parquet") as aside:
         pq.write_table(table, aside, compression="zstd")

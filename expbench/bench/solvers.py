@@ -1,7 +1,8 @@
-"""Backends as the benchmark runs them, forward and backward apart, and whether what they compute is right.
+"""Backends with separate forward and backward passes for the benchmark, and the check of their results.
 
-A backend is checked at the very size at which it is timed. Where the float64 reference would not fit there, it solves some
-of the sequences, and a prefix of them: the gradient of y is put to zero elsewhere, so that all gradients are theirs alone.
+A backend is checked at the same size at which it is timed. If the float64 reference does not fit into memory at that
+size, it solves only a prefix of some sequences. The gradient of y is then 0 elsewhere, so that only this part contributes
+to gradients.
 """
 
 from __future__ import annotations
@@ -19,29 +20,29 @@ from expbench.ops.selective.backend_reference import reference
 from expbench.ops.selective.operator import implementation
 from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
 
-LIMITS = {torch.bfloat16: 1e-2, torch.float32: 2e-5, torch.float64: 1e-9}  # of the relative error in norm
-_SEQUENCES = ("u", "delta", "B", "C", "z")  # those with the axes of batch and time
-_MOST = {"cuda": 1 << 27, "cpu": 1 << 22}  # state elements of a check: seconds, on either
+LIMITS = {torch.bfloat16: 1e-2, torch.float32: 2e-5, torch.float64: 1e-9}  # largest relative error in norm
+_SEQUENCES = ("u", "delta", "B", "C", "z")  # inputs with batch and time axes
+_MOST = {"cuda": 1 << 27, "cpu": 1 << 22}  # state elements of a check, which then takes seconds on either device
 
 
 class Solver(Protocol):
-    """A backend bound to a problem and to the gradient of y."""
+    """A backend bound to inputs and to the gradient of y."""
 
     def forward(self) -> Any:
-        """What `backward` takes, in the backend's own layout."""
+        """Return outputs and saved tensors, in the backend's own layout, as the argument of `backward`."""
 
     def backward(self, kept: Any) -> Any:
-        """The gradients, in the backend's own layout."""
+        """Return the gradients in the backend's own layout."""
 
     def outputs(self, kept: Any) -> tuple[Tensor, Tensor]:
-        """y (1, B, L, D) and the last state (1, B, D, N)."""
+        """Return y (1, B, L, D) and the last state (1, B, D, N)."""
 
     def gradients(self, found: Any) -> Gradients:
-        """Those that `backward` gave, in the shapes of the inputs."""
+        """Return the gradients from `backward` in the shapes of the inputs."""
 
 
 def solver(name: str, inputs: Inputs, form: Form, grad_y: Tensor) -> Solver:
-    """The backend `name`, where ``mamba-native`` is mamba-ssm in its own layout."""
+    """Bind the backend `name`, or for ``mamba-native`` mamba-ssm in its own layout, to a problem; grad_y: (1, B, L, D)."""
     if name == "reference":
         return _Loop(inputs, form, grad_y)
     if name == NATIVE:
@@ -93,7 +94,7 @@ class _Loop:
 
 
 class _Native:
-    """mamba-ssm's extension on tensors that are already in its layout, (B, D, L) and (B, 1, N, L)."""
+    """mamba-ssm's extension on tensors in its own layout, (B, D, L) and (B, 1, N, L), so that no pass transposes."""
 
     def __init__(self, inputs: Inputs, grad_y: Tensor) -> None:
         self._extension: Any = import_module("selective_scan_cuda")
@@ -135,18 +136,18 @@ def _differentiable(inputs: Inputs) -> Iterator[tuple[str, Tensor]]:
 
 
 class Expected(NamedTuple):
-    """The reference's answer for some sequences and their first steps, all in float64; `grad_y` is zero elsewhere."""
+    """Results of the reference for the first steps of some sequences, in float64; `grad_y` is 0 elsewhere."""
 
     sequences: Tensor  # indices into the batch
     steps: int
     y: Tensor
-    last: Tensor | None  # None unless the steps are all
+    last: Tensor | None  # None if the steps are only a prefix
     gradients: dict[str, Tensor]
-    grad_y: Tensor  # as long as the problem, and in its dtype
+    grad_y: Tensor  # (1, B, L, D) of the whole problem, in its dtype
 
 
 def part(inputs: Inputs) -> tuple[int, int]:
-    """How many sequences and how many of their steps the reference is asked to solve: all, where it is not too much."""
+    """Return how many sequences, and how many of their steps, the reference solves: all if memory and time permit."""
     _, B, L, D = inputs.u.shape
     device = inputs.u.device.type
     most = max(1, min(_MOST[device], memory(device)[0] // 4 // REFERENCE_BYTES) // (D * inputs.A.shape[-1]))
@@ -154,7 +155,7 @@ def part(inputs: Inputs) -> tuple[int, int]:
 
 
 def expected(inputs: Inputs, form: Form, grad_y: Tensor, count: int, steps: int) -> Expected:
-    """What `count` sequences, evenly spread and the last among them, should give over their first steps."""
+    """Compute the expected results of `count` evenly spread sequences, including the last one, over their first `steps`."""
     B, L = inputs.u.shape[1:3]
     chosen = torch.linspace(B - 1, 0, count, dtype=torch.float64).round().long().to(grad_y.device)
     masked = grad_y if (count, steps) == (B, L) else torch.zeros_like(grad_y)
@@ -171,7 +172,10 @@ def expected(inputs: Inputs, form: Form, grad_y: Tensor, count: int, steps: int)
 
 
 def worst_error(solved: Solver, wanted: Expected) -> float:
-    """The largest relative error in norm over outputs and gradients, of a solver bound to ``wanted.grad_y``; inf for NaN."""
+    """Return the largest relative error in norm over outputs and gradients; inf for NaN.
+
+    The solver must be bound to ``wanted.grad_y``. Gradients of sequences must be 0 outside the expected part.
+    """
     kept = solved.forward()
     y, last = solved.outputs(kept)
     errors = [_error(y[:, wanted.sequences, : wanted.steps], wanted.y)]
@@ -195,7 +199,7 @@ def _error(found: Tensor, wanted: Tensor) -> float:
 
 
 def same_bits(solved: Solver) -> bool:
-    """Whether two runs give the same bits, in outputs and gradients."""
+    """Return whether two runs give the same bits in outputs and gradients."""
     first, second = (_run(solved) for _ in range(2))
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 

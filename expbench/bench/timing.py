@@ -1,4 +1,4 @@
-"""How long a call takes on a device, and how long what bounds it: a copy of as many bytes, an exp of each number."""
+"""Timing of calls on a device, and of the operations that bound them: copies of bytes and exponentials."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import torch
 
 Call = Callable[[], Any]
 _GPU_FLUSH = 256 << 20  # bytes; more than any GPU's cache
-_CPU_CACHE = 32 << 20  # bytes, where the system does not say
+_CPU_CACHE = 32 << 20  # bytes, if the system does not report the size
 _FEWEST, _MOST = 5, 1000  # repeats
-_WARM = 3
-_HEAD_START = 1_000_000  # cycles, about half a millisecond: the host queues a whole pass meanwhile
+_WARM = 3  # calls before timing, for compilation and allocation
+_HEAD_START = 1_000_000  # cycles, about half a millisecond, in which the host can queue a whole pass
 
 
 class Times(NamedTuple):
-    """The median of the repeats and the range of their middle half, in seconds."""
+    """Median and interquartile range of the repeats, in seconds."""
 
     median: float
     iqr: float
 
 
 class Clock:
-    """Times calls on one device for about `seconds` each, with cold caches.
+    """A timer of calls on one device, each for about `seconds`, with cold caches.
 
-    On a GPU what the host takes to launch is not counted as far as it fits into half a millisecond. On a CPU the cache is
-    left alone where emptying it would take most of the time (`flushed` says which).
+    On a GPU, launch overhead of the host is hidden up to half a millisecond. On a CPU, caches are not flushed if this
+    would take most of the time (see `flushed`).
     """
 
     def __init__(self, device: str, seconds: float) -> None:
@@ -38,7 +38,7 @@ class Clock:
         self.flushed = device == "cuda" or self._flush_seconds() * _FEWEST <= seconds
 
     def time(self, call: Call) -> Times:
-        """The time that `call` takes; what it returns is thrown away."""
+        """Time `call` and discard its result."""
         for _ in range(_WARM):
             call()
         buffer = torch.empty(self._bytes if self.flushed else 0, dtype=torch.uint8, device=self.device)
@@ -58,14 +58,14 @@ class Clock:
             began = time.perf_counter()
             result = call()
             seconds.append(time.perf_counter() - began)
-            del result  # after the clock: to free a graph is no part of the call
+            del result  # freed outside the timed interval: freeing a graph is not part of the call
         return seconds
 
     def _on_gpu(self, call: Call, buffer: torch.Tensor, count: int) -> list[float]:
         pairs = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(count)]
         for begin, end in pairs:
             buffer.zero_()
-            torch.cuda._sleep(_HEAD_START)
+            torch.cuda._sleep(_HEAD_START)  # keeps the GPU busy, so that launch overhead falls outside the events
             begin.record()
             call()
             end.record()
@@ -88,26 +88,26 @@ def _last_level_cache() -> int:
 
 
 def copy_time(clock: Clock, moved: int) -> float:
-    """Seconds of a copy that reads and writes `moved` bytes in all."""
+    """Return the seconds of a copy that reads and writes `moved` bytes in total."""
     source = torch.zeros(max(1, moved // 8), dtype=torch.float32, device=clock.device)
     target = torch.zeros_like(source)
     return clock.time(lambda: target.copy_(source)).median
 
 
 def exp_rate(clock: Clock) -> float | None:
-    """Exponentials a second that the GPU can do; None on a CPU, or where Triton does not work."""
+    """Return the GPU's rate of exponentials per second; None on a CPU or without Triton."""
     from expbench.ops import backends
 
     if clock.device != "cuda" or backends.absent("triton") is not None:
         return None
     from expbench.bench.exp_kernel import exps
 
-    count = exps()  # compiles
+    count = exps()  # this first launch also compiles
     return count / clock.time(exps).median
 
 
 def peak_bytes(device: str, call: Call) -> int | None:
-    """The most memory in use during `call`, with all that was in use before; None on a CPU, which does not say."""
+    """Return the peak of allocated bytes during `call`, with earlier allocations; None on a CPU, which has no counter."""
     if device != "cuda":
         return None
     torch.cuda.synchronize()

@@ -1,7 +1,8 @@
-"""Claims: what is said of two models before they are run, as data, fixed by a hash and by when it was first written.
+"""Claims: statements about two models, registered before the runs, with a content hash and a time of creation.
 
-``s6 < linattn`` says that on a task the headline metric of s6 is below that of linattn, ``s6(depth=1) > attn(D=8, depth=4)``
-that it is above. A side is a model and those settings that it fixes: columns of the results table, or settings of the model.
+``s6 < linattn`` states that on a task the primary metric of s6 is below that of linattn; ``s6(depth=1) > attn(D=8,
+depth=4)`` states that it is above. A side is a model with fixed settings, which are columns of the results table or settings
+of the model.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _FIELDS = ("claim", "task", "where", "margin", "created")
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim on a task, checked and brought into one form; raises `BadInput`.
+    """Claim on a task, validated and in canonical form; an invalid claim raises `BadInput`.
 
-    where: the values that are allowed of a column or of a setting of the task; all of them where none are given. margin:
-    the smallest difference that matters; None is a tenth of the larger mean for an error, .05 for an accuracy. created: when
-    it was first written, None before.
+    where: allowed values of a column or a task setting; no values means no restriction. margin: smallest relevant
+    difference; None means a tenth of the larger mean for an error and .05 for an accuracy. created: time when the claim was
+    first written; None before that.
     """
 
     text: str
@@ -47,12 +48,12 @@ class Claim:
             raise BadInput(f"claim {self.text!r}: both sides are {left}")
         for name in (*left.settings, *right.settings):
             if name in _OF_TASK:
-                raise BadInput(f"claim {self.text!r}: {name} belongs to the task, not to a side; say where it holds instead")
+                raise BadInput(f"claim {self.text!r}: {name} belongs to the task, not to a side; use --where instead")
         for name in (*self.where, *left.settings, *right.settings):
             if name in _TRIED_OVER:
-                raise BadInput(f"claim {self.text!r}: {name} cannot be chosen, it is what a claim is tried over")
+                raise BadInput(f"claim {self.text!r}: {name} cannot be fixed; a claim covers all of its values")
         if self.margin is not None and not 0 < self.margin < math.inf:
-            raise BadInput(f"claim {self.text!r}: a margin of {self.margin:g} must be above 0 and finite")
+            raise BadInput(f"claim {self.text!r}: the margin {self.margin:g} must be above 0 and finite")
         where = {name: sorted({plain(v) for v in self.where[name]}, key=_by_size) for name in sorted(self.where)}
         object.__setattr__(self, "text", f"{left} {relation} {right}")
         object.__setattr__(self, "where", {name: tuple(values) for name, values in where.items() if values})
@@ -63,56 +64,56 @@ class Claim:
 
     @property
     def left(self) -> Side:
-        """What the claim is about."""
+        """Candidate of the claim."""
         return self._parts[0]
 
     @property
     def relation(self) -> Relation:
-        """Where the headline metric of the left side lies, seen from the right."""
+        """Claimed relation of the primary metric of the left side to that of the right side."""
         return self._parts[1]
 
     @property
     def right(self) -> Side:
-        """What it is held against."""
+        """Reference of the claim."""
         return self._parts[2]
 
     @property
     def content(self) -> dict[str, Any]:
-        """All that the claim says, without when it was said."""
+        """Contents of the claim without its time of creation."""
         where = {name: [str(value) for value in values] for name, values in self.where.items()}
         return {"claim": self.text, "task": self.task, "where": where, "margin": self.margin}
 
     @property
     def hash(self) -> str:
-        """12 hexadecimal digits of what the claim says."""
+        """Hash of the contents, 12 hexadecimal digits."""
         return content_key(self.content)[:12]
 
     @property
     def title(self) -> str:
-        """The claim with its task and where it is made."""
+        """Text of the claim with its task and its restrictions."""
         where = [f"{name} {' or '.join(map(str, values))}" for name, values in self.where.items()]
         return ", ".join([f"{self.text} on {self.task}", *where])
 
 
 def write(claim: Claim, folder: Path) -> Claim:
-    """Write the claim as ``claims/HASH.json`` in a results folder; one that stands there keeps the time of its making."""
+    """Write the claim to ``claims/HASH.json`` in a results folder; an existing file keeps its time of creation."""
     path = folder / FOLDER / f"{claim.hash}.json"
     if path.exists():
         return _read_file(path)
     created = datetime.now(UTC)
-    made = replace(claim, created=created.replace(microsecond=created.microsecond // 1000 * 1000))  # as runs have it
+    made = replace(claim, created=created.replace(microsecond=created.microsecond // 1000 * 1000))  # milliseconds, as runs
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(path) as aside:
             text = json.dumps(made.content | {"created": made.created}, indent=2, default=datetime.isoformat)
             aside.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        raise BadInput(f"{path} cannot be written ({error.strerror or error}); give another results folder") from error
+        raise BadInput(f"cannot write {path} ({error.strerror or error}); use another results folder") from error
     return made
 
 
 def read(folder: Path) -> list[Claim]:
-    """The claims of a results folder, in the order in which they were made; raises `BadInput` that names a broken file."""
+    """Read the claims of a results folder in order of creation; raise `BadInput` with the path of an invalid file."""
     claims = [_read_file(path) for path in (folder / FOLDER).glob("*.json")]
     return sorted(claims, key=lambda claim: (str(claim.created), claim.hash))
 
@@ -121,20 +122,20 @@ def _read_file(path: Path) -> Claim:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or sorted(content) != sorted(_FIELDS):
-            raise BadInput(f"it does not hold {', '.join(_FIELDS)}")
+            raise BadInput(f"its fields must be {', '.join(_FIELDS)}")
         claim, where, margin = content["claim"], content["where"], content["margin"]
         if not isinstance(where, dict) or not all(isinstance(values, list) for values in where.values()):
-            raise BadInput("where is no list of values by name")
+            raise BadInput("where must map names to lists of values")
         if not (margin is None or isinstance(margin, int | float)):
-            raise BadInput("margin is no number")
+            raise BadInput("margin must be a number")
         created = datetime.fromisoformat(content["created"])
         if created.tzinfo is None:
             raise BadInput("created has no time zone")
         made = Claim(str(claim), str(content["task"]), where, margin, created.astimezone(UTC))
         if made.hash != path.stem:
-            raise BadInput(f"it was changed after it was written: what it says is {made.hash}")
+            raise BadInput(f"it was changed after it was written: its contents have the hash {made.hash}")
     except (OSError, ValueError, TypeError, BadInput) as error:
-        raise BadInput(f"{path}: no claim that can be read ({error}); mend it, or move it to another folder") from error
+        raise BadInput(f"{path} is not a valid claim ({error}); repair it or move it to another folder") from error
     return made
 
 

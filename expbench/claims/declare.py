@@ -1,4 +1,7 @@
-"""Declare: a claim as it is typed, checked against the tasks and models that there are before it is written."""
+"""Declaration of claims: check the text of a claim against the known tasks and models before it is written.
+
+A claim with a misspelt name would otherwise never match a run.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from expbench.errors import BadInput, unknown
 from expbench.results import identity
 from expbench.run import Positions
 
-# What stands around a model, and how it is trained.
+# Columns that describe the network around the model and its training; the others are no settings of a side.
 _OF_RUN = identity.fields({"task", "model", "version", "seed", "instance"})
 
 
 def claim(text: str, task: str, where: Sequence[str], margin: float | None) -> Claim:
-    """The claim of `text` on a task; raises `BadInput` for what does not parse, and for a task, model or setting unknown.
+    """Parse `text` as a claim on a task; raise `BadInput` for a syntax error or an unknown task, model or setting.
 
-    Models that ask for different position codes have their own on either side, unless the claim says otherwise.
+    If the two models have different default position codes, each side gets its own, unless the claim fixes the positions.
     """
     plugin = plugins.find("task", task)
     known = {*settings.declared(contracts.load_task(plugin)), *_OF_RUN} - {"instance"}
@@ -29,7 +32,7 @@ def claim(text: str, task: str, where: Sequence[str], margin: float | None) -> C
         if owner is not None or name not in known:
             raise unknown("column or setting of --where:", assignment.partition("=")[0], known)
         if name in allowed:
-            raise BadInput(f"--where {name}: it is given twice; give a list, as {name}=1,2")
+            raise BadInput(f"--where {name} is given twice; write a list, for example {name}=1,2")
         allowed[name] = values
     made = Claim(text, plugin.name, allowed, margin)
     left, right = (_positions(side, made.text) for side in (made.left, made.right))
@@ -40,7 +43,7 @@ def claim(text: str, task: str, where: Sequence[str], margin: float | None) -> C
 
 
 def _positions(side: Side, text: str) -> Positions:
-    """The position code that a side's model asks for, once its settings are known to be some that it has."""
+    """Check the settings of a side and return the default position code of its model."""
     model = contracts.load_model(plugins.find("model", side.model))
     known = (*settings.declared(model), *_OF_RUN)
     for name in side.settings:

@@ -1,4 +1,4 @@
-"""Verdicts for a person to read: a sentence a claim and a table of its places, for the terminal or as Markdown."""
+"""Formatting of verdicts for the terminal and as Markdown: a sentence per claim and a table of its matched pairs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from expbench.stats.intervals import Interval
 from expbench.stats.resampling import LEAST_UNITS
 
 PREFACE = f"""\
-A claim is judged wherever both sides have runs that agree in all but the learning rate, of which each has its own: the best
-on the selection split. Differences are left less right, paired by instance and seed, with 95 % intervals of a nested
-bootstrap. p is of a sign-flip permutation test, Holm's corrected for all that is judged here. Its null is that both sides
-have the same distribution: a small p may also come from distributions with equal means and different shapes, as where one
-side solves the task or fails. `not supported`: no difference that matters, which includes places where both sides are near
-the best possible value; `undecided`: the runs do not say, or are of fewer than {LEAST_UNITS} independent units; `post hoc`:
-a run is older than the claim; `budget-dependent`: decided otherwise at four times or a quarter of the steps. `best of k` is
-what the best of k runs is expected to be, for one k on both sides. Where a claim names different `positions` for its sides,
-it compares layer and positions together."""
-MOST_SENTENCES = 6  # of one claim: in more places it is told by its table
+A claim is tested wherever both sides have runs with equal settings. Only the learning rate may differ: each side uses its
+best rate on the validation split. Differences are left minus right, paired by instance and seed, with 95 % intervals of a
+nested bootstrap. p comes from a sign-flip permutation test, and Holm's p is corrected for all tests in this report. The null
+is that both sides have the same distribution. A small p can also come from distributions with equal means and different
+shapes, for example if the runs of one side are bimodal. `not supported`: no relevant difference; this includes cases where
+both sides are near the best possible value. `undecided`: the runs are inconclusive, or there are fewer than {LEAST_UNITS}
+independent units. `post hoc`: a run is older than the claim. `budget-dependent`: the verdict differs at four times or a
+quarter of the steps. `best of k`: the expected best of k runs, with the same k on both sides. If the sides of a claim have
+different `positions`, the claim compares layer and positions together."""
+MOST_SENTENCES = 6  # with more matched pairs, the table of the claim is easier to read
 _HEADER = ("verdict", "difference", "95 % interval", "rests on", "p", "Holm's p", "solved", "best of k", "lr", "because")
 
 
 def sentence(judgement: Judgement, columns: Sequence[str] = ()) -> str:
-    """What a judgement says and what it rests on. columns: what of its place is to be named."""
+    """Return a sentence with the conclusion of a judgement and its evidence. columns: settings that the sentence names."""
     j = judgement
     left, right = j.claim.left, j.claim.right
     metric = j.left.metric or j.right.metric or "result"
@@ -37,12 +37,12 @@ def sentence(judgement: Judgement, columns: Sequence[str] = ()) -> str:
         lower = (j.claim.relation == "<") != (j.verdict == "contradicted")
         said = f"{left} has a {'lower' if lower else 'higher'} {metric} than {right}{at}"
     if j.verdict == "undecided":
-        said = f"it is open whether {said}, as {j.reason}"
+        said = f"it is open whether {said}, because {j.reason}"
     return "; ".join([f"{said}: {_evidence(j)}", *_marks(j)])
 
 
 def brief(finding: Finding) -> str:
-    """What became of a claim in a few words: in one place the difference and its interval, else in how many it holds."""
+    """Return the result of a claim in a few words: the difference for one matched pair, otherwise the counts of verdicts."""
     if len(finding.judgements) != 1:
         return finding.summary if finding.judgements else str(finding.nowhere)
     (j,) = finding.judgements
@@ -50,12 +50,12 @@ def brief(finding: Finding) -> str:
 
 
 def text(findings: Sequence[Finding]) -> str:
-    """Every claim in a sentence, and where it has several places a table of them, for the terminal."""
+    """Return the claims for the terminal: a sentence each, and a table for claims with several matched pairs."""
     return "\n\n".join("\n".join([_said(f), *([aligned(table(f))] if len(f.judgements) > 1 else [])]) for f in findings)
 
 
 def markdown(findings: Sequence[Finding]) -> str:
-    """The same in Markdown, each claim that has a place with its table, below how to read them."""
+    """Return the claims as Markdown: an explanation, then a sentence and a table for each claim."""
     parts = [PREFACE]
     for finding in findings:
         parts.append(_said(finding))
@@ -68,7 +68,7 @@ def markdown(findings: Sequence[Finding]) -> str:
 def _said(finding: Finding) -> str:
     title = finding.claim.title
     if not finding.judgements:
-        return f"{title} has no place to be judged: {finding.nowhere}."
+        return f"{title} cannot be tested: {finding.nowhere}."
     if len(finding.judgements) > MOST_SENTENCES:
         return f"{title} {finding.summary}."
     if len(finding.judgements) > 1:
@@ -92,7 +92,7 @@ def _evidence(j: Judgement) -> str:
 
 
 def table(finding: Finding) -> list[list[str]]:
-    """The header, and a line a place."""
+    """Return the header and a line for each matched pair."""
     columns = finding.columns
     return [[*columns, *_HEADER], *([*(j.where.get(c, "-") for c in columns), *_line(j)] for j in finding.judgements)]
 

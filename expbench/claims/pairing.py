@@ -1,7 +1,7 @@
-"""Places: where a claim can be judged, and which two cells are held against each other there.
+"""Matched pairs: pairs of configurations on which a claim can be tested.
 
-In a place both sides agree in everything but the model, its settings and version, the learning rate (tuned apiece) and what
-the claim itself fixes. Settings that both models have, if it does not fix them, must agree as well.
+Both sides of a matched pair share all settings except the model, its settings and version, the learning rate (tuned for each
+side) and the settings that the claim fixes. Settings that both models have must also agree, unless the claim fixes them.
 """
 
 from __future__ import annotations
@@ -22,66 +22,68 @@ from expbench.results.cells import Cell
 from expbench.results.reported import choosing
 
 _AROUND = identity.columns({"model", "model_version", "rate", "seed", "instance"})
-_KNOWN_OTHERWISE = ("task", "context")  # the one is the claim's, the other the task's settings as a text
+_KNOWN_OTHERWISE = ("task", "context")  # the claim fixes the task; the context repeats the task settings as text
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A cell with its settings as `plain` texts. `selection`: the headline metric on that split, as each run is reported."""
+    """Candidate of a comparison: a configuration with its settings as `plain` texts.
+
+    selection: the reported primary metric of each run on the validation split.
+    """
 
     cell: Cell
     selection: list[float]
 
     @cached_property
     def task(self) -> dict[str, str]:
-        """The settings of the task but the instance."""
+        """Settings of the task except the instance."""
         return {name: value for name, value in self._settings("task_settings").items() if name != "instance"}
 
     @cached_property
     def around(self) -> dict[str, str]:
-        """What was run, in the columns that are no matter of the model."""
+        """Values of the columns that do not depend on the model."""
         return {name: plain(self.cell[name]) for name in _AROUND if name not in _KNOWN_OTHERWISE}
 
     @cached_property
     def own(self) -> dict[str, str]:
-        """The settings and the version of the model."""
+        """Settings and version of the model."""
         return self._settings("model_settings") | {"model_version": str(self.cell["model_version"])}
 
     @cached_property
     def results(self) -> pd.DataFrame:
-        """A row for each instance and seed that ended well or diverged, on labels that are not ill-posed; of several the
-        latest."""
+        """Finished and diverged runs on well-posed labels: one row, the latest, for each instance and seed."""
         runs = self.cell.runs[["instance", "seed", "value", "created", "status"]]
         runs = runs[runs["status"].isin(["ok", "diverged"]) & ~self._ill_posed].sort_values("created", kind="stable")
         return runs.drop_duplicates(["instance", "seed"], keep="last")
 
     @property
     def set_aside(self) -> int:
-        """How many of its instances are ill-posed."""
+        """Number of ill-posed instances."""
         return int(self.cell.runs.loc[self._ill_posed, "instance"].nunique())
 
     @property
     def _ill_posed(self) -> pd.Series[bool]:
-        return self.cell.runs["well_posed"].isin([False])  # unknown is not ill-posed
+        return self.cell.runs["well_posed"].isin([False])  # an unknown value does not count as ill-posed
 
     @property
     def lr(self) -> dict[str, str]:
-        """The learning rate, which both sides and filters may name."""
+        """Learning rate; both sides and filters may refer to it."""
         return {"lr": plain(self.cell["lr"])}
 
     def fits(self, side: Side) -> bool:
-        """Whether the cell is of a side of a claim."""
+        """Return whether the configuration belongs to a side of a claim."""
         known = self.own | self.around | self.lr
         return self.cell["model"] == side.name and all(known.get(name) == value for name, value in side.settings.items())
 
     def admitted(self, claim: Claim) -> bool:
-        """Whether the cell is where a claim is made."""
+        """Return whether the configuration satisfies the task and the restrictions of a claim."""
         known = self.task | self.around | self.lr
         where = all(known.get(name) in list(values) for name, values in claim.where.items())
         return bool(self.cell["task"] == claim.task and where)
 
     def shared(self, fixed: Iterable[str]) -> dict[str, str]:
-        """In what the other side must agree."""
+        """Return the settings in which the other side must agree."""
         return self.task | {name: value for name, value in self.around.items() if name not in fixed}
 
     def _settings(self, column: str) -> dict[str, str]:
@@ -90,7 +92,10 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Two cells to compare. `where`: what tells where, as texts; `rates`: how many learning rates each was chosen from."""
+    """Matched pair of candidates.
+
+    where: settings that identify the pair, as texts. rates: number of learning rates that each side was chosen from.
+    """
 
     left: Subject
     right: Subject
@@ -99,14 +104,14 @@ class Place:
 
 
 def subjects(frame: pd.DataFrame, cells: Iterable[Cell]) -> list[Subject]:
-    """The cells of a results table, with its rows."""
+    """Return the configurations of a results table as candidates, with their validation metrics from its rows."""
     rows = frame[choosing(frame) & (frame["status"] == "ok")]
     known = dict(zip(rows["key"], rows["value"], strict=True))
     return [Subject(cell, [known.get(key, math.nan) for key in cell.each("key")]) for cell in cells]
 
 
 def places(claim: Claim, among: Sequence[Subject]) -> list[Place]:
-    """Every place of a claim, in the order of the left side's cells."""
+    """Return all matched pairs of a claim in the order of the left side's configurations."""
     fixed = {*claim.left.settings, *claim.right.settings}
     admitted = [s for s in among if s.admitted(claim)]
     lefts, rights = (_tuned([s for s in admitted if s.fits(side)]) for side in (claim.left, claim.right))
@@ -131,10 +136,11 @@ def places(claim: Claim, among: Sequence[Subject]) -> list[Place]:
 
 
 def _tuned(among: Sequence[Subject]) -> list[tuple[Subject, int]]:
-    """Of cells that differ in the learning rate alone, the one to compare, and how many rates it was chosen from.
+    """Select one of the candidates that differ only in the learning rate; return it and the number of rates tried.
 
-    That is the one which tuning chose. Without it, of those with the most runs (a rate that was only looked at has fewer)
-    the best mean on the selection split, never on the test split; a run without a result counts as the worst of them all.
+    If tuning chose a rate, use that one. Otherwise consider only the rates with the most runs (rates that were only tried in
+    the search have fewer), and choose the best mean on the validation split, never on the test split. A run without a result
+    counts as the worst run of all.
     """
     alike: dict[frozenset[tuple[str, str]], list[Subject]] = {}
     for subject in among:
@@ -157,7 +163,7 @@ def _tuned(among: Sequence[Subject]) -> list[tuple[Subject, int]]:
 
 
 def nowhere(claim: Claim, among: Sequence[Subject]) -> str:
-    """Why a claim has no place, in one line that names the nearest thing there is."""
+    """Return the reason why a claim has no matched pair, in one line that names the closest match."""
     if not among:
         return "there are no runs"
     of_task = [s for s in among if s.cell["task"] == claim.task]
@@ -173,7 +179,7 @@ def nowhere(claim: Claim, among: Sequence[Subject]) -> str:
             return str(unknown(f"model among the runs on {claim.task}:", side.name, {s.cell["model"] for s in of_task}))
         for name, value in side.settings.items():
             if name in of_task[0].task and not any(name in known for known in own):
-                return f"{name} belongs to the task, not to {side}; say where the claim holds instead"
+                return f"{name} belongs to the task, not to {side}; use --where instead"
             absent = _absent(f"setting of {side.name}", name, [value], own)
             if absent:
                 return absent
@@ -181,7 +187,7 @@ def nowhere(claim: Claim, among: Sequence[Subject]) -> str:
 
 
 def _absent(kind: str, name: str, values: Sequence[str], known: Sequence[Mapping[str, str]]) -> str:
-    """That no run has a setting, or has it at one of these values; empty where one does."""
+    """Return a message if no run has a setting, or none has it at one of these values; otherwise an empty text."""
     seen = {settings[name] for settings in known if name in settings}
     if not seen:
         return str(unknown(f"{kind} among the runs:", name, {name for settings in known for name in settings}))
@@ -191,12 +197,12 @@ def _absent(kind: str, name: str, values: Sequence[str], known: Sequence[Mapping
 
 
 def _apart(claim: Claim, admitted: Sequence[Subject]) -> str:
-    """In what the runs of the two sides, each of which is there, never agree."""
+    """Return the setting in which the runs of the two sides never agree, as a message."""
     fixed = {*claim.left.settings, *claim.right.settings}
     sides = [(side, [s for s in admitted if s.fits(side)]) for side in (claim.left, claim.right)]
     for side, fitting in sides:
         if not fitting:
-            return f"no run of {side} is all that the claim asks for"
+            return f"no run of {side} satisfies the conditions of the claim"
     lefts, rights = ([s.own | s.shared(fixed) for s in fitting] for _, fitting in sides)
     for name in [name for name in lefts[0] if name not in fixed and name != "model_version"]:
         left, right = (sorted({known[name] for known in side if name in known}) for side in (lefts, rights))
@@ -206,5 +212,5 @@ def _apart(claim: Claim, admitted: Sequence[Subject]) -> str:
                 for side, values in ((claim.left, left), (claim.right, right))
             )
             has = f"{', '.join(left)} and {', '.join(right)}"
-            return f"the sides have no {name} in common ({has}); if that is meant, say {one} {claim.relation} {other}"
-    return "no run of one side agrees with one of the other in everything else"
+            return f"the sides have no {name} in common ({has}); if this is intended, claim {one} {claim.relation} {other}"
+    return "no run of the left side agrees with a run of the right side in all other settings"

@@ -1,4 +1,4 @@
-"""Parsing: a claim as it is typed, ``s6(depth=1) < attn(depth=4)``, read into its two sides."""
+"""Parser for the text of a claim: two sides and a relation, for example ``s6(depth=1) < attn(depth=4)``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from expbench.errors import BadInput
 
 Relation = Literal["<", ">"]
 TOKEN = re.compile(r"[<>(),=]|[^\s<>(),=]+")
-_EXAMPLE = "a claim reads s6 < linattn, or s6(depth=1) > attn(D=8, depth=4)"
+_EXAMPLE = "examples: s6 < linattn, s6(depth=1) > attn(D=8, depth=4)"
 
 
 def plain(value: object) -> str:
-    """The one text of a value, however it is written: ``0.01`` for 1e-2, ``true`` for on, ``none`` for None."""
+    """Return the canonical text of a value: ``0.01`` for 1e-2, ``true`` for on, ``none`` for None."""
     text = str(value).strip()
     if text.lower() in ("none", "true", "false"):
         return text.lower()
@@ -28,14 +28,14 @@ def plain(value: object) -> str:
 
 
 class Side(NamedTuple):
-    """A model as the user names it, and the settings that a claim fixes, by name, as `plain` texts."""
+    """Side of a claim: the model as the user writes it, and the settings that the claim fixes, as `plain` texts by name."""
 
     model: str
     settings: dict[str, str]
 
     @property
     def name(self) -> str:
-        """The model as the results table names it: a file without its folder."""
+        """Name of the model in the results table, where a file has no folder."""
         return self.model.rpartition("/")[2] if ".py:" in self.model else self.model
 
     def __str__(self) -> str:
@@ -44,7 +44,7 @@ class Side(NamedTuple):
 
 
 class Reader:
-    """Reads a claim word by word; an error names the character at which it stands, from 1."""
+    """Recursive-descent parser of a claim; errors name the position of the character, from 1."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -55,7 +55,7 @@ class Reader:
         relation: Relation = "<" if self._next("< or >", "<>") == "<" else ">"
         right = self._side()
         if self.words:
-            raise self._error("nothing more")
+            raise self._error("the end")
         return left, relation, right
 
     def _side(self) -> Side:
@@ -64,7 +64,7 @@ class Reader:
         more = self.words and self.words[0][0] == "(" and self._next("(", "(")
         while more != ")" and more:
             if self.words and self.words[0][0] in settings:
-                raise self._error("another setting")
+                raise self._error("a different setting")
             name = self._next("the name of a setting")
             self._next(f"= after {name}", "=")
             settings[name] = plain(self._next(f"a value of {name}"))
@@ -72,11 +72,11 @@ class Reader:
         return Side(model, dict(sorted(settings.items())))
 
     def _next(self, expected: str, marks: str = "") -> str:
-        """The next word: one of those marks, or without them a name or a value."""
+        """Take the next word: one of the given marks or, without marks, a name or a value."""
         if not self.words or (self.words[0][0] not in list(marks) if marks else self.words[0][0] in list("<>(),=")):
             raise self._error(expected)
         return self.words.pop(0)[0]
 
     def _error(self, expected: str) -> BadInput:
-        found, position = (repr(self.words[0][0]), self.words[0][1]) if self.words else ("its end", len(self.text) + 1)
-        return BadInput(f"claim {self.text!r}: {found} at character {position} where {expected} is due; {_EXAMPLE}")
+        found, position = (repr(self.words[0][0]), self.words[0][1]) if self.words else ("the end", len(self.text) + 1)
+        return BadInput(f"claim {self.text!r}: {found} at character {position}, expected {expected}; {_EXAMPLE}")

@@ -1,4 +1,7 @@
-"""Post hoc: comparisons that nobody claimed beforehand, of the models that were run."""
+"""Post-hoc comparisons: claims generated from the observed means of the models that were run.
+
+Nobody registered them before the runs, so reports mark them as post hoc and they are never written to a file.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from expbench.claims.claim import Claim
 from expbench.claims.parsing import TOKEN, Side
 from expbench.results.cells import Cell
 
-_MOST_COMPARED = 4  # models, each with each
+_MOST_COMPARED = 4  # models; the number of pairs grows quadratically
 
 
 def of_models(cells: Iterable[Cell]) -> list[Claim]:
-    """For each task and each two of its models that the one is better which was so in the mean: nobody has claimed that, and
-    none of these is ever written. Each has its own position code; of more than four models there are too many pairs.
+    """Generate for each task and each pair of its models the claim that the model with the better mean is better.
+
+    Each model keeps its own position code. Tasks with more than four models are skipped, because there are too many pairs.
     """
     found = []
     for task, of_task in groupby(filter(_can_be_said, cells), key=lambda cell: str(cell["task"])):
@@ -30,10 +34,10 @@ def of_models(cells: Iterable[Cell]) -> list[Claim]:
 
 
 def against(cells: Iterable[Cell], reference: str) -> list[Claim]:
-    """For each task and each of its other models how it stands to one: as it did in the mean, which nobody has claimed.
+    """Generate for each task and each other model the observed relation of its mean to that of the reference model.
 
-    They are compared where they agree. Of position codes that they do not share each keeps its own, as of widths where each
-    has one, which are those that make them alike in size.
+    The claims compare the models with equal position codes. If the two share no position code, each keeps its own. If each
+    model has a single width and the two differ, each keeps its own width, because such widths match the model sizes.
     """
     found = []
     for task, of_task in groupby(filter(_can_be_said, cells), key=lambda cell: str(cell["task"])):
@@ -53,7 +57,7 @@ def against(cells: Iterable[Cell], reference: str) -> list[Claim]:
 
 
 def _can_be_said(cell: Cell) -> bool:
-    """Whether a claim can name the model: a table may hold any name."""
+    """Return whether a claim can name the model, because a table may contain arbitrary names."""
     return TOKEN.fullmatch(str(cell["model"])) is not None and str(cell["model"]) not in "<>(),="
 
 
@@ -62,7 +66,7 @@ def _once(sides: Iterable[tuple[str, dict[str, str]]]) -> list[tuple[str, dict[s
 
 
 def _mean(cells: Iterable[Cell], model: str, settings: Mapping[str, str]) -> float:
-    """The mean of the cells of a side; the worst there is where none has a result, which for an error is infinite."""
+    """Return the mean over the configurations of a side; without any result, the worst value (infinity for an error)."""
     fitting = [c for c in cells if c["model"] == model and all(str(c[name]) == value for name, value in settings.items())]
     means = [cell.interval.center for cell in fitting if cell.values]
     if means:
@@ -71,7 +75,7 @@ def _mean(cells: Iterable[Cell], model: str, settings: Mapping[str, str]) -> flo
 
 
 def _seen(cells: Sequence[Cell], task: str, left: tuple[str, dict[str, str]], right: tuple[str, dict[str, str]]) -> Claim:
-    """The claim that two sides stand to each other as their means do; where these are the same, that the left is better."""
+    """Return the claim with the observed relation of the two means; for equal means, the claim that the left is better."""
     means = _mean(cells, *left), _mean(cells, *right)
     lower = means[0] < means[1] if means[0] != means[1] else not cells[0].higher_is_better
     relation = "<" if lower else ">"

@@ -1,15 +1,16 @@
-"""Verdicts: claims held against the runs of a results table, place by place, with what each verdict rests on.
+"""Verdicts: test claims on the runs of a results table, for each matched pair, and report the evidence for each verdict.
 
-In each place runs are paired by instance and seed. All that is judged together is tested together: Holm's correction is over
-every place of every claim that can be decided at all.
+Runs of a matched pair of configurations are paired by instance and seed. Holm's correction covers all claims of a call:
+every matched pair of every claim that can be decided.
 
-supported      Holm's p is at most .05, and the interval of the difference lies on the side of 0 that the claim names
-contradicted   the same, on the other side
-not supported  the interval lies within the margin: no difference that matters, whatever its p, as at a ceiling
-undecided      anything else, or fewer than 10 independent units; instances whose labels are ill-posed are set aside
+supported      Holm's p is at most .05, and the interval of the difference is on the claimed side of 0
+contradicted   Holm's p is at most .05, and the interval is on the other side of 0
+not supported  the interval is within the margin: no relevant difference, whatever p is (for example at a ceiling)
+undecided      all other cases, and fewer than 10 independent units; instances with ill-posed labels are excluded
 
-A run that diverged has no metric. Its pair has no part in the difference; but where there is one the test is done again with
-its metric as the worst that either side has reached there, p is the larger, and if the verdicts differ it is undecided.
+A diverged run has no metric, so its pair does not enter the difference. If there are diverged runs, a second test replaces
+their metrics by the worst value of either side in the matched pair. p is the larger of the two p-values, and the claim is
+undecided if the two verdicts differ.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from expbench.stats.resampling import LEAST_UNITS, Paired, paired
 
 Verdict = Literal["supported", "contradicted", "not supported", "undecided"]
 SIGNIFICANCE = 0.05
-_LAST = ("task_version", *SIZES, "warmup", "model_version")  # tell places apart only where nothing else does
+_LAST = ("task_version", *SIZES, "warmup", "model_version")  # identify matched pairs only if no other column does
 
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
-    """A claim in one place. `where`: what tells where, as texts; `difference`: the left side's mean less the right's.
+    """Judgement of a claim on one matched pair.
 
-    p, holm: of the null that both sides have the same distribution, alone and after Holm's correction; NaN where it was not
-    tested. units: what is independent:
-    instances where there are several, else pairs. k, best: the expected best of k runs of each side, k as many as the side
-    with fewer has. rates: learning rates that each side was chosen from. after_the_fact: a run is older than the claim.
-    set_aside: instances whose labels are ill-posed. budget_dependent: at four times or a quarter of the steps the verdict is
-    another.
+    where: settings that identify the matched pair, as texts. difference: mean of the left side minus mean of the right side.
+    p, holm: p-values of the null that both sides have the same distribution, before and after Holm's correction; NaN if not
+    tested. units: number of independent units: instances if there are several, otherwise pairs. k, best: expected best of k
+    runs for each side, where k is the smaller number of runs. rates: numbers of learning rates that the sides were chosen
+    from. after_the_fact: a run is older than the claim. set_aside: number of instances with ill-posed labels.
+    budget_dependent: the verdict differs at four times or a quarter of the steps.
     """
 
     claim: Claim
@@ -66,18 +67,18 @@ class Judgement:
 
     @property
     def failed(self) -> bool:
-        """Whether it was decided against the claim."""
+        """True if the verdict is against the claim."""
         return self.verdict in ("contradicted", "not supported")
 
     @property
     def solved(self) -> tuple[Interval, Interval]:
-        """The shares of runs of both sides that solve the task, with Wilson's intervals."""
+        """Shares of runs that solve the task, for both sides, with Wilson's intervals."""
         return self.left.solved_share, self.right.solved_share
 
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What became of a claim: a judgement a place; where there is no place, why not."""
+    """Result of a claim: a judgement for each matched pair. nowhere: the reason if there is no matched pair."""
 
     claim: Claim
     judgements: list[Judgement]
@@ -85,7 +86,7 @@ class Finding:
 
     @property
     def columns(self) -> list[str]:
-        """What tells the places apart: no column that follows from those before it."""
+        """Columns that distinguish the matched pairs, without columns that follow from earlier ones."""
         seen = [j.where for j in self.judgements]
         columns: list[str] = []
         for name in sorted(dict.fromkeys(name for where in seen for name in where), key=lambda name: name in _LAST):
@@ -95,7 +96,7 @@ class Finding:
 
     @property
     def summary(self) -> str:
-        """In how many places each verdict was reached, and what those where it fails share with no place where it holds."""
+        """Counts of the verdicts, and the settings that all failures share and no supported matched pair has."""
         total = len(self.judgements)
         verdicts: tuple[Verdict, ...] = ("supported", "contradicted", "not supported", "undecided")
         held, contradicted, unsupported, undecided = (sum(j.verdict == v for j in self.judgements) for v in verdicts)
@@ -122,7 +123,7 @@ class Finding:
 
 @dataclass(frozen=True, eq=False)
 class _Comparison:
-    """A place with its pairs tested: those that ended well, and if others diverged, once more with these as the worst."""
+    """Matched pair with its tests: one of the finished pairs; if runs diverged, another with these as the worst value."""
 
     claim: Claim
     place: Place
@@ -148,12 +149,12 @@ class _Comparison:
 
     @property
     def decidable(self) -> bool:
-        """Whatever the values may be: what cannot be decided does not weigh upon what can."""
+        """True if there are enough units for any values; Holm's correction then leaves out tests that cannot be decided."""
         return self.posed and self.tests[0].units >= LEAST_UNITS
 
 
 def judge(claims: Sequence[Claim], frame: pd.DataFrame, cells: Sequence[Cell] | None = None) -> list[Finding]:
-    """A finding a claim, in their order, from the rows of a results table. cells: those of the frame, if they are known."""
+    """Return a finding for each claim, in order, from a results table. cells: configurations of the frame, if known."""
     among = subjects(frame, gather(with_context(frame)) if cells is None else cells)
     comparisons = [[_compared(claim, place) for place in places(claim, among)] for claim in claims]
     decidable = [c for of_claim in comparisons for c in of_claim if c.decidable]
@@ -166,12 +167,12 @@ def judge(claims: Sequence[Claim], frame: pd.DataFrame, cells: Sequence[Cell] | 
 
 
 def rests_on(tested: Paired | Judgement) -> str:
-    """The pairs, and the instances where these are the units, in words."""
+    """Return the number of pairs in words, with the number of instances if these are the units."""
     pairs = f"{tested.pairs} pair{'s' * (tested.pairs != 1)}"
     if tested.pairs != tested.units:
         pairs += f" of {tested.units} instance{'s' * (tested.units != 1)}"
     aside = tested.set_aside if isinstance(tested, Judgement) else 0
-    return f"{pairs}, {aside} ill-posed set aside" if aside else pairs
+    return f"{pairs}, {aside} ill-posed excluded" if aside else pairs
 
 
 def _values(where: Mapping[str, str], columns: Iterable[str]) -> tuple[str | None, ...]:
@@ -233,22 +234,22 @@ def _best(cell: Cell, k: int) -> float:
 
 
 def _verdict(c: _Comparison, adjusted: float) -> tuple[Verdict, str]:
-    """The verdict and why, in words that follow "as"."""
+    """Return the verdict and its reason, worded to follow "because"."""
     if not c.posed:
         return "undecided", "the labels are ill-posed"
     if not c.decidable:
-        return "undecided", f"a verdict takes {LEAST_UNITS} units and has {rests_on(c.tests[0])}{_diverged(c)}"
+        return "undecided", f"a verdict needs {LEAST_UNITS} units but has {rests_on(c.tests[0])}{_diverged(c)}"
     verdict, *others = [_decided(c, test.difference, adjusted) for test in c.tests]
     if any(other != verdict for other in others):
-        return "undecided", f"it hangs on what runs that diverged count for{_diverged(c)}"
+        return "undecided", f"the verdict depends on the value assigned to diverged runs{_diverged(c)}"
     interval = c.tests[0].difference
     if verdict == "not supported":
-        return verdict, f"the interval lies within the margin of {number(c.margin)}"
+        return verdict, f"the interval is within the margin of {number(c.margin)}"
     if verdict != "undecided":
-        return verdict, f"the interval lies {'below' if interval.high < 0 else 'above'} 0 and Holm's p is {number(adjusted)}"
+        return verdict, f"the interval is {'below' if interval.high < 0 else 'above'} 0 and Holm's p is {number(adjusted)}"
     if interval.low <= 0 <= interval.high:
-        return verdict, f"the interval holds 0 and goes beyond the margin of {number(c.margin)}"
-    counted = f" with runs that diverged as the worst{_diverged(c)}" if c.p > c.tests[0].p else ""
+        return verdict, f"the interval contains 0 and exceeds the margin of {number(c.margin)}"
+    counted = f" with diverged runs counted as the worst{_diverged(c)}" if c.p > c.tests[0].p else ""
     return verdict, f"Holm's p is {number(adjusted)}{counted}"
 
 
@@ -266,7 +267,7 @@ def _diverged(c: _Comparison) -> str:
 
 
 def _with_budgets(judgements: Sequence[Judgement]) -> list[Judgement]:
-    """The judgements, marked where one alike in all but the steps, and warmup, which follows them, decides otherwise."""
+    """Mark judgements whose verdict differs from that of another budget: other steps (and warmup, which follows them)."""
     alike: dict[frozenset[tuple[str, str]], list[Judgement]] = {}
     for j in judgements:
         if "steps" in j.where:

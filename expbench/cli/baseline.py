@@ -1,4 +1,4 @@
-"""The commands `expbench baseline`: run what a baseline declares, compare, replace. Heavy imports happen inside them."""
+"""Commands `expbench baseline`: rerun a baseline, compare the results, replace them. Heavy imports happen inside."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from expbench.training.job import Job
 
 baseline_app = typer.Typer(
-    help="Committed results that later ones are compared with: what they declare, run anew.",
+    help="Compare new runs with committed results, or update those results.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -28,7 +28,7 @@ baseline_app = typer.Typer(
 _DEFAULT = "cpu"
 _FAIL_ON = "regressed,missing,failed"
 BaselineOption = Annotated[
-    str, typer.Option("--baseline", metavar="NAME", help="Below results/baselines, or a folder with a cells.toml.")
+    str, typer.Option("--baseline", metavar="NAME", help="A name in results/baselines, or a folder with a cells.toml.")
 ]
 FolderOption = Annotated[
     str | None, typer.Option("--results", metavar="FOLDER", help="Folder for the runs. (default: results/regress/NAME)")
@@ -39,13 +39,13 @@ FolderOption = Annotated[
 def check(
     baseline: BaselineOption = _DEFAULT,
     results: FolderOption = None,
-    fail_on: Annotated[str, typer.Option(metavar="LIST", help="Verdicts that give exit code 1; or none.")] = _FAIL_ON,
+    fail_on: Annotated[str, typer.Option(metavar="LIST", help="Verdicts that set exit code 1; or none.")] = _FAIL_ON,
     markdown: MarkdownOption = None,
 ) -> None:
-    """Run what a baseline declares anew, and compare: has anything become worse?
+    """Rerun all runs of a baseline and compare the results: has anything become worse?
 
-    The exit code is 1 if a cell is what --fail-on names, or if what rows record of a run is not as due: its learning rates,
-    its clipped gradients, its data.
+    The exit code is 1 if a configuration has a verdict in --fail-on, or if an invariant is violated: the recorded learning
+    rates, clipped gradient norms or data checksums differ from their expected values.
     """
     fails = verdicts_of(fail_on)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -53,7 +53,7 @@ def check(
 
     chosen = regression_baseline.load(baseline)
     if not chosen.table.is_file():
-        raise BadInput(f"{chosen.folder} has no {chosen.table.name} to compare with; {_updating(baseline)} makes it")
+        raise BadInput(f"{chosen.folder} has no {chosen.table.name} to compare with; {_updating(baseline)} creates it")
     jobs, folder = _ran(chosen, results)
     found = regression_baseline.check(chosen, jobs, folder, _updating(baseline))
     _show(found, fails, markdown, shlex.join(["expbench", "compare", str(chosen.folder), str(folder), "--fail-on", fail_on]))
@@ -65,13 +65,13 @@ def check(
 def update(
     baseline: BaselineOption = _DEFAULT,
     results: Annotated[
-        str | None, typer.Option("--results", metavar="FOLDER", help="Take the runs of a check. (default: run anew)")
+        str | None, typer.Option("--results", metavar="FOLDER", help="Use the runs of an earlier check. (default: rerun)")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Show what would change in a baseline, as compare does, and then replace it."""
+    """Show the changes to a baseline, as compare does, and then replace it."""
     if not yes and not sys.stdin.isatty():
-        raise BadInput("baseline update asks before it replaces anything, and here is no terminal to ask on; give --yes")
+        raise BadInput("baseline update asks for confirmation, but there is no terminal; give --yes")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench.regression import baseline as regression_baseline
     from expbench.results import folders
@@ -84,7 +84,7 @@ def update(
     if chosen.table.is_file():
         _show(regression_baseline.check(chosen, jobs, folder, _updating(baseline)), verdicts_of(_FAIL_ON), None, "")
     if not yes and not typer.confirm(f"Replace {chosen.table}?"):
-        say("left as it is")
+        say("the baseline is unchanged")
         return
     rows = regression_baseline.replace(chosen, jobs, folder)
     print(f"{chosen.table}: {len(jobs)} runs, {rows} rows")
@@ -95,7 +95,7 @@ def _updating(baseline: str) -> str:
 
 
 def _ran(chosen: Baseline, results: str | None) -> tuple[list[Job], Path]:
-    """Run everything anew, into a folder that holds nothing else."""
+    """Rerun all jobs of a baseline into an empty folder; return the jobs and the folder."""
     from pathlib import Path
 
     from expbench.regression import baseline as regression_baseline
@@ -107,23 +107,23 @@ def _ran(chosen: Baseline, results: str | None) -> tuple[list[Job], Path]:
     try:
         regression_baseline.run(jobs, folder, chosen.device, say)
     except KeyboardInterrupt:
-        say("interrupted; a check is not gone on with, as it runs everything anew")
+        say("interrupted; a check cannot be resumed, since it always reruns everything")
         raise SystemExit(130) from None
     return jobs, folder
 
 
 def _show(found: Checked, fails: list[str], markdown: str | None, command: str) -> None:
-    """The comparison, and what is not as due, on the terminal and as Markdown."""
+    """Print the comparison and the violated invariants, and write them as Markdown."""
     from expbench.regression import formatting
 
     page = formatting.markdown(found.comparison, fails, False, command)
     if found.broken:
         listed = "\n".join(f"- {broken}" for broken in found.broken)
-        said = f"FAILS: what rows record of their runs is not as due\n{listed}"
-        page = f"### expbench baseline check: fails, what rows record of their runs is not as due\n\n{listed}\n\n{page}"
+        said = f"FAILS: invariants are violated\n{listed}"
+        page = f"### expbench baseline check: fails, invariants are violated\n\n{listed}\n\n{page}"
     else:
-        said = "learning rates, clipped gradients and data are as due"
-        page = f"{page}\nAs rows record of their runs, {said}.\n"
+        said = "invariants hold: learning rates, clipped gradient norms and data checksums"
+        page = f"{page}\nThe {said}.\n"
     if markdown is not None:
         write_page(markdown, page)
     if markdown != "-":

@@ -1,4 +1,4 @@
-"""The command `expbench bench`: how fast the operations are. Heavy imports happen inside it."""
+"""Command `expbench bench`: benchmark the operations. Heavy imports happen inside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ bench_app = typer.Typer(rich_markup_mode=None)
 
 @bench_app.callback(invoke_without_command=True)
 def bench_root(context: typer.Context) -> None:
-    """Measure how fast the operations are."""
+    """Benchmark the operations."""
     if context.invoked_subcommand is None:
         print(context.get_help())
 
@@ -24,31 +24,34 @@ def bench_root(context: typer.Context) -> None:
 @bench_app.command("scan")
 def bench_scan(
     shapes: Annotated[
-        str | None, typer.Option(metavar="LIST", help="Sizes BxDxLxN, as 32x768x1024x16. (default: some for the device)")
+        str | None, typer.Option(metavar="LIST", help="Shapes BxDxLxN, e.g. 32x768x1024x16. (default: by device)")
     ] = None,
-    L: Annotated[str | None, typer.Option("--L", metavar="LIST", help="Lengths in place of those of the shapes.")] = None,
+    L: Annotated[str | None, typer.Option("--L", metavar="LIST", help="Lengths that replace those in --shapes.")] = None,
     backend: Annotated[
-        str | None, typer.Option(metavar="LIST", help="reference, torch, triton, mamba. (default: all that work here)")
+        str | None, typer.Option(metavar="LIST", help="reference, torch, triton, mamba. (default: all available)")
     ] = None,
     dtype: Annotated[
         str | None, typer.Option(metavar="LIST", help="bfloat16, float32, float64. (default: by N on a GPU, else float32)")
     ] = None,
     transition: Annotated[str, typer.Option(metavar="LIST", help="exact, taylor1, taylor2, taylor3, linear.")] = "exact",
     gate: Annotated[
-        bool | None, typer.Option("--gate/--no-gate", help="y silu(z). (default: where N is 16 or more)")
+        bool | None,
+        typer.Option("--gate/--no-gate", help="Multiply the output y by silu(z). (default: where N is 16 or more)"),
     ] = None,
     device: DeviceOption = "auto",
     threads: Annotated[int, typer.Option(min=1, max=4096, help="Threads on a CPU.")] = 1,
-    seconds: Annotated[float, typer.Option(help="How long each number is measured.")] = 0.3,
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Hold results against float64 first.")] = True,
-    out: Annotated[str, typer.Option(metavar="FOLDER", help="Where scan.parquet and scan.svg are put.")] = "results/bench",
+    seconds: Annotated[float, typer.Option(help="Measuring time for each number.")] = 0.3,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Compare results with float64 first.")] = True,
+    out: Annotated[
+        str, typer.Option(metavar="FOLDER", help="Output folder for scan.parquet and scan.svg.")
+    ] = "results/bench",
 ) -> None:
-    """Check and time the backends of the selective scan: FOLDER/scan.parquet, FOLDER/scan.svg and a table.
+    """Check and time the backends of the selective scan; print a table and write FOLDER/scan.parquet and FOLDER/scan.svg.
 
-    Lists are 1,2,3. What is wrong or fails is said and not timed, and the exit code is then 1.
+    Lists are written 1,2,3. A backend that is wrong or fails is reported and not timed, and the exit code is then 1.
     """
     check_choice("--device", device, DEVICES)
-    if not 0 <= seconds <= 3600:  # nan is not either
+    if not 0 <= seconds <= 3600:  # also rejects nan
         raise BadInput(f"--seconds: {seconds:g} is not between 0 and 3600")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench.bench import cases as bench_cases

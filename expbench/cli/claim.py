@@ -1,4 +1,4 @@
-"""`expbench claim`. Heavy imports happen inside it."""
+"""Command `expbench claim`. Heavy imports happen inside it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,25 @@ from expbench.cli.options import ModelsDir, ResultsOption, TasksDir, add_folders
 
 
 def claim(
-    text: Annotated[str, typer.Argument(help="As 's6 < linattn', or 's6(depth=1) > attn(depth=4)', in the metric.")],
+    text: Annotated[
+        str, typer.Argument(help="Order in the primary metric, e.g. 's6 < linattn' or 's6(depth=1) > attn(depth=4)'.")
+    ],
     task: Annotated[str, typer.Option(metavar="NAME", help="The task.")],
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", metavar="NAME=V1,V2", help="Only where a column or a setting of the task is one of these."),
+        typer.Option(
+            "--where", metavar="NAME=V1,V2", help="Restrict the claim to these values of a column or task setting."
+        ),
     ] = None,
     margin: Annotated[
         float | None,
-        typer.Option(help="The least difference that matters. (default: a tenth of an error, .05 of an accuracy)"),
+        typer.Option(help="Smallest relevant difference. (default: a tenth of an error, .05 of an accuracy)"),
     ] = None,
     results: ResultsOption = "results",
     tasks_dir: TasksDir = None,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Write down what is claimed of two models, before they are run: RESULTS/claims/HASH.json. The report judges it."""
+    """Register a claim about two models before they are run, as RESULTS/claims/HASH.json. The report judges it."""
     add_folders(tasks_dir, models_dir)
     from expbench.claims import declare
     from expbench.claims.claim import write

@@ -1,4 +1,4 @@
-"""The command `expbench compare`: has anything become worse? Heavy imports happen inside it."""
+"""Command `expbench compare`: has anything become worse? Heavy imports happen inside it."""
 
 from __future__ import annotations
 
@@ -12,33 +12,35 @@ from expbench.errors import BadInput, unknown
 
 MarkdownOption = Annotated[
     str | None,
-    typer.Option(metavar="FILE", help="Write Markdown for a pull request; - prints it in place of the table."),
+    typer.Option(metavar="FILE", help="Write Markdown for a pull request; - prints it instead of the table."),
 ]
 
 
 def compare(
-    base: Annotated[str, typer.Argument(metavar="BASE", help="A results folder, or one .parquet file: what was.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="Another: what is.")],
+    base: Annotated[str, typer.Argument(metavar="BASE", help="Old results: a results folder or a .parquet file.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="New results: a results folder or a .parquet file.")],
     fail_on: Annotated[
         str,
-        typer.Option(metavar="LIST", help="Verdicts that give exit code 1, slower among them; or none."),
+        typer.Option(metavar="LIST", help="Verdicts that set exit code 1, including slower; or none."),
     ] = "regressed,missing,failed",
-    confidence: Annotated[float, typer.Option(help="Of all verdicts together.")] = 0.95,
+    confidence: Annotated[float, typer.Option(help="Joint confidence of all verdicts.")] = 0.95,
     markdown: MarkdownOption = None,
     speed: Annotated[
-        bool, typer.Option("--speed", help="Compare times too, where device and stack size are the same.")
+        bool, typer.Option("--speed", help="Also compare times, where device and stack size are equal.")
     ] = False,
-    slower: Annotated[float, typer.Option(metavar="TIMES", help="So many times the seconds of BASE are slower.")] = 1.5,
+    slower: Annotated[
+        float, typer.Option(metavar="TIMES", help="Ratio of NEW to BASE seconds that counts as slower.")
+    ] = 1.5,
 ) -> None:
-    """Compare two results tables, cell by cell: has anything become worse?
+    """Compare two results tables by configuration: has anything become worse?
 
-    Cells are matched by what was run, and each is regressed, failed, missing, undecided, improved, new or unchanged. The
-    exit code is 1 if one is what --fail-on names.
+    Each matched configuration is regressed, failed, missing, undecided, improved, new or unchanged. The exit code is 1 if
+    one has a verdict in --fail-on.
     """
-    if not 0.5 <= confidence < 1:  # nan is not either
-        raise BadInput(f"--confidence: {confidence:g} is not from 0.5 to below 1, as 0.95")
+    if not 0.5 <= confidence < 1:  # also rejects nan
+        raise BadInput(f"--confidence: {confidence:g} must be at least 0.5 and below 1, e.g. 0.95")
     if not 1 < slower < math.inf:
-        raise BadInput(f"--slower: {slower:g} is not above 1 and finite, as 1.5")
+        raise BadInput(f"--slower: {slower:g} must be finite and above 1, e.g. 1.5")
     from expbench.regression import comparison, formatting, matching
 
     fails = verdicts_of(fail_on)
@@ -56,7 +58,7 @@ def compare(
 
 
 def verdicts_of(fail_on: str) -> list[str]:
-    """What --fail-on names; raises `BadInput` for what is no verdict."""
+    """Return the verdicts in --fail-on; raise `BadInput` for an unknown one."""
     from expbench.regression import comparison
     from expbench.settings import split_list
 
@@ -68,7 +70,7 @@ def verdicts_of(fail_on: str) -> list[str]:
 
 
 def write_page(markdown: str, page: str) -> None:
-    """Write a page where --markdown says; raises `BadInput` where that cannot be."""
+    """Write a page to the file of --markdown; raise `BadInput` if that fails."""
     from pathlib import Path
 
     if markdown == "-":
@@ -78,5 +80,5 @@ def write_page(markdown: str, page: str) -> None:
         Path(markdown).write_text(page, encoding="utf-8")
     except OSError as error:
         raise BadInput(
-            f"--markdown: {markdown!r} cannot be written ({error.strerror or error}); name a file that can, or -"
+            f"--markdown: {markdown!r} cannot be written ({error.strerror or error}); name another file, or -"
         ) from error

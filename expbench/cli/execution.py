@@ -1,4 +1,4 @@
-"""What `expbench run` and `expbench reproduce` share: jobs are run, or previewed. Heavy imports happen inside."""
+"""Execution of jobs, shared by `expbench run` and `expbench reproduce`. Heavy imports happen inside."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How `expbench run` trains what it is asked for: no part of what a run is."""
+    """Execution options of `expbench run`; none enters the key of a run."""
 
     device: DeviceOption = "auto"
     backend: BackendOption = "auto"
@@ -45,16 +45,19 @@ class Execution:
     shard: Shard = "1/1"
     time_limit: TimeLimit = None
     stack: Annotated[
-        int | None, typer.Option(min=1, max=1 << 16, help="Most runs trained together, 1: one by one. (default: by device)")
+        int | None,
+        typer.Option(
+            min=1, max=1 << 16, help="Maximum number of runs trained together; 1: one by one. (default: by device)"
+        ),
     ] = None
     save_weights: Annotated[
-        bool, typer.Option("--save-weights", help="Keep the weights of the best, median and worst seed of each cell.")
+        bool, typer.Option("--save-weights", help="Keep the weights of the best, median and worst seed per configuration.")
     ] = False
     tasks_dir: TasksDir = None
     models_dir: ModelsDir = None
 
     def how(self, device: str, *, tunes: bool) -> How:
-        """Return it as a sweep takes it, on the device that was chosen; raises `BadInput`."""
+        """Return the options of a sweep on this device; raise `BadInput` for bad values."""
         from expbench.results import folders
         from expbench.sweep import campaign
 
@@ -71,9 +74,9 @@ class Execution:
 
 
 def carry_out(jobs: Sequence[Job], how: How, held: MemoryHandler, claimed: Sequence[Claim] = (), *, dry_run: bool) -> bool:
-    """Run jobs, what is claimed of them written down before; or preview them, or take part in what another process runs.
+    """Register the claims and run the jobs; or print a dry run; or join the worker loop of another process.
 
-    False of the latter two, which leave this process nothing to report.
+    Return whether this process ran the jobs and has results to report.
     """
     from expbench.claims.claim import write
     from expbench.results import folders
@@ -89,7 +92,7 @@ def carry_out(jobs: Sequence[Job], how: How, held: MemoryHandler, claimed: Seque
     folders.open_folder(str(how.folder))
     if how.save_weights:
         folders.open_folder(str(how.folder / "weights"))
-    plan(jobs, how.folder)  # raises if the folder holds what is no results table
+    plan(jobs, how.folder)  # raises if the folder holds files that are no results table
     for claim in claimed:
         write(claim, how.folder)
     show_log(held)
@@ -98,22 +101,22 @@ def carry_out(jobs: Sequence[Job], how: How, held: MemoryHandler, claimed: Seque
 
 
 def _train(jobs: Sequence[Job], how: How) -> None:
-    """Run jobs, say how they ended, and exit as they did."""
+    """Run jobs, print a summary, and exit with code 1 if a run failed or was lost, 130 if interrupted."""
     from expbench.sweep import torchrun
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
         ended = torchrun.run(jobs, how, say)
     except KeyboardInterrupt:
-        say("interrupted; the same command goes on from here")
+        say("interrupted; the same command resumes")
         raise SystemExit(130) from None
     ran = ", ".join(f"{n} {status}" for status, n in sorted(ended.counts.items())) or "none"
-    say(f"ran {ended.counts.total()} ({ran}); results in {how.folder}; expbench report draws them")
+    say(f"ran {ended.counts.total()} ({ran}); results in {how.folder}; expbench report plots them")
     if ended.counts["failed"]:
-        say("some runs failed: their rows hold the error, and the same command tries them again")
+        say("some runs failed: their rows hold the error, and the same command retries them")
     if ended.counts["lost"]:
-        say("some runs were lost: the same command tries them again")
+        say("some runs were lost: the same command retries them")
     if ended.counts["failed"] or ended.counts["lost"]:
         raise SystemExit(1)
     if ended.stopped:
-        say("stopped at the time limit; the same command goes on from here")
+        say("stopped at the time limit; the same command resumes")

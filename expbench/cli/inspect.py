@@ -1,4 +1,4 @@
-"""`expbench list`, `show`, `check`, `doctor` and `trace`. Heavy imports happen inside them."""
+"""Commands `expbench list`, `show`, `check`, `doctor` and `trace`. Heavy imports happen inside them."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def show(
     tasks_dir: TasksDir = None,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Show what a task or a model is.
+    """Show the definition of a task or a model.
 
-    Of a task its definition, settings, samples and controls; of a model its definition, settings, sizes and degree.
+    A task has settings, samples and controls; a model has settings, sizes and a degree.
     """
     add_folders(tasks_dir, models_dir)
     from expbench.inspection.show import show_plugin
@@ -56,14 +56,14 @@ def show(
 
 
 def check(
-    layer: Annotated[str, typer.Argument(help="A model by name, or path/file.py:Class, or module:Class.")],
+    layer: Annotated[str, typer.Argument(help="A model name, path/file.py:Class, or module:Class.")],
     D: Annotated[str, typer.Option("--D", metavar="LIST", help="Widths.")] = "1,2,4,7",
     L: Annotated[str, typer.Option("--L", metavar="LIST", help="Lengths.")] = "1,2,5,16",
     backend: BackendOption = "auto",
     model_setting: ModelSettings = None,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Check a layer on a CPU: causality, gradients, determinism, stacking, number types, and what it states of itself.
+    """Check a layer on a CPU: causality, gradients, determinism, stacking, dtypes, and its declared state size and degree.
 
     The exit code is 1 if a check fails.
     """
@@ -84,9 +84,9 @@ def check(
 
 
 def doctor() -> None:
-    """Print versions, device, and which optional backends work.
+    """Print versions, the device, and the available optional backends.
 
-    For those that do not, it says how to get them.
+    For an unavailable backend, print the reason.
     """
     from expbench.inspection.doctor import examine
 
@@ -94,12 +94,12 @@ def doctor() -> None:
 
 
 def trace(
-    key: Annotated[str, typer.Argument(help="The key of a run, or its beginning.")],
+    key: Annotated[str, typer.Argument(help="Key of a run, or a prefix of it.")],
     results: ResultsOption = "results",
 ) -> None:
-    """Show where a number comes from, and how to run it again.
+    """Show the origin of a number.
 
-    The run and its provenance, its curve, the command that runs it again, its weights if they were kept.
+    Print the run and its provenance, its curve, the command to rerun it, and its weights if they were kept.
     """
     from expbench.inspection.trace import trace_key
     from expbench.results import folders, store

@@ -1,4 +1,4 @@
-"""The command line. Heavy imports happen inside the commands, so that --help and list answer at once."""
+"""The command line. Heavy imports happen inside the commands, so that --help and list are fast."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ app = typer.Typer(
     name="expbench",
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help answers twice as fast as boxes
+    rich_markup_mode=None,  # plain help is twice as fast as boxes
 )
 
 app.add_typer(baseline_app, name="baseline")
@@ -36,7 +36,7 @@ def root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """What can a sequence layer express? Runs tasks across models, with controls, intervals and provenance."""
+    """Measure what sequence layers can express: run tasks across models, with controls, intervals and provenance."""
     if version:
         import expbench
 
@@ -59,7 +59,7 @@ app.command()(trace)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 a run failed, 2 bad input, 130 interrupted."""
+    """Run the command line and exit with 0 (done), 1 (a run failed), 2 (bad input) or 130 (interrupted)."""
     try:
         code = app(args=arguments, standalone_mode=False)
     except BadInput as error:
@@ -71,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()
         raise SystemExit(0) from None
     except Exception as error:
-        # what the command-line parser itself refuses; it knows its nearest options
+        # errors of the command-line parser, which suggests the nearest option itself
         message = getattr(error, "format_message", None)
         if message is None:
             raise

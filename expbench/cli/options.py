@@ -1,4 +1,4 @@
-"""What the commands share: options, what they check of their words, and what they say. Nothing heavy is imported."""
+"""Options, validation and output shared by the commands. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ DEVICES = ("auto", "cpu", "cuda")
 ResultsOption = Annotated[str, typer.Option("--results", metavar="FOLDER", help="Folder of the results table.")]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda.")]
 BackendOption = Annotated[
-    str, typer.Option("--backend", metavar="NAME", help="Of the scans: auto, reference, torch, triton, mamba.")
+    str, typer.Option("--backend", metavar="NAME", help="Scan backend: auto, reference, torch, triton, mamba.")
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be run, with an estimate of the time.")]
-Shard = Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts (I from 1).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the planned runs with a time estimate, and run nothing.")]
+Shard = Annotated[str, typer.Option(metavar="I/N", help="Run only the I-th of N parts (I from 1).")]
 TimeLimit = Annotated[
-    float | None, typer.Option(metavar="MINUTES", help="Begin nothing new after so many minutes. (default: no limit)")
+    float | None, typer.Option(metavar="MINUTES", help="Start no new runs after this many minutes. (default: no limit)")
 ]
 TasksDir = Annotated[
     list[str] | None, typer.Option("--tasks-dir", metavar="FOLDER", help="Folder whose files are tasks; may be repeated.")
@@ -45,7 +45,7 @@ ModelSettings = Annotated[
 
 
 def takes(*groups: Iterable[inspect.Parameter]) -> Callable[[Command], Command]:
-    """Give a function of `**options` the signature of these parameters, which typer reads as it does one that is written."""
+    """Return a decorator that gives a function of `**options` these parameters as its signature, for typer to read."""
 
     def declared(command: Command) -> Command:
         parameters = [parameter for group in groups for parameter in group]
@@ -57,7 +57,7 @@ def takes(*groups: Iterable[inspect.Parameter]) -> Callable[[Command], Command]:
 
 
 def of_options(declared: Iterable[Option]) -> Iterable[inspect.Parameter]:
-    """Yield a parameter for each option that is declared by `settings.setting`."""
+    """Yield a parameter for each option declared by `settings.setting`."""
     for option in declared:
         kind: Any = list[str] if option.repeats else bool if isinstance(option.default, bool) else str
         kind = kind | None if option.default is None else kind
@@ -67,7 +67,7 @@ def of_options(declared: Iterable[Option]) -> Iterable[inspect.Parameter]:
 
 
 def of_fields(declaring: type) -> Iterable[inspect.Parameter]:
-    """Yield a parameter for each field of a dataclass whose types are annotated as typer has it."""
+    """Yield a parameter for each field of a dataclass with typer annotations."""
     hints = get_type_hints(declaring, include_extras=True)
     for name, parameter in inspect.signature(declaring).parameters.items():
         yield _parameter(name, parameter.default, hints[name])
@@ -78,7 +78,7 @@ def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
 
 
 def add_folders(tasks_dir: list[str] | None, models_dir: list[str] | None) -> None:
-    """Make the files of these folders plugins."""
+    """Register the files of these folders as plugins."""
     from expbench import plugins
 
     for folder in tasks_dir or []:
@@ -88,30 +88,30 @@ def add_folders(tasks_dir: list[str] | None, models_dir: list[str] | None) -> No
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise `BadInput` for a value that is none of the choices."""
+    """Raise `BadInput` if the value is not one of the choices."""
     if value not in choices:
         raise unknown(f"value of {option}:", value, choices)
 
 
 def shard_of(text: str) -> tuple[int, int]:
-    """``1/4`` as (1, 4)."""
+    """Parse ``1/4`` as (1, 4); raise `BadInput` for malformed text."""
     part, _, parts = text.partition("/")
     if not (text.isascii() and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise BadInput(f"--shard: {text!r} is not I/N with I from 1 to N, as 1/4")
+        raise BadInput(f"--shard: {text!r} is not I/N with I from 1 to N, e.g. 1/4")
     return int(part), int(parts)
 
 
 def seconds_of(minutes: float | None) -> float | None:
-    """A time limit in seconds; raises `BadInput` for one that makes no sense."""
+    """Convert a time limit from minutes to seconds; raise `BadInput` if it is out of range."""
     if minutes is None:
         return None
-    if not 0 < minutes <= 100_000:  # nan is not either
+    if not 0 < minutes <= 100_000:  # also rejects nan
         raise BadInput(f"--time-limit: {minutes:g} is not between 0 and 100000 minutes")
     return 60 * minutes
 
 
 def bad_files(problems: list[str]) -> None:
-    """Files of the results folder that were not read: everything else was, but the answer is not whole."""
+    """Report unreadable files of the results folder and exit with 2, since the output lacks their rows."""
     for problem in problems:
         say(f"error: {problem}")
     if problems:
@@ -119,7 +119,7 @@ def bad_files(problems: list[str]) -> None:
 
 
 def hold_log() -> MemoryHandler:
-    """Keep what the package logs until it is known that nothing is wrong with the command."""
+    """Buffer log messages of the package until the command has been validated."""
     import logging
     from logging.handlers import MemoryHandler
 
@@ -131,7 +131,7 @@ def hold_log() -> MemoryHandler:
 
 
 def show_log(held: MemoryHandler) -> None:
-    """Print what was logged, such as which implementation of an operation was chosen, and from now on what will be."""
+    """Print the buffered log messages, such as the chosen backend of an operation, and all later ones."""
     import logging
 
     shown = logging.StreamHandler()
@@ -147,5 +147,5 @@ def say(line: str) -> None:
 
 
 def interrupt(*_: object) -> NoReturn:
-    """Treat a signal as an interrupt from the keyboard."""
+    """Raise KeyboardInterrupt in response to a signal."""
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""`expbench report` and `expbench compact`. Heavy imports happen inside them."""
+"""Commands `expbench report` and `expbench compact`. Heavy imports happen inside them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ def report(
     task: Annotated[str | None, typer.Option(metavar="LIST", help="Only these tasks.")] = None,
     models: Annotated[str | None, typer.Option(metavar="LIST", help="Only these models.")] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Compare every other model to this one, in paired differences.")
+        str | None, typer.Option(metavar="MODEL", help="Compare every other model with this one, by paired differences.")
     ] = None,
     results: ResultsOption = "results",
 ) -> None:
-    """Write verdicts, tables and figures of the results: RESULTS/report/report.html, beside it report.md and report.tex."""
+    """Write verdicts, tables and figures of the results to RESULTS/report/report.html, report.md and report.tex."""
     from expbench.report.build import write_report
     from expbench.results import folders, store
     from expbench.settings import split_list
@@ -38,10 +38,10 @@ def report(
 def compact(
     results: ResultsOption = "results",
     curves: Annotated[
-        bool, typer.Option("--curves/--no-curves", help="Keep what was measured on the way, and by label and layer.")
+        bool, typer.Option("--curves/--no-curves", help="Keep training curves and metrics by label and layer.")
     ] = True,
 ) -> None:
-    """Put the files of a results folder into one, table.parquet, as for a repository."""
+    """Merge the files of a results folder into one, table.parquet, e.g. to commit it to a repository."""
     from expbench.results import compact as results_compact
     from expbench.results import folders
 

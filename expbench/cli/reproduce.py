@@ -1,4 +1,4 @@
-"""`expbench reproduce`. Heavy imports happen inside it."""
+"""Command `expbench reproduce`. Heavy imports happen inside it."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from expbench.errors import unknown
 
 def reproduce(
     preset: Annotated[str, typer.Argument(help="table2, degree, table1-nlp, context.")],
-    data: Annotated[str | None, typer.Option("--data", metavar="NAME", help="The text: wikitext-2, wikitext-103.")] = None,
+    data: Annotated[str | None, typer.Option("--data", metavar="NAME", help="Text: wikitext-2, wikitext-103.")] = None,
     path: Annotated[
-        str | None, typer.Option("--path", metavar="FOLDER", help="A folder that the text is read from, not the network.")
+        str | None,
+        typer.Option("--path", metavar="FOLDER", help="Read the text from this folder instead of downloading it."),
     ] = None,
     results: Annotated[
         str | None,
         typer.Option("--results", metavar="FOLDER", help="Folder of the results. (default: results/PRESET, or PRESET-TEXT)"),
     ] = None,
     device: DeviceOption = "auto",
-    smoke: Annotated[bool, typer.Option("--smoke", help="A few steps of every row: does everything run?")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="Smoke test: a few steps of every row.")] = False,
     shard: Shard = "1/1",
     time_limit: TimeLimit = None,
-    no_report: Annotated[bool, typer.Option("--no-report", help="Only run; expbench report draws what there is.")] = False,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Run without writing a report.")] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Run a study of the paper again, its claims fixed beforehand; judge them, and report beside the published numbers.
+    """Reproduce a study of the paper with preregistered claims; judge them, and report beside the published numbers.
 
-    It can be interrupted, and limited in time; the same command goes on from there. Started several times on one folder, it
-    divides the work.
+    The same command resumes an interrupted or time-limited study. Several processes started on one folder share the work.
     """
-    # Before torch is loaded, as in run; what is tried is too small for several threads, which would wait for each other.
+    # Set before torch is loaded, as in run. A smoke test is too small to gain from several threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if smoke:
         os.environ.setdefault("OMP_NUM_THREADS", "1")

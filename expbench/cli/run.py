@@ -1,4 +1,4 @@
-"""`expbench run`. Heavy imports happen inside it."""
+"""Command `expbench run`. Heavy imports happen inside it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from expbench.cli.options import DEVICES, add_folders, check_choice, hold_log, o
 from expbench.sweep.request import OPTIONS, Request
 
 
-# Its options are what a request and an execution declare: typer reads them from a signature that is made of these.
+# The options are declared by Request and Execution; typer reads them from a generated signature.
 @takes(of_options(OPTIONS.values()), of_fields(Execution))
 def run(**options: Any) -> None:
-    """Run every combination that the results do not hold yet.
+    """Run every combination that is not in the results yet.
 
-    Lists are 1,2,3 and ranges 0:5 (the end is not included). The same command continues an interrupted sweep.
+    Lists are written 1,2,3 and ranges 0:5 (without the end). The same command resumes an interrupted sweep.
     """
     asked = {name: options.pop(name) for name in OPTIONS}
     request = Request(**{name: tuple(text or ()) if OPTIONS[name].repeats else text for name, text in asked.items()})
@@ -26,7 +26,7 @@ def run(**options: Any) -> None:
 
     check_choice("--device", execution.device, DEVICES)
     check_choice("--backend", execution.backend, ("auto", *backends.BACKENDS))
-    # Read when torch is loaded: threads that wait without spinning are as fast alone, and twice as fast on a busy machine.
+    # Read when torch is loaded. Threads that wait without spinning are as fast alone, and twice as fast on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench.sweep import torchrun
     from expbench.training.device import choose_device

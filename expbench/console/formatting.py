@@ -1,4 +1,4 @@
-"""How numbers and tables are written for a person to read."""
+"""Formatting of numbers and tables for human readers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def number(value: float | None) -> str:
-    """Three significant digits, without needless zeros; a dash for what is missing."""
+    """Format a number with three significant digits and no trailing zeros; a missing value is a dash."""
     if value is None or math.isnan(value):
         return "-"
     if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
@@ -16,17 +16,17 @@ def number(value: float | None) -> str:
 
 
 def whole(value: int) -> str:
-    """A whole number in full, or to three digits from 10^9 on."""
+    """Format an integer in full, or with three digits from 10^9 on."""
     return str(value) if value < 10**9 else f"{value:.2e}"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Columns padded to a common width, two spaces apart."""
+    """Align the columns of a table: pad each to a common width and separate them by two spaces."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(f"{cell:{w}}" for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def markdown_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; pipes inside cells are escaped."""
+    """Format a Markdown table; pipes inside cells are escaped."""
     rows = [header, ["---"] * len(header), *lines]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)

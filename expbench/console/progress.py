@@ -1,4 +1,4 @@
-"""How far a count has come: a bar with an estimate on a terminal, a line for each tenth elsewhere."""
+"""Progress of a count: a bar with a time estimate on a terminal, one line per 10 % elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Format seconds as a rounded duration in s, min or h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -19,7 +19,10 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yields what is told how many are done: a bar with an estimate on a terminal, a line for each tenth elsewhere."""
+    """Yield a callback that takes the number of finished items and reports progress.
+
+    Progress is a bar with a time estimate on a terminal, and one line per 10 % elsewhere.
+    """
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -1,9 +1,9 @@
-"""Random numbers by counter: the same numbers on a CPU, on a GPU, one at a time or a million at once.
+"""Counter-based random numbers: equal on a CPU and a GPU, drawn one at a time or a million at once.
 
-A `Draws` is a key; its n-th call with m elements hashes the counters (n, 0..m-1) under that key with the finaliser of
-SplitMix64 (Steele, Lea and Flood 2014), in int64 tensor arithmetic, which wraps alike on every device. Nothing is
-consumed: whoever knows the key (task settings, instance, split, seed, step) can draw the same batch again. A key may be a
-tensor, so that under `torch.vmap` the keys of many runs draw all their batches in one operation.
+A `Draws` is a key. Its n-th call with m elements hashes the counters (n, 0..m-1) under that key with the finaliser of
+SplitMix64 (Steele, Lea and Flood 2014), in int64 tensor arithmetic, which wraps identically on every device. There is no
+generator state: the key (task settings, instance, split, seed, step) suffices to draw the same batch again. A key may be a
+tensor, so that `torch.vmap` over the keys of many runs draws all their batches in one operation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MASK = (1 << 64) - 1
 
 
 def mix(number: int) -> int:
-    """SplitMix64's finaliser of a 64-bit number, as a 64-bit number; `_mix_tensor` is the same on tensors."""
+    """Apply SplitMix64's finaliser to a 64-bit number; `_mix_tensor` is the same for tensors."""
     z = number & _MASK
     z = ((z ^ (z >> 30)) * _MIX_1) & _MASK
     z = ((z ^ (z >> 27)) * _MIX_2) & _MASK
@@ -32,7 +32,7 @@ def mix(number: int) -> int:
 
 
 def fold(text: str, *counters: int) -> int:
-    """A 64-bit key from a text (through SHA-256) and a chain of counters."""
+    """Derive a 64-bit key from a text (through SHA-256) and a chain of counters."""
     key = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
     for counter in counters:
         key = advance(key, counter)
@@ -40,18 +40,18 @@ def fold(text: str, *counters: int) -> int:
 
 
 def advance(key: int, counter: int) -> int:
-    """The key that `fold` reaches from `key` by one more counter."""
+    """Derive the key that `fold` returns with one more counter."""
     return mix(key + (counter + 1) * _GOLDEN)
 
 
 def advance_all(keys: Tensor, counter: int | Tensor) -> Tensor:
-    """`advance` for int64 tensors: the keys as `as_tensor` has them, and a counter that may be a tensor too."""
+    """Apply `advance` to an int64 tensor of keys, as `as_tensor` returns it; the counter may be a tensor too."""
     step = (counter + 1) * _signed(_GOLDEN) if isinstance(counter, Tensor) else _signed((counter + 1) * _GOLDEN)
     return _mix_tensor(keys + step)
 
 
 def as_tensor(keys: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """64-bit keys as int64 numbers."""
+    """Convert 64-bit keys to an int64 tensor."""
     return torch.tensor([_signed(key) for key in keys], dtype=torch.int64, device=device)
 
 
@@ -61,7 +61,7 @@ def _signed(number: int) -> int:
 
 
 def _shift(z: Tensor, bits: int) -> Tensor:
-    return (z >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts int64 with its sign: mask it away
+    return (z >> bits) & ((1 << (64 - bits)) - 1)  # torch's shift extends the sign of int64: mask it away
 
 
 def _mix_tensor(z: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def _mix_tensor(z: Tensor) -> Tensor:
 
 
 def _one_kernel(key: Tensor) -> bool:
-    """Whether it is on a GPU and Triton is there: by torch's operations, drawing is a third of the launches of a step."""
+    """Return whether to draw with one Triton kernel: on a GPU, torch's operations are a third of the launches of a step."""
     return key.is_cuda and _triton()
 
 
@@ -81,9 +81,9 @@ def _triton() -> bool:
 
 
 class Draws:
-    """The random numbers that belong to one key, an int or an int64 tensor without axes (as `as_tensor` has it).
+    """The random numbers of one key: an int or an int64 tensor without axes (an element of `as_tensor`).
 
-    Each call draws fresh numbers, so the order of the calls is part of what is drawn.
+    Each call draws new numbers, so the numbers depend on the order of the calls.
     """
 
     def __init__(self, key: int | Tensor, device: torch.device | str = "cpu") -> None:
@@ -92,7 +92,7 @@ class Draws:
         self._device = device
 
     def _base(self) -> int | Tensor:
-        """The key of the next call."""
+        """Return the key of the next call."""
         calls, key = self._calls, self._key
         self._calls += 1
         return advance_all(key, calls) if isinstance(key, Tensor) else _signed(advance(key, calls))
@@ -102,7 +102,7 @@ class Draws:
         return _mix_tensor(counter * _signed(_GOLDEN) + self._base()).view(shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
-        """Float64 numbers, uniform in [low, high), 53 bits each; shape `shape`."""
+        """Draw float64 numbers of shape `shape`, uniform in [low, high), with 53 bits each."""
         if isinstance(self._key, Tensor) and _one_kernel(self._key):
             from expbench.data.rng_kernel import Uniform
 
@@ -114,24 +114,24 @@ class Draws:
         return number if (low, high) == (0, 1) else number * (high - low) + low
 
     def integers(self, *shape: int, n: int) -> Tensor:
-        """Int64 numbers, uniform in 0..n-1 (the bias is below n / 2^53); shape `shape`."""
+        """Draw int64 numbers of shape `shape`, uniform in 0..n-1 (the bias is below n / 2^53)."""
         return torch.clamp((self.uniform(*shape) * n).long(), max=n - 1)
 
     def coins(self, *shape: int, p: float = 0.5) -> Tensor:
-        """Booleans, each true with probability p; shape `shape`."""
+        """Draw Booleans of shape `shape`, each true with probability p."""
         heads: Tensor = self.uniform(*shape) < p
         return heads
 
     def normal(self, *shape: int) -> Tensor:
-        """Float64 standard normal numbers, by the inverse distribution function; shape `shape`."""
+        """Draw float64 standard normal numbers of shape `shape`, by the inverse distribution function."""
         numbers: Tensor = torch.special.ndtri(self.uniform(*shape) + 2.0**-54)
         return numbers
 
     def subset(self, n: int, k: int) -> list[int]:
-        """k distinct members of 0..n-1, in ascending order."""
+        """Draw k distinct members of 0..n-1, in ascending order."""
         return sorted(self.permutation(n)[:k])
 
     def permutation(self, n: int) -> list[int]:
-        """0..n-1 in random order."""
+        """Draw a random permutation of 0..n-1."""
         order: list[int] = torch.argsort(self.uniform(n), stable=True).tolist()
         return order

@@ -1,4 +1,4 @@
-"""Uniform numbers by counter in one kernel on a GPU: bit by bit those that `Draws.uniform` finds by torch's operations."""
+"""Counter-based uniform numbers in one GPU kernel: bit for bit the numbers of `Draws.uniform` with torch's operations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BLOCK = 1024
 
 
 class Uniform(torch.autograd.Function):
-    """Keys (S,), int64 -> float64 in [0, 1), (S, count): from the counters 1 to count. Keys may be mapped."""
+    """Keys (S,), int64 -> float64 in [0, 1), (S, count), from the counters 1 to count. vmap over keys is supported."""
 
     @staticmethod
     def forward(keys: Tensor, count: int) -> Tensor:
@@ -27,14 +27,14 @@ class Uniform(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], keys: Tensor, count: int) -> tuple[Tensor, int]:
-        assert in_dims[0] is not None  # torch asks for this only where an input is mapped
+        assert in_dims[0] is not None  # torch calls this only with a mapped input
         found: Tensor = Uniform.apply(keys.movedim(in_dims[0], 0).flatten(), count)
         return found.unflatten(0, (info.batch_size, -1)), 0
 
 
 @triton.jit
 def _uniform(KEYS, FOUND, COUNT, BLOCK: tl.constexpr):
-    """SplitMix64's finaliser of key + counter x golden ratio, its upper 53 bits as a number in [0, 1)."""
+    """Apply SplitMix64's finaliser to key + counter x golden ratio; store its upper 53 bits as a number in [0, 1)."""
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     key = tl.load(KEYS + tl.program_id(1)).to(tl.uint64, bitcast=True)
     golden = tl.full([BLOCK], 0x9E3779B97F4A7C15, tl.uint64)
@@ -42,5 +42,5 @@ def _uniform(KEYS, FOUND, COUNT, BLOCK: tl.constexpr):
     z = (z ^ (z >> 30)) * tl.full([BLOCK], 0xBF58476D1CE4E5B9, tl.uint64)
     z = (z ^ (z >> 27)) * tl.full([BLOCK], 0x94D049BB133111EB, tl.uint64)
     z = z ^ (z >> 31)
-    number = (z >> 11).to(tl.float64) * (1.0 / (1 << 53))  # both are exact, as the factor is a power of two
+    number = (z >> 11).to(tl.float64) * (1.0 / (1 << 53))  # exact: 53 bits fit, and the factor is a power of two
     tl.store(FOUND + tl.program_id(1).to(tl.int64) * COUNT + place, number, mask=place < COUNT)

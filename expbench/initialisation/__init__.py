@@ -1,1 +1,1 @@
-"""Constructions: weights of a given network that are set, not drawn, so that it computes what a theorem says that it can."""
+"""Constructions: explicit weights with which a network computes the function that a theorem says it can represent."""

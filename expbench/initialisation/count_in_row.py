@@ -1,4 +1,4 @@
-"""Count in row by one channel of Eq. 5 of arXiv 2502.02209: h_t = x_t h_{t-1} + x_t, exactly, as all numbers are whole."""
+"""Count in row by one channel of Eq. 5 of arXiv 2502.02209: h_t = x_t h_{t-1} + x_t, exact because all are integers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from expbench.run import Run
 
 
 def needs(run: Run, model: type) -> Iterator[Need]:
-    """One layer of Eq. 5 with a linear Abar, and nothing else than the residual connection around it; of any width."""
+    """Yield the needs: one layer of Eq. 5 with a linear Abar, with only a residual connection around it, of any width."""
     yield Need("--task count-in-row", run.task == "count-in-row")
     yield Need("--models s6-poly", issubclass(model, S6Poly))
     for name, value in (("layout", "full_bias"), ("transition", "linear"), ("skip", "true")):
@@ -27,11 +27,11 @@ def needs(run: Run, model: type) -> Iterator[Need]:
 
 @torch.no_grad()
 def start(network: Network) -> None:
-    """Make channel 0 the count, by its first state (Abar = x_t, B = C = 1), and let the read-out read it alone.
+    """Set the weights so that channel 0 counts in its first state (Abar = x_t, B = C = 1) and the read-out reads only it.
 
-    Its skip of -1 takes away what the residual connection adds. Of classes k, 2 k count - k^2 is largest at k = count. Other
-    channels keep their embedding, and nothing reads them until training does; their Abar does not depend on the token, and
-    is at most 1, so that they stay finite.
+    Its skip of -1 cancels the residual connection. Among classes k, the logit 2 k count - k^2 is largest at k = count. Other
+    channels keep their embedding, and the read-out ignores them until training changes it. Their Abar does not depend on the
+    token and is at most 1, so that they stay finite.
     """
     (layer,) = network.mixers
     assert isinstance(layer, S6Poly)

@@ -1,4 +1,4 @@
-"""Lemma 2 of arXiv 2502.02209: an S6 layer whose Abar is 1 is a head of linear attention over its own tokens."""
+"""Lemma 2 of arXiv 2502.02209: an S6 layer with Abar = 1 is a head of linear attention over its own tokens."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from expbench.models.s6_poly_disc import S6PolyDisc
 from expbench.nn.network import Network
 from expbench.run import Run
 
-EPS = 1e-6  # -A of a layer that is to be trained: A = 0 is out of the reach of A = -exp(A_log)
+EPS = 1e-6  # -A of a trainable layer, because A = -exp(A_log) cannot be 0 for a finite A_log
 
 
 def needs(run: Run, model: type) -> Iterator[Need]:
-    """A layer of the S6 family whose B and C are maps of their own."""
+    """Yield the needs: a layer of the S6 family with separate linear maps for B and C."""
     yield Need("--models s6 (or s6-bbar-b, s6-poly, s6-poly-disc)", issubclass(model, S6))
     yield Need("-m layout=full_bias", run.model_settings.get("layout") == "full_bias")
 
 
 @torch.no_grad()
 def start(network: Network) -> None:
-    """Make each layer y_t = sum_{j<=t} (W_Q x_t . W_K x_j) x_j; W_Q = S_C and W_K = S_B stay as torch has drawn them.
+    """Set each layer to y_t = sum_{j<=t} (W_Q x_t . W_K x_j) x_j; W_Q = S_C and W_K = S_B keep their random weights.
 
-    Delta is 1, and log 2 in the Taylor variants; where it scales B, so it does W_K. The term of x_j has the factor
+    Delta is 1, and log 2 in the Taylor variants; if Delta scales B, it scales W_K as well. The term of x_j has the factor
     exp(-eps Delta (t - j)), eps = 1e-6: a relative error of at most eps Delta (t - j), and none with ``transition=linear``.
     """
     for layer in network.mixers:
@@ -39,7 +39,7 @@ def start(network: Network) -> None:
 
 @torch.no_grad()
 def sum_up(layer: S6, eps: float) -> None:
-    """Set Abar = 1 (A = -eps where A = 0 makes it so), B = C = 0 and no skip, in a layer of the layout ``full_bias``."""
+    """Set Abar = 1 (by A = -eps in place of A = 0), B = C = 0 and no skip, in a layer with layout ``full_bias``."""
     for tensor in (*layer.parameters(), *layer.buffers()):
         tensor.zero_()
     if isinstance(layer, S6PolyDisc) and layer.linear:

@@ -1,4 +1,4 @@
-"""Need: what a construction asks of a run."""
+"""Need: a requirement of a construction on a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Need(NamedTuple):
-    """What a construction asks of a run: an option as a user types it, and whether the run is as it says."""
+    """A requirement of a construction. option: as a user types it. met: true if the run satisfies it."""
 
     option: str
     met: bool

@@ -1,4 +1,4 @@
-"""Initial weights: torch's own, or those of a construction, and noise on them."""
+"""Initial weights: torch's default or those of a construction, with optional noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from expbench.task import Task
 
 
 class _Construction(NamedTuple):
-    """needs: what it asks of a run, given the class of its model. start: sets the weights of a network that is so."""
+    """A construction. needs: yields its requirements on a run and its model class. start: sets a network's weights."""
 
     needs: Callable[[Run, type], Iterator[Need]]
     start: Callable[[Network, Task], None]
@@ -30,7 +30,7 @@ _CONSTRUCTIONS = {
 
 
 def check(run: Run, model: type) -> None:
-    """Raise `BadInput`, which names the options to give, if a run is not as the construction that it starts from needs."""
+    """Raise `BadInput`, naming the missing options, if a run does not meet the needs of its initial construction."""
     if run.init != "default":
         missing = [need.option for need in _CONSTRUCTIONS[run.init].needs(run, model) if not need.met]
         if missing:
@@ -38,9 +38,9 @@ def check(run: Run, model: type) -> None:
 
 
 def start(network: Network, run: Run, task: Task) -> None:
-    """Set the weights of a network, on the CPU and as torch has initialised it, to those that its run starts from.
+    """Set the initial weights of a run in its network, which is on the CPU and has torch's initialisation.
 
-    Noise is drawn from torch's generator, after all that the network's own initialisation has drawn.
+    Noise is drawn from torch's generator after the network's own initialisation, which noise therefore leaves unchanged.
     """
     if run.init != "default":
         _CONSTRUCTIONS[run.init].start(network, task)
@@ -50,7 +50,10 @@ def start(network: Network, run: Run, task: Task) -> None:
 
 @torch.no_grad()
 def disturb(network: Network, size: float) -> None:
-    """Add normal noise of that size to every trainable parameter: of one seed the same numbers for every size and dtype."""
+    """Add normal noise with standard deviation `size` to every trainable parameter.
+
+    It is drawn in float32, so that one seed gives the same numbers for every size and dtype.
+    """
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.add_(torch.randn(parameter.shape), alpha=size)

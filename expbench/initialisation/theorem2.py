@@ -1,9 +1,9 @@
-"""Theorem 2 of arXiv 2502.02209: four Mamba blocks that are any given polynomial.
+"""Theorem 2 of arXiv 2502.02209: four Mamba blocks that compute any given polynomial.
 
-The first block selects each variable; the second copies it to as many positions as its exponent says; the third multiplies
-the copies, sum_{k<=e} x^k - sum_{k<e} x^k, and leaves the power at the last of them; the fourth multiplies the powers of a
-monomial by the same difference over its variables. Everywhere else its Abar is 1, which keeps the product until the last
-position T, where it is read. Which position does what is said by the position code, in streams of their own.
+The first block selects each variable. The second copies a variable with exponent e to e positions. The third multiplies the
+copies, as sum_{k<=e} x^k - sum_{k<e} x^k, and stores the power at the last copy. The fourth multiplies the powers of a
+monomial by the same difference over its variables. Its Abar is 1 at all other positions, which keeps the product until it is
+read at the last position T. Separate streams of the position code define the role of each position.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Windows = Literal["disjoint", "printed", "earliest"]
 
 
 class _Monomial(NamedTuple):
-    """A monomial: its coefficient, the numbers of its pairs, and that of the pair whose window ends first."""
+    """A monomial: its coefficient, the indices of its pairs, and the index of the pair whose window ends first."""
 
     coefficient: float
     pairs: range
@@ -35,16 +35,16 @@ class _Monomial(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """A variable of a monomial and the positions (from 0) that hold copies of it, as many as its exponent says."""
+    """A variable of a monomial and the positions (from 0) of its copies; their number is its exponent."""
 
     variable: int
     window: range
 
 
 class _Channel(NamedTuple):
-    """A channel of a block: X is a stream, Abar the sum of X over channels, the gate Z a stream (None: 1).
+    """A channel of a block. reads: stream of X. abar: channels whose X sum to Abar. gate: stream of Z (None: 1).
 
-    writes: the weights with which it is added to streams. Channel 0 of every block is constantly 1, and B, C and an Abar of
+    writes: weights with which the channel is added to streams. Channel 0 of every block is constantly 1; B, C and an Abar of
     1 read it.
     """
 
@@ -55,7 +55,10 @@ class _Channel(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The variables (from 0), every variable of every monomial with its window, the monomials, and the T positions."""
+    """The layout of the construction.
+
+    used: the variables (from 0). pairs: every variable of every monomial, with its window. T: number of positions.
+    """
 
     used: list[int]
     pairs: list[_Pair]
@@ -64,24 +67,24 @@ class Plan(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Streams of the residual stream."""
+        """Number of streams of the residual stream."""
         return sum(_sizes(len(self.used), len(self.pairs), len(self.monomials)).values())
 
     @property
     def inner(self) -> tuple[int, ...]:
-        """Channels of each block."""
+        """Number of channels of each block."""
         pairs = 1 + 2 * len(self.pairs)
         return 1 + len(self.used), pairs, pairs, 1 + 3 * len(self.monomials)
 
 
 def place(parsed: Parsed, L: int, windows: Windows) -> Plan:
-    """Where everything stands, for variables among the first L positions.
+    """Return the plan of a polynomial with variables among the first L positions.
 
-    windows: where the copies stand. In the printed proof they begin at the variable's own position (``printed``): there the
-    last copies of two variables may coincide, as those of x1^2*x2 do, and the fourth block then takes the sum of their
-    powers for one factor. Windows that are disjoint within each monomial mend it: from position L + 1 on (``disjoint``),
-    with T = L + the degree; or each from its variable's own position on, unless the one before it is in the way
-    (``earliest``), with T = L where no power stands too near the end.
+    windows: positions of the copies. In the printed proof they start at the variable's own position (``printed``). The last
+    copies of two variables may then coincide, as for x1^2*x2, and the fourth block uses the sum of their powers as a single
+    factor. Windows that are disjoint within each monomial correct this. They start at position L + 1 (``disjoint``), with
+    T = L + the degree; or each at its variable's own position or after the previous window, whichever is later
+    (``earliest``), with T = L unless a power is too close to the end.
     """
     pairs: list[_Pair] = []
     monomials = []
@@ -98,9 +101,9 @@ def place(parsed: Parsed, L: int, windows: Windows) -> Plan:
 
 
 def needs(run: Run, model: type) -> Iterator[Need]:
-    """A formula, and a network of four such blocks that is as wide and as long as it needs.
+    """Yield the needs: a formula, and a network of four Mamba blocks with the required width and length.
 
-    Inputs at positions that the proof would append, and fill with zeros, have no effect: they are those of unused variables.
+    The proof appends positions filled with zeros. Here they are inputs of unused variables, which have no effect.
     """
     formula = run.task_settings.get("formula") if run.task == "polyreg" else None
     yield Need("--task polyreg", run.task == "polyreg")
@@ -120,7 +123,7 @@ def needs(run: Run, model: type) -> Iterator[Need]:
 
 @torch.no_grad()
 def start(network: Network, task: Task) -> None:
-    """Make the network the standardised labels of a polyreg task with a formula; what is not needed of a block is 0."""
+    """Set the weights so that the network computes the standardised labels of a polyreg task; unused weights are 0."""
     asked: Any = task
     fill(network, place(parse(asked.formula, task.L), task.L, "earliest"))
     standardise(network, task)
@@ -128,9 +131,12 @@ def start(network: Network, task: Task) -> None:
 
 @torch.no_grad()
 def fill(network: Network, plan: Plan) -> None:
-    """Make a network of the plan's width, and of four blocks with its channels or more, the polynomial less its constant."""
+    """Set the weights so that the network computes the polynomial without its constant.
+
+    The network must have the plan's width and four blocks with at least the plan's channels.
+    """
     for tensor in (*network.parameters(), *network.buffers()):
-        tensor.zero_()  # of zeros alone, A = exp(A_log) is 1
+        tensor.zero_()  # with A_log = 0, A = exp(A_log) is 1
     code, blocks = _weights(plan)
     embed: Any = network.embed
     embed.weight[0] = 1
@@ -143,7 +149,7 @@ def fill(network: Network, plan: Plan) -> None:
 
 @torch.no_grad()
 def standardise(network: Network, task: Task) -> None:
-    """From a polynomial to its standardised labels, of which its constant is no part."""
+    """Scale and shift the head from the polynomial to its standardised labels, which do not depend on its constant."""
     asked: Any = task
     shift, there = asked.standardise(torch.tensor([0.0, 1.0], dtype=network.head.weight.dtype)).tolist()
     network.head.weight *= there - shift
@@ -151,12 +157,14 @@ def standardise(network: Network, task: Task) -> None:
 
 
 def _sizes(variables: int, pairs: int, monomials: int) -> dict[str, int]:
-    """The streams of the residual stream, in order.
+    """Return the number of streams of each name in the residual stream, in order. All are 0 except as follows.
 
-    x: the input; y: the output. Of each variable, select: 1 at its position; selected: its value there. Of each pair,
-    window, tail and end: 1 in its window, in all of it but its first position, in its last; copies and fewer: the value
-    in its window, and in its tail. Of each monomial, keep: 0 at the ends of its pairs, else 1; powers: the powers of its
-    variables, each at its end; others: the same but for the first. All are 0 where nothing else is said.
+    x: the input. y: the output.
+    Per variable: select is 1 at its position; selected is its value there.
+    Per pair: window is 1 in its window, tail in its window except the first position, and end at its last position; copies
+    is the variable's value in the window, and fewer its value in the tail.
+    Per monomial: keep is 1 except at the ends of its pairs; powers are the powers of its variables, each at its end; others
+    are the same without the power of the first pair.
     """
     names = {"select": variables, "selected": variables}
     names |= dict.fromkeys(("window", "tail", "end", "copies", "fewer"), pairs)
@@ -164,7 +172,7 @@ def _sizes(variables: int, pairs: int, monomials: int) -> dict[str, int]:
 
 
 def _weights(plan: Plan) -> tuple[Tensor, tuple[list[_Channel], ...]]:
-    """The position code (T, width), and the channels of the four blocks but for the constant one."""
+    """Return the position code (T, width), and the channels of the four blocks except the constant channel."""
     used, pairs, monomials, T = plan
     streams, start = {}, 0
     for name, size in _sizes(len(used), len(pairs), len(monomials)).items():
@@ -206,7 +214,7 @@ def _weights(plan: Plan) -> tuple[Tensor, tuple[list[_Channel], ...]]:
 
 
 def _set(block: MambaBlock, channels: list[_Channel]) -> None:
-    """Put channels 1.. into a block of zeros; channel 0 is constantly 1, and B and C read it."""
+    """Write channels 1, 2, ... into a block of zeros; channel 0 is constantly 1, and B and C read it."""
     assert isinstance(block.mixer, S6)
     X, Z, out, abar = (linear.weight for linear in (block.to_x, block.to_z, block.to_out, block.mixer.to_delta))
     block.to_x.bias[0] = 1

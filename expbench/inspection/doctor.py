@@ -1,4 +1,4 @@
-"""Doctor: versions, device, and whether the optional backends work. Each is probed by a call, not by its version."""
+"""Doctor: report versions, the device and the optional backends. Each backend is probed by a call, not by its version."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PACKAGES = ("torch", "numpy", "pandas", "pyarrow", "matplotlib", "scipy", "safe
 
 
 def examine() -> str:
-    """The report, a line a finding."""
+    """Return the report, one line per finding."""
     lines = [["expbench", provenance.versions()["expbench"]], ["python", platform.python_version()]]
     lines += [[name, provenance.installed(name) or "missing"] for name in _PACKAGES]
     lines += [["commit", provenance.git_commit() or "not run from a checkout"]]
@@ -43,4 +43,4 @@ def _mamba() -> str:
     reason = backend_mamba.absent()
     if reason is not None:
         return f"not available: {reason}"
-    return f"works ({provenance.installed('mamba-ssm') or 'its extension alone'})"
+    return f"works ({provenance.installed('mamba-ssm') or 'only its extension'})"

@@ -1,4 +1,4 @@
-"""Show: what exactly a task asks for, or what a model is."""
+"""Show: the definition of a task or a model."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from expbench.task import LONGEST, Task
 
 T = TypeVar("T")
 _SAMPLES = 3
-_SHOWN = 24  # numbers of a sample
+_SHOWN = 24  # numbers shown per sample
 
 
 def show_plugin(
     name: str, *, L: str | None, D: str, depth: str, task_settings: Sequence[str], model_settings: Sequence[str]
 ) -> str:
-    """The page of a task or a model; raises `BadInput` for a name that is neither."""
+    """Return a description of a task or a model; raise `BadInput` for an unknown name."""
     tasks, models = plugins.discover("task"), plugins.discover("model")
     if name in tasks:
         if model_settings:
-            raise BadInput(f"-m {model_settings[0]}: {name} is a task; its settings are given by -t")
+            raise BadInput(f"-m {model_settings[0]}: {name} is a task; give its settings by -t")
         return _show_task(tasks[name], L, task_settings)
     if name in models or ":" in name:
         if task_settings:
-            raise BadInput(f"-t {task_settings[0]}: {name} is a model; its settings are given by -m")
+            raise BadInput(f"-t {task_settings[0]}: {name} is a model; give its settings by -m")
         return _show_model(plugins.find("model", name), L or "16", D, depth, model_settings)
     raise unknown("task or model", name, [*tasks, *models])
 
@@ -61,7 +61,7 @@ def _show_task(plugin: plugins.Plugin, L: str | None, assignments: Sequence[str]
             *head,
             _settings_table(cls, contracts.task_values(task)),
             "",
-            f"judged by: {task.headline}, solved at {better} {task.solved_at:g}; chance {number(task.chance())}",
+            f"primary metric: {task.headline}, success {better} {task.solved_at:g}; chance {number(task.chance())}",
             f"controls: {', '.join(kinds) or 'none'}",
             *([f"labels: {known}"] if known else []),
             *([f"this instance: {_cut(task.describe())}"] if task.describe() else []),
@@ -106,11 +106,11 @@ def _show_model(plugin: plugins.Plugin, L: str, D: str, depth: str, assignments:
             _settings_table(cls, values),
             "",
             f"at width {width}, length {length}, depth {layers}:",
-            f"  parameters of a layer: {sum(p.numel() for p in mixers[0].parameters())} (normalisation not counted)",
-            f"  state of a layer: {'not stated' if state is None else f'{state} numbers'}",
-            f"  FLOPs of a layer, a token: {'not stated' if operations is None else number(operations)}",
-            f"  reach with norm none, residual on: {NO_BOUND if reach is None else degree_and_order(reach)}",
-            f"  position code unless told otherwise: {contracts.default_positions(cls, plugin.name)}",
+            f"  parameters per layer: {sum(p.numel() for p in mixers[0].parameters())} (without normalisation)",
+            f"  state per layer: {'not declared' if state is None else f'{state} numbers'}",
+            f"  FLOPs per layer and token: {'not declared' if operations is None else number(operations)}",
+            f"  reach (norm none, residual on): {NO_BOUND if reach is None else degree_and_order(reach)}",
+            f"  default position code: {contracts.default_positions(cls, plugin.name)}",
         ]
     )
 
@@ -118,7 +118,7 @@ def _show_model(plugin: plugins.Plugin, L: str, D: str, depth: str, assignments:
 def _guarded(name: str, ask: Callable[[], T]) -> T:
     try:
         return ask()
-    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+    except (Exception, SystemExit) as error:  # a plugin is third-party code
         raise BadInput(f"task {name!r} breaks its contract: {type(error).__name__}: {error}") from error
 
 
@@ -143,7 +143,7 @@ def _single(assignments: Sequence[str], option: str, kind: str, name: str) -> di
     given = request.assignments(assignments, option, [name], kind, name)
     for setting, values in given.items():
         if len(values) != 1:
-            raise BadInput(f"{option} {setting}={','.join(values)}: show takes one value a setting")
+            raise BadInput(f"{option} {setting}={','.join(values)}: show takes one value per setting")
     return {setting: values[0] for setting, values in given.items()}
 
 

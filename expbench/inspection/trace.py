@@ -1,4 +1,4 @@
-"""Trace: from a key back to the run, its curve, and the command that runs it again."""
+"""Trace: look up a run by its key, with its curve and the command to rerun it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def trace_key(frame: pd.DataFrame, folder: Path, key: str) -> str:
-    """The page of the one run whose key begins with `key`; raises `BadInput` if there is none or more than one."""
+    """Return a description of the run whose key begins with `key`; raise `BadInput` unless there is exactly one."""
     rows = rows_of_run(frame, key)
     first = rows.iloc[0]
     run = Run.from_row({str(name): value for name, value in first.items()})
@@ -34,7 +34,7 @@ def trace_key(frame: pd.DataFrame, folder: Path, key: str) -> str:
     if pd.notna(first["weights"]):
         path = folder / str(first["weights"])
         parts.append(
-            f"weights: {path}" if path.exists() else "weights: not kept, its seed is neither best, median nor worst"
+            f"weights: {path}" if path.exists() else "weights: not kept (the seed is neither best, median nor worst)"
         )
     return "\n\n".join(part for part in parts if part)
 
@@ -46,7 +46,7 @@ def _shown(value: Any) -> str:
 
 
 def _curve(rows: pd.DataFrame) -> str:
-    """Training loss and headline metric of the selection split by step."""
+    """Return a table of the training loss and the primary metric on the validation split by step."""
     whole = rows[rows["slice"].fillna("") == ""]
     loss = whole[(whole["split"] == "train") & (whole["metric"] == "loss")].set_index("step")["value"]
     headline = whole[(whole["split"] == "selection") & whole["headline"].fillna(False).astype(bool)]

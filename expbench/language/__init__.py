@@ -1,4 +1,4 @@
-"""Language models on a text: what they are made of, what is measured of them, and how the trainer of epochs gets them."""
+"""Language models on a text: the models, their evaluation, and their workload for the trainer of epochs."""
 
 from expbench.language.flops import flops_per_token
 from expbench.language.recipe import Recipe, schedule

@@ -1,8 +1,8 @@
-"""The order of the training data: every batch follows from its step and the seed, so that no state has to be kept.
+"""The order of the training data: every batch is a function of its step and the seed, so that no state has to be saved.
 
-An epoch begins at an offset of its own, in 0..context-1, from where the text is cut into windows of `context` targets; they
-come in an order of its own. Each token is thus a target once an epoch at most: what is left at both ends, and of the last
-batch, is left out.
+Each epoch draws an offset in 0..context-1, cuts the text from there into windows of `context` targets, and shuffles them.
+Each token is therefore a target at most once per epoch. The tokens at both ends and those of an incomplete last batch are
+dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Order:
         self._epoch, self._starts = -1, np.empty(0, dtype=np.int64)
 
     def starts(self, step: int) -> NDArray[np.int64]:
-        """Where the sequences (B,) of a step (from 1) start in the text."""
+        """Return the positions (B,) in the text at which the sequences of `step` (from 1) start."""
         epoch, at = divmod(step - 1, self._steps)
         if epoch != self._epoch:
             draws = Draws(fold("language", self._recipe.seed, epoch))
@@ -38,7 +38,7 @@ class Order:
         return self._starts[at * self._recipe.batch_size :][: self._recipe.batch_size]
 
     def batch(self, step: int, device: torch.device, rank: int = 0, ranks: int = 1) -> Tensor:
-        """The share of a process in the batch of a step: (B / ranks, context + 1) int64, a token more than its targets."""
+        """Return a process's share of the batch of a step: (B / ranks, context + 1) int64, one token more than targets."""
         share = self._recipe.batch_size // ranks
         starts = self.starts(step)[rank * share :][:share].tolist()
         text = np.stack([self._ids[start : start + self._recipe.context + 1] for start in starts]).astype(np.int64)

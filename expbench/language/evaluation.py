@@ -1,4 +1,4 @@
-"""What is measured of a language model in training: perplexities, statistics, and what tells data and outputs."""
+"""Evaluation of a language model during training: perplexities, statistics of mixers, checksums of data and outputs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from expbench.training.precision import precision_context
 
 SPLITS: dict[Split, Part] = {"selection": "validation", "test": "test"}
 _PROBE = 4096  # tokens on which mixers log their statistics
-_TOLD = 256  # sequences by which a split is told from another
+_TOLD = 256  # sequences in the checksum of a split
 
 
 class LanguageEvaluation:
-    """What can be measured of a model that is on its device.
+    """The measurements of a model on its device.
 
-    rows: sequences that memory suffices for. compiled: whether the model's blocks are.
+    rows: maximum number of sequences that fit into memory. compiled: true if the model's blocks are compiled.
     """
 
     def __init__(
@@ -40,14 +40,17 @@ class LanguageEvaluation:
         self._rows, self._compiled = rows, compiled
 
     def untrained(self) -> Iterator[Score]:
-        """Yield what tells the outputs of the model before its first step, in float32: the losses of the probe's tokens."""
+        """Yield a checksum of the untrained model's outputs in float32: of the losses of the probe's tokens."""
         with self._uncompiled():
             probe = self._probe(ahead=1)
             losses = self._model.token_losses(probe[:, :-1], probe[:, 1:])
         yield Score("outputs_fingerprint", float(fingerprint(losses[None])), split="selection")
 
     def scores(self) -> Iterator[Score]:
-        """Of the splits but the training split, by token and by word; raises `DivergedError` where one is not finite."""
+        """Yield the perplexities per token and per word of all splits except the training split.
+
+        Raises `DivergedError` if one is not finite.
+        """
         for split, tokens in self._splits():
             found = self._perplexity(tokens)
             if not math.isfinite(found.nll) or math.isinf(found.per_token):
@@ -57,9 +60,10 @@ class LanguageEvaluation:
                 yield Score("word_perplexity", found.per_word, split=split)
 
     def at_best(self) -> Iterator[Score]:
-        """As the same targets are predicted from contexts of each length: targets of whole windows of the longest.
+        """Yield the perplexity at each of the recipe's lengths, all on the same targets.
 
-        Without compiling: a program of its own for every length would take longer than it saves.
+        The targets are those with a full window of the longest context. The model runs uncompiled, because compiling a
+        program for every length would take longer than it saves.
         """
         recipe, lengths = self._recipe, self._recipe.lengths
 
@@ -82,7 +86,7 @@ class LanguageEvaluation:
                 yield Score("perplexity", at_length.per_token, f"context={length}", split)
 
     def logged(self) -> Iterator[Score]:
-        """What mixers log about the first tokens of the validation split."""
+        """Yield the statistics that mixers log on the first tokens of the validation split."""
         with precision_context(self._recipe.dtype, self._device.type):
             found = {of: float(value) for of, value in self._model.statistics(self._probe()).items()}
         for (layer, name), value in found.items():
@@ -92,7 +96,7 @@ class LanguageEvaluation:
             yield Score("k_hat", max(largest), split="selection")
 
     def data(self) -> Iterator[Score]:
-        """What tells the splits but the training split."""
+        """Yield checksums of all splits except the training split."""
         for split, tokens in self._splits():
             ids = tokens.ids[: _TOLD * self._recipe.context + 1].astype("int64")
             yield from of_tokens(split, torch.from_numpy(ids)[None])
@@ -106,7 +110,7 @@ class LanguageEvaluation:
         recipe, rows = self._recipe, self._rows
 
         def nll(inputs: Tensor, targets: Tensor) -> Tensor:
-            """For as many rows at every call: another number would have to be compiled anew."""
+            """Return the NLL, padding the batch to `rows` sequences, because another batch size would recompile."""
             lacking = (0, 0, 0, rows - len(inputs))
             with precision_context(recipe.dtype, self._device.type):
                 return self._model.token_losses(F.pad(inputs, lacking), F.pad(targets, lacking))[: len(inputs)]
@@ -123,11 +127,11 @@ class LanguageEvaluation:
         )
 
     def _uncompiled(self) -> AbstractContextManager[Any]:
-        """In it nothing is compiled, for what is done once."""
+        """Return a context without torch.compile, for measurements that are too rare to pay for compilation."""
         return torch.compiler.set_stance("force_eager") if self._compiled else nullcontext()
 
     def _probe(self, ahead: int = 0) -> Tensor:
-        """The first tokens of the validation split, (rows, context), and so many more in each row, where there are."""
+        """Return the first tokens of the validation split, (rows, context + ahead); rows overlap by `ahead` tokens."""
         ids, context = self._corpus["validation"].ids, self._recipe.context
         rows = max(1, min(_PROBE, len(ids) - ahead) // context)
         starts = [ids[i * context : (i + 1) * context + ahead].astype("int64") for i in range(rows)]
@@ -135,6 +139,6 @@ class LanguageEvaluation:
 
 
 def of_tokens(split: Split, tokens: Tensor) -> Iterator[Score]:
-    """What tells tokens (R, n + 1), as inputs and as what is to follow them."""
+    """Yield checksums of the inputs and the targets in tokens (R, n + 1)."""
     yield Score("inputs_fingerprint", float(fingerprint(tokens[None, :, :-1])), split=split)
     yield Score("targets_fingerprint", float(fingerprint(tokens[None, :, 1:])), split=split)

@@ -1,4 +1,4 @@
-"""The family `language`: language models around a mixer, trained in epochs on a text, with checkpoints, one at a time."""
+"""The family `language`: language models around a mixer, trained one at a time in epochs on a text, with checkpoints."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from expbench.training.family import Context, Event, Facts, Family, Paused, Poin
 from expbench.training.job import Job
 from expbench.training.loop import surroundings
 
-_TIMED = 3  # steps
-_TIMED_TOKENS = 1024  # of a step that is timed on a CPU: enough to keep it busy
-_CHECKED = 16  # tokens, on which a model is tried
-_HONOURED = {"schedule"}  # of the fields that came later; another is refused until `recipe_of` takes it in
+_TIMED = 3  # steps; the fastest counts
+_TIMED_TOKENS = 1024  # per timed step on a CPU: enough to keep it busy
+_CHECKED = 16  # tokens in the check of a model
+_HONOURED = {"schedule"}  # later-added fields of `Run` that `recipe_of` supports; all others are rejected
 
 
 class Language:
-    """How texts are trained on."""
+    """The family of text tasks."""
 
     distributed = True
 
     def resolve(self, task: Task, model: type, point: Point) -> Resolved:
-        """Return the point with what the backbone has of its own, and with its epochs in steps. Raises `BadInput`."""
+        """Return the point with the backbone's fixed settings, and with its epochs converted to steps. Raises `BadInput`."""
         fields = dict(point.fields)
         _refuse_what_the_backbone_has(point)
         fields["norm"], fields["positions"] = "rms", "none"
@@ -57,30 +57,30 @@ class Language:
         return Resolved(fields | {"steps": stages.steps, "warmup": stages.warmup}, dict(settings))
 
     def check(self, job: Job, device: str) -> None:
-        """Build a small model around the mixer and run it on a few tokens; raises `BadInput` where that fails."""
+        """Build a small model around the mixer and run it on a few tokens. Raises `BadInput` if that fails."""
         recipe_of(job)
         run = job.run
-        with of_plugin(run.model, f"model {run.model!r} cannot be put into a language model"), torch.no_grad():
+        with of_plugin(run.model, f"model {run.model!r} does not work in a language model"), torch.no_grad():
             model = LanguageModel(job.model, run.model_settings, vocabulary=2, width=run.D, layers=1, context=_CHECKED)
             logits = model(torch.zeros(2, _CHECKED, dtype=torch.int64))
             if tuple(logits.shape) != (2, _CHECKED, 2):
                 raise ValueError(f"logits have shape {tuple(logits.shape)}")
 
     def describe(self, job: Job) -> Facts:
-        """Return parameters, numbers of state, and operations a token (forward); a backbone is not polynomial."""
+        """Return parameters, state size and forward operations per token; no reach, as a backbone is not polynomial."""
         model, context = self.network(job), job.task.L
         states = [state_size(mixer, context) for mixer in model.mixers]
         state = None if None in states else sum(size for size in states if size is not None)
         return Facts(model.parameter_count(), state, flops_per_token(model, context) / 3, None)
 
     def group(self, jobs: Sequence[Job], device: str, largest: int | None) -> Iterator[Stack]:
-        """Divide jobs into stacks of one: a language model keeps a device busy."""
+        """Divide jobs into stacks of one, because a single language model keeps a device busy."""
         yield from (Stack([job]) for job in jobs)
 
     def seconds(self, stack: Stack, device: str) -> float:
-        """Return how long the steps of a run take, from a few of them.
+        """Estimate the seconds that the steps of a run take, from a few steps.
 
-        On a CPU, where a step of full size may take minutes, from steps of fewer sequences.
+        On a CPU, where a full step may take minutes, the timed steps have fewer sequences.
         """
         (job,) = stack.jobs
         whole, corpus = recipe_of(job), _text(job).corpus
@@ -101,12 +101,12 @@ class Language:
         return min(taken) * stages.steps * whole.batch_size / rows
 
     def untimed(self, device: str) -> str:
-        """Return what `seconds` leaves out."""
-        uncompiled = ", and before they are compiled, which makes them faster" if device == "cuda" else ""
+        """Return a description of the work that `seconds` omits."""
+        uncompiled = ", and without compilation, which makes them faster" if device == "cuda" else ""
         return f"language models without their evaluations{uncompiled}"
 
     def train(self, stack: Stack, context: Context) -> Iterator[Event]:
-        """Train the only job of a stack, its checkpoints in the results folder until it has ended."""
+        """Train the only job of a stack, with checkpoints in the results folder until it has finished."""
         (job,) = stack.jobs
         folder = context.folder / FOLDER / job.run.key
         seconds = None if math.isinf(context.ends) else max(0.0, context.ends - time.monotonic())
@@ -121,7 +121,7 @@ class Language:
             yield Trained(0, model.state_dict())
 
     def network(self, job: Job) -> LanguageModel:
-        """Return the model of a job, its weights drawn from the seed on the CPU, so alike on every device."""
+        """Build the model of a job, with weights drawn from the seed on the CPU, so that they are equal on every device."""
         run, task = job.run, _text(job)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(run.seed)
@@ -134,10 +134,10 @@ FAMILY: Family = Language()
 
 
 def recipe_of(job: Job) -> Recipe:
-    """Return what decides the numbers of a run. Raises `BadInput` for a dtype that language models are not trained in."""
+    """Return the recipe of a run. Raises `BadInput` for a dtype that language models do not support."""
     run, task = job.run, _text(job)
     if run.dtype == "float64":
-        raise BadInput("--dtype float64: a language model is trained in float32 or bfloat16")
+        raise BadInput("--dtype float64: language models support float32 and bfloat16")
     return Recipe(
         lr=run.lr,
         steps=run.steps,
@@ -155,12 +155,12 @@ def recipe_of(job: Job) -> Recipe:
 
 
 def _text(job: Job) -> TextTask:
-    return cast(TextTask, job.task)  # only such tasks name this family
+    return cast(TextTask, job.task)  # only text tasks name this family
 
 
 def _refuse_what_the_backbone_has(point: Point) -> None:
     fixed = {
-        "norm": ("layer", "rms"),  # what it is by default says nothing
+        "norm": ("layer", "rms"),  # layer is the default, so it may not have been given
         "positions": (None, "none"),
         "residual": (True,),
         "match": (None,),
@@ -172,5 +172,5 @@ def _refuse_what_the_backbone_has(point: Point) -> None:
             text = "off" if given is False else given
             option = f"--{name.replace('_', '-')}"
             raise BadInput(
-                f"{option} {text}: a language model's backbone has its own; leave the option out for {point.task_name}"
+                f"{option} {text}: the backbone of a language model fixes this; omit the option for {point.task_name}"
             )

@@ -1,7 +1,8 @@
 """Floating-point operations of training a language model, for model FLOP/s utilisation (MFU).
 
-What the model asks for is counted, not what a program does: causal attention multiplies with the past alone, and nothing is
-computed twice (Chowdhery et al. 2022, arXiv 2204.02311, who count attention with the future too).
+The count covers the operations that the model requires, not those that a program executes: causal attention multiplies with
+the past only, and recomputation does not count (Chowdhery et al. 2022, arXiv 2204.02311, but they also count attention to
+future tokens).
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from expbench.mixer import flops
 
 
 def flops_per_token(model: LanguageModel, context: int) -> float:
-    """Operations of forward and backward for one token, on average over a sequence: three times those of the forward.
+    """Return the operations per token of a forward and backward pass, averaged over a sequence: three times the forward.
 
-    Of the forward: a linear map of m to n numbers 2 m n, a convolution 2 for each tap and channel, a mixer what it states of
-    itself (`Mixer.flops`, else its linear maps), the head 2 V D. Norms, gates and the embedding's look-up are left out.
+    Forward pass: 2 m n for a linear map from m to n numbers, 2 per tap and channel for a convolution, the mixer's own count
+    (`Mixer.flops`, or else its linear maps), and 2 V D for the head. Norms, gates and the embedding are not counted.
     """
     total = 2.0 * model.embed.weight.numel()
     stated = [(mixer, flops(mixer, context)) for mixer in model.mixers]

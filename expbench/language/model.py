@@ -1,10 +1,10 @@
-"""Backbones: a language model around any mixer, with the block that the mixer's attribute `backbone` asks for.
+"""Backbones: a language model around any mixer, with the blocks given by the mixer's attribute `backbone`.
 
-tokens -> embedding -> x + block(norm(x)), again and again -> norm -> logits, by the embedding's own weights. A layer is
+tokens -> embedding -> repeated x + block(norm(x)) -> norm -> logits, with tied embedding weights. A layer is
     mamba: one block, the mixer in 2 D channels within Mamba's convolution and gate (mamba_simple.py of mamba-ssm 2);
     transformer: two blocks, the mixer with rotary positions and an output projection, then SwiGLU.
-Wikitext-103 in Table 1 of arXiv 2502.02209 has 12 layers, a context of 1024 and GPT-2's 50257 tokens. Its width of 386 (2 x
-193) divides into no heads; it is 384 here.
+For Wikitext-103, Table 1 of arXiv 2502.02209 uses 12 layers, a context of 1024, GPT-2's 50257 tokens and a width of 386. As
+386 = 2 x 193 is not divisible into heads, the width is 384 here.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from expbench.settings import Value
 VOCABULARY, CONTEXT, WIDTH, LAYERS = 50257, 1024, 384, 12
 _EXPAND, _STATES, _CONV, _RANK = 2, 16, 4, 16  # Mamba's: inner channels per channel, N, taps, channels per dt_rank
 _HEAD = 64  # channels of an attention head
-_HIDDEN_STEP = 32  # a feed-forward part has a multiple of so many channels
-_EPSILON = 1e-5  # of a norm, as Mamba has it: torch's own follows the dtype
+_HIDDEN_STEP = 32  # hidden channels of a feed-forward block are a multiple of this
+_EPSILON = 1e-5  # of a norm, as in Mamba; torch's default depends on the dtype
 _EMBEDDING_STD = 0.02
 
 
 class LanguageModel(nn.Module):
-    """`layers` layers of a mixer class in its backbone, of width D, for sequences of at most `context` tokens.
+    """A language model with `layers` layers of a mixer in its backbone, width D, for up to `context` tokens.
 
-    given: those of the mixer's settings that were asked for; the others are as `language_settings` has them. hidden: of a
-    Transformer's feed-forward part (default: `matched_hidden`).
+    given: explicit mixer settings; `language_settings` fills in the others. hidden: channels of a Transformer's feed-forward
+    block (default: `matched_hidden`).
 
-    Initialisation is Mamba's: embedding normal with standard deviation 0.02, the linear map at the end of each block divided
-    by the square root of the number of blocks, everything else as torch and the mixer have it.
+    The initialisation is Mamba's: a normal embedding with standard deviation 0.02, and the final linear map of each block
+    divided by the square root of the number of blocks. All other weights keep the defaults of torch and the mixer.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class LanguageModel(nn.Module):
             yield FeedForward(width, hidden)
 
     def features(self, tokens: Tensor) -> Tensor:
-        """What logits are linear in, (B, L, D), for tokens (B, L) int64."""
+        """Return the final hidden states (B, L, D), before the head, of tokens (B, L) int64."""
         x = self.embed(tokens)
         for norm, block in zip(self.norms, self.blocks, strict=True):
             x = self._added(x, norm, block)
@@ -93,33 +93,33 @@ class LanguageModel(nn.Module):
         return features
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of each next token (B, L, V) for tokens (B, L) int64."""
+        """Return the logits (B, L, V) of each next token for tokens (B, L) int64."""
         return F.linear(self.features(tokens), self.embed.weight)
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """The mean cross-entropy, in nats, of targets (B, L): the tokens that follow. Never all the logits at once."""
+        """Return the mean cross-entropy, in nats, of targets (B, L), the next tokens. Never holds all logits in memory."""
         rows = self.features(tokens).flatten(0, 1)
         return linear_cross_entropy(rows, self.embed.weight, targets.flatten())
 
     @torch.no_grad()
     def token_losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """The cross-entropy of each target (B, L), in nats and without gradients."""
+        """Return the cross-entropy of each target (B, L), in nats and without gradients."""
         rows = row_cross_entropy(self.features(tokens).flatten(0, 1), self.embed.weight, targets.flatten())
         return rows.view_as(targets)
 
     def compile_blocks(self, backend: str = "inductor") -> None:
-        """From now on have torch.compile make a program of a block with its norm and residual.
+        """Compile a block with its norm and residual connection by torch.compile, for all later calls.
 
-        One program serves all blocks alike. What the process has compiled before is forgotten: a program is kept with the
-        backend that its scan was traced with, and only some are kept of one function, beyond which torch compiles no more.
+        One program serves all blocks. Earlier programs of the process are reset first, for two reasons: a program keeps the
+        backend with which its scan was traced, and torch stops compiling a function after a limited number of programs.
         """
         torch.compiler.reset()
         self._added = torch.compile(added, backend=backend, dynamic=False)
 
     @torch.no_grad()
     def statistics(self, tokens: Tensor) -> dict[tuple[int, str], Tensor]:
-        """What each mixer logs about its input for tokens (B, L), by (layer, name); empty for mixers that log nothing."""
-        compiled, self._added = self._added, added  # a program knows nothing of hooks
+        """Return the statistics that mixers log for tokens (B, L), by (layer, name); empty if they log none."""
+        compiled, self._added = self._added, added  # compiled programs ignore hooks
         try:
             with logged(self.mixers) as found:
                 self.features(tokens)
@@ -129,11 +129,11 @@ class LanguageModel(nn.Module):
 
     @property
     def mixers(self) -> list[nn.Module]:
-        """The mixer of each layer."""
+        """Mixers, one per layer."""
         return [cast(nn.Module, block.mixer) for block in self.blocks if not isinstance(block, FeedForward)]
 
     def terms(self) -> dict[str, int]:
-        """The numbers of parameters by part, over all layers: embed, norms, and the parts of the blocks by their name."""
+        """Return the number of parameters by part, over all layers: embed, norms, and the parts of the blocks by name."""
         counts: Counter[str] = Counter()
         for name, parameter in self.named_parameters():
             part, *inside = name.split(".")
@@ -145,20 +145,20 @@ class LanguageModel(nn.Module):
         return dict(counts)
 
     def parameter_count(self) -> int:
-        """The number of trainable numbers; the embedding, which is the head as well, counts once."""
+        """Return the number of trainable parameters; the embedding, tied to the head, counts once."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
 
 def added(x: Tensor, norm: nn.Module, block: nn.Module) -> Tensor:
-    """x + block(norm(x)), (B, L, D)."""
+    """Return x + block(norm(x)), (B, L, D)."""
     y: Tensor = x + block(norm(x))
     return y
 
 
 def backbone_of(mixer: type) -> Backbone:
-    """The backbone that a mixer class asks for, Mamba's unless it says otherwise; raises `BadInput` if there is no such."""
+    """Return the backbone of a mixer class, by default Mamba's. Raises `BadInput` for an unknown name."""
     stated: Any = getattr(mixer, "backbone", "mamba")
-    if not isinstance(stated, str):  # a stranger's attribute that happens to bear this name
+    if not isinstance(stated, str):  # an unrelated attribute of a third-party class
         return "mamba"
     if stated not in get_args(Backbone):
         raise unknown(f"value of {mixer.__name__}'s attribute backbone:", stated, get_args(Backbone))
@@ -166,10 +166,10 @@ def backbone_of(mixer: type) -> Backbone:
 
 
 def language_settings(mixer: type, width: int, given: Mapping[str, Value]) -> dict[str, Value]:
-    """Every setting that a mixer has within a language model of that width.
+    """Return all settings of a mixer in a language model of a given width.
 
-    Those that are not `given`, or given as None, are the backbone's (mamba: N = 16 and dt_rank = D/16, rounded up;
-    transformer: heads of 64 channels), and else the mixer's own. Raises `BadInput` for one that it does not have.
+    A setting that is not `given`, or given as None, has the backbone's default (mamba: N = 16 and dt_rank = D/16, rounded
+    up; transformer: heads of 64 channels), or else the mixer's. Raises `BadInput` for an unknown setting.
     """
     declared = settings.declared(mixer)
     for name in given:
@@ -184,15 +184,15 @@ def language_settings(mixer: type, width: int, given: Mapping[str, Value]) -> di
 
 
 def matched_hidden(width: int) -> int:
-    """Channels of a SwiGLU with which a layer of attention has as many parameters as one of Mamba with S6; 320 for 384.
+    """Return the hidden size of SwiGLU that gives an attention layer as many parameters as a Mamba layer with S6.
 
-    The usual 8/3 D would come to 40.5 million at the paper's 12 layers.
+    It is 320 for a width of 384. The usual 8/3 D would give 40.5 million parameters at the paper's 12 layers.
     """
     inner, rank = _EXPAND * width, _rank(width)
     s6 = inner * (rank + 2 * _STATES) + (rank + 1) * inner + inner * _STATES + inner  # to_all, to_delta, A, skip
     mamba = 3 * width * inner + (_CONV + 1) * inner + s6
     attention = 4 * width**2 + 3 * width  # qkv with its biases, and the output
-    hidden = (mamba - attention - width) / (3 * width)  # - width: a Transformer's layer has one norm more
+    hidden = (mamba - attention - width) / (3 * width)  # - width: a Transformer layer has one more norm
     return max(1, round(hidden / _HIDDEN_STEP)) * _HIDDEN_STEP
 
 

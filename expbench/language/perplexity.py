@@ -1,15 +1,16 @@
 """Perplexity of a text under a model that predicts each token from those before it.
 
 A model is a callable `NLL`: inputs (B, L) and targets (B, L), int64 ids, -> (B, L), the negative log-likelihood in nats of
-each target given the inputs up to and with its position, no later one. Target t is token t of the text, its input the token
-before; before the first stands `before`, the id of a line end. So every token is a target.
+each target, given the inputs up to and including its position. Target t is token t of the text; its input is the preceding
+token. The input of the first target is `before`, the id of a line end, so that every token is a target.
 
-The text is read in windows of `context` tokens that overlap: each predicts its last `stride` targets, the first all of its
-own, the last what is left. A target of any window but the first thus sees from context-stride+1 to context tokens. At
-stride=context every token is read once, and the first of a window sees one token; at stride=1 each sees all that it may.
+The text is read in overlapping windows of `context` tokens. Each window predicts its last `stride` targets, except that the
+first predicts all its targets and the last the remaining ones. A target outside the first window thus sees context-stride+1
+to context tokens. At stride=context every token is read once, and the first target of a window sees one token; at stride=1
+each target sees the longest possible context.
 
-Token-level perplexity is exp(nll / tokens), and depends on the tokens. Word-level perplexity is exp(nll / words), with the
-words of the text whatever its tokens (see `expbench.data.corpus.sources`): it can be compared, where no text becomes <unk>.
+Token-level perplexity is exp(nll / tokens) and depends on the tokenizer. Word-level perplexity is exp(nll / words), with
+words counted in the text (see `expbench.data.corpus.sources`): it is comparable across tokenizers without <unk>.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ _COUNTED_AT_ONCE = 1 << 22
 
 @dataclass(frozen=True)
 class Perplexity:
-    """nll: the sum over targets, in nats. tokens: how many targets. words: how many words they are, None where that is not
-    known. context, stride: how they were predicted, 0 of a model that sees nothing.
+    """The likelihood of a text.
+
+    nll: sum over the targets, in nats. tokens: number of targets. words: number of words in the targets, None if unknown.
+    context, stride: of the windows, 0 for a model without context.
     """
 
     nll: float
@@ -51,22 +54,22 @@ class Perplexity:
 
     @property
     def per_word(self) -> float | None:
-        """exp(nll / words), None where words are not known."""
+        """exp(nll / words), None if the number of words is unknown."""
         return None if self.words is None else _exp(self.nll / self.words)
 
 
 def windows(tokens: int, context: int, stride: int, begin: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where windows start, and how many targets at the end of each are counted: (W,) each.
+    """Return the starts (W,) of the windows, and the number (W,) of targets that count at the end of each.
 
-    Each is `context` long. Every target of begin..tokens-1 is counted in one of them. Raises BadInput where the context is
-    longer than the text or the stride not in 1..context.
+    Windows are `context` long. Every target in begin..tokens-1 counts in exactly one window. Raises `BadInput` if the
+    context is longer than the text or the stride is not in 1..context.
     """
     if not 1 <= context <= tokens:
-        raise BadInput(f"context={context} must be from 1 to the {tokens} tokens of the text")
+        raise BadInput(f"context={context} must be from 1 to {tokens}, the number of tokens in the text")
     if not 1 <= stride <= context:
         raise BadInput(f"stride={stride} must be from 1 to the context, {context}")
     if not 0 <= begin < tokens:
-        raise BadInput(f"the first target {begin} is none of the {tokens} tokens of the text")
+        raise BadInput(f"begin={begin} must be from 0 to below {tokens}, the number of tokens in the text")
     first = min(tokens, max(begin + stride, context))
     ends = np.append(np.arange(first, tokens, stride), tokens)
     return ends - context, np.diff(ends, prepend=begin)
@@ -84,10 +87,10 @@ def evaluate(
     batch_size: int = 8,
     device: torch.device | str = "cpu",
 ) -> Perplexity:
-    """The perplexity of the tokens ids[begin:], each predicted once, in batches of windows.
+    """Return the perplexity of the tokens ids[begin:], each predicted once, in batches of windows.
 
-    ids: (tokens,). words: how many words the targets are. Raises BadInput as `windows` does, ValueError where `nll` returns
-    another shape. Without gradients; that a model is set to evaluation is its owner's task.
+    ids: (tokens,). words: number of words in the targets. Computes no gradients; the caller sets the model to evaluation
+    mode. Raises `BadInput` like `windows`, and ValueError if `nll` returns a wrong shape.
     """
     starts, counted = windows(len(ids), context, stride, begin)
     if batch_size < 1:
@@ -116,16 +119,17 @@ def evaluate_lengths(
     batch_size: int = 8,
     device: torch.device | str = "cpu",
 ) -> dict[int, Perplexity]:
-    """The perplexity at each context of the same targets: those with at least as many tokens before them as the longest.
+    """Return the perplexity at each context length, on the same targets: those preceded by at least the longest context.
 
-    batch_size: of windows of the longest context; of shorter ones as many as have the same tokens. Raises BadInput where the
-    longest leaves no target, or the stride is not in 1..shortest. Words are not counted: the first may be begun.
+    batch_size: windows of the longest context per batch; batches of shorter windows have as many tokens. Raises `BadInput`
+    if the longest context leaves no target or the stride is not in 1..shortest. Words are not counted, because the first
+    target may lie within a word.
     """
     if not contexts:
         raise BadInput("no context to evaluate at")
     longest = max(contexts)
     if longest >= len(ids):
-        raise BadInput(f"context={longest} leaves no target of a text of {len(ids)} tokens")
+        raise BadInput(f"context={longest} leaves no target in a text of {len(ids)} tokens")
     if not 1 <= stride <= min(contexts):
         raise BadInput(f"stride={stride} must be from 1 to the shortest context, {min(contexts)}")
     return {
@@ -145,7 +149,7 @@ def evaluate_lengths(
 
 
 def of_logits(logits: Callable[[Tensor], Tensor]) -> NLL:
-    """The NLL of a network: inputs (B, L) -> logits (B, L, V). The softmax is of float32 at least."""
+    """Return the NLL of a network that maps inputs (B, L) to logits (B, L, V); the softmax uses at least float32."""
 
     def nll(inputs: Tensor, targets: Tensor) -> Tensor:
         scores = logits(inputs).flatten(0, 1)
@@ -156,36 +160,39 @@ def of_logits(logits: Callable[[Tensor], Tensor]) -> NLL:
 
 
 def counts(ids: Ids, vocabulary: int) -> NDArray[np.int64]:
-    """How often each token stands in a text: (vocabulary,)."""
+    """Return the count of each token in a text: (vocabulary,)."""
     total = np.zeros(vocabulary, dtype=np.int64)
-    for start in range(0, len(ids), _COUNTED_AT_ONCE):  # numpy counts int64, a copy
+    for start in range(0, len(ids), _COUNTED_AT_ONCE):  # bincount copies to int64, so slice to bound memory
         total += np.bincount(ids[start : start + _COUNTED_AT_ONCE], minlength=vocabulary)
     return total
 
 
 def uniform(vocabulary: int) -> NDArray[np.float64]:
-    """The nats of each token (vocabulary,) under p = 1 / vocabulary."""
+    """Return the NLL of each token, in nats, (vocabulary,), under p = 1 / vocabulary."""
     return np.full(vocabulary, math.log(vocabulary))
 
 
 def unigram(training: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The nats of each token (vocabulary,) under p = (n + 1) / (N + vocabulary): training counts n, add-one smoothed."""
+    """Return the NLL of each token, in nats, (vocabulary,), under p = (n + 1) / (N + vocabulary).
+
+    n are the training counts, N is their sum (add-one smoothing).
+    """
     return np.asarray(math.log(training.sum() + len(training)) - np.log(training + 1))
 
 
 def without_context(costs: NDArray[np.float64], ids: Ids, *, words: int | None) -> Perplexity:
-    """The perplexity, in closed form, of a model whose nats for each token (vocabulary,) are the same everywhere."""
+    """Return the perplexity, in closed form, of a model without context, given the NLL of each token (vocabulary,)."""
     return Perplexity(float(counts(ids, len(costs)) @ costs), len(ids), words, context=0, stride=0)
 
 
 def of_costs(costs: NDArray[np.float64]) -> NLL:
-    """The same model as an NLL."""
+    """Return the NLL of a model without context, given the NLL of each token (vocabulary,)."""
     table = torch.from_numpy(costs)
     return lambda inputs, targets: table.to(targets.device)[targets]
 
 
 def _window(ids: Ids, start: int, context: int, before: int) -> NDArray[np.int64]:
-    """The input before a window's first target, and its targets: (context + 1,)."""
+    """Return the first input of a window, followed by its targets: (context + 1,)."""
     text = np.empty(context + 1, dtype=np.int64)
     text[0] = ids[start - 1] if start else before
     text[1:] = ids[start : start + context]
@@ -193,4 +200,4 @@ def _window(ids: Ids, start: int, context: int, before: int) -> NDArray[np.int64
 
 
 def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf  # beyond, math.exp raises
+    return math.exp(value) if value < 700 else math.inf  # above 709 math.exp raises OverflowError

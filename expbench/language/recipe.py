@@ -1,4 +1,4 @@
-"""Recipe: what decides the numbers of a language model's training, beside the model and the corpus."""
+"""Recipe: all settings that determine the numbers of a language model's training, for a given model and corpus."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from expbench.training.epochs.recipe import Plan, plan
 class Recipe(epochs.Recipe):
     """A recipe for a text, whose examples are sequences. Raises `BadInput`.
 
-    context: tokens of a sequence. stride: of evaluation (None: the context). lengths: further contexts to evaluate at where
-    validation is the best yet and in the end, all on the same targets.
+    context: tokens per sequence. stride: of evaluation (None: the context). lengths: further context lengths for evaluation,
+    at each best validation score so far and at the end, all on the same targets.
     """
 
     context: int = 1024
@@ -31,19 +31,19 @@ class Recipe(epochs.Recipe):
 
 
 def schedule(recipe: Recipe, tokens: int) -> Plan:
-    """Return the plan of a recipe for a training split of so many tokens. Raises `BadInput` for too few for a step."""
+    """Return the plan of a recipe for a training split of `tokens` tokens. Raises `BadInput` if they are too few."""
     return plan(recipe, windows(recipe, tokens) // recipe.batch_size)
 
 
 def windows(recipe: Recipe, tokens: int) -> int:
-    """Return the sequences of an epoch, as many wherever it begins. Raises `BadInput` where they are fewer than a batch."""
+    """Return the number of sequences per epoch, for any offset. Raises `BadInput` if it is less than a batch."""
     found = tokens // recipe.context - 1
     if found < recipe.batch_size:
         least = (recipe.batch_size + 1) * recipe.context
         longest = tokens // (recipe.batch_size + 1)
         nearest = f"the largest batch is {found}" if found > 0 else f"the longest context is {longest}"
         raise BadInput(
-            f"context={recipe.context} and batch_size={recipe.batch_size} need {least} tokens of training, there are "
+            f"context={recipe.context} and batch_size={recipe.batch_size} need {least} training tokens, but there are "
             f"{tokens}: {nearest}"
         )
     return found

@@ -1,7 +1,7 @@
-"""TextTask: perplexity of a text, for language models around a mixer, trained at size (`expbench.language`).
+"""TextTask: perplexity of a text, for language models around a mixer (`expbench.language`).
 
-It is a task like others where runs are listed, stored, tuned and reported. Its network is a `LanguageModel`, its training
-set is finite, and it is trained in its own way: in epochs, with checkpoints, alone.
+Its runs are listed, stored, tuned and reported like those of any task. But its network is a `LanguageModel`, its training
+set is finite, and its runs are trained one at a time, in epochs and with checkpoints.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from expbench.language import perplexity
 from expbench.run import content_key
 from expbench.task import Batch, Score, Task, resolve_setting
 
-_SHOWN = 24  # tokens of the sample that is shown
+_SHOWN = 24  # tokens in the displayed sample
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(Task):
-    """Settings beside L, the context in tokens:
+    """Perplexity of a text.
 
-    data: what text, by name; with a path the name of the folder, unless it has as many words as the text of this name;
-    ``markov`` is made, and always there. path: a folder of text, which is not part of what a run is known by; `text`, a hash
-    of all splits, is. tokenizer: bpe (trained on the training split, of `pieces` tokens), gpt2 (its files in
-    `tokenizer_path`, or from the hub), or word. stride: of evaluation, the context unless given. lengths: contexts to
-    evaluate at besides, where validation is the best yet and after the last step, as 256+512+1024: all on the same tokens,
-    which have at least as many before them as the longest, and at a stride of at most the shortest.
-    test_size, selection_size: the tokens of the test and the validation split.
+    L: the context in tokens. data: name of the text; with a path it becomes the folder's name, unless the folder has as many
+    words as the text of this name. ``markov`` is generated and always available. path: a folder of text; a run is identified
+    not by its path but by `text`, a hash of all splits. tokenizer: bpe (trained on the training split, with `pieces`
+    tokens), gpt2 (files in `tokenizer_path`, or from the hub), or word. stride: of evaluation, by default the context.
+    lengths: further context lengths for evaluation, such as 256+512+1024, used at each best validation score so far and
+    after the last step. All lengths share their targets, those preceded by at least the longest context, and a stride of
+    at most the shortest. test_size, selection_size: tokens of the test and the validation split.
     """
 
     L: int = 1024
@@ -55,11 +55,11 @@ class TextTask(Task):
     headline = "perplexity"
     higher_is_better = False
     readout = "all"
-    solved_at = 1.0  # a text that is known by heart: no perplexity solves the task
+    solved_at = 1.0  # only for a memorised text: in practice no perplexity solves the task
 
     def __post_init__(self) -> None:
         if self.instance:
-            raise ValueError(f"instance={self.instance}: a text has no instances, only seeds")
+            raise ValueError(f"instance={self.instance}: a text has seeds but no instances")
         corpus = self.corpus
         if self.path and corpus.as_published() is False:
             resolve_setting(self, "data", Path(self.path).resolve().name)
@@ -67,10 +67,10 @@ class TextTask(Task):
         resolve_setting(self, "stride", self.L if self.stride is None else self.stride)
         text = content_key({part: tokens.sha256 for part, tokens in corpus.splits.items()})[:12]
         if self.text not in ("", text):
-            raise ValueError(f"text={self.text}: this text in these tokens is another, {text}")
+            raise ValueError(f"text={self.text}: the text with this tokenizer has the hash {text}")
         resolve_setting(self, "text", text)
         if self.test_size not in (None, corpus["test"].tokens):
-            raise ValueError(f"test_size={self.test_size}: all {corpus['test'].tokens} tokens of the test split count")
+            raise ValueError(f"test_size={self.test_size}: the test split has {corpus['test'].tokens} tokens, and all count")
         for setting, part in (("test_size", corpus["test"]), ("selection_size", corpus["validation"])):
             resolve_setting(self, setting, part.tokens)
         super().__post_init__()
@@ -84,12 +84,12 @@ class TextTask(Task):
 
     @property
     def contexts(self) -> tuple[int, ...]:
-        """The `lengths`, ascending."""
+        """`lengths` as numbers, in ascending order."""
         return tuple(map(int, self.lengths.split("+"))) if self.lengths else ()
 
     @property
     def corpus(self) -> Corpus:
-        """The splits in tokens, from the cache where it holds them."""
+        """The tokenized splits, from the cache if it has them."""
         return _prepared(self.data, self.path, self.tokenizer, self.pieces, self.tokenizer_path)
 
     @property
@@ -99,34 +99,34 @@ class TextTask(Task):
 
     @property
     def outputs(self) -> int:
-        """A number for each token that may follow."""
+        """One logit per token of the vocabulary."""
         return self.vocabulary
 
     def batch(self, draws: Draws, size: int) -> Batch:
-        """Return windows of the training split, wherever they begin; training reads it in epochs (`language.batches`)."""
+        """Draw windows of the training split at random positions; training reads it in epochs (`language.batches`)."""
         ids = self.corpus["train"].ids
         starts = draws.integers(size, n=len(ids) - self.L).tolist()
         windows = torch.from_numpy(np.stack([ids[start : start + self.L + 1] for start in starts]).astype(np.int64))
         return Batch(windows[:, :-1], windows[:, 1:])
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """Nats a token: outputs (B, L, V), targets (B, L)."""
+        """Return the cross-entropy per token, in nats, of outputs (B, L, V) for targets (B, L)."""
         return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """The nats of all targets, and how many there are."""
+        """Return the summed NLL of all targets, in nats, and the number of targets."""
         return {"nats": self.loss(outputs, targets).double() * targets.numel(), "tokens": torch.tensor(targets.numel())}
 
     def summary(self, totals: Mapping[str, Tensor]) -> list[Score]:
-        """exp(nats / tokens)."""
+        """Return the perplexity, exp(nats / tokens)."""
         return [Score("perplexity", float((totals["nats"] / totals["tokens"]).exp()))]
 
     def chance(self) -> float:
-        """The perplexity of a model that knows nothing."""
+        """Return the perplexity of the uniform distribution over the vocabulary."""
         return float(self.vocabulary)
 
     def measured_controls(self) -> Iterator[tuple[str, str, list[Score]]]:
-        """A uniform model, and the unigram model of the training split, on the test split."""
+        """Yield the test scores of a uniform model and of the training split's unigram model."""
         yield "chance", "chance", [Score(self.headline, self.chance())]
         test, training = self.corpus["test"], self.corpus["train"]
         costs = perplexity.unigram(perplexity.counts(training.ids, self.vocabulary))
@@ -138,35 +138,36 @@ class TextTask(Task):
 
     @classmethod
     def withheld(cls, given: Container[str]) -> str | None:
-        """Return what is to be given so that it can be shown: without a path its text would be fetched."""
-        return None if "path" in given else "with -t path=FOLDER it shows that text; nothing is fetched here"
+        """Return a hint to give a path, without which showing a sample would download the text."""
+        return None if "path" in given else "give -t path=FOLDER to see a sample of that text; nothing is downloaded here"
 
     def control_kinds(self) -> list[tuple[str, str]]:
         """Return the name and kind of each control."""
         return [(name, kind) for name, kind, _ in self.measured_controls()]
 
     def sample_lines(self) -> list[str]:
-        """Return the beginning of the training split, in tokens and as text."""
+        """Return the beginning of the training split, as token ids and as text."""
         tokens = self.corpus["train"].ids[:_SHOWN]
         return [f"{' '.join(map(str, tokens))} ...", f"{self.corpus.tokenizer.decode(tokens)} ..."]
 
     def describe(self) -> str:
-        """What text it is, in what tokens."""
+        """Return a description of the text, its tokenizer and its splits."""
         sizes = ", ".join(f"{part} {tokens.tokens}" for part, tokens in self.corpus.splits.items())
         return f"{self.data}, {self.tokenizer} of {self.vocabulary} tokens: {sizes}"
 
 
 def _lengths(text: str, tokens: int) -> list[int]:
-    """``"512+256"`` as [256, 512], for splits of at least so many tokens; raises ValueError.
+    """Parse ``"512+256"`` to [256, 512], for splits of at least `tokens` tokens. Raises ValueError.
 
-    One alone is refused: it can be held against nothing, and a list with commas would be one of settings, each its own runs.
+    A single length is an error, because there is nothing to compare it with. The separator is +, because a list with commas
+    would mean several values of the setting, each with its own runs.
     """
     written = text.split("+")
     if not all(length.isascii() and length.isdigit() and int(length) for length in written) or len({*written}) < 2:
-        raise ValueError(f"lengths={text}: give two or more whole numbers with + between, as 256+512+1024")
+        raise ValueError(f"lengths={text}: give two or more integers separated by +, such as 256+512+1024")
     lengths = sorted({int(length) for length in written})
     if lengths[-1] >= tokens:
-        raise ValueError(f"lengths={text}: {lengths[-1]} leaves no target of a split of {tokens} tokens")
+        raise ValueError(f"lengths={text}: {lengths[-1]} leaves no target in a split of {tokens} tokens")
     return lengths
 
 

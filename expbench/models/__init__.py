@@ -1,7 +1,6 @@
-"""Model plugins, one sequence mixer a file: (B, L, D) -> (B, L, D), causal.
+"""Model plugins, one causal sequence mixer (B, L, D) -> (B, L, D) per file.
 
-Folders named in EXPBENCH_MODELS_PATH join this package's path, so that a file dropped there is a model, in this process
-and in every process that it starts.
+Folders in EXPBENCH_MODELS_PATH extend the path of this package: each file there is a model, also in child processes.
 """
 
 import os

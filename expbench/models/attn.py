@@ -1,4 +1,4 @@
-"""Causal softmax self-attention without an output projection: the parameters of the paper's Table 2 come out exactly."""
+"""Causal softmax self-attention without output projection: parameter counts equal those of the paper's Table 2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Attn(Attention):
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, L, D = x.shape
-        # (B, heads, L, D / heads): on a CPU the fused kernel wants four dimensions
+        # (B, heads, L, D / heads): the fused kernel on a CPU needs four dimensions
         q, k, v = self.qkv(x).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         return q, k, v
 
@@ -28,10 +28,10 @@ class Attn(Attention):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
     def flops(self, L: int) -> float:
-        """Queries, keys, values; with each of (L+1)/2 tokens a score, its share of the softmax, and a sum of values."""
+        """Count queries, keys and values, and for each of (L+1)/2 tokens a score, its softmax and a weighted value."""
         width = self.qkv.in_features
         return 6 * width**2 + (L + 1) / 2 * (4 * width + 3 * self.heads)
 
     def state_size(self, L: int) -> int:
-        """Keys and values of every token."""
+        """Count the keys and values of all tokens."""
         return 2 * L * self.qkv.in_features

@@ -1,7 +1,7 @@
 """Causal linear attention y_t = (1/L) sum_{j<=t} (q_t . k_j) v_j: no softmax, no data-dependent normaliser.
 
 One layer has degree 3 and joins 2 positions in a term; N layers have degree 3^N and join (3^N + 1) / 2.
-The constant 1/L keeps training stable and leaves the degree as it is.
+The constant 1/L keeps training stable and does not change the degree.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from expbench.ops.linear_attention import linear_attention
 
 
 class LinAttn(Attention):
-    """Linear attention with one head; queries, keys and values with biases, no output projection. It has no settings."""
+    """Linear attention with one head, biases on queries, keys and values, and no output projection. No settings."""
 
     backends = ("reference", "torch")
 
@@ -30,11 +30,11 @@ class LinAttn(Attention):
         return linear_attention(q, k, v) / q.shape[1]
 
     def flops(self, L: int) -> float:
-        """Queries, keys, values; the running sum of k v^T (2 D^2), and what q reads of it (2 D^2)."""
+        """Count queries, keys and values (6 D^2), the running sum of k v^T (2 D^2), and its product with q (2 D^2)."""
         return 10 * int(self.qkv.in_features) ** 2
 
     def state_size(self, L: int) -> int:
-        """The running sum of k v^T."""
+        """Count the running sum of k v^T (D, D)."""
         return int(self.qkv.in_features) ** 2
 
     def reach(self, inputs: Reach) -> Reach:
@@ -42,10 +42,10 @@ class LinAttn(Attention):
 
 
 def attention_reach(inputs: Reach, power: int) -> Reach:
-    """The reach of sum_{j<=t} phi(q_t . k_j) v_j for a polynomial phi of degree `power`.
+    """Return the reach of sum_{j<=t} phi(q_t . k_j) v_j for a polynomial phi of degree `power`.
 
-    A term holds `power` factors of position t and `power` + 1 of one j; each factor of a position shares that position.
-    Where t and j hold nothing but themselves, every pair that is joined has t in it.
+    A term has `power` factors of position t and `power` + 1 factors of one j; factors of one position share that position.
+    If the inputs at t and j depend only on their own position, every joined pair contains t.
     """
     degree, order = [], []
     top_degree = top_order = 0

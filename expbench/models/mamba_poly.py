@@ -1,7 +1,7 @@
 """The Mamba block of Theorem 2 of arXiv 2502.02209: S6 with a linear Abar between linear maps, times a linear gate.
 
-out = Linear_o(S6(Linear_x(u)) * Linear_z(u)), all maps with biases; without convolution and activation it is polynomial end
-to end. S6 is Eq. 5 with Delta linear in its token and Abar = Delta n/N. Four such blocks are any given polynomial.
+out = Linear_o(S6(Linear_x(u)) * Linear_z(u)), all maps with biases. Without convolution and activation the block is
+polynomial. S6 is Eq. 5 with Delta linear in its token and Abar = Delta n/N. Four such blocks can represent any polynomial.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from expbench.settings import Value
 
 
 class MambaPoly(MambaBlock, Mixer):
-    """Settings: inner channels between the maps (default: 2 D, as Mamba); N states of each."""
+    """The Mamba block. Settings: inner, channels between the maps (default: 2 D, as in Mamba); N, states per channel."""
 
     backends = S6Poly.backends
 
@@ -40,19 +40,19 @@ class MambaPoly(MambaBlock, Mixer):
 
     @property
     def s6(self) -> S6Poly:
-        """The layer inside."""
+        """The S6 layer inside the block."""
         assert isinstance(self.mixer, S6Poly)
         return self.mixer
 
     def flops(self, L: int) -> float:
-        """Those of S6; three linear maps, and the gate."""
+        """Count those of S6, three linear maps and the gate."""
         return self.s6.flops(L) + 6 * self.to_out.weight.numel() + self.to_out.in_features
 
     def state_size(self, L: int) -> int:
         return self.s6.state_size(L)
 
     def reach(self, inputs: Reach) -> Reach | None:
-        """Of S6 degree L + 2 for an affine input, and its gate's on top; every earlier position joins one term."""
+        """Return the reach: degree L + 2 of S6 for an affine input, plus that of the gate; one term joins all."""
         scanned = self.s6.reach(inputs)
         if scanned is None:
             return None

@@ -1,6 +1,6 @@
 """Causal polynomial attention y_t = (1/L) sum_{j<=t} phi(q_t . k_j) v_j, phi the Taylor polynomial of exp, unnormalised.
 
-One layer with phi of degree P has degree 2P+1 and joins 2 positions in a term: it raises powers, not interactions.
+One layer with phi of degree P has degree 2P+1 and joins 2 positions in a term: it raises powers, not interaction orders.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from expbench.ops.taylor import exp_taylor
 
 
 class PolyAttn(Attention):
-    """Setting: taylor, the degree P of the polynomial. Scores are scaled by 1/sqrt(D) as in softmax attention."""
+    """Polynomial attention. Setting: taylor, the degree P. Scores are scaled by 1/sqrt(D), as in softmax attention."""
 
     def __init__(self, width: int, *, taylor: int = 2) -> None:
         super().__init__()
         if not 1 <= taylor <= 12:
-            raise ValueError(f"taylor={taylor}: the degree of the Taylor polynomial is 1 to 12")
+            raise ValueError(f"taylor={taylor}: the degree of the Taylor polynomial must be 1 to 12")
         self.taylor = taylor
         self.qkv = nn.Linear(width, 3 * width)
 
@@ -35,12 +35,12 @@ class PolyAttn(Attention):
         return y
 
     def flops(self, L: int) -> float:
-        """Queries, keys, values; with each of (L+1)/2 tokens a score, its polynomial, and a sum of values."""
+        """Count queries, keys and values, and for each of (L+1)/2 tokens a score, its polynomial and a weighted value."""
         width = int(self.qkv.in_features)
         return 6 * width**2 + (L + 1) / 2 * (4 * width + 2 * self.taylor)
 
     def state_size(self, L: int) -> int:
-        """Keys and values of every token, or the sums over monomials of the key, whichever is smaller."""
+        """Count the keys and values of all tokens, or the sums over monomials of the key, whichever is smaller."""
         width = int(self.qkv.in_features)
         return min(2 * L * width, math.comb(width + self.taylor, self.taylor) * width)
 

@@ -1,9 +1,9 @@
-"""S6, the selective state-space layer of Mamba, as its clean core: no convolution, activation or gate around it.
+"""S6, the selective state-space layer at the core of Mamba, without convolution, activation or gate.
 
 Per channel d and state n, with B_t, C_t and Delta_t linear in the token x_t:
     h_t = Abar_t h_{t-1} + Bbar_t x_t,   y_t = C_t . h_t + skip x_t,   Abar_t = exp(Delta_t A),   Bbar_t = Delta_t B_t
-(Gu and Dao 2023; Eq. 3-4 of arXiv 2502.02209). The variants of the paper are a 2 x 2 factorial: exp and softplus or their
-Taylor polynomials, Bbar = Delta B or B. Each is a subclass in its own file.
+(Gu and Dao 2023; Eq. 3-4 of arXiv 2502.02209). The variants in the paper form a 2 x 2 factorial design: exact exp and
+softplus or Taylor polynomials, and Bbar = Delta B or B. Each variant is a subclass in its own file.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from expbench.ops.selective.interface import discretised
 from expbench.settings import Value
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4  # Mamba's initial range of Delta (mamba_simple.py)
-_QUANTILE_LIMIT = 1 << 23  # numbers that are sorted for a quantile
+_QUANTILE_LIMIT = 1 << 23  # maximum number of values to sort for a quantile
 
 
 class S6(Mixer):
-    """The exact layer. Settings: N states a channel (default: as the width); layout, where the numbers of parameters of the
-    paper's Table 2 have two readings: ``mamba_rank_D`` is Mamba's own (S_Delta through rank dt_rank, default the width;
-    no bias on B and C), ``full_bias`` has full S_Delta and biases on B and C; skip, the term D x_t.
+    """The exact layer. Settings:
 
-    Initialisation is Mamba's: A = -1..-N, Delta log-uniform in [1e-3, 1e-1], skip 1.
+    N: states per channel (default: the width). layout: one of two readings of the parameter counts in the paper's Table 2.
+    ``mamba_rank_D`` is Mamba's layout (S_Delta of rank dt_rank, by default the width; no bias on B and C); ``full_bias`` has
+    a full S_Delta and biases on B and C. skip: whether to add the term skip x_t.
+
+    Initialisation as in Mamba: A = -1..-N, Delta log-uniform in [1e-3, 1e-1], skip 1.
     """
 
     discretise_b: ClassVar[bool] = True
-    of_exp = 1  # operations that Abar takes, given u
+    of_exp = 1  # operations for Abar, given u
 
     def __init__(
         self,
@@ -70,18 +72,18 @@ class S6(Mixer):
         return {**settings, **{name: width for name in ("N", "dt_rank") if settings[name] is None}}
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What Delta (B, L, D) is a function of, B (B, L, N) and C (B, L, N) for tokens x (B, L, D)."""
+        """Project tokens x (B, L, D) to z (B, L, D), from which Delta follows, and to B and C (B, L, N)."""
         if self.full:
             return self.to_delta(x), self.to_b(x), self.to_c(x)
         low, B, C = self.to_all(x).split([self.rank, self.N, self.N], -1)
         return self.to_delta(low), B, C
 
     def argument(self, z: Tensor) -> Tensor:
-        """The argument of softplus for the projected z (B, L, D)."""
+        """Return the argument (B, L, D) of softplus for the projected z (B, L, D)."""
         return z
 
     def transition(self) -> tuple[Transition, Tensor]:
-        """How Delta and Abar follow from the argument, and A (D, N)."""
+        """Return the transition, which maps the argument to Delta and Abar, and A (D, N)."""
         return Transition.exact(), -self.A_log.exp()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,13 +94,13 @@ class S6(Mixer):
         return y
 
     def discretise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Delta (B, L, D), u = Delta A and Abar (B, L, D, N) for tokens x (B, L, D)."""
+        """Return Delta (B, L, D), u = Delta A and Abar (both (B, L, D, N)) for tokens x (B, L, D)."""
         transition, A = self.transition()
         return discretised(self.argument(self.project(x)[0]), A, transition)
 
     def flops(self, L: int) -> float:
-        """Linear maps; of each channel softplus and Delta x; of each state u = Delta A, exp, its input, the recurrence and
-        the output (two each)."""
+        """Count the linear maps, softplus and Delta x per channel, and per state u = Delta A, exp, the input, the recurrence
+        and the output (two each)."""
         maps = sum(2 * m.in_features * m.out_features for m in self.modules() if isinstance(m, nn.Linear))
         return maps + 4 * len(self.A_log) + (6 + self.of_exp) * self.A_log.numel()
 
@@ -107,7 +109,7 @@ class S6(Mixer):
 
     @torch.no_grad()
     def statistics(self, x: Tensor) -> Mapping[str, Tensor]:
-        """The transition statistics: |Abar| over the steps from the second on (the first has no past), Delta and u."""
+        """Return statistics of |Abar|, Delta and u over the steps from the second on, since the first has no past."""
         delta, u, abar = self.discretise(x)
         if abar.shape[1] > 1:
             delta, u, abar = delta[:, 1:], u[:, 1:], abar[:, 1:]
@@ -127,13 +129,13 @@ class S6(Mixer):
 
 
 def quantile(x: Tensor, q: float) -> Tensor:
-    """torch.quantile of x (M,), which has no rule for vmap."""
+    """Return the q-quantile of x (M,), as torch.quantile does, which does not support vmap."""
     at = q * (len(x) - 1)
     ordered = x.sort().values
     return torch.lerp(ordered[math.floor(at)], ordered[math.ceil(at)], at - math.floor(at))
 
 
 def mamba_bias(width: int) -> Tensor:
-    """b (D,) with softplus(b) log-uniform in [1e-3, 1e-1]: Mamba's initial step sizes."""
+    """Draw a bias b (D,) with softplus(b) log-uniform in [1e-3, 1e-1], the initial step sizes of Mamba."""
     delta = torch.exp(torch.rand(width) * math.log(DT_MAX / DT_MIN) + math.log(DT_MIN)).clamp(min=DT_FLOOR)
     return delta + torch.log(-torch.expm1(-delta))

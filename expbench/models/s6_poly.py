@@ -6,6 +6,6 @@ from expbench.models.s6_poly_disc import S6PolyDisc
 
 
 class S6Poly(S6PolyDisc):
-    """Eq. 5. Settings as S6PolyDisc; one layer has degree (L-1) a p + 3, with a and p the polynomials' degrees."""
+    """Eq. 5. Settings as in S6PolyDisc. One layer has degree (L-1) a p + 3, where a and p are the polynomials' degrees."""
 
     discretise_b = False

@@ -1,7 +1,7 @@
 """S6 with Taylor polynomials for softplus and exp, and Bbar = Delta B: polynomial end to end.
 
-The "polynomial with discretization" row of Table 1 of arXiv 2502.02209. Taken literally the polynomials explode at Mamba's
-initialisation (softplus's never falls below 0.193, and about 85 % of |Abar| exceed 1), so `center` offers two stable ones.
+The "polynomial with discretization" row of Table 1 of arXiv 2502.02209. Taken literally, the polynomials explode at Mamba's
+initialisation (that of softplus is at least 0.193, and about 85 % of |Abar| exceed 1). `center` offers two stable variants.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from expbench.ops.taylor import contraction_range
 
 
 class S6PolyDisc(S6):
-    """Settings beside those of S6:
+    """S6 with polynomial coefficients. Settings in addition to those of S6:
 
-    taylor: degree of both polynomials. center: ``zero`` expands softplus about 0 and starts from bias 0 and A = -n/N;
-    ``bias`` expands it about Mamba's initial bias and starts from A = -min(n, 8), which keeps Mamba's long memory. guard:
-    ``clip`` keeps u = Delta A where the polynomial of exp lies in [0, 1], and so is no polynomial. transition: ``linear``
-    takes Delta = z and Abar = z n/N, as Theorem 2 does, with bias 1. arg_scale: a constant factor on the argument of
-    softplus's polynomial (the "constant normalization factor" of Eq. 5, whose value the paper's text does not give).
+    taylor: degree of both polynomials. center: ``zero`` expands softplus about 0, with initial bias 0 and A = -n/N;
+    ``bias`` expands it about Mamba's initial bias, with initial A = -min(n, 8), which keeps Mamba's long memory. guard:
+    ``clip`` clamps u = Delta A to where the polynomial of exp lies in [0, 1], so the layer is not polynomial. transition:
+    ``linear`` uses Delta = z and Abar = z n/N with bias 1, as in Theorem 2. arg_scale: constant factor on the argument of
+    the softplus polynomial (the "constant normalization factor" of Eq. 5, whose value the paper does not state).
     """
 
     backends = ("reference", "torch", "triton")
@@ -46,7 +46,7 @@ class S6PolyDisc(S6):
     ) -> None:
         super().__init__(width, N=N, layout=layout, dt_rank=dt_rank, skip=skip)
         if not 1 <= taylor <= 12:
-            raise ValueError(f"taylor={taylor}: the degree of the Taylor polynomials is 1 to 12")
+            raise ValueError(f"taylor={taylor}: the degree of the Taylor polynomials must be 1 to 12")
         if arg_scale <= 0:
             raise ValueError(f"arg_scale={arg_scale} must be above 0")
         self.taylor, self.center, self.guard, self.arg_scale = taylor, center, guard, arg_scale
@@ -66,7 +66,7 @@ class S6PolyDisc(S6):
         self.lowest = contraction_range(taylor)
 
     def argument(self, z: Tensor) -> Tensor:
-        bias = self.to_delta.bias  # scale what depends on x, not the bias
+        bias = self.to_delta.bias  # scale only the input-dependent part, not the bias
         return z if self.arg_scale == 1 else bias + self.arg_scale * (z - bias)
 
     def transition(self) -> tuple[Transition, Tensor]:
@@ -75,15 +75,15 @@ class S6PolyDisc(S6):
         return Transition.taylor(self.taylor, self.expansion_point, self.guard == "clip"), -self.A_log.exp()
 
     def degrees(self) -> tuple[int, int]:
-        """(a, p): the degrees of Abar in Delta and of Delta in the token."""
+        """Return (a, p): the degree of Abar in Delta, and of Delta in the token."""
         if self.linear:
             return 1, 1
-        # about 0 the odd coefficients of softplus beyond the first vanish
+        # about 0, the odd coefficients of softplus vanish beyond the first
         odd = self.center == "zero" and self.taylor > 1 and self.taylor % 2 == 1
         return self.taylor, self.taylor - odd
 
     def reach(self, inputs: Reach) -> Reach | None:
-        """Degree (L-1) a p + 3 (+ p where Delta scales B) for an affine input; every earlier position joins one term."""
+        """Return degree (L-1) a p + 3 (+ p if Delta scales B) for an affine input; one term joins all positions."""
         if self.guard == "clip" and not self.linear:
             return None
         a, p = self.degrees()

@@ -1,7 +1,7 @@
 """A time-invariant diagonal state-space layer (S4D-real): S6 without selection.
 
-h_t = exp(Delta A) h_{t-1} + Delta B x_t,  y_t = C . h_t + skip x_t, every coefficient a parameter of the channel
-(Eq. 2 of arXiv 2502.02209). Linear in its input: degree 1.
+h_t = exp(Delta A) h_{t-1} + Delta B x_t,  y_t = C . h_t + skip x_t, with all coefficients parameters of the channel
+(Eq. 2 of arXiv 2502.02209). The layer is linear in its input, so its degree is 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from expbench.settings import Value
 
 
 class SSM(Mixer):
-    """Settings: N states a channel (default: as the width); skip, the term D x_t."""
+    """Diagonal state-space layer. Settings: N, states per channel (default: the width); skip, the term skip x_t."""
 
     def __init__(self, width: int, *, N: int | None = None, skip: bool = True) -> None:
         super().__init__()
@@ -45,14 +45,14 @@ class SSM(Mixer):
         return y.transpose(0, 1)
 
     def flops(self, L: int) -> float:
-        """Of each channel and state two operations of the recurrence, one of its input and two of its output."""
+        """Count, for each channel and state, two operations for the recurrence, one for its input and two for the output."""
         return 5 * self.A_log.numel()
 
     def state_size(self, L: int) -> int:
         return self.A_log.numel()
 
     def reach(self, inputs: Reach) -> Reach:
-        """A linear layer: the largest degree and order so far."""
+        """Return the running maximum of degree and order, since the layer is linear."""
         positions = range(1, len(inputs.degree) + 1)
         degree, order = ([max(values[:t]) for t in positions] for values in (inputs.degree, inputs.order))
         return Reach.capped(degree, order, anchored=max(order) == 1)

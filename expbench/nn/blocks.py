@@ -1,7 +1,7 @@
-"""Blocks: what an architecture puts around its mixer. A block is itself a mixer, (B, L, D) -> (B, L, D).
+"""Blocks: the parts of an architecture around its mixer. A block is itself a mixer, (B, L, D) -> (B, L, D).
 
-Normalisation and residual connection are not part of it: they stand around it in `Network`, as around every layer. A
-Transformer's layer is two blocks, `AttentionBlock` and `FeedForward`. Each ends in a linear map `to_out`.
+Normalisation and residual connection belong to `Network`, as for every layer. A Transformer layer consists of two blocks,
+`AttentionBlock` and `FeedForward`. Each block ends in a linear map `to_out`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from expbench.ops import convolution
 class MambaBlock(nn.Module):
     """out = Linear_o(mixer(act(conv(Linear_x(u)))) * gate(Linear_z(u))), in `inner` channels between the linear maps.
 
-    Eq. 1 of arXiv 2502.02209 (Gu and Dao 2023), where inner = 2 width. mixer: makes the layer for that many channels. conv:
-    width of the depthwise causal convolution, which has a bias; 0 leaves it out. bias: whether the linear maps have biases,
-    as Theorem 2 needs them and Mamba has none.
+    Eq. 1 of arXiv 2502.02209 (Gu and Dao 2023), where inner = 2 width. mixer: builds the layer for a number of channels.
+    conv: width of the depthwise causal convolution, which has a bias; 0 omits it. bias: whether the linear maps have biases;
+    Theorem 2 needs them, Mamba has none.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class MambaBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """out = Linear_o(mix(R q, R k, v)) of an `Attention`, R the rotation by positions; Linear_o(mixer(u)) of another layer.
+    """out = Linear_o(mix(R q, R k, v)) for an `Attention`, with R the rotary embedding; Linear_o(mixer(u)) for other layers.
 
-    mixer: makes the layer for that width; only an `Attention` is told positions. context: the most tokens of a sequence.
+    mixer: builds the layer for a width; only an `Attention` receives positions. context: maximum sequence length.
     """
 
     def __init__(self, width: int, mixer: Callable[[int], nn.Module], *, context: int) -> None:
@@ -72,7 +72,7 @@ class AttentionBlock(nn.Module):
         self.register_buffer("rotation", None if heads is None else rotation(context, width // heads), persistent=False)
 
     def forward(self, u: Tensor) -> Tensor:
-        """u (B, L, D); raises ValueError for more tokens than the context."""
+        """Map u (B, L, D) to (B, L, D); raise ValueError for sequences longer than the context."""
         if self.rotation is None:
             mixed = self.mixer(u)
         else:
@@ -99,7 +99,7 @@ class FeedForward(nn.Module):
 
 
 def rotation(length: int, width: int) -> Tensor:
-    """(2, L, D/2): cos and sin of t / 10000^(2i/D), t from 0 (Su et al. 2021). Raises ValueError for an odd width."""
+    """Return cos and sin (2, L, D/2) of t / 10000^(2i/D), t from 0 (Su et al. 2021); raise ValueError for an odd width."""
     if width % 2:
         raise ValueError(f"rotary positions need heads of an even number of channels, not {width}")
     frequency = 10000.0 ** (torch.arange(0, width, 2, dtype=torch.float64) / -width)
@@ -108,7 +108,8 @@ def rotation(length: int, width: int) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """x (..., L, D), the pair of channels i and i + D/2 turned by the i-th angle of its position; of x's dtype."""
+    """Rotate each pair of channels i, i + D/2 of x (..., L, D) by the i-th angle of its position, in the dtype of x."""
     cos, sin = rotation[:, : x.shape[-2]]
     a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)  # bf16 is turned in the table's float32
+    # bf16 is rotated in float32, the dtype of the table
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)

@@ -1,7 +1,7 @@
-"""Network: what stands around the mixer, alike for every model.
+"""Network: the architecture around the mixer, equal for all models.
 
-tokens or channels -> embedding (+ positions) -> depth x [x + mixer(norm(x))] -> linear read-out. Nothing else: no
-convolution, activation or feed-forward part, so that what is measured is the mixer.
+tokens or channels -> embedding (+ positions) -> depth x [x + mixer(norm(x))] -> linear read-out. There is no convolution,
+activation or feed-forward part, so that experiments measure the mixer.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _NORMS: dict[Norm, Callable[[int], nn.Module]] = {
 
 
 class Network(nn.Module):
-    """A stack of `depth` mixers of width D with embedding and read-out; `mixer` makes one layer.
+    """A stack of `depth` mixers of width D with embedding and read-out; `mixer` builds one layer.
 
-    norm: before each mixer. positions: ``sin`` adds sinusoids, ``learned`` a parameter per position, ``index`` the
-    scalar t/L along a learned direction. residual: whether each mixer's output is added to its input.
+    norm: normalisation before each mixer. positions: ``sin`` adds sinusoids, ``learned`` a parameter per position, ``index``
+    the scalar t/L along a learned direction. residual: whether the output of each mixer is added to its input.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Network(nn.Module):
         self.polynomial = norm == "none"
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """inputs (B, L) int64 or (B, L, C) -> outputs (B, O) where the task reads the last position, else (B, L, O)."""
+        """Map inputs (B, L) int64 or (B, L, C) to outputs (B, O) if the task reads the last position, else (B, L, O)."""
         x = self.code(self.embed(inputs))
         for norm, mixer in zip(self.norms, self.mixers, strict=True):
             y = mixer(norm(x))
@@ -62,22 +62,22 @@ class Network(nn.Module):
         return outputs
 
     def reach(self) -> Reach | None:
-        """Degree and interaction order at every position, or None where the network is not polynomial end to end."""
+        """Return degree and interaction order at every position; None if the network is not polynomial end to end."""
         return stack_reach(self.mixers, self.length, residual=self.residual) if self.polynomial else None
 
     def parameter_count(self) -> int:
-        """The number of trainable numbers."""
+        """Return the number of trainable parameters."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def state_size(self) -> int | None:
-        """Numbers that must be kept to go on after L tokens of one sequence, over all layers; None if a mixer is silent."""
+        """Return the state size over all layers after L tokens of one sequence; None if a mixer does not declare it."""
         sizes = [state_size(mixer, self.length) for mixer in self.mixers]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     def flops(self) -> float | None:
-        """Floating-point operations of the forward pass for one token (`Mixer.flops`), without norms; None if not known.
+        """Return the FLOPs of the forward pass per token (`Mixer.flops`), without norms; None if unknown.
 
-        The read-out counts where it is applied: at every position, or at the last one of L.
+        The read-out counts where it is applied: at every position, or only at the last of L.
         """
         layers = [flops(mixer, self.length) for mixer in self.mixers]
         if None in layers:
@@ -88,9 +88,9 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def statistics(self, inputs: Tensor, forward: Callable[[Tensor], Tensor] | None = None) -> dict[tuple[int, str], Tensor]:
-        """What each mixer logs about its input, by (layer, name); empty for mixers that log nothing.
+        """Return the statistics that each mixer logs about its input, by (layer, name).
 
-        forward: what calls this network, where it is not called with its own parameters.
+        forward: the function that calls this network, if other than with its own parameters.
         """
         with logged(self.mixers) as seen:
             (forward or self)(inputs)
@@ -98,7 +98,7 @@ class Network(nn.Module):
 
 
 def stack_reach(mixers: Iterable[nn.Module], length: int, *, residual: bool) -> Reach | None:
-    """The reach of a stack of mixers without normalisation; None if one of them is not polynomial, or does not say."""
+    """Return the reach of a stack of mixers without normalisation; None if a mixer is not polynomial or declares none."""
     reach = Reach.of_inputs(length)
     for mixer in mixers:
         after = mixer.reach(reach) if isinstance(mixer, Mixer) else None
@@ -130,7 +130,10 @@ class _PositionCode(nn.Module):
 
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """(L, D): sin and cos of t / 10000^(2i/D) in turn, t from 0 (Vaswani et al. 2017). D = 2 repeats every 2 pi steps."""
+    """Return a table (L, D) of alternating sin and cos of t / 10000^(2i/D), t from 0 (Vaswani et al. 2017).
+
+    For D = 2 the code repeats every 2 pi steps.
+    """
     frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     angle = torch.arange(length)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]

@@ -1,4 +1,4 @@
-"""Matching: the width, or the number of states, at which a model has as many parameters, or as large a state, as others."""
+"""Size matching: find the width, or the number of states, for a given parameter count or state size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WIDEST, _MOST_STATES = 4096, 1024
 
 
 class Target(NamedTuple):
-    """What is to be alike, and how much of it there shall be."""
+    """The quantity to match and its target value."""
 
     what: What
     size: int
@@ -29,17 +29,17 @@ class Target(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Target:
-        """``params=300`` or ``state=64``; raises `BadInput`."""
+        """Parse ``params=300`` or ``state=64``; raise `BadInput` for malformed text."""
         what, equals, size = text.partition("=")
         if what not in ("params", "state"):
             raise unknown("quantity of --match:", what, ("params", "state"))
         if not equals or not (size.isascii() and size.isdigit()) or not 1 <= int(size) <= 10**10:
-            raise BadInput(f"--match: {text!r} is not {what}=N with a whole number N from 1 on, as {what}=300")
+            raise BadInput(f"--match: {text!r} is not {what}=N with a whole number N of 1 or more, e.g. {what}=300")
         return cls("params" if what == "params" else "state", int(size))
 
 
 class Around(NamedTuple):
-    """What stands around the layers of a network, and how many there are."""
+    """The architecture of a network around its layers, and their number."""
 
     depth: int
     norm: Norm
@@ -48,7 +48,7 @@ class Around(NamedTuple):
 
 
 class Sized(NamedTuple):
-    """A width and a number of states (None: as the model has it), and what they come to."""
+    """A width, a number of states (None: the default of the model), and the resulting size."""
 
     width: int
     states: int | None
@@ -61,10 +61,10 @@ class Sized(NamedTuple):
 def match(
     task: Task, model: type, name: str, values: Mapping[str, Value], around: Around, target: Target
 ) -> tuple[int, dict[str, Value]]:
-    """The width, and the model's settings, with which its network comes within 5 % of the target.
+    """Return a width and model settings for which the network is within 5 % of the target.
 
-    Widths are tried first; where none is near enough, and the model has a setting N that was left to it, other N too.
-    Raises `BadInput`, which names the nearest sizes, if nothing is.
+    Widths are tried first. If none is close enough and the model has a setting N at its default, other N are tried too.
+    Raise `BadInput` with the nearest sizes if nothing matches.
     """
 
     @cache
@@ -74,11 +74,11 @@ def match(
         settings: dict[str, Any] = {**values, **({} if states is None else {"N": states})}
         try:
             network = Network(task, lambda: model(width, **settings), width=width, **around._asdict())
-        except ValueError:  # a width that it does not take
+        except ValueError:  # an unsupported width
             return None
         found = network.parameter_count() if target.what == "params" else network.state_size()
         if found is None:
-            raise BadInput(f"--match {target.what}={target.size}: {name} does not state the size of its state")
+            raise BadInput(f"--match {target.what}={target.size}: {name} does not declare its state size")
         return found
 
     found = [Sized(width, None, of) for width, of in _around(lambda width: size(width, None), target.size, _WIDEST)]
@@ -91,8 +91,10 @@ def match(
     if best is None or not _near(best, target):
         below = max((s for s in found if s.size < target.size), key=lambda s: s.size, default=None)
         above = min((s for s in found if s.size > target.size), key=lambda s: s.size, default=None)
-        nearest = " and ".join(str(sized) for sized in (below, above) if sized is not None) or "none at all"
-        raise BadInput(f"--match {target.what}={target.size}: {name} of depth {around.depth} comes no nearer than {nearest}")
+        nearest = " and ".join(str(sized) for sized in (below, above) if sized is not None) or "none"
+        raise BadInput(
+            f"--match {target.what}={target.size}: the nearest sizes of {name} at depth {around.depth} are {nearest}"
+        )
     return best.width, {**values, **({} if best.states is None else {"N": best.states})}
 
 
@@ -101,10 +103,10 @@ def _near(sized: Sized, target: Target) -> bool:
 
 
 def _around(size: Callable[[int], int | None], target: int, most: int) -> Iterator[tuple[int, int]]:
-    """Values on both sides of the one where `size`, which grows, passes the target, with their sizes; some have none."""
+    """Yield values near the point where the increasing `size` reaches the target, with their sizes, if they have one."""
 
     def least(value: int) -> int:
-        """The size there, or at the next value below that has one."""
+        """Return the size at this value, or at the nearest lower value with a size."""
         sizes = (size(lower) for lower in range(value, max(0, value - 16), -1))
         return next((found for found in sizes if found is not None), 0)
 

@@ -1,4 +1,4 @@
-"""Operations: one a file, each fast path beside its plain reference."""
+"""Operators on tensors, one per file, each fast path beside its plain reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Transition", "selective_scan"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # imported when asked for: the names of the backends must not cost an import of torch
+    if name in __all__:  # imported lazily: the command line needs the backend names without importing torch
         from expbench.ops.selective import interface
 
         return getattr(interface, name)

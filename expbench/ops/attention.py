@@ -1,7 +1,7 @@
-"""Softmax attention of a stack: the trials of a map are a longer batch for torch's fused kernels, which keep no scores.
+"""Softmax attention under `torch.vmap`: the mapped axis is folded into the batch of torch's fused attention kernels.
 
-Torch maps its fused attention itself, but the backward fails on some shapes, and by its definition attention keeps several
-tables of L x L numbers for each sequence.
+torch's own batching rule of fused attention fails in the backward pass on some shapes. The unfused definition would keep
+several L x L tables for each sequence. Letters: S stacked runs, B batch, L length, D width of a head.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-_LONG = 128  # tokens, from which on tables of scores take longer than what a fused kernel costs beside them
-_MOST_SEQUENCES = 65535  # of a launch
-_FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # torch takes the first that can
+_LONG = 128  # tokens; for shorter sequences, the overhead of a fused kernel exceeds the cost of the L x L scores
+_MOST_SEQUENCES = 65535  # per kernel launch
+_FUSED = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]  # torch uses the first that applies
 
 
 class Folded(TorchFunctionMode):
-    """Within it, causal attention over long sequences is fused under `torch.vmap` too."""
+    """A context in which causal attention over long sequences is fused under `torch.vmap` too."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -35,7 +35,7 @@ def _suit(q: Tensor, k: Tensor, v: Tensor) -> bool:
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention of sequences (B, heads, L, D), by the fastest kernel there is for them."""
+    """Return causal attention (B, heads, L, D) of q, k and v (B, heads, L, D), by the fastest applicable kernel."""
     with sdpa_kernel(_FUSED):
         parts = [
             F.scaled_dot_product_attention(some_q, some_k, some_v, is_causal=True)
@@ -45,7 +45,7 @@ def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """Only its rule under a map is used: there autograd is outside, and differentiates what the rule calls."""
+    """Attention with its own vmap rule, the only part in use: autograd runs outside and differentiates the rule's calls."""
 
     @staticmethod
     def forward(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise NotImplementedError("attention is folded under torch.vmap alone, with autograd outside")
+        raise NotImplementedError("folded attention works only under torch.vmap, with autograd outside of it")
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *sequences: Tensor) -> tuple[Tensor, int]:

@@ -1,7 +1,8 @@
-"""Which implementation of an operation runs: the call's own argument, else what `using` forces, else what suits the device.
+"""Choice of an operator's implementation: the argument of the call, else the backend that `using` forces, else the default.
 
-An operation has some of the names in `BACKENDS`. What is forced is never silently replaced: a name that is unknown or
-absent on this machine is bad input, a problem that the named implementation cannot solve is an error of the call's.
+An operator implements some of the names in `BACKENDS`; the default depends on the device. A forced backend is never
+silently replaced: a name that is unknown or unavailable on this machine raises `BadInput`, and a problem that the named
+implementation cannot solve raises `Unable`.
 """
 
 from __future__ import annotations
@@ -20,27 +21,28 @@ BACKENDS = ("reference", "torch", "triton", "mamba")
 _PROBED = {
     "triton": "expbench.ops.selective.backend_triton",
     "mamba": "expbench.ops.selective.backend_mamba",
-}  # the others always work
+}  # the other backends work on every machine
 _log = logging.getLogger("expbench")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Unable(ValueError):
-    """A forced backend works here, but cannot solve the problem that it is given."""
+    """A forced backend works on this machine but does not support the given problem."""
 
 
 class Used:
-    """Collects the names of the implementations that ran."""
+    """The names of the implementations that ran within a `using` block."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
 
     def add(self, name: str) -> None:
+        """Record one name."""
         self._names.add(name)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Each once, in alphabetical order."""
+        """Names without duplicates, in alphabetical order."""
         return tuple(sorted(self._names))
 
 
@@ -55,10 +57,10 @@ _choice: ContextVar[_Choice] = ContextVar("expbench.backend", default=_FREE)
 
 @contextmanager
 def using(name: str | None) -> Iterator[Used]:
-    """Force the backend of every operation within (None: force nothing more) and record those that ran.
+    """Force the backend of every operator called within (None: keep the outer choice), and record the backends that ran.
 
-    Of nested contexts the innermost name is forced, and all of them record. A compiled program keeps the choice under which
-    it was traced. Raises `BadInput` as `require` does.
+    If contexts are nested, the innermost name is forced and all contexts record. A compiled program keeps the choice under
+    which it was traced. Raises `BadInput` as `require` does.
     """
     if name is not None:
         require(name)
@@ -71,12 +73,12 @@ def using(name: str | None) -> Iterator[Used]:
 
 
 def forced() -> str | None:
-    """The backend that a surrounding `using` forces; None if none does."""
+    """Return the backend that a surrounding `using` forces, or None."""
     return _choice.get().forced
 
 
 def require(name: str) -> None:
-    """Raise `BadInput` if there is no backend of this name, or it does not work on this machine (saying how to get it)."""
+    """Raise `BadInput` if the backend is unknown or unavailable on this machine; the message says how to install it."""
     if name not in BACKENDS:
         raise unknown("backend", name, BACKENDS)
     reason = absent(name)
@@ -85,20 +87,20 @@ def require(name: str) -> None:
 
 
 def absent(name: str) -> str | None:
-    """Why the backend does not work on this machine and how to get it; None if it works. Probed by a call, once."""
+    """Return why the backend is unavailable on this machine and how to install it, or None; it is probed once, by a call."""
     if name not in _PROBED:
         return None
     from torch.utils._python_dispatch import _disable_current_modes
 
-    with _disable_current_modes():  # a compiler's tracing makes tensors without data, on which the probe's call would fail
+    with _disable_current_modes():  # torch.compile traces with tensors that have no data; the probe would fail on them
         reason: str | None = import_module(_PROBED[name]).absent()
     return reason
 
 
 def constant_when_traced(function: _Function) -> _Function:
-    """Have torch.compile call `function` while it traces and keep the result, where it could not trace it.
+    """Mark `function` for torch.compile, which then calls it while tracing and keeps the result as a constant.
 
-    This is torch.compiler.assume_constant_result, which imports the compiler: 2 seconds that nobody else needs to wait for.
+    This replaces torch.compiler.assume_constant_result, whose import of the compiler costs every process 2 seconds.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
@@ -106,7 +108,7 @@ def constant_when_traced(function: _Function) -> _Function:
 
 @constant_when_traced
 def requested(backend: str | None) -> str | None:
-    """What a call's own argument or else the context asks for, known to work here; None if neither asks."""
+    """Return the backend of a call's argument, else of the context, else None. Raises `BadInput` as `require` does."""
     if backend is None:
         return forced()
     require(backend)
@@ -115,7 +117,7 @@ def requested(backend: str | None) -> str | None:
 
 @constant_when_traced
 def ran(operation: str, name: str) -> None:
-    """Record that an implementation of `operation` ran; the first time in this process, log it too."""
+    """Record that implementation `name` of `operation` ran, and log its first use in this process."""
     for used in _choice.get().used:
         used.add(name)
     _announce(operation, name)

@@ -1,7 +1,8 @@
-"""Causal depthwise convolution of a few taps along a sequence that is channel-last.
+"""Causal depthwise convolution of a few taps along a channel-last sequence.
 
-Letters: B batch, L length, D channels, K taps. torch's own wants the time last, and its gradients of a depthwise kernel are
-slow; as a sum of K shifted products a compiler makes one pass over memory of it, together with what comes before and after.
+Letters: B batch, L length, D channels, K taps. torch's convolution needs time as the last axis, and its gradients of
+depthwise kernels are slow. A compiler fuses a sum of K shifted products, and its neighbouring operations, into one pass
+over memory.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from torch.nn import functional as F
 
 
 def shifted(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """y_t = bias + sum_k weight_k x_(t-K+1+k), (B, L, D) of x's dtype: x (B, L, D), weight (D, 1, K), bias (D,).
+    """Return y_t = bias + sum_k weight_k x_(t-K+1+k), (B, L, D) in x's dtype: x (B, L, D), weight (D, 1, K), bias (D,).
 
-    Sums are in the widest of the three dtypes. To be compiled: operation by operation it is slower than `reference`.
+    Sums are in the widest of the three dtypes. Call it from compiled code: in eager mode it is slower than `reference`.
     """
     taps, length = weight.shape[-1], x.shape[1]
     past = F.pad(x, (0, 0, taps - 1, 0))
@@ -24,7 +25,7 @@ def shifted(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """The same by torch's convolution, under autocast in its dtype."""
+    """Return the same (B, L, D) by torch's convolution, under autocast in its dtype."""
     taps, length = weight.shape[-1], x.shape[1]
-    # padded on both sides: the last outputs would look beyond the end
+    # conv1d pads both ends; the slice drops the last outputs, which read the padding beyond the end
     return F.conv1d(x.mT, weight, bias, padding=taps - 1, groups=len(weight))[..., :length].mT

@@ -1,6 +1,7 @@
 """Causal linear attention y_t = sum_{j<=t} (q_t . k_j) v_j, without softmax or normaliser.
 
-It is a recurrence over the matrix sum_j k_j v_j^T: `reference` carries it from step to step, `chunked` from chunk to chunk.
+It is a recurrence over the matrix sum_j k_j v_j^T: `reference` carries the matrix from step to step, `chunked` from chunk to
+chunk. Letters: B batch, L length, D width.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ _IMPLEMENTATIONS = ("reference", "torch")
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> Tensor:
-    """y (B, L, D) for q, k, v (B, L, D), in O(L); differentiable by autograd to any order.
+    """Return y (B, L, D) for q, k, v (B, L, D) in O(L) time; autograd differentiates it to any order.
 
-    backend: ``reference`` or ``torch``; None leaves it to `backends.using`. Raises `Unable` for one that there is not.
+    backend: ``reference`` or ``torch``; None takes the one that `backends.using` forces, else ``torch``. Raises `Unable` for
+    any other backend.
     """
     name = backends.requested(backend) or "torch"
     if name not in _IMPLEMENTATIONS:
@@ -27,7 +29,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The definition, step by step."""
+    """Return y (B, L, D) step by step: the definition."""
     total = torch.zeros_like(k[:, 0, :, None] * v[:, 0, None])
     y = []
     for q_t, k_t, v_t in zip(q.unbind(1), k.unbind(1), v.unbind(1), strict=True):
@@ -37,12 +39,12 @@ def reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def naive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same from all L x L scores at once, as attention without softmax."""
+    """Return y (B, L, D) from all L x L scores at once, as attention without softmax."""
     return (q @ k.mT).tril() @ v
 
 
 def chunked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """The same by `naive` within each chunk, and from the sums of the chunks before it."""
+    """Return y (B, L, D) as the sum of `naive` within each chunk and the contribution of all earlier chunks."""
     B, L, D = q.shape
     if L <= _CHUNK:
         return naive(q, k, v)

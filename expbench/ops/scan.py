@@ -1,8 +1,8 @@
-"""The linear recurrence h_t = a_t h_{t-1} + b_t with h_0 = 0, elementwise: what every state-space layer rests on.
+"""The elementwise linear recurrence h_t = a_t h_{t-1} + b_t with h_0 = 0, the core of every state-space layer.
 
-`reference` says it in three lines. `linear_scan` gives the same values and gradients (to rounding, and to second order)
-without a node of autograd for each step: its backward is the same scan, run from the end. Neither takes logarithms or
-ratios of products, so a_t may be zero, negative or beyond 1.
+`reference` defines it in three lines. `linear_scan` gives the same values and gradients (up to rounding, to second order)
+without an autograd node for each step: its backward is the same scan, run from the end. Neither uses logarithms or ratios of
+products, so a_t may be zero, negative or larger than 1. Letters: L length, M numbers per step.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Up to so many steps, and on a CPU from so many numbers a step on, one pass step by step is as fast as by halves. (16 steps
-# would do, but halves multiply the transitions of L / _SHORT steps, which beyond 1 must not overflow before the states do.)
+# A step-by-step pass is as fast as recursive halving up to _SHORT steps, and on a CPU from _WIDE numbers per step. 16
+# steps would also do for speed, but halving multiplies the transitions of L / _SHORT steps: if they exceed 1, their
+# product must not overflow before the states do.
 _SHORT, _WIDE = 32, 4096
 
 
 def reference(a: Tensor, b: Tensor) -> Tensor:
-    """h (L, ...) for transitions a and inputs b, both (L, ...), time first; the definition, differentiable by autograd."""
+    """Return h (L, ...) for transitions a and inputs b, both (L, ...), time first: the definition, for autograd."""
     states = [b[0]]
     for a_t, b_t in zip(a.unbind(0)[1:], b.unbind(0)[1:], strict=True):
         states.append(a_t * states[-1] + b_t)
@@ -27,9 +28,9 @@ def reference(a: Tensor, b: Tensor) -> Tensor:
 
 
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:
-    """h (L, ...) for transitions a and inputs b, both (L, ...), time first. `a` is broadcast to the shape of `b`.
+    """Return h (L, ...) for transitions a and inputs b, both (L, ...), time first. `a` is broadcast to the shape of `b`.
 
-    Differentiable twice and more. a[0] multiplies the zero initial state: it has no effect and a zero gradient.
+    It is differentiable to any order. a[0] multiplies the zero initial state, so it has no effect and a zero gradient.
     """
     if a.shape != b.shape:
         a = a.expand_as(b)
@@ -48,7 +49,7 @@ class _LinearScan(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, dims: tuple[int | None, int | None], a: Tensor, b: Tensor) -> tuple[Tensor, int]:
-        """One more axis after time: the recurrence is elementwise."""
+        """Put the mapped axis behind time: the recurrence is elementwise, so any further axis will do."""
         pairs = zip((a, b), dims, strict=True)
         a, b = (
             x.unsqueeze(1).expand(-1, info.batch_size, *x.shape[1:]) if dim is None else x.movedim(dim, 0).transpose(0, 1)
@@ -59,7 +60,7 @@ class _LinearScan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
         a, h = ctx.saved_tensors
-        # The adjoint g_t = grad_t + a_{t+1} g_{t+1} is the same recurrence, read from the end.
+        # The adjoint g_t = grad_t + a_{t+1} g_{t+1} is the same recurrence, run from the end.
         following = torch.cat([torch.zeros_like(a[:1]), a[1:].flip(0)])
         g = linear_scan(following, grads[0].flip(0)).flip(0)
         preceding = torch.cat([torch.zeros_like(h[:1]), h[:-1]])
@@ -67,7 +68,7 @@ class _LinearScan(torch.autograd.Function):
 
 
 def _scan(a: Tensor, b: Tensor) -> Tensor:
-    """The recurrence on (L, M) without autograd."""
+    """Return the states (L, M) for a and b (L, M), without autograd."""
     if _by_steps(b):
         h = torch.empty_like(b, memory_format=torch.contiguous_format)
         h[0] = b[0]
@@ -79,10 +80,11 @@ def _scan(a: Tensor, b: Tensor) -> Tensor:
 
 
 def in_place(a: Tensor, h: Tensor, *, reverse: bool = False) -> Callable[[], None]:
-    """A function that adds a_t h_{t-1} to each h_t, from the first step on; in `reverse` a_{t+1} h_{t+1}, from the last.
+    """Return a function that adds a_t h_{t-1} to each h_t in order; in `reverse`, a_{t+1} h_{t+1} from the last step on.
 
-    So inputs become states, and in reverse the gradients of outputs those of inputs. To be called whenever a and h (L, ...)
-    have been filled: it holds the views of their steps, for to make a view takes half as long as a small operation.
+    The function turns inputs into states, and in reverse the gradients of outputs into those of inputs. Call it each time
+    that a and h (L, ...) have been filled. It holds the views of their steps, because creating a view takes half as long
+    as a small operation.
     """
     return _steps(a, h, h, reverse) if _by_steps(h) else _halves(a, h, reverse)
 
@@ -92,7 +94,7 @@ def _by_steps(h: Tensor) -> bool:
 
 
 def _steps(a: Tensor, b: Tensor, h: Tensor, reverse: bool) -> Callable[[], None]:
-    """Step by step from inputs b to states h, which may be b. The state to begin with is in h."""
+    """Step from inputs b to states h (both (L, ...)), which may be the same tensor; h holds the initial state."""
     a_steps, h_steps = a.unbind(0), h.unbind(0)
     b_steps = h_steps if b is h else b.unbind(0)
     if reverse:
@@ -110,13 +112,13 @@ def _steps(a: Tensor, b: Tensor, h: Tensor, reverse: bool) -> Callable[[], None]
 
 
 def _halves(a: Tensor, h: Tensor, reverse: bool) -> Callable[[], None]:
-    """Every second step first, linked by products of two transitions and scanned in their turn; then the steps between them.
+    """Scan every second step recursively, linked by products of two transitions; then fill in the steps between them.
 
-    Three operations and log L times, instead of L, for twice the arithmetic.
+    This needs three operations on each of log L levels, instead of L operations, for twice the arithmetic.
     """
-    start = (len(h) - 1) % 2 if reverse else 0  # such that the state to begin with is kept
+    start = (len(h) - 1) % 2 if reverse else 0  # so that the initial state is among the kept steps
     kept, between = h[start::2], h[start + 1 : -1 : 2]
-    lower, upper = a[start + 1 : -1 : 2], a[start + 2 :: 2]  # the transitions into and out of what lies between
+    lower, upper = a[start + 1 : -1 : 2], a[start + 2 :: 2]  # the transitions into and out of the steps between
     links = a.new_empty(kept.shape)
     product = links[1:]
     if reverse:

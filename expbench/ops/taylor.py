@@ -1,4 +1,4 @@
-"""Taylor polynomials of softplus and exp, of any degree (section 4 of arXiv 2502.02209 replaces both by them)."""
+"""Taylor polynomials of softplus and exp of any degree, which replace both functions in section 4 of arXiv 2502.02209."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def softplus_coefficients(center: Tensor, degree: int) -> list[Tensor]:
-    """c_0..c_degree, each of the shape of `center`, with softplus(center + e) = sum_k c_k e^k + O(e^(degree+1)).
+    """Return c_0..c_degree, each shaped like `center`, with softplus(center + e) = sum_k c_k e^k + O(e^(degree+1)).
 
     The k-th derivative is a polynomial in s = sigmoid(center), and d/dz p(s) = p'(s) s (1 - s). About 0 the cubic
-    coefficient is 0: degree 2 and 3 are then the same polynomial log 2 + e/2 + e^2/8.
+    coefficient is 0, so degrees 2 and 3 give the same polynomial log 2 + e/2 + e^2/8.
     """
     coefficients = [torch.nn.functional.softplus(center)]
     s = torch.sigmoid(center)
@@ -26,17 +26,17 @@ def softplus_coefficients(center: Tensor, degree: int) -> list[Tensor]:
 
 
 def exp_coefficients(degree: int) -> list[float]:
-    """1/k! for k = 0..degree."""
+    """Return 1/k! for k = 0..degree."""
     return [1 / math.factorial(k) for k in range(degree + 1)]
 
 
 def exp_taylor(u: Tensor, degree: int) -> Tensor:
-    """The Taylor polynomial of exp about 0, of `degree`, at u of any shape."""
+    """Return the Taylor polynomial of exp about 0, of `degree`, at u (any shape)."""
     return horner(u, exp_coefficients(degree))
 
 
 def horner(x: Tensor, coefficients: list[float] | list[Tensor]) -> Tensor:
-    """sum_k coefficients[k] x^k; coefficients are numbers or broadcast against x."""
+    """Return sum_k coefficients[k] x^k, shaped like x; coefficients are numbers or tensors that broadcast against x."""
     value = torch.zeros_like(x) + coefficients[-1]
     for coefficient in coefficients[-2::-1]:
         value = value * x + coefficient
@@ -44,9 +44,9 @@ def horner(x: Tensor, coefficients: list[float] | list[Tensor]) -> Tensor:
 
 
 def contraction_range(degree: int) -> float:
-    """The least u such that the Taylor polynomial of exp stays in [0, 1] on [u, 0]: -1, -2, -1.596, ...
+    """Return the least u for which the Taylor polynomial of exp stays in [0, 1] on [u, 0]: -1, -2, -1.596, ...
 
-    Of odd degree it falls to 0 there, of even degree it is back at 1.
+    At this u, polynomials of odd degree reach 0 and polynomials of even degree return to 1.
     """
     coefficients = exp_coefficients(degree)
     coefficients[0] -= 1 - degree % 2

@@ -1,22 +1,22 @@
-"""Comparison: what has become worse or better from one results table to another, cell by cell, at a stated confidence.
+"""Comparison of two results tables: a verdict for each configuration, at a stated joint confidence.
 
-regressed, improved  Holm's p over all cells is at most 1 - confidence, and the difference at least the margin; and runs that
-                     solve or fail by lot would all do the one on one side and the other on the other as seldom: at .95 that
-                     takes 3 runs a side, or 2 against 4
-unchanged            the same numbers, to rounding; or the interval of the difference lies within the margin
-undecided            anything else: fewer than two runs a side, say, or labels that are ill-posed
-missing, new         in BASE alone, in NEW alone; what NEW judges by another metric or has no result of is missing too
+regressed, improved  Holm's p over all configurations is at most 1 - confidence, the difference is at least the margin, and
+                     bimodal runs (solved or failed at random) would be split this way by side at most as often. At .95
+                     this takes 3 runs per side, or 2 against 4
+unchanged            the numbers are equal up to rounding, or the interval of the difference lies within the margin
+undecided            anything else, e.g. fewer than two runs per side, or ill-posed labels
+missing, new         only in BASE, only in NEW; missing also if NEW has another primary metric or no result
 failed               a run of NEW failed
 
-On which scale, and what the margin is: `outcomes`; how differences are tested: `differences`; what is matched:
-`matching`. What has the same numbers on both sides is not tested, and does not weigh upon the rest. Of a cell with runs
-that diverged the difference is shown of the others, and tested with all.
+The scale and the margin are defined in `outcomes`, the tests in `differences`, the matching in `matching`. Configurations
+with equal numbers on both sides are not tested, and do not enter the correction. If runs diverged, the test includes them,
+but the difference shown excludes them.
 
-How often that errs was measured by `benchmarks/comparing.py`, on 20 cells at .95. Where nothing has changed at most .02 of
-comparisons call anything regressed from 5 runs a side on, whatever the distribution, and .04 of 20 runs against 3. So it is
-of 3 or 4 a side, unless runs solve or fail by lot: where chances are even 1 in 64 or 256 of such cells is called regressed,
-which nothing can tell from a change. A doubled error is found in .6, 1 and 1 of comparisons with 3, 5 and 8 a side if seeds
-differ by a tenth, and in .03, .3 and .6 (.99 with 16) if by a third.
+`benchmarks/comparing.py` measured the error rates on 20 configurations at .95. If nothing has changed, at most .02 of the
+comparisons report a regression from 5 runs per side on, for every distribution tried, and .04 with 20 runs against 3. The
+same holds for 3 or 4 per side, unless runs are bimodal: at even odds, 1 in 64 or 256 such configurations is reported as
+regressed, and no test can tell it from a change. If the log error has a standard deviation of a tenth over seeds, a doubled
+error is found in .6, 1 and 1 of the comparisons with 3, 5 and 8 runs per side; if a third, in .03, .3 and .6 (.99 with 16).
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from expbench.stats.differences import estimated
 from expbench.stats.intervals import CONFIDENCE, holm
 
 Verdict = Literal["regressed", "failed", "missing", "undecided", "improved", "new", "unchanged"]
-VERDICTS: tuple[str, ...] = get_args(Verdict)  # the worst first
-SLOWER = "slower"  # no verdict, but beside one: that a cell's runs took longer, by so many times:
+VERDICTS: tuple[str, ...] = get_args(Verdict)  # worst first
+SLOWER = "slower"  # reported beside a verdict if the runs took at least TIMES as long
 TIMES = 1.5
 _LEAST_SPREAD = 0.05  # of the margin
 _SHOWN = ["difference", "low", "high"]
 
 
 class Side(NamedTuple):
-    """Where one of two tables comes from, and what its runs state of themselves."""
+    """Source and provenance of one of the two tables."""
 
     source: str
     runs: int
@@ -57,11 +57,11 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two tables compared. cells: a row a cell, the worst first. confidence: of all verdicts together.
+    """Two compared tables. cells: one row per configuration, worst first. confidence: joint confidence of all verdicts.
 
     Columns of cells: those of `matching.IDENTITY` and of `outcomes.summarised`; verdict, because; difference, low, high
-    (new over base where `ratio`, else new less base); p, holm, design (NaN and empty where not tested); slower. runs: a row
-    a run of either table, as `outcomes.outcomes` gives them.
+    (new / base where `ratio`, else new - base); p, holm, design (NaN and empty where not tested); slower. runs: one row per
+    run of either table, as returned by `outcomes.outcomes`.
     """
 
     base: Side
@@ -72,22 +72,22 @@ class Comparison:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many cells have each verdict, the worst first; without those of no cell."""
+        """Number of configurations with each verdict that occurs, worst first."""
         found = self.cells["verdict"].value_counts()
         return {verdict: int(found[verdict]) for verdict in VERDICTS if verdict in found}
 
     @property
     def tests(self) -> int:
-        """For how many cells p was corrected."""
+        """Number of configurations that were tested."""
         return int(self.cells["holm"].notna().sum())
 
     def failing(self, names: Sequence[str]) -> dict[str, int]:
-        """How many cells have each of these verdicts, or are slower; without those of no cell."""
+        """Return the number of configurations with each of these verdicts that occurs; slower counts as one."""
         counts = self.counts | {SLOWER: int(self.cells[SLOWER].sum())}
         return {name: count for name, count in counts.items() if name in names and count}
 
     def command(self, cell: int) -> str:
-        """The command that does a run of a cell again: of NEW where it has one."""
+        """Return the command that reruns one run of a configuration, from NEW if it has one."""
         runs = self.runs[self.runs["cell"] == cell].sort_values("side", ascending=False, kind="stable")
         row = {str(name): value for name, value in runs.iloc[0].items()}
         model, task = (row[name] if isinstance(row[name], str) else "" for name in ("model_origin", "task_origin"))
@@ -101,10 +101,10 @@ def compare(
     confidence: float = CONFIDENCE,
     times: float = TIMES,
 ) -> Comparison:
-    """Compare the rows of two results tables, of at least a run each. names: where they come from. times: the seconds of
-    BASE that make a cell of NEW slower.
+    """Compare the rows of two results tables with at least one run each.
 
-    Raises `BadInput` if no cell is in both.
+    names: sources of the tables. times: ratio of NEW to BASE seconds from which a configuration counts as slower. Raise
+    `BadInput` if the tables have no configuration in common.
     """
     cells, runs = match(base, new)
     runs = outcomes(runs)
@@ -119,7 +119,7 @@ def compare(
     broken = spread[spread.index.isin(trials.loc[trials["diverged"], "cell"])]
     if len(broken):
         cells.loc[broken.index, _SHOWN] = estimated(trials[trials["ended"]], broken, confidence)[_SHOWN]
-    falls = cells["higher"] & ~cells["ratio"]  # a loss that rises is then a metric that falls
+    falls = cells["higher"] & ~cells["ratio"]  # the loss is the negated metric there
     cells.loc[falls, ["low", "high"]] = cells.loc[falls, ["high", "low"]].to_numpy()
     cells[_SHOWN] = cells[_SHOWN].apply(on_metric, cells=cells)
     cells[SLOWER] = cells["seconds"] >= times
@@ -135,19 +135,19 @@ def _side(name: str, runs: pd.DataFrame) -> Side:
 
 
 def corrected(cells: pd.DataFrame) -> pd.Series[float]:
-    """Holm's p of cells that are compared together, but no less than what runs that solve a task by lot can do by chance."""
+    """Return Holm's p of configurations compared together, bounded below by the chance of a split of bimodal runs."""
     known = cells["p"].dropna()
     adjusted = pd.Series(holm(list(known)), known.index, dtype="float64").reindex(cells.index)
-    return adjusted.clip(lower=_by_lot(cells["trials0"], cells["trials1"]))
+    return adjusted.clip(lower=_chance_of_split(cells["trials0"], cells["trials1"]))
 
 
-def _by_lot(base: Any, new: Any) -> Any:
-    """The largest chance that runs which succeed or not by lot do all so on one side and none on the other."""
+def _chance_of_split(base: Any, new: Any) -> Any:
+    """Return the largest probability that bimodal runs all succeed on one side and all fail on the other."""
     return 2 * (base / (base + new)) ** base * (new / (base + new)) ** new
 
 
 def _verdicts(cells: pd.DataFrame, error: float) -> NDArray[np.str_]:
-    """By the first of these that holds."""
+    """Return the verdict of the first condition that holds for each configuration."""
     none0, none1 = cells["trials0"] == 0, cells["trials1"] == 0
     called = (cells["holm"] <= error) & (cells["difference"].abs() >= cells["margin"])
     within = (cells["low"] >= -cells["margin"]) & (cells["high"] <= cells["margin"])
@@ -165,7 +165,7 @@ def _verdicts(cells: pd.DataFrame, error: float) -> NDArray[np.str_]:
 
 
 def _because(cell: dict[Hashable, Any], error: float) -> str:
-    """Why it is so, as far as the numbers do not say it; and what else has changed."""
+    """Return the reason for the verdict where the numbers do not show it, and other changes."""
     said = [_reason(cell, error)]
     if cell["diverged0"] or cell["diverged1"]:
         said.append("diverged: " + " against ".join(f"{cell[f'diverged{i}']} of {cell[f'trials{i}']}" for i in (0, 1)))
@@ -182,7 +182,7 @@ def _reason(cell: dict[Hashable, Any], error: float) -> str:
         return f"{cell['failed1']} of {cell['runs1']} runs: {cell['error1']}"
     if verdict == "missing":
         if cell["unlike"]:
-            return f"judged by {cell['metric1']} in the place of {cell['metric0']}"
+            return f"judged by {cell['metric1']} instead of {cell['metric0']}"
         return _without_result(cell, 1) if cell["runs1"] else "not in NEW"
     if verdict == "new":
         return _without_result(cell, 0) if cell["runs0"] else "not in BASE"
@@ -193,11 +193,11 @@ def _reason(cell: dict[Hashable, Any], error: float) -> str:
     if not cell["posed"]:
         return "the labels are ill-posed"
     if not cell["design"]:
-        return f"too few runs alike: {cell['trials0']} against {cell['trials1']}"
+        return f"too few comparable runs: {cell['trials0']} against {cell['trials1']}"
     if cell["holm"] <= error:
         return "a difference, but below the margin"
-    if _by_lot(cell["trials0"], cell["trials1"]) > error:
-        return f"{cell['trials0']} against {cell['trials1']} runs cannot tell a change from luck"
+    if _chance_of_split(cell["trials0"], cell["trials1"]) > error:
+        return f"{cell['trials0']} against {cell['trials1']} runs cannot distinguish a change from chance"
     return f"Holm's p is {number(cell['holm'])}"
 
 

@@ -1,4 +1,4 @@
-"""A comparison for a person to read: a table on the terminal, or Markdown for a pull request."""
+"""Formatting of a comparison: a table for the terminal, or Markdown for a pull request."""
 
 from __future__ import annotations
 
@@ -14,60 +14,63 @@ from expbench.regression.comparison import SLOWER, Comparison
 from expbench.regression.matching import IDENTITY
 from expbench.stats.intervals import share_interval
 
-_MOST_LINES = 60  # of the terminal's table
-_MOST_CHARACTERS = 60_000  # a comment on GitHub holds 65,536
+_MOST_LINES = 60  # of the table on the terminal
+_MOST_CHARACTERS = 60_000  # GitHub limits a comment to 65,536
 _MOST_NAMED = 4  # versions, commits or devices of a side
 _OWN = ("task_settings_matched", "model_settings_matched")
 _AROUND = [column for column in IDENTITY if column not in ("task", "model", *_OWN)]
 _FOLDED = ("undecided", "unchanged")
 _PREFACE = """\
-Cells are matched by everything that was run but seed, instance, versions, and rates that were chosen on both sides. Values
-are means on the test split, geometric for errors; the change is NEW over BASE (x) of errors, NEW less BASE of accuracies,
-with the interval that the runs of both sides give it, paired where these agree. Holm's p is of no change, corrected for all
-cells whose numbers differ. `regressed` and `improved`: that p is at most {error:.3g}, and the change at least a tenth of an
-error or .05 of an accuracy; `unchanged`: the interval lies within that, or the numbers are the same; `undecided`: anything
-else. `solved` counts runs, with Wilson's 95 % intervals; a run that diverged is unsolved, and worse than any other."""
+Configurations are matched by all settings except seed, instance, versions, and learning rates that were tuned on both sides.
+Values are means on the test split, geometric for errors. The change is NEW / BASE (x) for errors and NEW - BASE for
+accuracies, with an interval over runs, which are paired where both sides have the same ones. Holm's p tests for no change,
+corrected over all configurations whose numbers differ. `regressed` and `improved`: p is at most {error:.3g}, and the change
+is at least a tenth of an error or .05 of an accuracy. `unchanged`: the interval lies within that margin, or the numbers are
+equal. `undecided`: anything else. `solved` counts runs, with Wilson's 95 % intervals; a diverged run is unsolved, and ranks
+below all others."""
 
 
 def text(comparison: Comparison, fail_on: Sequence[str], speed: bool) -> str:
-    """A line a cell, the worst first, and one that sums up. speed: with the ratios of the times of runs."""
+    """Return one line per configuration, worst first, and a summary line. speed: include time ratios."""
     header, lines = _table(comparison, comparison.cells[:_MOST_LINES], speed, wilson=False)
     parts = [aligned([header, *lines])]
     if len(comparison.cells) > _MOST_LINES:
-        parts.append(f"and {_counted(comparison.cells['verdict'][_MOST_LINES:])}, which are not shown")
+        parts.append(f"and {_counted(comparison.cells['verdict'][_MOST_LINES:])}, not shown")
     return "\n".join([*parts, "", summary(comparison, fail_on, speed)])
 
 
 def summary(comparison: Comparison, fail_on: Sequence[str], speed: bool) -> str:
-    """How many cells have which verdict, and what of it fails, in a line."""
+    """Return one line with the number of configurations per verdict and the failing ones."""
     number_of = len(comparison.cells)
-    parts = [f"{number_of} cell{'s' * (number_of != 1)}: {_listed(comparison.counts)}"]
+    parts = [f"{number_of} configuration{'s' * (number_of != 1)}: {_listed(comparison.counts)}"]
     if comparison.tests:
-        parts.append(f"{comparison.tests} tested, together at {100 * comparison.confidence:g} % confidence")
+        parts.append(f"{comparison.tests} tested, at a joint confidence of {100 * comparison.confidence:g} %")
     if speed:
         times = np.log(comparison.cells["seconds"].dropna())
         mean = f"time x {number(float(np.exp(times.mean())))}, {int(comparison.cells[SLOWER].sum())} slower"
-        parts.append(mean if len(times) else "no runs on the same device, in stacks of the same size, to compare times of")
+        parts.append(mean if len(times) else "no times to compare (no runs on the same device with the same stack size)")
     failing = comparison.failing(fail_on)
     return "; ".join([*parts, f"FAILS: {_listed(failing)}" if failing else f"passes (fails on {_listed(fail_on)})"])
 
 
 def markdown(comparison: Comparison, fail_on: Sequence[str], speed: bool, command: str) -> str:
-    """What changed, the rest folded away, and where both sides come from; short enough to be posted.
+    """Return Markdown with the changes, the rest folded, and the provenance of both sides, short enough for a comment.
 
-    command: that which compares them again.
+    command: the command that repeats the comparison.
     """
     cells = comparison.cells
     folded = cells["verdict"].isin(_FOLDED) & ~(cells[SLOWER] & speed)
     verdict = _listed(comparison.failing(fail_on))
     head = [f"### expbench compare: {f'fails, {verdict}' if comparison.failing(fail_on) else 'passes'}"]
     head.append(summary(comparison, fail_on, speed) + ".")
-    tail = [f"Compared by\n\n```sh\n{command}\n```"]
+    tail = [f"To repeat this comparison:\n\n```sh\n{command}\n```"]
     if not folded.all():
-        tail.append(f"A run of the first cell above again\n\n```sh\n{comparison.command(cells.index[~folded][0])}\n```")
+        tail.append(
+            f"To rerun a run of the first configuration:\n\n```sh\n{comparison.command(cells.index[~folded][0])}\n```"
+        )
     tail += [_sides(comparison), _details("How to read this", _PREFACE.format(error=1 - comparison.confidence))]
     room = _MOST_CHARACTERS - sum(map(len, [*head, *tail]))
-    shown = _within(comparison, cells[~folded], speed, room) if not folded.all() else "Nothing has changed that is known of."
+    shown = _within(comparison, cells[~folded], speed, room) if not folded.all() else "No changes found."
     parts = [*head, shown]
     if folded.any():
         table = _within(comparison, cells[folded], speed, room - len(shown))
@@ -89,11 +92,11 @@ def _counted(verdicts: pd.Series[str]) -> str:
 
 
 def _within(comparison: Comparison, cells: pd.DataFrame, speed: bool, room: int) -> str:
-    """A Markdown table of as many of the cells as there is room for, in characters, and of how many there was none."""
-    header, lines = _table(comparison, cells[: room // 50], speed, wilson=True)  # no line is shorter than that
+    """Return a Markdown table of the configurations that fit into `room` characters, and the number of omitted ones."""
+    header, lines = _table(comparison, cells[: room // 50], speed, wilson=True)  # no line is shorter than 50 characters
     sizes = np.cumsum([sum(map(len, line)) + 3 * len(line) + 2 for line in lines])
     kept = int(np.searchsorted(sizes, room - 500))
-    rest = f"\n\nand {_counted(cells['verdict'][kept:])}, for which there is no room" if kept < len(cells) else ""
+    rest = f"\n\nand {_counted(cells['verdict'][kept:])}, omitted for length" if kept < len(cells) else ""
     return markdown_table(header, lines[:kept]) + rest
 
 
@@ -121,18 +124,18 @@ def _table(comparison: Comparison, cells: pd.DataFrame, speed: bool, wilson: boo
 
 
 def _names(every: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
-    """What tells a cell apart from the others of its task and model: nothing that follows from what is said before it."""
+    """Return the settings that distinguish each configuration within its task and model, without redundant ones."""
     shown = set(zip(cells["task"], cells["model"], strict=True))
     names: dict[Hashable, str] = {}
     for place, group in every.groupby(["task", "model"], sort=False):
         if place in shown:
             facts = pd.concat([*(_settings(group[column]) for column in _OWN), group[_AROUND]], axis=1)
-            told, kept = np.zeros(len(group), dtype=np.int64), []
+            groups, kept = np.zeros(len(group), dtype=np.int64), []
             for index in range(facts.shape[1]):
                 values, _ = pd.factorize(facts.iloc[:, index].astype(str))
-                finer, _ = pd.factorize(told * (int(values.max()) + 1) + values)
-                if finer.max() > told.max():
-                    told = finer
+                finer, _ = pd.factorize(groups * (int(values.max()) + 1) + values)
+                if finer.max() > groups.max():
+                    groups = finer
                     kept.append(index)
             for cell, values_of in facts.iloc[:, kept].loc[group.index.intersection(cells.index)].iterrows():
                 words = [f"{'lr' if name == 'rate' else name}={_plain(value)}" for name, value in values_of.items()]
@@ -141,7 +144,7 @@ def _names(every: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
 
 
 def _settings(texts: pd.Series[str]) -> pd.DataFrame:
-    """A column for each setting; None where it is not stated."""
+    """Return a column for each setting, with None where it is absent."""
     known = {text: json.loads(text) for text in texts.unique()}
     names = dict.fromkeys(name for settings in known.values() for name in settings)
     each = [known[text] for text in texts.to_numpy(dtype=object)]
@@ -150,7 +153,7 @@ def _settings(texts: pd.Series[str]) -> pd.DataFrame:
 
 def _plain(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:g}" if value == value else "chosen"  # which is said of rates alone
+        return f"{value:g}" if value == value else "chosen"  # only learning rates can be NaN
     return str(value).lower() if value is None or isinstance(value, bool | np.bool_) else str(value)
 
 

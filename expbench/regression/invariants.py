@@ -1,13 +1,13 @@
-"""What rows record of a run beside its results, and whether it is what was due: for changes that a metric may not show.
+"""Invariants: recorded quantities beside the results, checked to detect changes that a metric may not show.
 
-learning_rate    train, at the points of the curve, of a text where it is evaluated: what the optimizer was given is the peak
-                 by the schedule, whose definition stands here once more, so that an error in the loop's own shows
-gradient_norm    likewise: no larger than the limit that it is clipped at
-fingerprints     of the inputs and targets of these steps and of either split, and of the outputs of the untrained network.
-                 Runs of one key have the same task, model and seed in the same versions: their data and their first outputs
-                 are the same, or a version was not raised that should have been
+learning_rate    recorded in training at each point of the curve (for a text, at each evaluation). It must equal the peak
+                 scaled by the schedule, which is defined here a second time to detect an error in the training loop
+gradient_norm    recorded at the same steps; it must not exceed the clipping threshold
+checksums        of the inputs and targets of these steps and of the evaluation splits, and of the outputs of the untrained
+                 network. Runs with the same key have the same task, model, seed and versions, so their data and first
+                 outputs must be equal; otherwise a version was not raised
 
-Rows of tables from before this was recorded hold none of it, and nothing is said of them.
+Rows of older tables lack these records, and are not checked.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ COLUMNS = [
     *("key", "kind", "status", "task", "model", "lr", "steps", "warmup", "schedule", "clip"),
     *("split", "step", "metric", "value"),
 ]
-_ROUNDING = 1e-3  # relative, and of float32: outputs differ by 1e-6 between machines, by more with other kernels
-_LEAST = 1e-5  # absolute, as a fingerprint may be near 0
+_ROUNDING = 1e-3  # relative: float32 outputs differ by 1e-6 between machines, and by more between kernels
+_LEAST = 1e-5  # absolute, since a checksum may be near 0
 _PLACE = ["key", "split", "step", "metric"]
 
 
 class Broken(NamedTuple):
-    """What is not as it was due in some runs. example: of one of them, in words."""
+    """An invariant that some runs violate. example: the violation in one of them, in words."""
 
     metric: str
     task: str
@@ -42,9 +42,9 @@ class Broken(NamedTuple):
 
 
 def broken(new: pd.DataFrame, base: pd.DataFrame | None = None) -> list[Broken]:
-    """What of the rows of NEW is not as due, a line for each metric, task and model; fingerprints are those of BASE, if any.
+    """Return the invariants that rows of NEW violate, one for each metric, task and model.
 
-    Both have the columns `COLUMNS` of the results table.
+    Checksums are compared with those in BASE, if given. Both tables have the columns `COLUMNS` of the results table.
     """
     runs = new[new["kind"] == "run"]
     found = [_rates(runs), _norms(runs)]
@@ -67,13 +67,13 @@ def _rates(runs: pd.DataFrame) -> pd.DataFrame:
     falling = np.select([(rows["schedule"] == name).to_numpy() for name in shapes], list(shapes.values()), cosine)
     due = rows["lr"] * np.where(update <= warmup, rising, falling)
     off = (rows["value"] - due).abs() > 1e-6 * rows["lr"]
-    return _said(rows.assign(due=due)[off], "{value:.6g} at step {step}, by the schedule {due:.6g}")
+    return _said(rows.assign(due=due)[off], "{value:.6g} at step {step}, but {due:.6g} by the schedule")
 
 
 def _norms(runs: pd.DataFrame) -> pd.DataFrame:
     rows = runs[runs["metric"] == NORM]
     over = rows["value"] > rows["clip"] * (1 + _ROUNDING)
-    return _said(rows[over], "{value:.6g} at step {step}, clipped at {clip:g}")
+    return _said(rows[over], "{value:.6g} at step {step}, above the clipping threshold {clip:g}")
 
 
 def _fingerprints(base: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -82,10 +82,8 @@ def _fingerprints(base: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     due = before.merge(ended, on="key").rename(columns={"value": "due"})
     both = due.merge(runs[[*_PLACE, "value"]], on=_PLACE, how="left")
     room = _ROUNDING * both[["value", "due"]].abs().max(axis=1) + _LEAST
-    other = ~((both["value"] - both["due"]).abs() <= room)  # not recorded is not the same either
-    return _said(
-        both[other], "{value:.6g} ({split}, step {step}), in BASE {due:.6g}, though nothing says that it is another run"
-    )
+    other = ~((both["value"] - both["due"]).abs() <= room)  # a missing record differs too
+    return _said(both[other], "{value:.6g} ({split}, step {step}), but {due:.6g} in BASE for the same run")
 
 
 def _said(rows: pd.DataFrame, words: str) -> pd.DataFrame:

@@ -1,8 +1,8 @@
-"""Counterparts: the cells of two results tables that stand for the same thing, matched by what was run.
+"""Matching of the configurations of two results tables by the settings of their runs.
 
-That is everything of a run but its seed and instance, and but the versions of task and model: it is the changed code that is
-to be judged. Of several versions in one table the latest counts. A learning rate that was chosen on both sides is a result,
-and so no part of what was run. A setting that only one side has, with one value, is new or gone there, and is left out too.
+Seed and instance are excluded, and so are the versions of task and model, since the comparison judges changed code. If one
+table has several versions, the latest counts. A learning rate that was tuned on both sides is a result, not a setting. A
+setting that only one side has, with a single value, was added or removed, and is ignored.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from expbench.results.reported import reported
 from expbench.run import FIELDS, canonical
 
 VERSIONS = [name for name, field in FIELDS.items() if field.role == "version"]
-_SETTINGS = {"task_settings": "task", "model_settings": "model"}  # and whose they are
+_SETTINGS = {"task_settings": "task", "model_settings": "model"}  # with their owners
 _ALIKE = [*identity.fields({"version", "rate", "seed", *_SETTINGS}), *(f"{s}_matched" for s in _SETTINGS)]
-IDENTITY = [*_ALIKE, "rate"]  # rate: null where each side has chosen its own
+IDENTITY = [*_ALIKE, "rate"]  # rate: null where both sides tuned it
 _MEASURED = ["split", "slice", "step", "metric", "value", "headline", "higher_is_better", "solved_at", "well_posed"]
 _ORIGIN = ["run_seconds", "created", "device_name", "stack_size", "expbench", "python", "torch", "git_commit"]
 COLUMNS = [
     *("key", "kind", "status", "error", "instance", *FIELDS, *_MEASURED, *_ORIGIN),
     *("task_origin", "model_origin"),
-]  # of the results table: what a comparison reads
+]  # columns of the results table that a comparison reads
 
 
 class Matched(NamedTuple):
-    """cells: by number, the columns of `IDENTITY`. runs: a row a run of either table with its `cell` and `side`.
+    """Matched configurations and their runs.
 
-    A run has its headline metric on the test split as `value`, NaN where it has none. Sides are 0, the base, and 1, the new.
+    cells: the columns of `IDENTITY`, by number. runs: one row per run of either table, with its `cell` and `side` (0 BASE,
+    1 NEW); `value` is the primary metric on the test split, NaN if there is none.
     """
 
     cells: pd.DataFrame
@@ -43,21 +44,24 @@ class Matched(NamedTuple):
 
 
 def load(path: str) -> pd.DataFrame:
-    """The `COLUMNS` of a results folder or file; raises `BadInput` if any of it cannot be read, or if it holds no runs."""
+    """Read the `COLUMNS` of a results folder or file; raise `BadInput` if a file cannot be read or there are no runs."""
     source = folders.existing(path)
     frame, problems = store.read(source, COLUMNS)
     if problems:
-        others = f" (and so {len(problems) - 1} others)" if len(problems) > 1 else ""
+        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise BadInput(problems[0] + others)
     if not (frame["kind"] == "run").any():
         below = sorted({str(file.parent) for file in source.glob("*/*.parquet")})
-        where = f"folders below it: {', '.join(below[:9])}" if below else "expbench run --results makes some"
-        raise BadInput(f"{path} holds no runs; {where}")
+        where = f"folders below it: {', '.join(below[:9])}" if below else "expbench run --results creates some"
+        raise BadInput(f"{path} has no runs; {where}")
     return frame
 
 
 def match(base: pd.DataFrame, new: pd.DataFrame) -> Matched:
-    """Match the rows of two results tables; raises `BadInput` that names the nearest difference if no cell is in both."""
+    """Match the rows of two results tables.
+
+    Raise `BadInput` that names the smallest difference if the tables have no configuration in common.
+    """
     both = pd.concat([_runs(base).assign(side=0), _runs(new).assign(side=1)], ignore_index=True)
     for column, owner in _SETTINGS.items():
         both[f"{column}_matched"] = _matched_settings(both, column, owner)
@@ -67,15 +71,15 @@ def match(base: pd.DataFrame, new: pd.DataFrame) -> Matched:
     chosen = tuned & runs["alike"].isin(_on_both(runs[tuned], "alike"))
     runs = runs.assign(rate=runs["lr"].mask(chosen))
     runs["cell"] = runs.groupby(["alike", "rate"], dropna=False, sort=False).ngroup()
-    runs = runs.drop_duplicates(["cell", "side", "instance", "seed"], keep="last")  # the latest of each
+    runs = runs.drop_duplicates(["cell", "side", "instance", "seed"], keep="last")  # keep the latest run
     cells = runs.drop_duplicates("cell").set_index("cell")[IDENTITY].sort_values(IDENTITY, kind="stable", key=_sortable)
     if runs["side"].nunique() == 2 and not _on_both(runs, "cell"):
-        raise BadInput(f"BASE and NEW have no cell in common: {_apart(runs, cells)}")
+        raise BadInput(f"BASE and NEW have no configuration in common: {_apart(runs, cells)}")
     return Matched(cells, runs.sort_values(["cell", "instance", "side", "seed"], ignore_index=True))
 
 
 def _runs(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row for each run and each tuning run, with the metric that it is reported by, or that its rate is chosen by."""
+    """Return a row for each run and tuning run, with its primary metric on the test or validation split, respectively."""
     ended = frame[reported(frame) & (frame["status"] == "ok")]
     final = ended[(ended["kind"] == "run") & (ended["split"] == "test")]
     chosen_by = ended[(ended["kind"] == "tuning") & (ended["split"] == "selection")]
@@ -85,7 +89,7 @@ def _runs(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _matched_settings(both: pd.DataFrame, column: str, owner: str) -> pd.Series[str]:
-    """Settings as canonical JSON without the instance, and without what only one side knows and has but one value there."""
+    """Return settings as canonical JSON, without the instance and without settings that only one side has with one value."""
     texts = both[["side", owner, column]].drop_duplicates()
     known = {text: json.loads(text) for text in texts[column].unique()}
     seen: dict[str, tuple[dict[str, set[str]], dict[str, set[str]]]] = {}
@@ -107,14 +111,14 @@ def _one_sided(here: Mapping[str, set[str]], there: Mapping[str, set[str]]) -> l
 
 
 def _latest(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of that version of task and model which each side ran last, oldest first."""
+    """Return the runs of the latest version of task and model on each side, oldest first."""
     runs = runs.sort_values("created", kind="stable", na_position="first")
     last = runs.drop_duplicates(["alike", "side"], keep="last")[["alike", "side", *VERSIONS]]
     return runs.merge(last, on=["alike", "side", *VERSIONS], how="inner")
 
 
 def _chosen_rates(tuning: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[float]:
-    """Return the rate that tuning chose for each run's cell; NaN where there was none."""
+    """Return the tuned learning rate for the configuration of each run; NaN without tuning."""
     where = ["side", "alike", *VERSIONS]
     tried: dict[tuple[Any, ...], dict[float, list[float | None]]] = {}
     higher: dict[tuple[Any, ...], bool] = {}
@@ -136,7 +140,7 @@ def _sortable(column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _apart(runs: pd.DataFrame, cells: pd.DataFrame) -> str:
-    """In what the nearest two cells of either side differ."""
+    """Describe the difference between the most similar configurations of the two sides."""
     facts = cells.assign(**{f"{s}_matched": cells[f"{s}_matched"].map(json.loads) for s in _SETTINGS})
     sides = [facts.loc[sorted(set(runs.loc[runs["side"] == side, "cell"]))[:60]].to_dict("records") for side in (0, 1)]
     found = min(([_difference(a, b) for a in sides[0] for b in sides[1]]), key=len)

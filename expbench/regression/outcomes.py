@@ -1,9 +1,9 @@
-"""Outcomes: what the runs of matched cells came to on either side, on a scale on which they can be compared.
+"""Transformed losses of matched runs, on a scale on which both sides can be compared.
 
-Errors are compared by their logarithms, as they span decades: their differences are ratios, their means geometric. An error
-below a thousandth of what solves the task is as good as that. What is better when it is higher (accuracies) is compared as
-it is, and so is an error that can be negative. The margin, the least difference that matters, is a tenth of an error and .05
-of an accuracy. A run that diverged is worse than any that did not, by more than these differ among themselves.
+Errors span decades and are compared by their logarithms, so differences are ratios and means are geometric. Errors below a
+thousandth of the success threshold are clamped to it. Metrics for which higher is better (accuracies), and errors that can
+be negative, are compared without a logarithm. The margin, the smallest relevant difference, is a tenth of an error or .05
+of an accuracy. A diverged run is worse than all others, by more than their range.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ import pandas as pd
 from expbench.regression.matching import VERSIONS
 from expbench.stats.intervals import ABSOLUTE_MARGIN, RELATIVE_MARGIN
 
-_AS_GOOD = 1e-3  # of what solves the task
-_LEAST_ERROR = 1e-12  # where the task states nothing above 0 that solves it
+_AS_GOOD = 1e-3  # of the success threshold
+_LEAST_ERROR = 1e-12  # for tasks without a success threshold above 0
 _ROUNDING = 1e-6  # relative
 _COUNTED = ["runs", "trials", "solved", "diverged", "failed"]
 _STATED = ["status", "error", "metric", "higher", "lr", *VERSIONS]
 
 
 def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of `matching.match` with how they ended, and their `loss`, which is higher where they are worse.
+    """Return the runs of `matching.match` with their status and their `loss`; a higher loss is worse.
 
-    ended: with a result; diverged, also where the result is not finite; trials: either; solved; failed; posed: that its
-    labels are not ill-posed. higher, ratio: of the cell, whether more is better, and whether differences are ratios. loss:
-    NaN of what is no trial. margin: of the cell, on the scale of the loss.
+    Status columns: ended (with a finite result), diverged (or a non-finite result), trials (ended or diverged), solved,
+    failed, posed (the labels are not ill-posed). Columns per configuration: higher (higher is better), ratio (differences
+    are ratios), margin (on the scale of the loss). loss: NaN unless the run is a trial.
     """
     finite = np.isfinite(runs["value"])
     higher = runs["higher_is_better"].fillna(False).astype(bool)
@@ -57,11 +57,11 @@ def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def summarised(runs: pd.DataFrame) -> pd.DataFrame:
-    """By cell what its outcomes are: counts and what is stated of either side, with 0 or 1 after the name; and of both.
+    """Summarise each configuration: counts and metadata of each side (suffix 0 or 1), and joint columns.
 
-    base, new: means over instances of the means over seeds of what ended, on the metric's own scale. same: all that NEW ran
-    has in BASE the same number, to rounding. posed: that some labels are. unlike: the sides are judged by different metrics.
-    seconds: the ratio of the times of runs, NaN without any to compare.
+    base, new: mean over instances of the mean over seeds of ended runs, on the scale of the metric. same: every run of NEW
+    has an equal result in BASE, up to rounding. posed: some labels are well-posed. unlike: the sides have different primary
+    metrics. seconds: ratio of run times, NaN if none are comparable.
     """
     cells = runs.groupby("cell")[["metric", "higher", "ratio", "margin"]].first()
     cells["posed"] = runs.groupby("cell")["posed"].any()
@@ -78,7 +78,7 @@ def summarised(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def on_metric(difference: pd.Series[float], cells: pd.DataFrame) -> pd.Series[float]:
-    """Losses, or their differences, as the metric has them: new less base, or new over base."""
+    """Convert losses, or their differences, to the scale of the metric: new - base, or new / base."""
     plain = difference.where(~cells["higher"], -difference)
     return plain.where(~cells["ratio"], pd.Series(np.exp(difference.where(cells["ratio"])), difference.index))
 
@@ -100,7 +100,7 @@ def _same(runs: pd.DataFrame) -> pd.Series[bool]:
 
 
 def _seconds(runs: pd.DataFrame) -> pd.Series[float]:
-    """Only runs on the same device, in stacks of the same size, can be compared: `run_seconds` is of the whole stack."""
+    """Return the ratio of run times, for runs on the same device with the same stack size: `run_seconds` is per stack."""
     ended = runs[runs["ended"] & (runs["run_seconds"] > 0)]
     alike = ["cell", "device_name", "stack_size"]
     times = ended.groupby([*alike, "side"], dropna=False, as_index=False)["run_seconds"].median()

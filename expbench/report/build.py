@@ -1,6 +1,6 @@
-"""The report: what a results table says, as a document, written as Markdown, a page, LaTeX and SVG. It never imports torch.
+"""The report on a results table, written as Markdown, HTML, LaTeX and SVG.
 
-It is a pure function of the table and of the claims beside it.
+It is a pure function of the table and of the claims in the same folder, and it never imports torch.
 """
 
 from __future__ import annotations
@@ -27,23 +27,27 @@ from expbench.report.labels import labels
 from expbench.results.cells import Cell, gather, with_context
 from expbench.results.schema import TRAINED
 
-_MOST_DRAWN = 24  # names that a figure can tell apart
+_MOST_DRAWN = 24  # names that a figure can distinguish
 _PREFACE = """\
-Each row is a model in one setting. The mean is over seeds; where there are several instances it is over their means, and so
-is its 95 % interval (Student's t). What was trained in epochs counts as it was after the one that the selection split, of a
-text its validation split, has found best. `solved` is the share of runs that reach the task's threshold, with Wilson's
-interval; a run that diverged counts as unsolved and has no part in the mean. `rate` says how the learning rate was chosen:
-as the best of so many, by so many runs with seeds that are not reported, on the selection split; or that it was **not
-tuned**. `reach` is the polynomial degree of the network's output and how many positions one term of it can join; a network
-with a normalisation, softmax, exp or softplus in it has no polynomial bound. `floor` is the least error that any polynomial
-of that degree, joining positions as this network does, can have: a lower bound for the network. A floor of 0 says that no
-bound forbids the task; it does not say that a network of this width and with these position codes can represent it. Where no
-run of a cell solves the task, `reading` says what is known of the network: `not representable`: its floor lies above the
-threshold (and whether the mean is at it); `representable, not found`: a run of the same network solves the task (one of its
-instances, where there are several) in another cell, with another learning rate, say, or more steps, or from a construction
-(`--init`); `unknown`: neither holds, and a failed search proves nothing.
-Protocol: norm, positions, residual, skip. Two models in one table may have different `positions`; a difference between them
-is then a difference of layer and positions together."""
+Each row is one configuration of a model. The columns are:
+
+- mean: over seeds; with several instances, over the means of the instances. The 95 % interval is Student's t over the same
+  units. A run trained in epochs is reported at the epoch with the best validation result.
+- `solved`: share of runs that reach the success threshold, with Wilson's interval. A run that diverged counts as unsolved
+  and is not part of the mean.
+- `rate`: how the learning rate was chosen: the number of rates tried and the number of tuning runs. Tuning runs are judged
+  on the validation split, and their seeds are not reported. **not tuned** means that no tuning runs chose the rate.
+- `reach`: polynomial degree of the network's output, and its order: the number of positions that one term can combine. A
+  network with normalisation, softmax, exp or softplus has no polynomial bound.
+- `floor`: lowest error of any polynomial of that degree that combines positions as this network does, and so a lower bound
+  for the network. With a floor of 0 no bound rules the task out; a network of this width and with these position codes may
+  still be unable to represent it.
+- `reading`: conclusion about the network if no run of the configuration solves the task. `not representable`: its floor
+  lies above the threshold (in brackets: whether the mean is at the floor). `representable, not found`: a run of the same
+  network solves the task, or one of its instances, in another configuration, for example with another learning rate, more
+  steps or a construction (`--init`). `unknown`: neither holds; a failed search proves nothing.
+- `protocol`: norm, positions, residual, skip. If two models in one table have different `positions`, a difference between
+  them is a difference of layer and positions together."""
 
 
 def write_report(
@@ -54,10 +58,10 @@ def write_report(
     models: Sequence[str] | None = None,
     against: str | None = None,
 ) -> Path:
-    """Write ``folder/report/report.md`` with its figures, and beside it the page and LaTeX; return its path.
+    """Write ``folder/report/report.md`` with its figures, ``report.html`` and ``report.tex``; return the path of the first.
 
-    tasks, models: what is shown of the runs. against: a model that every other one is compared to, and that is shown too.
-    Raises `BadInput` if nothing is left to show.
+    tasks, models: the runs to show. against: a model that every other model is compared to, which is also shown. Raise
+    `BadInput` if no runs remain or the folder is not writable.
     """
     if models is not None and against is not None:
         models = list(dict.fromkeys([*models, against]))
@@ -69,7 +73,7 @@ def write_report(
         (target / "figures").mkdir(parents=True)
     except OSError as error:
         raise BadInput(
-            f"{target} cannot be written ({error.strerror or error}); move it away, or give another --results"
+            f"{target} cannot be written ({error.strerror or error}); move it away or give another --results"
         ) from error
     every = cells if len(kept) == len(frame) else None
     sections = [*_against(cells, kept, against), *_claims(frame, every, cells, folder, compared=against is not None)]
@@ -91,7 +95,7 @@ def write_report(
 
 
 def _apart(task: str, context: str, settings: Iterable[tuple[str, str]]) -> str:
-    """The settings of a task that it does not have wherever it was run."""
+    """Return the settings of a task that are not the same in every context of the task."""
     every = [other.split(", ") for name, other in settings if name == task]
     return ", ".join(one for one in context.split(", ") if not all(one in other for other in every))
 
@@ -103,10 +107,10 @@ def _chosen(
     models: Sequence[str] | None,
     against: str | None,
 ) -> pd.DataFrame:
-    """The rows of these tasks and models, with the controls of the tasks; raises `BadInput` where a name has no runs."""
+    """Return the rows of these tasks and models, with the controls of the tasks; raise `BadInput` if a name has no runs."""
     runs = frame[frame["kind"] == "run"]
     if runs.empty:
-        raise BadInput(f"{folder} holds no runs yet; expbench run --task polyreg --models s6,attn makes some")
+        raise BadInput(f"{folder} contains no runs yet; create some with expbench run --task polyreg --models s6,attn")
     for task in tasks or []:
         if task not in set(runs["task"]):
             raise unknown(f"task in {folder}:", task, runs["task"].unique())
@@ -120,7 +124,7 @@ def _chosen(
 
 
 def _command(folder: Path, tasks: Sequence[str] | None, models: Sequence[str] | None, against: str | None) -> str:
-    """What writes this report again."""
+    """Return the command line that writes this report."""
     words = ["expbench", "report", "--results", folder.as_posix()]
     words += ["--task", ",".join(tasks)] if tasks is not None else []
     words += ["--models", ",".join(models)] if models is not None else []
@@ -129,22 +133,22 @@ def _command(folder: Path, tasks: Sequence[str] | None, models: Sequence[str] | 
 
 
 def _against(cells: Sequence[Cell], frame: pd.DataFrame, reference: str | None) -> list[Section]:
-    """Every other model's differences to one."""
+    """Return the section that compares every other model to the reference, if there is one."""
     if reference is None:
         return []
     made = post_hoc.against(cells, reference)
     if not made:
-        raise BadInput(f"--against {reference}: no other model that is shown was run on a task that it was run on")
+        raise BadInput(f"--against {reference}: no other model in this report was run on the same task")
     return [Section(f"Each model against {reference}", [Claims(verdicts.judge(made, frame, cells))])]
 
 
 def _claims(
     frame: pd.DataFrame, every: Sequence[Cell] | None, shown: Sequence[Cell], folder: Path, *, compared: bool
 ) -> list[Section]:
-    """What has become of the claims that were written into the folder, and are of models and tasks that are shown.
+    """Return the section on the folder's claims about the models and tasks shown.
 
-    All are judged, as Holm's correction is for all. Where there are none, models are compared all the same, unless they are
-    already, and it is said that nobody claimed that beforehand.
+    All claims are judged, since Holm's correction covers all of them. Without claims and without `--against`, models are
+    compared anyway, under a title that marks the comparisons as not claimed beforehand.
     """
     title, made = "Claims", claim.read(folder)
     if not made and not compared:
@@ -155,12 +159,12 @@ def _claims(
     if not concerned:
         return []
     rest = len(findings) - len(concerned)
-    said = [f"{rest} more, of other tasks and models, stand in the report of all runs."] if rest else []
+    said = [f"The report on all runs has {rest} more, on other tasks and models."] if rest else []
     return [Section(title, [Claims(concerned), *said])]
 
 
 def _ledger(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[Section]:
-    """What was published, if some of it was run."""
+    """Return the section on published numbers, if some of these configurations were run."""
     found = published.entries(frame, cells)
     if not any(entry.cell for entry in found):
         return []
@@ -170,22 +174,23 @@ def _ledger(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[Se
     if figure is not None:
         save(figure, target / "figures" / "published.svg")
         parts.insert(0, Picture("published numbers and ours", target / "figures" / "published.svg", [table]))
-    return [Section("Beside the published numbers", parts)]
+    return [Section("Comparison with published numbers", parts)]
 
 
 def _depths(cells: Sequence[Cell], target: Path, data: Sequence[Table]) -> list[Section]:
-    """What depth solves, if depths and degrees were run."""
+    """Return the section on the largest degree solved at each depth, if several depths and degrees were run."""
     figure = overview_figures.solved_by_depth(cells)
     if figure is None:
         return []
     path = target / "figures" / "solved-by-depth.svg"
     save(figure, path)
     said = (
-        "The largest degree that at least half the runs solve, against depth. Dashed: the largest whose floor lies below "
-        "the threshold. Above it no network of that degree and structure can solve the task; up to it no bound forbids a "
-        "solution, which does not show that one exists."
+        "Largest degree that at least half of the runs solve, against depth. Dashed: largest degree whose floor lies below "
+        "the success threshold. Above it no network of that reach can solve the task. Up to it no bound rules out a "
+        "solution, which does not prove that one exists."
     )
-    return [Section("Depth against degree", [Picture("the largest degree solved against depth", path, data), said])]
+    picture = Picture("the largest degree solved against depth", path, data)
+    return [Section("Depth against degree", [picture, said], results=True)]
 
 
 def _headline(frame: pd.DataFrame, cells: Sequence[Cell]) -> str:
@@ -210,11 +215,12 @@ def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, na
     if metric:
         sign, better = (">=", "higher") if cells[0].higher_is_better else ("<=", "lower")
         parts.append(
-            f"Judged by **{metric}** on the test split, {better} is better; solved at {sign} {cells[0].solved_at:g}."
+            f"Primary metric: **{metric}** on the test split ({better} is better). "
+            f"Success threshold: {sign} {cells[0].solved_at:g}."
         )
     main = tables.results(cells, metric or "result", f"{task}: results")
     others = [tables.of_labels(cells, f"{task}: labels"), tables.of_controls(controls, f"{task}: controls")]
-    parts += [tables.same(cells), main, *(table for table in others if table is not None)]
+    parts += [tables.same(cells), main]
     keys = {key for cell in cells for key in cell.each("key")}
     headline = frame[
         frame["headline"].fillna(False).astype(bool) & (frame["split"] == "selection") & frame["key"].isin(keys)
@@ -222,17 +228,20 @@ def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, na
     drawn = [cell for cell in cells if cell.values]
     names = len(set(labels(drawn).values()))
     if names > _MOST_DRAWN:
-        parts.append(f"{names} models and settings are too many for a figure; `expbench report --models` draws some.")
+        parts.append(
+            f"{names} models and settings are too many for one figure; select some with `expbench report --models`."
+        )
     elif drawn:
         for title, draw in _figures(drawn, controls, headline).items():
             path = target / "figures" / f"{name}-{title.replace(' ', '-')}.svg"
             save(draw(), path)
             parts.append(Picture(f"{task}: {title}", path, [main]))
-    return Section(task, parts, context)
+    parts += [table for table in others if table is not None]
+    return Section(task, parts, context, results=True)
 
 
 def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
-    """The figures that these cells call for, by title."""
+    """Return functions that draw the figures suited to these configurations, by title."""
     figures: dict[str, Callable[[], Figure]] = {}
     depths = {cell["depth"] for cell in cells}
     degrees = {cell["degree"] for cell in cells} - {None}
@@ -240,7 +249,7 @@ def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) 
         figures[f"metric against {axis}"] = partial(metric_against, cells, controls, axis)
     if len(degrees) > 1 or len(depths) > 1:
         figures["depth against degree"] = lambda: depth_against_degree(cells)
-    if headline["key"].value_counts().median() > 1:  # a point is no curve: a table may hold the ends of most runs alone
+    if headline["key"].value_counts().median() > 1:  # a compacted table has only the last point of most runs
         figures["curves"] = lambda: curves(cells, headline)
     if len(controls):
         figures["controls"] = lambda: beside_controls(cells, controls)
@@ -248,7 +257,7 @@ def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) 
 
 
 def _axes(cells: Sequence[Cell]) -> list[str]:
-    """What the metric is to be drawn against: L and degree where they vary; where each L has one degree, L says it all."""
+    """Return the x axes to draw the metric against: those of L and degree that vary; only L if it determines the degree."""
     lengths = {cell["L"] for cell in cells}
     places = {(cell["L"], cell["degree"]) for cell in cells if cell["degree"] is not None}
     several = len({degree for _, degree in places}) > 1 and len(places) > len(lengths)

@@ -1,6 +1,6 @@
-"""What a report says, before it is written as Markdown, as a page or as LaTeX: sections of texts, tables, figures, claims.
+"""The content of a report, independent of Markdown, HTML or LaTeX: sections of texts, tables, figures and claims.
 
-A table knows of each of its lines the cells that its numbers come from, so that a page can lead from a number to its runs.
+A table stores the configurations behind each of its lines, so that the HTML page can link a number to its runs.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from expbench.run import FIELDS, LATER, content_key
 
 _MARKS = re.compile(r"([\\`*\[<])")
 
-# Links to rows hold since this schema: a field that came after it is no part of a link where it has its default.
+# Links to rows are stable since this schema: a field added later enters a link only if it differs from its default.
 _LINKED = 4
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Texts in lines below a header.
+    """A table of texts with a header.
 
-    cells: of each line the cells that it is about, if any. main: each line is one cell, whose runs can be shown below it; in
-    place of the column `folded`. brief: the columns that go into a paper.
+    cells: the configurations behind each line, if any. main: whether each line is one configuration, whose runs can be
+    unfolded below it; they replace the column `folded`. brief: the columns of the LaTeX table.
     """
 
     title: str
@@ -41,7 +41,7 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A figure in a file, and the tables that hold what it draws."""
+    """A figure in a file, and the tables with its data."""
 
     title: str
     path: Path
@@ -50,7 +50,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class Claims:
-    """What has become of claims."""
+    """Claims with their verdicts."""
 
     findings: Sequence[Finding]
 
@@ -60,19 +60,20 @@ Block = str | Table | Picture | Claims  # a text is Markdown
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """A part of a report. context: of a task its settings, a plain text. apart: those of them that tell it from other parts
-    of its title. aside: whether a reader may pass it over."""
+    """A section of a report. context: the settings of its task, a plain text. apart: those settings that distinguish it from
+    other sections with the same title. aside: whether it is folded. results: whether it shows results of runs."""
 
     title: str
     blocks: Sequence[Block]
     context: str = ""
     apart: str = ""
     aside: bool = False
+    results: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class Document:
-    """A report. summary: what it is of, a plain text; command: what writes it again."""
+    """A report. summary: one line on its runs, a plain text; command: the command line that writes it."""
 
     summary: str
     sections: Sequence[Section]
@@ -80,18 +81,18 @@ class Document:
 
     @property
     def tables(self) -> Iterator[Table]:
-        """Its tables, in order."""
+        """Tables of all sections, in order."""
         return (block for section in self.sections for block in section.blocks if isinstance(block, Table))
 
 
 def name(cell: Cell) -> str:
-    """A name of a cell that is the same in every report: ten hexadecimal digits of what was run."""
+    """Return a name of a configuration that is the same in every report: ten hexadecimal digits of its identity's hash."""
     later = {name for name, default in LATER.items() if FIELDS[name].since > _LINKED and cell[name] == default}
     return content_key({column: str(cell[column]) for column in IDENTITY if column not in later})[:10]
 
 
 def markdown(document: Document, folder: Path) -> str:
-    """The report in Markdown, for a file in `folder`."""
+    """Return the report in Markdown, for a file in `folder`."""
     parts = ["# expbench report", _escaped(document.summary)]
     for section in document.sections:
         parts.append(f"## {section.title}")
@@ -114,5 +115,5 @@ def _markdown(block: Block, folder: Path) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A plain text, none of whose characters is taken for markup: a formula multiplies by stars."""
+    """Escape Markdown markup in a plain text, such as the stars of a formula."""
     return _MARKS.sub(r"\\\1", text)

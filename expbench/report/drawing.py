@@ -1,4 +1,4 @@
-"""Panels of figures: their style, their axes, their legend, and how a figure is saved."""
+"""Panels of figures: style, axes, legend and saving."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Value = TypeVar("Value")
 
 COLOURS = list(mpl.color_sequences["tab10"]) * 10
 STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
-LEAST = 1e-5  # errors below this are drawn here
+LEAST = 1e-5  # smaller errors are drawn at this value
 _PANELS, _COLUMNS = 6, 3
 _NAMED = 28  # names in a legend
 
@@ -27,7 +27,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write an SVG that is the same bytes for the same figure."""
     with mpl.rc_context(STYLE):
         layout = figure.get_layout_engine()
-        if layout is not None:  # once: matplotlib would draw the figure a second time to do so, and a third to trim it
+        if layout is not None:  # run the layout only once; savefig would otherwise redraw the figure for it
             layout.execute(figure)
             figure.set_layout_engine(None)
         figure.savefig(path, format="svg", metadata={"Date": None})
@@ -47,7 +47,7 @@ def make_panels(count: int, width: float, height: float, most: int = _PANELS) ->
 
 
 def share_axes(panels: Sequence[Axes], which: str) -> None:
-    """Make axes "x", "y" or both alike in all panels, with their numbers and names beside the outer panels alone."""
+    """Give axes "x", "y" or "xy" the same limits in all panels, with labels at the outer panels only."""
     ends = {axis: [end for axes in panels for end in getattr(axes, f"get_{axis}lim")()] for axis in which}
     flipped = {axis: bool(getattr(panels[0], f"{axis}axis").get_inverted()) for axis in which}
     for index, axes in enumerate(panels):
@@ -63,19 +63,19 @@ def share_axes(panels: Sequence[Axes], which: str) -> None:
 
 
 def draw_legend(figure: Figure, handles: list[Any], names: list[str]) -> None:
-    """Draw the legend to the right of the panels; cut it where it would be taller than they are."""
+    """Draw the legend to the right of the panels, truncated to their height."""
     if len(names) > _NAMED:
         handles, names = handles[:_NAMED], [*names[: _NAMED - 1], f"... and {len(names) - _NAMED + 1} more"]
     figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
 
 
 def drawn_places(cells: Sequence[Cell]) -> list[tuple[int, int | None]]:
-    """Return the pairs of L and degree, in order; evenly spaced ones where there are too many to draw."""
+    """Return the sorted pairs of L and degree, or an evenly spaced subset if there are more pairs than panels."""
     return spread(sorted({(cell["L"], cell["degree"]) for cell in cells}, key=lambda place: (place[0], place[1] or 0)))
 
 
 def spread(values: Sequence[Value]) -> list[Value]:
-    """Return as many of the values as there are panels, evenly spaced."""
+    """Return at most as many values as there are panels, evenly spaced."""
     return [values[round(i)] for i in np.linspace(0, len(values) - 1, min(_PANELS, len(values)))]
 
 
@@ -84,7 +84,7 @@ def place_title(L: int, degree: int | None) -> str:
 
 
 def draw_metric_axis(axes: Axes, cells: Sequence[Cell], split: str) -> None:
-    """Draw errors on a logarithm, cut below what the models reach, and the threshold of the task as a line."""
+    """Set up the metric axis: errors on a log scale, cut below the best run, and the success threshold as a line."""
     axes.axhline(cells[0].solved_at, color="0.8", linewidth=0.8, zorder=0)
     axes.set_ylabel(f"{cells[0].metric} ({split})")
     if not cells[0].higher_is_better:
@@ -94,7 +94,7 @@ def draw_metric_axis(axes: Axes, cells: Sequence[Cell], split: str) -> None:
 
 
 def make_logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:
-    """Make an axis logarithmic, with plain texts as numbers: setting each as mathematics took most of a figure's time."""
+    """Make an axis logarithmic, with plain-text labels, since mathtext labels took most of a figure's time."""
     scale, axis = (axes.set_xscale, axes.xaxis) if which == "x" else (axes.set_yscale, axes.yaxis)
     scale("log")
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -1,4 +1,4 @@
-"""Figures: pure functions of the cells of a results table. Controls are drawn into every one."""
+"""Figures: pure functions of the configurations of a results table, with controls for comparison."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from expbench.report.labels import by_name, labels
 from expbench.results.cells import Cell
 
 _DASHES: list[Any] = ["--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1))] * 3
-_DOTTED = 12  # lines, of which each run is drawn as well
-_ON_BRIGHT, _ON_DARK = "#101010", "#fefefe"  # no black and white of a page, which follow its theme: fields do not
+_DOTTED = 12  # most lines for which single runs are drawn too
+_ON_BRIGHT, _ON_DARK = "#101010", "#fefefe"  # not pure black and white, which the page replaces by theme colours
 _FLOOR_STYLE: Any = {"markersize": 14, "markeredgewidth": 2}
 
 
 def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> Figure:
-    """Draw the headline metric against ``L`` or ``degree``: mean, interval and every run; controls dashed.
+    """Draw the primary metric against ``L`` or ``degree``: mean, interval and every run; controls dashed.
 
-    Where a value of the one is met with several of the other, a panel for each of the other. A model has one colour, its
-    settings have lines of their own.
+    If L and degree are crossed, there is one panel for each value of the other. Each model has one colour, and each of its
+    configurations one line style.
     """
     other = "degree" if axis == "L" else "L"
     crossed = _crossed(cells, axis)
@@ -68,14 +68,14 @@ def metric_against(cells: Sequence[Cell], controls: pd.DataFrame, axis: str) -> 
 
 
 def _crossed(cells: Sequence[Cell], axis: str) -> bool:
-    """Return whether a value of the axis is met with several of the other."""
+    """Return whether some value of the axis occurs with several values of the other."""
     return len({(cell["L"], cell["degree"]) for cell in cells}) > len({cell[axis] for cell in cells})
 
 
 def _lines_against(
     axes: Axes, cells: Sequence[Cell], controls: pd.DataFrame, axis: str, names: dict[int, str], styles: dict[str, Any]
 ) -> dict[str, Any]:
-    """Draw one panel of `metric_against`; return what is to be named in the legend."""
+    """Draw one panel of `metric_against`; return its legend entries."""
     named: dict[str, Any] = {}
     for name, group in by_name(cells, names).items():
         group = sorted(group, key=lambda cell: cell[axis])
@@ -99,7 +99,7 @@ def _lines_against(
 
 
 def _styles(cells: Sequence[Cell], names: dict[int, str]) -> dict[str, Any]:
-    """Return colour and dashes of each name: a colour for each model, if there are several, dashes for its settings."""
+    """Return the colour and dashes of each name: with several models one colour per model, and dashes for its settings."""
     models: dict[str, list[str]] = {}
     for cell in cells:
         own = models.setdefault(cell["model"], [])
@@ -114,7 +114,7 @@ def _styles(cells: Sequence[Cell], names: dict[int, str]) -> dict[str, Any]:
 
 
 def depth_against_degree(cells: Sequence[Cell]) -> Figure:
-    """Draw a map for each model: depth upwards, degree (or L) to the right, the mean metric in each field."""
+    """Draw a heat map for each model: depth on the y axis, degree (or L) on the x axis, the mean metric in each field."""
     axis = "L" if any(cell["degree"] is None for cell in cells) else "degree"
     crossed = axis == "degree" and _crossed(cells, "degree")
     groups = by_name(cells, labels(cells, also=["L"] if crossed else [], without=["depth"]))
@@ -127,7 +127,7 @@ def depth_against_degree(cells: Sequence[Cell]) -> Figure:
         floors: dict[tuple[int, int], list[str]] = {}
         for cell in group:
             place = depths.index(cell["depth"]), degrees.index(cell[axis])
-            assert np.isnan(field[place]), "two cells in one field"
+            assert np.isnan(field[place]), "two configurations in one field"
             field[place] = cell.interval.center
             floors[place] = [f"floor {number(floor)}" for floor in _floor(cell)]
         colours = "viridis" if cells[0].higher_is_better else "viridis_r"
@@ -137,7 +137,11 @@ def depth_against_degree(cells: Sequence[Cell]) -> Figure:
         for (row, column), value in np.ndenumerate(field):
             if not np.isnan(value):
                 text = "\n".join([number(value), *floors[row, column]])
-                centred: Any = {"ha": "center", "va": "center", "in_layout": False}  # none reaches beyond its field
+                centred: Any = {
+                    "ha": "center",
+                    "va": "center",
+                    "in_layout": False,
+                }  # they fit inside their fields
                 axes.text(
                     column, row, text, fontsize=7, color=_ON_BRIGHT if bright[row, column] > 0.45 else _ON_DARK, **centred
                 )
@@ -153,7 +157,7 @@ def depth_against_degree(cells: Sequence[Cell]) -> Figure:
 
 
 def curves(cells: Sequence[Cell], points: pd.DataFrame) -> Figure:
-    """Draw the headline metric on the selection split while training, a line a run; `points` has key, step and value."""
+    """Draw the primary metric on the validation split during training, one line per run; points: key, step and value."""
     places = drawn_places(cells)
     shown = [cell for cell in cells if (cell["L"], cell["degree"]) in places]
     by_key = _lines(points, {key for cell in shown for key in cell.each("key")})
@@ -170,14 +174,14 @@ def curves(cells: Sequence[Cell], points: pd.DataFrame) -> Figure:
         axes.autoscale_view()
         axes.set_title(place_title(*place), fontsize=9)
         axes.set_xlabel("step")
-        draw_metric_axis(axes, cells, "selection")
+        draw_metric_axis(axes, cells, "validation")
     share_axes(panels, "y")
     draw_legend(figure, list(named.values()), list(named))
     return figure
 
 
 def _lines(points: pd.DataFrame, keys: set[str]) -> dict[str, Any]:
-    """Return the points (step, value) of each of these runs, by key."""
+    """Return an array of points (step, value) for each of these runs, by key."""
     own = points[points["key"].isin(keys)].sort_values(["key", "step"], kind="stable")
     values = own[["step", "value"]].to_numpy(dtype=float)
     starts = np.flatnonzero((own["key"] != own["key"].shift()).to_numpy())
@@ -185,7 +189,7 @@ def _lines(points: pd.DataFrame, keys: set[str]) -> dict[str, Any]:
 
 
 def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
-    """Draw every run of each model as a dot, with the controls of the same cell below; one panel for each L and degree."""
+    """Draw each run of each model as a dot, with the controls of the same task below; one panel per L and degree."""
     places = drawn_places(cells)
     names = labels(cells)
     models = list(dict.fromkeys(names.values()))
@@ -218,12 +222,12 @@ def beside_controls(cells: Sequence[Cell], controls: pd.DataFrame) -> Figure:
 
 
 def _floor(cell: Cell) -> list[float]:
-    """Return the floor of a cell, if there is one to be seen: an error, and not below what is drawn."""
+    """Return the floor of a configuration as a list, empty if it is unknown or below the drawn range."""
     return [cell.floor] if cell.floor is not None and not cell.higher_is_better and cell.floor >= LEAST else []
 
 
 def _visible(cell: Cell) -> tuple[float, float]:
-    """Return the interval as it can be drawn: nothing where it is unknown, and inside the range that the metric can have."""
+    """Return the interval clipped to the drawn range of the metric; the mean twice if the interval is unknown."""
     interval = cell.interval
     if np.isnan(interval.low):
         return interval.center, interval.center
@@ -233,7 +237,7 @@ def _visible(cell: Cell) -> tuple[float, float]:
 
 
 def _shade(field: Any, cell: Cell) -> Any:
-    """Return the field on 0..1: as it is where more is better, else on a logarithm from 1e-4 to 1."""
+    """Return the field scaled to 0..1: unchanged if higher is better, otherwise on a log scale from 1e-4 to 1."""
     if cell.higher_is_better:
         return field
     return np.clip(1 + np.log10(np.maximum(field, 1e-4)) / 4, 0, 1)

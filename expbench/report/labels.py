@@ -1,4 +1,4 @@
-"""Names of configurations in figures and tables: the model, and the settings in which it differs."""
+"""Names of configurations in figures and tables: the model, and the settings in which its configurations differ."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _TOLD_APART = ["model_settings", "model_version", "task_version", *SIZES, *TRAIN
 
 
 def labels(cells: Sequence[Cell], *, also: Sequence[str] = (), without: Sequence[str] = ()) -> dict[int, str]:
-    """Return a name for each cell (by its `id`): the model, and those settings in which one model differs.
+    """Return a name for each configuration (by its `id`): the model, and the settings that vary within this model.
 
-    also: further columns that tell cells apart here; without: columns that need not.
+    also: further columns to consider. without: columns to ignore.
     """
     by_model: dict[str, list[Cell]] = {}
     for cell in cells:
         by_model.setdefault(cell["model"], []).append(cell)
     names = {}
     for model, group in by_model.items():
-        known = {*without, *(["lr"] if all(cell.tuned for cell in group) else [])}  # a rate that was chosen is a result
+        known = {*without, *(["lr"] if all(cell.tuned for cell in group) else [])}  # a tuned rate is a result
         columns = [c for c in [*_TOLD_APART, *also] if c not in known and _differ(group, c)]
         settings = _settings_apart(group)
         for cell in group:
@@ -31,7 +31,7 @@ def labels(cells: Sequence[Cell], *, also: Sequence[str] = (), without: Sequence
 
 
 def _settings_apart(cells: Sequence[Cell]) -> dict[int, str]:
-    """Return those settings of the model in which cells of one model differ, as a text for each (by its `id`)."""
+    """Return the settings that vary between configurations of one model, as a text for each (by its `id`)."""
     known = {id(cell): json.loads(cell["model_settings"] or "{}") for cell in cells}
     names = dict.fromkeys(name for settings in known.values() for name in settings)
     apart = [name for name in names if len({str(settings.get(name)) for settings in known.values()}) > 1]
@@ -39,7 +39,7 @@ def _settings_apart(cells: Sequence[Cell]) -> dict[int, str]:
 
 
 def _differ(cells: Sequence[Cell], column: str) -> bool:
-    """Return whether cells differ in a column; for the size of a split, which may follow from L, at one L and degree."""
+    """Return whether configurations differ in a column; split sizes are compared at equal L and degree only."""
     by_place: dict[tuple[int, int | None] | None, set[Any]] = {}
     for cell in cells:
         place = (cell["L"], cell["degree"]) if column in SIZES else None

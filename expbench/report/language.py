@@ -1,5 +1,6 @@
-"""The report's part on texts: perplexity against epochs, as in Figure 3 of arXiv 2502.02209, what each model reached at the
-epoch that validation chooses and in the end, and at other lengths.
+"""Report sections on language models: perplexity against epochs, as in Figure 3 of arXiv 2502.02209.
+
+Tables give the perplexity of each model at the epoch chosen on the validation split, at the end and at other lengths.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from expbench.results.histories import Epoch, Trained, of_texts
 from expbench.stats.intervals import Interval, mean_interval
 
 _PREFACE = """\
-The epoch of each run is chosen by the perplexity of the validation split, never of the test split; after it stands what the
-test split gives there, and at the end of training. `gap` is what a token of the test split costs above one of training,
-in nats; the training loss is the mean over that epoch, in which the model was still changing. A run that diverged is
-called so and has no part in a mean. Intervals are Student's, of 95 %, over seeds; of one seed there is none."""
+The epoch of each run is chosen by validation perplexity, never by test perplexity. The table gives the test perplexity at
+that epoch and at the end of training. `gap` is the test loss minus the training loss, in nats per token; the training loss
+is the mean over that epoch, during which the model was still changing. A run that diverged is marked and is not part of a
+mean. Intervals are Student's 95 % intervals over seeds; with one seed there is no interval."""
 _MOST_EPOCHS = 24  # lines of a table
-_TICKS = (1, 1.5, 2, 3, 4, 5, 7)  # of each power of ten
+_TICKS = (1, 1.5, 2, 3, 4, 5, 7)  # multiples of each power of ten
 
 
 def sections(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[Section]:
-    """The parts of the report on runs that were trained in epochs, figures written below `target`; none without such."""
+    """Return the sections on runs trained in epochs, one per text, and write their figures below `target`."""
     found = []
     for index, (text, trained) in enumerate(of_texts(frame, cells).items(), start=1):
         names = _names(trained)
@@ -44,27 +45,27 @@ def sections(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[S
             drawing.save(figure, path)
             blocks += [Picture("perplexity against epochs", path, [reached]), _CAPTION]
         else:
-            blocks.append("No run was evaluated at more than one epoch, or what was measured on the way was not kept.")
+            blocks.append("No run has evaluations at more than one epoch, or its curve was not kept.")
         blocks += [_PREFACE, reached, *_largest(trained, names)]
         blocks += [*_lengths(frame, trained, names), *orders(frame, trained, names), *published(trained, names)]
-        found.append(Section("Perplexity over epochs", blocks, ", ".join(text)))
+        found.append(Section("Perplexity over epochs", blocks, ", ".join(text), results=True))
     return found
 
 
 _CAPTION = """\
-Means over seeds of the runs that ended well, with all of them between the shaded ends; circles: the epoch that validation
-chooses, of each run. A cross is where a run that diverged was last evaluated, its line thin."""
+Lines: means over seeds of the runs that ended well; shaded: their range. Circles: the chosen epoch of each run. Thin lines:
+runs that diverged, with a cross at their last evaluation."""
 
 
 def _names(trained: Sequence[Trained]) -> dict[int, str]:
-    """A name for each, by the `id` of its cell. Where L tells cells apart, what follows from it is left out."""
+    """Return a name for each configuration (by its `id`), without the settings that follow from L if L suffices."""
     cells = [each.cell for each in trained]
     names = labels(cells, also=["L"], without=["steps", "warmup", "batch_size", *SIZES])
     return names if len(set(names.values())) == len(cells) else labels(cells, also=["L"], without=SIZES)
 
 
 def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> Figure | None:
-    """Test and validation perplexity against epochs, a line for each cell; None where no run has two epochs."""
+    """Draw test and validation perplexity against epochs, one line per configuration; None if no run has two epochs."""
     if all(len(run.table) < 2 for each in trained for run in each.runs):
         return None
     with mpl.rc_context(drawing.STYLE):
@@ -99,17 +100,17 @@ def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> Figu
 
 
 def table(trained: Sequence[Trained], names: Mapping[int, str]) -> Table:
-    """What each model reached: a line a cell, in the order of its test perplexity at the epochs that are chosen."""
+    """Return the table of perplexities, one line per configuration, sorted by test perplexity at the chosen epochs."""
     header = [
         "model",
-        "epoch chosen (seed: epoch)",
-        "validation there",
-        "test there",
+        "chosen epoch (seed: epoch)",
+        "validation at chosen epoch",
+        "test at chosen epoch",
         "95 %",
-        "gap there",
+        "gap at chosen epoch",
         "test at the end",
     ]
-    header += ["95 %", "gap at the end", "largest abs. Abar there", "tokens a second", "parameters"]
+    header += ["95 %", "gap at the end", "largest abs. Abar at chosen epoch", "tokens per second", "parameters"]
     best_first = sorted(trained, key=lambda each: _mean(each, "chosen", "test", nan=math.inf))
     lines = []
     for each in best_first:
@@ -125,7 +126,7 @@ def table(trained: Sequence[Trained], names: Mapping[int, str]) -> Table:
 
 
 def _largest(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
-    """The largest |Abar| of all layers and runs after each epoch, a column for each cell that has any."""
+    """Yield the table of the largest |Abar| over layers and runs after each epoch, one column per configuration."""
     columns = {}
     for each in trained:
         runs = [run.table.set_index("epoch")["abar"].dropna() for run in each.runs]
@@ -136,17 +137,17 @@ def _largest(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[B
         return
     wide = pd.DataFrame(columns).sort_index()
     every = -(-len(wide) // _MOST_EPOCHS)
-    kept = wide[(len(wide) - 1) % every :: every]  # the last among them
+    kept = wide[(len(wide) - 1) % every :: every]  # includes the last epoch
     lines = [[f"{epoch:.3g}", *map(number, values)] for epoch, *values in kept.itertuples(name=None)]
     yield (
-        "The largest |Abar| after each epoch, over layers and runs, those that diverged among them, on the first tokens "
-        "of the validation split. Above 1 a state can grow."
+        "Largest |Abar| after each epoch, over layers and runs (including those that diverged), on the first tokens of the "
+        "validation split. Above 1 a state can grow."
     )
     yield Table("largest |Abar|", ["epoch", *columns], lines)
 
 
 def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
-    """The test perplexity at other lengths than a model's own, where it was asked for: a line a cell."""
+    """Yield the table of test perplexity at other context lengths, if it was evaluated, one line per configuration."""
     rows = frame[(frame["split"] == "test") & (frame["metric"] == "perplexity") & (frame["status"] == "ok")]
     rows = rows[rows["slice"].fillna("").str.startswith("context=")]
     rows = rows.assign(length=rows["slice"].str.removeprefix("context=").astype(int))
@@ -155,8 +156,8 @@ def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int
     if rows.empty:
         return
     there = rows["step"] == rows["key"].map(chosen)
-    at = "at the epochs chosen"
-    if set(rows["key"]) != set(rows.loc[there, "key"]):  # of an expbench that evaluated them at the end alone
+    at = "at the chosen epochs"
+    if set(rows["key"]) != set(rows.loc[there, "key"]):  # older versions evaluated other lengths only at the end
         there, at = rows["step"] == rows["steps"], "at the end"
     rows = rows[there]
     values = {
@@ -171,9 +172,9 @@ def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int
             lines.append([names[id(each.cell)], str(each.cell["L"]), *map(with_ends, shown)])
             about.append([each.cell])
     yield (
-        f"Test perplexity {at} when the same model reads contexts of other lengths. All lengths predict the same tokens, "
-        "those with at least as many before them as the longest, so that the columns can be compared; they are not the "
-        "perplexities above, which are of the whole split."
+        f"Test perplexity {at} when the same model reads contexts of other lengths. The columns are comparable, since all "
+        "lengths predict the same tokens: those preceded by at least the longest context. The perplexities above differ, "
+        "since they are over the whole split."
     )
     yield Table("other lengths", ["model", "trained at", *(f"context {length}" for length in lengths)], lines, about)
 

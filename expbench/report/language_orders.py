@@ -1,6 +1,6 @@
-"""The orders of Table 1 (right) of arXiv 2502.02209 as runs on a text show them, and its perplexities beside ours.
+"""The orders of Table 1 (right) of arXiv 2502.02209 in our runs on a text, and its perplexities compared with ours.
 
-Few seeds are shown here with Student's interval, and nothing is judged: claims are (`claims.verdicts`).
+These tables show few seeds with Student's intervals and give no verdicts; `claims.verdicts` judges claims.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from expbench.studies.published import numbers
 
 
 def orders(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
-    """Of each two rows of Table 1 the difference in test perplexity, published and here, paired by seed."""
+    """Yield the table of differences in test perplexity for pairs of rows of Table 1, published and ours, paired by seed."""
     histories = {id(each.cell): each for each in trained}
     among = subjects(frame, [each.cell for each in trained])
     value = {row.model: row.value for row in numbers.table1()}
@@ -39,22 +39,22 @@ def orders(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, 
             about.append([left.cell, right.cell])
     if lines:
         yield (
-            f"The orders of {numbers.TEXT_SOURCE}, the lower perplexity first, and the differences in test perplexity here, "
-            "left less right, paired by seed. They are shown, not judged: of fewer than ten pairs there is no verdict. "
-            "Claims are judged by the perplexity at the epochs chosen."
+            f"Orders of {numbers.TEXT_SOURCE}, the lower perplexity first, with our differences in test perplexity, left "
+            "minus right, paired by seed. There is no verdict, since a verdict requires ten pairs. Claims are judged by the "
+            "perplexity at the chosen epochs."
         )
         header = [
             "published order",
             "published difference",
-            "here, at the epochs chosen",
+            "ours, at the chosen epochs",
             "as published",
-            "here, at the end",
+            "ours, at the end",
         ]
         yield Table("orders of Table 1", [*header, "as published", "diverged"], lines, about)
 
 
 def _difference(left: Trained, right: Trained, what: str) -> list[str]:
-    """The mean difference in test perplexity with its interval, and in how many pairs it has the sign of the table."""
+    """Return the mean difference in test perplexity with its interval, and the number of pairs with the published sign."""
     ours, theirs = left.of_ended(what), right.of_ended(what)
     found = [ours[seed].test - theirs[seed].test for seed in ours if seed in theirs]
     if not found:
@@ -69,7 +69,7 @@ def _lost(place: Place) -> str:
 
 
 def published(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
-    """The rows of Table 1 with every cell of that model; nothing where none was run."""
+    """Yield the rows of Table 1 with every configuration of their model; nothing if none was run."""
     lines, about = [], []
     for row in numbers.table1():
         for each in (each for each in trained if each.cell["model"] == row.model):
@@ -86,14 +86,24 @@ def published(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[
             about.append([each.cell])
     if lines:
         yield (
-            f"Published: {numbers.TEXT_SOURCE}. Ours: test perplexity at the epochs chosen, and where means of 3 seeds lie."
+            f"Published: {numbers.TEXT_SOURCE}. Ours: test perplexity at the chosen epochs, and a 95 % prediction interval "
+            "for the mean of 3 further seeds."
         )
-        header = ["published row", "parameters", "published", "here", "parameters", "ours", "95 % of such means", "verdict"]
+        header = [
+            "published row",
+            "parameters",
+            "published",
+            "our model",
+            "our parameters",
+            "ours",
+            "95 % interval",
+            "verdict",
+        ]
         yield Table("Table 1", header, lines, about)
 
 
 def perplexity(value: float) -> str:
-    """Four digits, as perplexities are printed; a dash for what is missing."""
+    """Format a perplexity with four digits; a missing value is a dash."""
     return "-" if math.isnan(value) else f"{value:.4g}" if abs(value) < 1e4 else number(value)
 
 

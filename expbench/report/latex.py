@@ -1,4 +1,4 @@
-"""The main tables of a report for a paper: one LaTeX table a setting of a task, for booktabs, every text escaped."""
+"""The main tables of a report in LaTeX: one booktabs table per task configuration, with every text escaped."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from expbench.report.document import Document, Section, Table
 
 _HEAD = """\
 % Written by: {command}
-% \\input this file where the tables are to stand; the preamble needs \\usepackage{{booktabs}}.
-% A table that is longer than a page is narrowed by --task and --models."""
+% Include it with \\input; the preamble needs \\usepackage{{booktabs}}.
+% If a table is longer than a page, select rows with --task and --models."""
 _ESCAPED = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"-?[\d.]+(e[-+]\d+)?$")
 
 
 def render(document: Document) -> str:
-    """The tables of results, a floating table each."""
+    """Return the main tables of a report, each as a floating table."""
     parts = [_HEAD.format(command=" ".join(document.command.split()))]
     for index, (section, table) in enumerate(_main(document), start=1):
         parts.append(_table(section, table, index))
@@ -34,7 +34,7 @@ def render(document: Document) -> str:
 
 
 def escaped(text: str) -> str:
-    """A text that LaTeX sets as it is read here; what pdflatex has no letter for becomes a question mark."""
+    """Escape a text for LaTeX; characters that pdflatex lacks become question marks."""
     known = "".join(character if character.isascii() and character.isprintable() else "?" for character in text)
     return "".join(_ESCAPED.get(character, character) for character in known)
 
@@ -68,7 +68,7 @@ def _table(section: Section, table: Table, index: int) -> str:
 
 
 def _short(column: str, text: str) -> str:
-    """Of the share solved the count, from which Wilson's interval follows; a dash where there is no bound."""
+    """Shorten a text of the table: only the count of a share solved, and a dash for no polynomial bound."""
     return "--" if text == NO_BOUND else text.partition(" (")[0] if column == "solved" else text
 
 
@@ -77,7 +77,7 @@ def _alignment(numbers: Sequence[bool]) -> str:
 
 
 def _number(text: str) -> str:
-    """A text of a table: a power of ten as such, a minus as such."""
+    """Format a text of a table, with powers of ten and minus signs in math mode."""
     parts = [_POWER.match(word) for word in text.split(" ")]
     words = [
         rf"${found[1]} \times 10^{{{int(found[2])}}}$" if found else rf"${word}$" if _NUMBER.match(word) else escaped(word)

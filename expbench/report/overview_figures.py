@@ -1,4 +1,4 @@
-"""Overviews: figures of a whole report, over all of its tasks' settings."""
+"""Overview figures of a report, over all tasks and their configurations."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from expbench.report.published import Entry, around
 from expbench.results.cells import SIZES, Cell
 
 _MOST_MODELS = 8
-_NONE = 0.5  # where it is drawn that no degree is solved
+_NONE = 0.5  # y value if no degree is solved
 
 
 def solved_by_depth(cells: Sequence[Cell]) -> Figure | None:
-    """The largest degree that at least half the runs solve, against depth; a panel for each L and setting of the task.
+    """Draw the largest degree that at least half of the runs solve, against depth; one panel per L and task configuration.
 
-    Dashed: the largest degree whose floor lies below the threshold, above which no network of that degree and structure
-    solves the task. Ill-posed labels are left out. None where cells do not differ in degree and depth.
+    Dashed: the largest degree whose floor lies below the success threshold; above it no network of that reach solves the
+    task. Configurations with ill-posed labels are omitted. Return None if degree and depth do not vary, or for too many
+    models.
     """
     cells = [cell for cell in cells if cell["degree"] and cell.trials and not cell.higher_is_better]
     cells = [cell for cell in cells if cell["well_posed"] is not False]
@@ -67,7 +68,7 @@ def solved_by_depth(cells: Sequence[Cell]) -> Figure | None:
 
 
 def _lines(axes: Axes, cells: Sequence[Cell], name: str, colour: Any, aside: float) -> dict[str, Any]:
-    """What a model solves, and what no floor forbids where that has an end; what to name in the legend."""
+    """Draw the degrees that a model solves, and the limit set by floors if there is one; return its legend entry."""
     if not cells:
         return {}
     depths = sorted({cell["depth"] for cell in cells})
@@ -77,7 +78,7 @@ def _lines(axes: Axes, cells: Sequence[Cell], name: str, colour: Any, aside: flo
         own = [cell for cell in cells if cell["depth"] == depth]
         allowed = [c for c in own if c.floor is None or c.floor <= c.solved_at]
         solved.append(max((c["degree"] for c in own if 2 * c.solved >= c.trials), default=_NONE))
-        # a degree that was not run at this depth is not one that a floor forbids
+        # a degree without runs at this depth is not ruled out by a floor
         possible.append(highest if len(allowed) == len(own) else max((c["degree"] for c in allowed), default=_NONE))
     if min(possible) < highest:
         axes.plot(depths, possible, "--", color=colour, linewidth=1, alpha=0.8)
@@ -97,7 +98,7 @@ def _degree_axis(axes: Axes, cells: Sequence[Cell]) -> None:
 
 
 def _settings_apart(cells: Sequence[Cell]) -> dict[str, str]:
-    """For each context a text of those settings that are needed to tell it from the others."""
+    """Return for each context a text of the settings needed to distinguish it from the others."""
     contexts = {cell["context"]: dict(part.partition("=")[::2] for part in cell["context"].split(", ")) for cell in cells}
     kept: list[str] = []
     told_apart = 1
@@ -109,7 +110,10 @@ def _settings_apart(cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def beside_published(entries: Sequence[Entry]) -> Figure | None:
-    """Published numbers as marks, and of each setting of ours the mean, and where the mean of three seeds lies."""
+    """Draw published numbers as marks, and our means with prediction intervals for the mean of three further seeds.
+
+    Return None without entries.
+    """
     rows = list(dict.fromkeys(entry.published.row for entry in entries))
     if not rows:
         return None
@@ -118,7 +122,7 @@ def beside_published(entries: Sequence[Entry]) -> Figure | None:
         axes = figure.subplots()
     setting = {id(entry): _setting_of(entry, entries) for entry in entries}
     settings = sorted(set(setting.values()))
-    styles = {name: (COLOURS[i], "os^D"[i // 10 % 4]) for i, name in enumerate(settings)}  # colours come again after ten
+    styles = {name: (COLOURS[i], "os^D"[i // 10 % 4]) for i, name in enumerate(settings)}  # colours repeat after ten
     named: dict[str, Any] = {}
     for row, name in enumerate(rows):
         own = sorted((e for e in entries if e.published.row == name), key=lambda entry: setting[id(entry)])
@@ -134,7 +138,7 @@ def beside_published(entries: Sequence[Entry]) -> Figure | None:
     named["published (mean of three seeds)"] = mark
     axes.set_yticks(range(len(rows)), [name.partition(": ")[2] for name in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("accuracy, % (lines: where the mean of three further seeds of ours lies in 95 of 100 cases)", fontsize=8)
+    axes.set_xlabel("accuracy, % (lines: 95 % prediction interval for the mean of three further seeds of ours)", fontsize=8)
     figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=2, fontsize=7, frameon=False)
     return figure
 

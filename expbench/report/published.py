@@ -1,8 +1,8 @@
-"""The ledger: what was published beside what was measured here. Published numbers are data with a source, in `published/`.
+"""Comparison of published numbers with ours. The published numbers and their sources are in `studies/published/`.
 
-A published number is the mean of three seeds, in a setting that the paper's text leaves open in part. It is held against
-every cell of ours that may be meant: it reproduces where it lies in the interval that holds the mean of three further seeds
-of ours in 95 of 100 cases, and differs elsewhere. Errors on labels that the text does not define are not comparable.
+A published number is the mean of three seeds, with settings that the paper specifies only in part. It is compared with each
+of our configurations that match the paper. It reproduces if it lies in our 95 % prediction interval for the mean of three
+further seeds, and differs otherwise. Errors on labels that the paper does not define are not comparable.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from expbench.stats.resampling import further_mean_interval
 from expbench.studies.published.numbers import SOURCE, Perplexity, Published, table2
 
 Verdict = Literal["reproduces", "differs", "not comparable", "not run"]
-# What the paper's text does not say, and is not varied either: cells with other settings are other experiments.
+# Settings that the paper does not state and we fixed; configurations with other values are other experiments.
 _RECONSTRUCTED: dict[str, dict[str, float]] = {
     "count-in-row": {"L": 20, "classes": 20},
     "polyreg": {"L": 10, "label_var": 20.0},
 }
 
-# What a perplexity of Table 1 is of. The text names no tokens: GPT-2's come nearest to the printed numbers of parameters.
+# Settings of Table 1. The paper names no tokenizer; GPT-2's comes closest to the printed numbers of parameters.
 _OF_TABLE1: dict[str, object] = {"data": "wikitext-103", "tokenizer": "gpt2", "L": 1024, "D": 384, "depth": 12}
 
 
 class Entry(NamedTuple):
-    """A published number and one cell of ours that may be meant; or none, where it was not run.
+    """A published number and one matching configuration of ours, or None if it was not run.
 
-    ours: the mean of three seeds, on average, and the interval of such means, in the units of the published number.
+    ours: our mean with a prediction interval for the mean of three seeds, in the units of the published number.
     """
 
     published: Published
@@ -45,12 +45,12 @@ class Entry(NamedTuple):
 
 
 def beside_table1(published: Perplexity, cell: Cell, values: Sequence[float]) -> tuple[Interval, str]:
-    """Where the mean of three further seeds lies, by the `values` of ours, and whether the printed number is there.
+    """Return the prediction interval for the mean of three further seeds, from our `values`, and the verdict.
 
-    A perplexity is comparable to one of the same text in the same tokens, of a model of the same size; else it is said what
-    differs. Of one seed alone nothing is known of further ones.
+    Perplexities are comparable for the same text, tokenizer and model size; otherwise the verdict names the differences.
+    With a single seed there is no interval, and the verdict is "not comparable".
     """
-    ours = further_interval(values)  # of the few seeds that texts have, a bootstrap is too narrow
+    ours = further_interval(values)  # with few seeds a bootstrap interval is too narrow
     known = json.loads(cell.each("task_settings")[0]) | {name: cell[name] for name in ("L", "D", "depth")}
     apart = [f"{name}={known.get(name)}" for name, meant in _OF_TABLE1.items() if known.get(name) != meant]
     if apart:
@@ -61,7 +61,7 @@ def beside_table1(published: Perplexity, cell: Cell, values: Sequence[float]) ->
 
 
 def entries(frame: pd.DataFrame, cells: Sequence[Cell]) -> list[Entry]:
-    """Each published number with each of our cells that may be meant; `frame`: the rows that the cells are of."""
+    """Return each published number with each of our matching configurations; frame: the rows of these configurations."""
     runs = (frame["kind"] == "run") & (frame["status"] == "ok")
     test = frame[runs & (frame["split"] == "test") & (frame["slice"] == "")]
     by_metric = {str(metric): dict(zip(own["key"], own["value"], strict=True)) for metric, own in test.groupby("metric")}
@@ -95,9 +95,9 @@ def _may_be(published: Published, cell: Cell) -> bool:
 
 
 def table(found: Sequence[Entry]) -> Table:
-    """A line for each published number and each setting of ours."""
-    header = ["published row", "verdict", "published", "ours: mean of 3 seeds", "95 % of such means"]
-    header += ["parameters", "parameters here", "setting here"]
+    """Return the table of comparisons, one line per published number and configuration of ours."""
+    header = ["published row", "verdict", "published", "ours", "95 % interval of means of 3 seeds"]
+    header += ["parameters", "our parameters", "our settings"]
     lines = []
     for entry in found:
         row = [entry.published.row, entry.verdict, number(entry.published.value)]
@@ -114,13 +114,13 @@ def table(found: Sequence[Entry]) -> Table:
 
 
 def summary(found: Sequence[Entry]) -> str:
-    """Where the numbers come from, and how many have which verdict."""
+    """Return the source of the published numbers and the count of each verdict."""
     counts = Counter(str(entry.verdict) for entry in found)
     return f"Published: {SOURCE}. {', '.join(f'{verdict}: {n}' for verdict, n in sorted(counts.items()))}."
 
 
 def around(cell: Cell, found: Sequence[Entry]) -> list[str]:
-    """The norm of a cell; and its steps, where entries differ in them."""
+    """Return the norm of a configuration, and its steps if entries differ in them."""
     lengths = {entry.cell["steps"] for entry in found if entry.cell}
     return [f"norm={cell['norm']}", *([f"steps={cell['steps']}"] if len(lengths) > 1 else [])]
 

@@ -1,4 +1,4 @@
-"""The tables of a report: what each model reached, the labels and controls of a task, where the numbers come from."""
+"""Tables of a report: results of each model, labels and controls of a task, and provenance."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _COLUMNS = ["L", "degree", *SIZES, *(column for column in TRAINING if column not
 _LABELS = ["label_kurtosis", "label_interaction_order", "effective_sample_size"]
 _RUNS = "every run (seed: value)"
 _SOURCES = ("expbench", "git_commit", "python", "torch", "device_name", "precision", "backend")
-_MOST_NAMED = 8  # commits, devices and the like
+_MOST_NAMED = 8  # values of a line of the provenance table
 
 
 def same(cells: Sequence[Cell]) -> str:
-    """What is the same in all lines of the table of results, as a sentence."""
+    """Return a sentence on the settings that are the same in all rows of the results table."""
     columns = varying(list(cells), _COLUMNS)
     stated = [
         f"{column}={plain(cells[0][column])}"
@@ -32,14 +32,14 @@ def same(cells: Sequence[Cell]) -> str:
 
 
 def results(cells: Sequence[Cell], metric: str, title: str) -> Table:
-    """The main table: a line a cell."""
+    """Return the results table, one line per configuration."""
     columns = varying(list(cells), _COLUMNS)
     names = labels(cells, without=[*_COLUMNS, *PROTOCOL])
     protocols = [_protocol(cell) for cell in cells]
-    several = len(set(protocols)) > 1  # what tells lines apart stands before what they reached
-    # what a reader decides by comes first: a table is wider than a screen
+    several = len(set(protocols)) > 1  # then it distinguishes lines, and stands before the results
+    # the most important columns come first, since the table is wider than a screen
     header = ["model", *columns, *(["protocol"] if several else []), metric, "95 % interval", "solved", "reading", "floor"]
-    header += ["best", _RUNS, "rate", "parameters", "state", "FLOPs a token", "reach"]
+    header += ["best", _RUNS, "rate", "parameters", "state", "FLOPs per token", "reach"]
     lines = [
         [
             *(names[id(cell)], *(plain(cell[column]) for column in columns), *([protocol] if several else [])),
@@ -54,7 +54,7 @@ def results(cells: Sequence[Cell], metric: str, title: str) -> Table:
 
 
 def _told_apart(header: Sequence[str], lines: Sequence[Sequence[str]], columns: Sequence[str], several: bool) -> list[str]:
-    """Of the columns that vary those that tell lines apart; none that follows from the model and those before it."""
+    """Return the varying columns that distinguish lines, without those determined by the model and earlier columns."""
     kept: list[str] = []
     for name in [*columns, *(["protocol"] if several else [])]:
         places = [[header.index(known) for known in ("model", *kept, *more)] for more in ((), (name,))]
@@ -77,7 +77,7 @@ def _outcome(cell: Cell) -> list[str]:
 
 
 def each_run(cell: Cell) -> list[tuple[str, str, str]]:
-    """Of each run its seed (and its instance, where there are several), what it reached or how it ended, and its key."""
+    """Return for each run its seed (and its instance, if there are several), its value or status, and its key."""
     several = len(set(cell.each("instance"))) > 1
     return [
         (f"i{instance}/{seed}" if several else str(seed), number(value) if pd.notna(value) else status, key)
@@ -107,7 +107,7 @@ def _protocol(cell: Cell) -> str:
 
 
 def of_labels(cells: Sequence[Cell], title: str) -> Table | None:
-    """What is known of the labels in each setting of the task and each instance."""
+    """Return the table of label statistics, one line per L, degree, test size and instance; None if they are unknown."""
     seen: dict[tuple[object, ...], list[str]] = {}
     for cell in cells:
         for instance, posed, *facts in zip(*(cell.each(c) for c in ("instance", "well_posed", *_LABELS)), strict=True):
@@ -125,16 +125,16 @@ def of_labels(cells: Sequence[Cell], title: str) -> Table | None:
         "L",
         "degree",
         "instance",
-        "kurtosis of the labels",
+        "label kurtosis",
         "mean interaction order",
-        "effective test sample",
+        "effective test sample size",
         "well posed",
     ]
     return Table(title, header, list(seen.values())) if seen else None
 
 
 def of_controls(controls: pd.DataFrame, title: str) -> Table | None:
-    """The controls, a column each, in every cell of the task; their mean where there are several instances."""
+    """Return the table of controls, one column each, by L, degree and test size, averaged over instances; None if empty."""
     if controls.empty:
         return None
     kinds = controls.drop_duplicates("model").set_index("model")["kind"]
@@ -155,7 +155,7 @@ def of_controls(controls: pd.DataFrame, title: str) -> Table | None:
 
 
 def provenance(frame: pd.DataFrame) -> Table:
-    """Versions, commits and devices of the runs in a results table, each with how many have it; and when they were made."""
+    """Return the provenance table: versions, commits and devices with the number of runs of each, and the time range."""
     runs = frame[frame["kind"] == "run"].drop_duplicates("key")
     lines = []
     for column in _SOURCES:
@@ -165,17 +165,17 @@ def provenance(frame: pd.DataFrame) -> Table:
         lines.append([column.replace("_", " "), ", ".join([*parts[:_MOST_NAMED], *more])])
     made = runs["created"].dropna()
     if len(made):
-        lines.append(["runs made (UTC)", f"{made.min():%Y-%m-%d %H:%M} to {made.max():%Y-%m-%d %H:%M}"])
-    return Table("Provenance", ["what", "of the runs that are reported"], lines)
+        lines.append(["created (UTC)", f"{made.min():%Y-%m-%d %H:%M} to {made.max():%Y-%m-%d %H:%M}"])
+    return Table("Provenance", ["property", "reported runs"], lines)
 
 
 def known(value: object) -> bool:
-    """Whether a column has a value."""
+    """Return whether a column has a value."""
     return value is not None and not pd.isna(value)  # type: ignore[call-overload]
 
 
 def plain(value: object) -> str:
-    """A column's value as a text; a dash for what is missing."""
+    """Format a column's value as a text; a missing value is a dash."""
     if not known(value):
         return "-"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Cells: the runs that differ in seed and instance alone, with what they reached; the rows of every table and figure."""
+"""Configurations: the runs that differ only in seed and instance, with their results; the rows of tables and figures."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from expbench.run import AXES, Run
 from expbench.settings import Role, as_list
 from expbench.stats.intervals import Interval, nested_interval, share_interval
 
-_OF_SEVERAL = {"seed", "instance"}  # in which the runs of a cell differ
-PROTOCOL = identity.fields(set(get_args(Role)) - {"protocol"})  # what stands around a layer
+_OF_SEVERAL = {"seed", "instance"}  # the runs of a configuration differ in these only
+PROTOCOL = identity.fields(set(get_args(Role)) - {"protocol"})  # norm, positions, residual
 TRAINING = identity.fields({"task", "model", "version", "warmup", *_OF_SEVERAL})
 IDENTITY = identity.columns(_OF_SEVERAL)
-# A class of networks on a task, however they are trained: what one of them computes, all of the class can represent.
+# A class of networks on a task, independent of training: if one run represents a function, the whole class can.
 _CLASS = identity.columns({"training", "rate", *SIZES, *_OF_SEVERAL})
 _BUT_RATE = identity.columns({"rate", *_OF_SEVERAL})
-# Where the mean of a metric lies, for certain; of a stranger's nothing is known. Student's t would go beyond.
+# Ranges of known metrics, since a Student interval can exceed them; the range of a third-party metric is unknown.
 _RANGES = {"nmse": (0.0, math.inf), "accuracy": (0.0, 1.0), "balanced_accuracy": (0.0, 1.0), "perplexity": (1.0, math.inf)}
 _STATED = [
     *("parameters", "state_size", "flops_per_token", "network_degree", "network_order"),
@@ -38,7 +38,7 @@ _STATED = [
 
 
 class Tuning(NamedTuple):
-    """How the learning rate of a cell was chosen: of which rates, by how many runs in all, and which is the best of them."""
+    """Tuning of a configuration. rates: learning rates tried. runs: total number of tuning runs. best: the chosen rate."""
 
     rates: tuple[float, ...]
     runs: int
@@ -47,10 +47,11 @@ class Tuning(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting of everything but seed and instance. `facts`: its columns by name; `runs`: a row a run, with `value`.
+    """A configuration: all settings except seed and instance.
 
-    representable: whether a run of the same class of networks solves the task, in this cell or in another. tuning: of the
-    cells that are alike but for the rate; None if there was none.
+    facts: its columns by name. runs: one row per run, with `value`. representable: whether some run of the same class of
+    networks solves the task, in this or another configuration. tuning: shared by the configurations that differ only in the
+    rate; None without tuning runs.
     """
 
     facts: dict[str, Any]
@@ -65,9 +66,9 @@ class Cell:
         return self.facts[column]
 
     def each(self, column: str) -> list[Any]:
-        """A column of the runs; None or NaN where it is not known."""
+        """Return a column of the runs; None or NaN where it is unknown."""
         if column not in self._columns:
-            self._columns[column] = self.runs[column].tolist()  # a frame of few rows answers slowly
+            self._columns[column] = self.runs[column].tolist()  # access to a small frame is slow
         return self._columns[column]
 
     @cached_property
@@ -76,17 +77,17 @@ class Cell:
 
     @property
     def tuned(self) -> bool:
-        """Whether its learning rate is the one that tuning chose."""
+        """True if its learning rate is the one that tuning chose."""
         return self.tuning is not None and self.tuning.best == self["lr"]
 
     @cached_property
     def values(self) -> list[float]:
-        """The headline metric of each run that has one, on the test split."""
+        """Primary metric on the test split of each run that ended well."""
         return _known(self.each("value"))
 
     @cached_property
     def interval(self) -> Interval:
-        """The mean over instances and seeds, of the runs that ended well; its ends are such as the metric can have."""
+        """Mean over instances and seeds of the runs that ended well, with its interval clipped to the metric's range."""
         groups: dict[Any, list[float]] = {}
         for instance, value in zip(self.each("instance"), self.each("value"), strict=True):
             groups.setdefault(instance, []).append(value)
@@ -96,25 +97,25 @@ class Cell:
 
     @property
     def best(self) -> float | None:
-        """The best run, None if none ended well."""
+        """Value of the best run; None if no run ended well."""
         if not self.values:
             return None
         return max(self.values) if self.higher_is_better else min(self.values)
 
     @cached_property
     def floor(self) -> float | None:
-        """The least error that any network of this class can have: the mean over instances; None where it is not known."""
+        """Lowest error that any network of this class can have, averaged over instances; None if it is unknown."""
         pairs = zip(self.each("instance"), self.each("floor"), strict=True)
         of_instances = _known({instance: floor for instance, floor in pairs if pd.notna(floor)}.values())
         return sum(of_instances) / len(of_instances) if of_instances else None
 
     @property
     def reading(self) -> str:
-        """What the cell says about its class of networks: what it cannot represent, and what was or was not found.
+        """Conclusion about the class of networks: not representable, solved, representable but not found, or unknown.
 
-        At its floor is a mean within a tenth of it, or whose interval holds it. A floor below the threshold that counts as
-        solved forbids nothing, and proves nothing. That no run of a cell solves a task is no proof that none could; that a
-        run of the same class does proves that it can, for the instance that it solves.
+        A mean is at its floor if it lies within 10 % of the floor or its interval contains the floor. A floor below the
+        success threshold rules nothing out and proves nothing. If no run solves the task, some network might still do so.
+        If a run of the same class solves it, the class can represent it, for the instance that was solved.
         """
         if not self.trials:
             return "-"
@@ -122,7 +123,7 @@ class Cell:
             mean, low, high = self.interval
             if high < 0.99 * self.floor or self.solved:
                 return "BELOW its floor"
-            at = mean <= 1.1 * self.floor or low <= self.floor  # neither where all have diverged
+            at = mean <= 1.1 * self.floor or low <= self.floor  # both false if all runs diverged
             return f"not representable ({'at' if at else 'above'} its floor)"
         if self.solved:
             return "solved" if self.solved == self.trials else "solved by some"
@@ -130,26 +131,26 @@ class Cell:
 
     @property
     def trials(self) -> int:
-        """Runs that count towards the share solved: those that ended well or diverged."""
+        """Number of runs in the share solved: those that ended well or diverged."""
         return self.count("ok") + self.count("diverged")
 
     @property
     def solved(self) -> int:
-        """Runs whose headline metric reaches the task's threshold."""
+        """Number of runs whose primary metric reaches the success threshold of the task."""
         return sum(v >= self.solved_at if self.higher_is_better else v <= self.solved_at for v in self.values)
 
     @property
     def solved_share(self) -> Interval:
-        """The share of runs that solve the task."""
+        """Share of runs that solve the task, with Wilson's interval."""
         return share_interval(self.solved, self.trials)
 
     def count(self, status: str) -> int:
-        """Runs that ended in `status`."""
+        """Count the runs that ended with `status`."""
         return self.each("status").count(status)
 
     @property
     def commands(self) -> list[str]:
-        """The command lines that do its runs again, all and no others: one, where every instance has the same seeds."""
+        """Command lines that repeat exactly its runs: a single one if every instance has the same seeds."""
         origins = [" ".join(_known(self.each(column)[:1])) for column in ("model_origin", "task_origin")]
         run = Run.from_row(self.facts | {column: self.each(column)[0] for column in ("task_settings", "seed")})
         seeds: dict[int, list[int]] = {}
@@ -164,7 +165,7 @@ class Cell:
 
 
 def with_context(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with the splits' sizes and a `context`: the settings of the task that are no columns, as one text."""
+    """Return the frame with columns for the split sizes and a `context`, the remaining settings of the task as a text."""
     known = {text: json.loads(text) for text in frame["task_settings"].dropna().unique()}
     sizes = {size: frame["task_settings"].map({text: s.get(size) for text, s in known.items()}) for size in SIZES}
     return frame.assign(context=frame["task_settings"].map({text: _context(s) for text, s in known.items()}), **sizes)
@@ -180,15 +181,15 @@ def _plain(value: Any) -> str:
 
 
 def gather(frame: pd.DataFrame) -> list[Cell]:
-    """The cells of the runs in a frame that has a `context`, ordered by task, context and axes."""
+    """Return the configurations of the runs in a frame with a `context`, ordered by task, context and axes."""
     runs = frame[frame["kind"] == "run"]
     if runs.empty:
         return []
-    runs = runs.astype({"seed": "int64", "instance": "int64"})  # controls have no seed, which makes the column real
+    runs = runs.astype({"seed": "int64", "instance": "int64"})  # rows of controls have no seed, so the column is float
     final = runs[reported(runs) & (runs["split"] == "test")]
     per_run = runs.drop_duplicates("key").drop(columns=["value", "metric"])
     tuning = _tunings(frame)
-    # a run that broke down late may have measured something on the way: only one that ended well has a result
+    # only a run that ended well has a result: a run that diverged late may have scores from earlier steps
     values = final[final["status"] == "ok"][["key", "value", "metric"]]
     per_run = per_run.merge(values, on="key", how="left")
     ordered, bounds = _grouped(per_run, IDENTITY)
@@ -214,7 +215,7 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
 
 
 def _grouped(per_run: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, list[tuple[int, int]]]:
-    """The rows by groups that agree in `columns`, each by instance and seed; and from where to where each group is."""
+    """Sort the rows by groups that agree in `columns`, then instance and seed; return them with each group's bounds."""
     number = per_run.groupby(columns, dropna=False, sort=True).ngroup()
     ordered = per_run.assign(number=number).sort_values(["number", "instance", "seed"])
     ends = (np.flatnonzero(np.diff(ordered.pop("number"), append=-1)) + 1).tolist()
@@ -222,7 +223,7 @@ def _grouped(per_run: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, l
 
 
 def _tunings(frame: pd.DataFrame) -> dict[tuple[str, ...], Tuning]:
-    """How rates were chosen, by the identity of cells without their rate."""
+    """Return the tuning of each configuration, by its identity without the rate."""
     tuning = frame[frame["kind"] == "tuning"]
     if tuning.empty:
         return {}
@@ -250,7 +251,7 @@ def _class(cell: Cell) -> tuple[Any, ...]:
 
 
 def _typed(name: str, value: Any) -> Any:
-    """A column's value as the schema has it: None where it is missing, whole numbers whole."""
+    """Convert a column's value to its type in the schema: None if it is missing, integers as int."""
     if value is None or pd.isna(value):
         return None
     return int(value) if name in SIZES or COLUMNS.get(name) == pa.int64() else value
@@ -261,5 +262,5 @@ def _known(values: Iterable[Any]) -> list[Any]:
 
 
 def varying(cells: list[Cell], columns: list[str]) -> list[str]:
-    """Those of `columns` in which the cells are not all alike."""
+    """Return those of `columns` in which the configurations differ."""
     return [column for column in columns if len({str(cell[column]) for cell in cells}) > 1]

@@ -1,4 +1,4 @@
-"""Compact: the files of a results folder in one."""
+"""Compact: merge the files of a results folder into one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def collect(
     runs: Path, folder: Path, name: str, keep: Callable[[pd.DataFrame], pd.Series[bool]] | None = None
 ) -> pd.DataFrame:
-    """Write every row set in the folder `runs`, or those rows that `keep` marks, into the one file ``folder/name.parquet``.
+    """Write the rows of the folder `runs`, or those that `keep` marks, into one file ``folder/name.parquet``; return them.
 
-    Times are kept to the millisecond, for what lies below is noise. Returns the rows that were written.
+    Times are rounded to milliseconds, since finer digits are noise. Raise `BadInput` for an unreadable file.
     """
     frame, problems = read(runs)
     if problems:
@@ -37,9 +37,9 @@ def collect(
 
 
 def compact(folder: Path, *, curves: bool = True) -> Path:
-    """Put all that a folder holds, or without curves its `endings`, into ``table.parquet``; remove the files it was in."""
+    """Merge a folder into ``table.parquet``, without curves only its `endings`; remove the merged files; return the path."""
     before = [path for path in folder.glob("*.parquet") if path.stem != "table"]
     collect(folder, folder, "table", None if curves else endings)
-    for path in before:  # what was written meanwhile stays
+    for path in before:  # files written in the meantime stay
         path.unlink(missing_ok=True)
     return folder / "table.parquet"

@@ -1,4 +1,4 @@
-"""Folders: a results folder as the user names it."""
+"""Folders: validation of the results folders that a user names."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from expbench.errors import BadInput, unknown
 
 
 def named_folder(path: str, option: str = "--results", example: str = "results") -> Path:
-    """The folder that `option` names, there or not; raises `BadInput` if the name is empty, which is no folder's."""
+    """Return the folder that `option` names, whether or not it exists; raise `BadInput` for an empty name."""
     if not path:
-        raise BadInput(f"{option}: the name of the folder is empty; name one, as {option} {example}")
+        raise BadInput(f"{option}: the folder name is empty; give a name, for example {option} {example}")
     return Path(path)
 
 
 def open_folder(path: str, option: str = "--results", example: str = "results") -> Path:
-    """Create the folder that `option` names if need be and make sure that it can be written; raises `BadInput` otherwise."""
+    """Create the folder that `option` names if necessary and check that it is writable; raise `BadInput` otherwise."""
     folder = named_folder(path, option, example)
     probe = folder / f".{uuid.uuid4().hex[:8]}.tmp"
     try:
@@ -28,13 +28,13 @@ def open_folder(path: str, option: str = "--results", example: str = "results") 
     except OSError as error:
         reason = error.strerror or error
         raise BadInput(
-            f"{option}: {path!r} cannot be written ({reason}); name a folder that can, as {option} {example}"
+            f"{option}: {path!r} cannot be written ({reason}); name a writable folder, for example {option} {example}"
         ) from error
     return folder
 
 
 def existing_folder(path: str) -> Path:
-    """The results folder; raises `BadInput`, naming the nearest folder beside it, if there is none."""
+    """Return an existing results folder; raise `BadInput` with the nearest sibling's name if it does not exist."""
     folder = Path(path)
     if not folder.is_dir():
         parent = folder.parent
@@ -44,12 +44,12 @@ def existing_folder(path: str) -> Path:
 
 
 def existing(path: str) -> Path:
-    """A results folder, or one file of such; raises `BadInput`, naming the nearest of either kind, if it is neither."""
+    """Return an existing results folder or one results file; raise `BadInput` with the nearest name if it is neither."""
     found = Path(path)
     if path and (found.is_dir() or (found.is_file() and found.suffix == ".parquet")):
         return found
     if path and found.is_file():
-        raise BadInput(f"{path} is no .parquet file; name a results folder, or one .parquet file of such")
+        raise BadInput(f"{path} is not a .parquet file; name a results folder or one of its .parquet files")
     beside = list(found.parent.iterdir()) if found.parent.is_dir() else []
     known = [p for p in beside if p.is_dir() or p.suffix == ".parquet"]
     raise unknown("results folder or file", path, [str(p) for p in known if not p.name.startswith((".", "_"))])

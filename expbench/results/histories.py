@@ -1,5 +1,7 @@
-"""Epochs: what a training in epochs measured after each, and which is chosen: the one that it is reported by, with the
-lowest perplexity of the validation split. The test split, which is measured as often, never chooses.
+"""Epochs: the measurements after each epoch of a training, and the chosen epoch.
+
+A run is reported at the epoch with the lowest validation perplexity. The test split is evaluated as often, but it is never
+used for the choice.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ _MEASURED = {
     ("selection", "k_hat"): "abar",
     ("train", "tokens_per_second"): "speed",
 }
-_OF_TEXT = ("data", "tokenizer", "pieces", "text")  # settings of a task that make it another text, or other tokens
+_OF_TEXT = ("data", "tokenizer", "pieces", "text")  # settings of a task that change the text or its tokens
 
 
 class Epoch(NamedTuple):
-    """What was measured after an epoch. number: how often the training split had been gone through. loss: of training, its
-    mean in nats a token over that epoch. validation, test: perplexities. abar: the largest |Abar| of all layers."""
+    """Measurements after an epoch. number: passes over the training split so far. loss: mean training loss of that epoch, in
+    nats per token. validation, test: perplexities. abar: the largest |Abar| over all layers."""
 
     number: float
     loss: float
@@ -39,14 +41,14 @@ class Epoch(NamedTuple):
 
     @property
     def gap(self) -> float:
-        """Nats a token by which the test split costs more than training did; of a whole epoch, whose model was changing."""
+        """Test loss minus mean training loss of the epoch, in nats per token; the model changes during the epoch."""
         return math.log(self.test) - self.loss
 
 
 @dataclass(frozen=True, eq=False)
 class History:
-    """A run. `table`: a row for each epoch, by its last step, with the columns of `Epoch` and speed; empty of one that has
-    none. step: where it is reported; None of one that was never evaluated."""
+    """A run. table: one row per epoch, indexed by its last step, with the columns of `Epoch` and speed; it may be empty.
+    step: the step at which the run is reported; None if it was never evaluated."""
 
     key: str
     seed: int
@@ -56,17 +58,17 @@ class History:
 
     @cached_property
     def chosen(self) -> Epoch | None:
-        """The epoch that the run is reported by; None of a run that did not end well."""
+        """Epoch at which the run is reported; None for a run that did not end well."""
         return None if self.status != "ok" or self.step is None else self._epoch(self.step)
 
     @cached_property
     def last(self) -> Epoch | None:
-        """The last epoch; None of a run that did not end well."""
+        """Last epoch; None for a run that did not end well."""
         return None if self.status != "ok" or self.table.empty else self._epoch(self.table.index[-1])
 
     @property
     def ended(self) -> str:
-        """How it ended, in words, if not well."""
+        """Status of a run that did not end well, with the last epoch of one that diverged."""
         reached = f" after epoch {self.table['epoch'].iloc[-1]:.3g}" if len(self.table) else " in the first epoch"
         return self.status + (reached if self.status == "diverged" else "")
 
@@ -76,19 +78,19 @@ class History:
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A cell whose runs were trained in epochs, with their histories, by seed."""
+    """A configuration trained in epochs, with the histories of its runs."""
 
     cell: Cell
     runs: list[History]
 
     def of_ended(self, what: str) -> dict[int, Epoch]:
-        """The ``chosen`` or the ``last`` epoch of each run that ended well, by seed."""
+        """Return the ``chosen`` or ``last`` epoch of each run that ended well, by seed."""
         found: Iterable[tuple[int, Epoch | None]] = ((run.seed, getattr(run, what)) for run in self.runs)
         return {seed: epoch for seed, epoch in found if epoch is not None}
 
 
 def of_texts(frame: pd.DataFrame, cells: Sequence[Cell]) -> dict[tuple[str, ...], list[Trained]]:
-    """The cells that were trained in epochs, by the text and its tokens; `frame`: the rows that they are of."""
+    """Return the configurations trained in epochs, grouped by text and tokens; frame: the rows of these configurations."""
     rows = frame[(frame["kind"] == "run") & (frame["slice"] == "")]
     keys = set(rows.loc[rows["metric"] == "epoch", "key"])
     rows = rows[rows["key"].isin(keys)]
@@ -113,7 +115,7 @@ def _text(settings: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _table(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row for each step at which a run was evaluated, a column for each of what is measured; NaN where it was not."""
+    """Return a table with one row per evaluated step and one column per measurement; NaN where there is none."""
     names = [_MEASURED.get(pair, "") for pair in zip(rows["split"], rows["metric"], strict=True)]
     known = rows.assign(name=names).query("name != ''")
     wide = known.pivot_table(index="step", columns="name", values="value", aggfunc="last")

@@ -1,7 +1,7 @@
-"""Identity: what tells runs apart, all of it or without some.
+"""Identity: the fields that distinguish runs, all or a subset.
 
-What is left out is named by roles ("seed": every field of that role) or by names of fields, of columns, or of settings of a
-task. A new field of `Run` is part of every identity that does not leave out its role. Whatever groups runs asks here.
+Excluded fields are given by role ("seed": every field of that role) or by the name of a field, a column or a setting of a
+task. A new field of `Run` enters every identity that does not exclude its role. All grouping of runs uses this module.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from expbench.run import AXES, FIELDS, Run, canonical
 from expbench.settings import Role
 
 SIZES = ("test_size", "selection_size")
-# Columns that stand for settings, with the roles of these; `cells.with_context` adds what the schema has not.
+# Columns derived from settings, with their roles; `cells.with_context` adds those that the schema lacks.
 _OF_SETTINGS: dict[str, Role] = {"context": "task", "skip": "model", **dict.fromkeys(SIZES, "task")}
 _ROLES: dict[str, Role] = {name: field.role for name, field in {**FIELDS, **AXES}.items()} | _OF_SETTINGS
 _READ_AS = {
@@ -25,7 +25,7 @@ _READ_AS = {
 
 
 def identity(run: Run, without: Collection[str] = ()) -> str:
-    """Return what tells a run apart as a text: equal of two runs that differ in nothing but what is left out."""
+    """Return the identity of a run as a text, equal for two runs that differ only in the excluded fields."""
     left_out = _left_out(frozenset(without))
     kept = {name: value for name, value in run.values().items() if name not in left_out}
     if "task_settings" in kept:
@@ -34,20 +34,20 @@ def identity(run: Run, without: Collection[str] = ()) -> str:
 
 
 def fields(without: Collection[str] = ()) -> list[str]:
-    """Return the names of the fields that tell runs apart, in the order of the table."""
+    """Return the names of the fields that distinguish runs, in the order of the table."""
     left_out = _left_out(frozenset(without))
     return [name for name in FIELDS if name not in left_out]
 
 
 def columns(without: Collection[str] = ()) -> list[str]:
-    """Return the columns of `cells.with_context` that tell runs apart: those of fields, and of settings one by one."""
+    """Return the columns of `cells.with_context` that distinguish runs, with one column per setting."""
     left_out = _left_out(frozenset(without))
     return [column for name in FIELDS for column in _READ_AS.get(name, (name,)) if column not in left_out]
 
 
 @cache
 def _left_out(without: frozenset[str]) -> frozenset[str]:
-    """Return the names that are left out; raises `ValueError` for one that is neither a role nor a name."""
+    """Return the excluded names; raise ValueError for one that is neither a role nor a name."""
     unknown = without - {*get_args(Role), *_ROLES}
     if unknown:
         raise ValueError(f"neither a role nor a field of a run: {', '.join(sorted(unknown))}")

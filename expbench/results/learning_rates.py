@@ -1,7 +1,7 @@
-"""Rates: how a learning rate is chosen, alike for every model, on seeds that are never reported.
+"""Learning rates: the same selection rule for every model, on seeds that are never reported.
 
-One grid serves all models that are compared. Where the best rate of one of them is the lowest or the highest tried, the
-grid is extended for all, so that each has had the same number of tuning runs; the ladder's ends are the cap.
+All compared models share one grid. If the best rate of one model is the lowest or highest tried, the grid is extended for
+all models, so that each has the same number of tuning runs, up to the boundary of the largest grid.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from expbench.run import RESERVED as RESERVED
 
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-START = (3e-3, 1e-2, 3e-2, 1e-1)  # where every search begins
-TUNING_RUNS = 5  # of each rate
+START = (3e-3, 1e-2, 3e-2, 1e-1)  # the initial grid of every search
+TUNING_RUNS = 5  # per rate
 
-# Of one cell: what each rate reached on the selection split, a number a run, None for one that diverged or failed.
+# Validation results of one configuration by rate, one number per run, None for a run that diverged or failed.
 Tried = Mapping[float, Sequence[float | None]]
 
 
 def choose(tried: Tried, higher_is_better: bool) -> float:
-    """The rate with the best mean of those at which the fewest runs broke down; of equals the lowest."""
+    """Return the rate with the fewest runs that diverged or failed; ties go to the best mean, then to the lowest rate."""
 
     def rank(rate: float) -> tuple[int, float, float]:
         ended = [value for value in tried[rate] if value is not None and math.isfinite(value)]
@@ -31,7 +31,7 @@ def choose(tried: Tried, higher_is_better: bool) -> float:
 
 
 def extended(grid: Sequence[float], chosen: Sequence[float]) -> tuple[float, ...]:
-    """The grid with its neighbour on the ladder at each end at which one of the chosen rates lies; the same if none does."""
+    """Return the grid, extended by one rate at each end where a chosen rate lies; unchanged if none lies at an end."""
     low, high = LADDER.index(min(grid)), LADDER.index(max(grid))
     low -= min(grid) in chosen and low > 0
     high += max(grid) in chosen and high < len(LADDER) - 1
@@ -39,5 +39,5 @@ def extended(grid: Sequence[float], chosen: Sequence[float]) -> tuple[float, ...
 
 
 def at_the_cap(rate: float) -> bool:
-    """Whether a rate is an end of the ladder, so that a better one may lie beyond."""
+    """Return whether a rate lies on the grid boundary, so that a better rate may lie beyond it."""
     return rate in (LADDER[0], LADDER[-1])

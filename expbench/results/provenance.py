@@ -1,4 +1,4 @@
-"""Provenance: where a number comes from. Versions, device, precision, git state; recorded in every row, in no key."""
+"""Provenance of results: versions, device, precision and git commit; stored in every row and part of no key."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import expbench
 
 @cache
 def versions() -> dict[str, str]:
-    """The versions of expbench, Python and torch, without importing torch."""
+    """Return the versions of expbench, Python and torch, without importing torch."""
     return {
         "expbench": expbench.__version__,
         "python": platform.python_version(),
@@ -23,7 +23,7 @@ def versions() -> dict[str, str]:
 
 
 def installed(distribution: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """Return the installed version of a distribution, or None."""
     try:
         return version(distribution)
     except PackageNotFoundError:
@@ -32,9 +32,9 @@ def installed(distribution: str) -> str | None:
 
 @cache
 def git_commit() -> str | None:
-    """The commit of the checkout that expbench runs from, with ``+changes`` where its sources differ; None outside one.
+    """Return the git commit of the checkout that contains expbench, or None outside a checkout.
 
-    A copy without its history may state its commit in EXPBENCH_COMMIT.
+    ``+changes`` is appended if its sources are modified. A copy without history can state its commit in EXPBENCH_COMMIT.
     """
     root = Path(__file__).resolve().parent.parent
     if "EXPBENCH_COMMIT" in os.environ:
@@ -58,7 +58,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def device_name(device: str) -> str:
-    """The device as its maker calls it: the GPU's name, or the processor's architecture and the threads that torch has."""
+    """Return the name of the GPU, or the CPU's architecture and the number of torch threads."""
     import torch
 
     if device == "cuda":
@@ -67,7 +67,7 @@ def device_name(device: str) -> str:
 
 
 def precision(dtype: str, device: str) -> str:
-    """How numbers are computed: the dtype, whether TF32 is in use, and whether the same run gives the same bits again."""
+    """Return the precision as a text: dtype, use of TF32 on a GPU, and whether a run is bitwise reproducible."""
     import torch
 
     if device != "cuda":

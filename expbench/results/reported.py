@@ -1,4 +1,4 @@
-"""Reported: the rows of the results table by which a run is reported, and by which its learning rate is chosen."""
+"""Reported rows: the rows of the results table that report a run, and the rows that choose its learning rate."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 
 def reported(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Marks the headline metric on the selection and test splits as a run is reported by it: as it was measured last.
+    """Mark the reported rows: the primary metric on the validation and test splits at the last evaluated step.
 
-    Of a run that was trained in epochs as it was after the one with the best value on the selection split, the first of
-    equals.
+    A run trained in epochs is reported at the epoch with the best validation value, the first if several are equal.
     """
     shown = frame["headline"].fillna(False).astype(bool) & frame["split"].isin(["selection", "test"])
     rows = frame.loc[shown, ["key", "split", "step", "value", "higher_is_better"]]
@@ -35,28 +34,33 @@ def reported(frame: pd.DataFrame) -> pd.Series[bool]:
 
 
 def chosen_step(selection: Mapping[int, float], higher_is_better: bool) -> int:
-    """Return the step, of several evaluations, by which a run is reported: the best on the selection split, the first of
-    equals. `reported` marks by the same rule, for all runs of a frame at once. Raises ValueError for no finite value."""
+    """Return the step at which a run is reported: the one with the best validation value, the first if several are equal.
+
+    `reported` applies the same rule to all runs of a frame at once. Raise ValueError if every value is NaN.
+    """
     known = {step: value for step, value in selection.items() if not math.isnan(value)}
     return min(sorted(known), key=lambda step: -known[step] if higher_is_better else known[step])
 
 
 def _in_epochs(frame: pd.DataFrame) -> pd.Series[str]:
-    """The keys of the runs that were trained in epochs."""
+    """Return the keys of the runs that were trained in epochs."""
     return frame.loc[frame["metric"] == "epoch", "key"]
 
 
 def choosing(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Marks what a learning rate is chosen by: the headline metric on the selection split, as a run is reported by it."""
+    """Mark the rows that choose a learning rate: the reported rows on the validation split."""
     return reported(frame) & (frame["split"] == "selection")
 
 
 def endings(frame: pd.DataFrame) -> pd.Series[bool]:
-    """Marks what whole splits gave after the last step; of a run that chose a learning rate only what it was chosen by, and
-    that it was trained in epochs.
+    """Mark the rows that `compact` keeps without curves.
 
-    Of a run that ended before its last step, what was measured last. Of one that was trained in epochs what whole splits and
-    models gave after each: one of these is chosen where it is reported.
+    These are the rows without a score, the controls on whole splits, and:
+
+    - of a finished run, the whole validation and test splits after the last step;
+    - of a run that ended early, the whole splits at its last evaluated step;
+    - of a run trained in epochs, all rows except those of single layers, since one epoch is chosen when it is reported;
+    - of a tuning run, the rows that choose the learning rate, and its epochs.
     """
     whole = frame["slice"] == ""
     unmeasured = frame["metric"].isna()
@@ -71,15 +75,15 @@ def endings(frame: pd.DataFrame) -> pd.Series[bool]:
 
 
 def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
-    """Of these runs the headline metric on the selection split, as `choosing` marks it. Without pandas.
+    """Return the primary metric of these runs on the validation split, as marked by `choosing`. Does not import pandas.
 
-    NaN of one that diverged; one that failed, or whose model is not supported, is left out.
+    A diverged run has NaN; failed and unsupported runs are omitted.
     """
     names = ["key", "status", "split", "step", "steps", "metric", "headline", "higher_is_better", "value"]
     found: dict[str, float] = {}
     for path in sorted(folder.glob("*.parquet")):
         own = path.stem in keys
-        if not own and NAMED.fullmatch(path.stem):  # another run's
+        if not own and NAMED.fullmatch(path.stem):  # the file of another run
             continue
         part = read_file(path, names)
         if isinstance(part, str):

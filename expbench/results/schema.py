@@ -1,4 +1,4 @@
-"""Schema: the fixed, versioned columns of the results table. results/README.md explains them."""
+"""Schema: the fixed, versioned columns of the results table, explained in docs/reference/results-schema.md."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pyarrow as pa
 from expbench.run import AXES, FIELDS
 
 VERSION = max(field.since for field in FIELDS.values())
-READ = tuple(range(1, VERSION + 1))  # of an older schema, columns that it lacks are null, or as `LATER` has them
+READ = tuple(range(1, VERSION + 1))  # columns that an older schema lacks are null, or have the value in `LATER`
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
 
 def _type(kind: Any) -> pa.DataType:
-    """Return how a field of that type is stored: settings as JSON."""
+    """Return the column type of a field; settings are stored as JSON text."""
     return {int: _WHOLE, float: _REAL, bool: _FLAG}.get(kind, _TEXT)
 
 
-# Settings that have a column of their own, after that of a field of the run.
+# Settings with a column of their own, placed after the column of the given field of the run.
 READ_OUT = {"task_settings": {name: _type(axis.kind) for name, axis in AXES.items()}, "residual": {"skip": _FLAG}}
 _OF_RUN = {
     column: kind
@@ -27,14 +27,14 @@ _OF_RUN = {
     for column, kind in {name: _type(field.kind), **READ_OUT.get(name, {})}.items()
 }
 COLUMNS: dict[str, pa.DataType] = {
-    # what was run; `kind` is run, tuning (chose a learning rate), or baseline, oracle, positive or chance for a control
+    # the run; `kind` is run, tuning (chose a learning rate), or baseline, oracle, positive or chance for a control
     "key": _TEXT,
     "kind": _TEXT,
     "status": _TEXT,
     "error": _TEXT,
     "traceback": _TEXT,
     **_OF_RUN,
-    # what was measured
+    # the score
     "split": _TEXT,
     "slice": _TEXT,
     "step": _WHOLE,
@@ -44,7 +44,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "higher_is_better": _FLAG,
     "solved_at": _REAL,
     "seconds": _REAL,
-    # what is known of the network and of the labels
+    # facts on the network and the labels
     "parameters": _WHOLE,
     "state_size": _WHOLE,
     "flops_per_token": _REAL,
@@ -57,7 +57,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "label_interaction_order": _REAL,
     "effective_sample_size": _REAL,
     "well_posed": _FLAG,
-    # where it comes from
+    # provenance
     "run_seconds": _REAL,
     "created": pa.timestamp("ms", tz="UTC"),
     "device": _TEXT,
@@ -77,5 +77,5 @@ COLUMNS: dict[str, pa.DataType] = {
 }
 SCHEMA = pa.schema(list(COLUMNS.items()), metadata={"expbench_schema": str(VERSION)})
 PROVENANCE = [*list(COLUMNS)[list(COLUMNS).index("run_seconds") :], "seconds", "traceback"]  # not part of the result
-TRAINED = ("run", "tuning")  # kinds of rows that a network was trained for; the others are of controls
-NAMED = re.compile("[0-9a-f]{16}")  # a file of one run, by its key
+TRAINED = ("run", "tuning")  # kinds of rows with a trained network; the other kinds are controls
+NAMED = re.compile("[0-9a-f]{16}")  # the stem of a file of one run: its key

@@ -1,7 +1,7 @@
-"""The results table: one fixed, versioned Parquet schema, one row a measured number, one file a finished unit of work.
+"""The results table: one versioned Parquet schema, one row per score, one file per finished unit of work.
 
 A file is replaced, never appended to. Processes may share a folder and may even finish the same run twice: a reader keeps
-one row set a key. results/README.md explains the columns.
+one set of rows per key. docs/reference/results-schema.md explains the columns.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 class Results(NamedTuple):
-    """The rows of a folder, one row set a key, and one line for each file that could not be read."""
+    """Rows of a folder, one set per key, and one line for each unreadable file."""
 
     frame: pd.DataFrame
     problems: list[str]
 
 
 def write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows as ``folder/name.parquet``, replacing such a file in one stroke; columns not given are null."""
+    """Write rows as ``folder/name.parquet``, replacing the file atomically; absent columns are null."""
     return write_table(folder, name, pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA))
 
 
@@ -48,10 +48,10 @@ def write_table(folder: Path, name: str, table: pa.Table) -> Path:
 
 
 def read(source: Path, columns: Sequence[str] = SCHEMA.names) -> Results:
-    """The rows of every results file in a folder, or of one file; those not ours or not whole are named and left alone.
+    """Return the rows of every results file in a folder, or of one file; report other and corrupt files as problems.
 
-    Where a key has several row sets, one that is not a failure is kept before one that is, then the latest. columns: what
-    is read; key, status and created among it.
+    If a key has several sets of rows, the latest one that is not a failure is kept, or the latest failure. columns: the
+    columns to read, including key, status and created.
     """
     tables, problems = _read_files(source, list(columns))
     sets = [t.append_column("file", pa.repeat(pa.scalar(i, pa.int64()), len(t))) for i, t in enumerate(tables)]
@@ -64,27 +64,29 @@ def read(source: Path, columns: Sequence[str] = SCHEMA.names) -> Results:
 
 
 def rows_of_run(frame: pd.DataFrame, key: str) -> pd.DataFrame:
-    """The rows of the one run whose key begins with `key`; raises `BadInput` if there is none or more than one."""
+    """Return the rows of the one run whose key begins with `key`; raise `BadInput` for none or several."""
     runs = frame[frame["kind"] == "run"]
     keys = sorted(k for k in runs["key"].unique() if k.startswith(key)) if key else []
     if len(keys) != 1:
-        raise unknown("run" if not keys else "single run (several begin so)", key, keys or list(runs["key"].unique())[:20])
+        raise unknown(
+            "run" if not keys else "single run (several begin like this)", key, keys or list(runs["key"].unique())[:20]
+        )
     rows: pd.DataFrame = runs[runs["key"] == keys[0]]
     return rows
 
 
-_ended: dict[Path, tuple[tuple[int, int, int], dict[str, str]]] = {}  # of each file that was read, while it stays the same
+_ended: dict[Path, tuple[tuple[int, int, int], dict[str, str]]] = {}  # statuses by file, valid while it is unchanged
 
 
 def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
-    """How the unit of each key in the folder ended, and one line for each file that could not be read. Without pandas.
+    """Return the status of each key in the folder and one line for each unreadable file. Does not import pandas.
 
-    A file is read again only when it has been replaced: those who share a folder look often.
+    A file is read again only after it was replaced, because processes that share a folder call this often.
     """
     stamps = {}
     for entry in os.scandir(folder):
         if entry.name.endswith(".parquet"):
-            with suppress(FileNotFoundError):  # gone since: it was compacted
+            with suppress(FileNotFoundError):  # removed in the meantime by `compact`
                 about = entry.stat()
                 stamps[folder / entry.name] = (about.st_mtime_ns, about.st_size, about.st_ino)
     changed = sorted(path for path, stamp in stamps.items() if path not in _ended or _ended[path][0] != stamp)
@@ -117,14 +119,14 @@ def _read_files(source: Path, columns: list[str]) -> tuple[list[pa.Table], list[
 def read_file(path: Path, columns: list[str]) -> pa.Table | str:
     try:
         file = pq.ParquetFile(path)
-        stored = file.schema_arrow  # which is made anew each time that it is asked for
+        stored = file.schema_arrow  # read once: the property rebuilds the schema at each access
         version = (stored.metadata or {}).get(b"expbench_schema")
         if version is None:
-            return f"{path}: not an expbench results table; it is left alone, move it to another folder"
+            return f"{path}: not an expbench results table; file not changed, move it to another folder"
         if int(version) not in READ:
-            return f"{path}: schema {int(version)}, and this expbench reads up to schema {VERSION}; it is left alone"
+            return f"{path}: schema {int(version)}, but this expbench reads up to schema {VERSION}; file not changed"
         present = set(stored.names)
-        found = file.read([name for name in columns if name in present], use_threads=False)  # files are read side by side
+        found = file.read([name for name in columns if name in present], use_threads=False)  # files are read in parallel
         for name in columns:
             if name not in present and int(version) < VERSION:
                 meant = pa.scalar(LATER.get(name), SCHEMA.field(name).type)
@@ -133,7 +135,7 @@ def read_file(path: Path, columns: list[str]) -> pa.Table | str:
         return found if found.schema.equals(wanted) else found.cast(wanted)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0][:120]
-        return f"{path}: corrupt ({reason}); it is left alone, move it to another folder"
+        return f"{path}: corrupt ({reason}); file not changed, move it to another folder"
 
 
 @lru_cache(maxsize=8)
@@ -142,7 +144,7 @@ def _schema(columns: tuple[str, ...]) -> pa.Schema:
 
 
 def finished(folder: Path, key: str) -> bool:
-    """Whether the unit of that key has a file of its own with a result that is no failure, written by any process."""
+    """Return whether the key has its own file with a result other than a failure, written by any process."""
     path = folder / f"{key}.parquet"
     if not path.exists():
         return False

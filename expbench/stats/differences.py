@@ -1,14 +1,15 @@
-"""Differences: of many cells at once, what the runs of one side are worse than those of the other, with an interval and p.
+"""Differences in loss between two sets of runs (base and new), for many configurations at once, with intervals and p-values.
 
-Two designs, each where there is enough for it: paired, Student's t of the differences of runs that agree in instance and
-seed (where no seeds agree, but several instances do, of their means); and unpaired, Student's t with the spread pooled, for
-where nothing has changed both sides have the same. Instances are blocks: the same ones are on both sides, and what is asked
-is whether anything has changed on these. The design with the narrower interval is taken, and its p and its error count twice
-if both could be.
+Two designs are used, each where the data suffice. The paired design applies Student's t to the differences of runs with the
+same instance and seed; if no seeds match but several instances do, it uses the differences of instance means. The unpaired
+design applies Student's t with a pooled spread, because under the null both sides have the same spread. Instances are
+blocks: both sides share them, and the test asks whether anything changed on these instances. The design with the narrower
+interval is reported. If both designs are possible, its p-value and error level are corrected for two attempts.
 
-t presumes normal values, and runs that solve a task or fail by seed have none. So resampling has a veto: where runs
-exchanged at random between the sides (or signs of pairs flipped) differ as much, p is no less than the share that does.
-Where what was seen is the most that could be of so few runs, it cannot say more, and t decides alone.
+Student's t assumes normal values, but the losses are bimodal if some seeds solve a task and others fail. Resampling
+therefore has a veto: p is at least the share of random exchanges between the sides (or random sign flips of pairs) with an
+equal or larger difference. With very few runs, the observed difference may be the largest possible one. Resampling then
+gives no further information, and t decides alone.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ from scipy.special import stdtr, stdtrit
 
 from expbench.stats.resampling import DRAWS
 
-_MOST_EXACT = 13_000  # arrangements that are enumerated: those of 8 runs against 8
-_MOST_RESAMPLED = 200  # runs of a cell: the mean of more is normal enough
-_AT_ONCE = 1 << 21  # numbers that are held in memory
+_MOST_EXACT = 13_000  # limit of exact enumeration; enough for 8 runs against 8 (12,870 arrangements)
+_MOST_RESAMPLED = 200  # runs per configuration; the mean of more runs is close enough to normal
+_AT_ONCE = 1 << 21  # numbers per chunk, to bound memory
 _TIE = 1e-9
 _Reals = NDArray[np.float64]
 
 
 def estimated(runs: pd.DataFrame, least_spread: pd.Series[float], confidence: float) -> pd.DataFrame:
-    """A row for each cell of `least_spread`: by how much the `loss` of its new runs is above that of its base runs.
+    """Estimate by how much the `loss` of the new runs exceeds that of the base runs, per configuration in `least_spread`.
 
-    runs: `cell`, `instance`, `side` (0 base, 1 new), `seed` and a finite `loss`. least_spread: by cell, the standard
-    deviation that is taken to be there even where so few runs show less; above 0. Columns: difference, low, high, p of no
-    difference, and design; NaN, and an empty design, where nothing can be said: with fewer than two runs a side, say.
+    runs: columns `cell`, `instance`, `side` (0 base, 1 new), `seed` and a finite `loss`. least_spread: by configuration, a
+    lower limit above 0 for the standard deviation, because few runs may show too little spread. Return a row for each
+    configuration with the columns difference, low, high, p (null: no difference) and design. Values are NaN and the design
+    is empty if the data do not suffice, for example with fewer than two runs per side.
     """
     runs = runs.sort_values(["cell", "instance", "side", "seed"], kind="stable")
     blocks = _blocks(runs)
@@ -63,7 +65,7 @@ def estimated(runs: pd.DataFrame, least_spread: pd.Series[float], confidence: fl
 
 
 def _blocks(runs: pd.DataFrame) -> pd.DataFrame:
-    """A row for each instance that both sides of a cell have: runs n0, n1, their means, and the squares about these."""
+    """Return a row for each instance shared by both sides: run counts n0 and n1, means, and sums of squared deviations."""
     by = runs.groupby(["cell", "instance", "side"], as_index=False)["loss"].agg(n="size", mean="mean", variance="var")
     by["squares"] = (by.pop("variance") * (by["n"] - 1)).fillna(0.0)
     sides = [by[by["side"] == side].drop(columns="side") for side in (0, 1)]
@@ -72,7 +74,7 @@ def _blocks(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(runs: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
-    """The differences of runs that agree in instance and seed; in cells without any, of means over several instances."""
+    """Return the differences of runs with equal instance and seed; without such runs, the differences of instance means."""
     sides = [runs.loc[runs["side"] == side, ["cell", "instance", "seed", "loss"]] for side in (0, 1)]
     both = sides[0].merge(sides[1], on=["cell", "instance", "seed"], suffixes=("0", "1"))
     pairs = both.assign(difference=both["loss1"] - both["loss0"])
@@ -103,14 +105,14 @@ def _unpaired(blocks: pd.DataFrame, least_spread: pd.Series[float]) -> pd.DataFr
 
 
 def _judged(part: pd.DataFrame, tried: pd.Series[int], confidence: float) -> pd.DataFrame:
-    """With half the width of the interval, and p; both are corrected for the designs that were tried of a cell."""
+    """Add the half-width of the interval and p, both corrected for the number of designs tried per configuration."""
     designs = part["cell"].map(tried)
     half = stdtrit(part["df"], 1 - (1 - confidence) / 2 / designs) * part["error"]
     return part.assign(half=half, p=2 * designs * stdtr(part["df"], -part["difference"].abs() / part["error"]))
 
 
 def _sizes(blocks: pd.DataFrame) -> pd.Series[Any]:
-    """How many runs either side of a cell has of each instance."""
+    """Return for each configuration the numbers of base and new runs per instance."""
     found: dict[int, tuple[tuple[int, int], ...]] = {}
     for cell, base, new in zip(*(blocks[name].tolist() for name in ("cell", "n0", "n1")), strict=True):
         found[cell] = (*found.get(cell, ()), (base, new))
@@ -118,9 +120,10 @@ def _sizes(blocks: pd.DataFrame) -> pd.Series[Any]:
 
 
 def _veto(values: pd.Series[float], sizes: pd.Series[Any], resampled: Callable[[Any], _Resampling]) -> pd.Series[float]:
-    """For each cell in `sizes` the least that its p can be: the share of resamplings that differ as much; 0 without a veto.
+    """Return the lower limit of p for each configuration in `sizes`; 0 without a veto.
 
-    values: by cell, as many as its size says. Cells of one size are resampled alike.
+    The limit is the share of resamplings with an equal or larger difference. values: indexed by configuration, as many as
+    its size states. Configurations of equal size share their resamplings.
     """
     found = []
     for size, cells in sizes.groupby(sizes):
@@ -136,9 +139,10 @@ def _veto(values: pd.Series[float], sizes: pd.Series[Any], resampled: Callable[[
 
 
 class _Resampling(NamedTuple):
-    """weights: (resamplings, values), whose product with the values is a difference; own: as it was, (values,).
+    """Resampling weights for one size.
 
-    least: the share of them that differ as much as the most extreme one, if no two values are alike.
+    weights (resamplings, values): the product with the values gives the resampled differences. own (values,): weights of the
+    observed difference. least: the smallest possible share, attained by the most extreme difference if all values differ.
     """
 
     weights: _Reals
@@ -148,7 +152,7 @@ class _Resampling(NamedTuple):
 
 @lru_cache(maxsize=8)
 def _flips(n: int) -> _Resampling:
-    """The signs of n pairs: all, up to a common one, or many at random."""
+    """Return sign flips of n pairs: all of them up to a global sign, or a random sample."""
     own = np.ones(n)
     if n > _MOST_RESAMPLED:
         return _Resampling(own[None], own, 1.0)
@@ -161,9 +165,9 @@ def _flips(n: int) -> _Resampling:
 
 @lru_cache(maxsize=8)
 def _exchanges(sizes: tuple[tuple[int, int], ...]) -> _Resampling:
-    """Runs exchanged between the sides, within each instance: all ways, or many at random.
+    """Return exchanges of runs between the sides within each instance: all of them, or a random sample.
 
-    sizes: of each instance the runs of the base and of the new side; values stand in this order.
+    sizes: for each instance, the numbers of base and new runs; the values have this order.
     """
     scale = [(-1 / base / len(sizes), 1 / new / len(sizes)) for base, new in sizes]
     own = np.concatenate([np.repeat(weights, runs) for weights, runs in zip(scale, sizes, strict=True)])

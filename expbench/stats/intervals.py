@@ -1,4 +1,7 @@
-"""Statistics of a few runs: intervals that are honest about how few they are."""
+"""Closed-form statistics for few runs: intervals with correct coverage for small samples.
+
+Sources: Student's t, Wilson's score interval (1927) and Holm's correction (1979). `resampling.py` has the bootstrap.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from typing import NamedTuple
 
 from scipy.special import ndtri, stdtrit
 
-# The least differences that matter: relative to an error, and of an accuracy. Claims and comparisons judge by the same.
+# Smallest relevant differences: relative for an error, absolute for an accuracy. Claims and comparisons share them.
 RELATIVE_MARGIN, ABSOLUTE_MARGIN = 0.1, 0.05
 CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """A central value with the ends of its confidence interval; the ends are NaN where they cannot be known."""
+    """Central value and ends of its confidence interval; the ends are NaN if they cannot be estimated."""
 
     center: float
     low: float
@@ -22,12 +25,15 @@ class Interval(NamedTuple):
 
     @property
     def half_width(self) -> float:
-        """Half the distance between the ends."""
+        """Half-width of the interval."""
         return (self.high - self.low) / 2
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean with Student's t interval, which holds for as few as two normal values; a bootstrap of so few does not."""
+    """Return the mean with Student's t interval.
+
+    The interval is valid from two normal values on; a bootstrap of so few values is not.
+    """
     n = len(values)
     if n == 0:
         return Interval(math.nan, math.nan, math.nan)
@@ -40,16 +46,19 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 def further_interval(values: Sequence[float], k: int = 3) -> Interval:
-    """Where the mean of k further values will lie in 95 of 100 cases, by Student's t: of as few as two normal values."""
+    """Return Student's t 95% prediction interval for the mean of k further values; valid from two normal values on."""
     n, known = len(values), mean_interval(values)
     if n < 2:
         return known
-    half = known.half_width * math.sqrt(1 + n / k)  # s (1/n + 1/k)^.5 in the place of s (1/n)^.5
+    half = known.half_width * math.sqrt(1 + n / k)  # the spread is s (1/n + 1/k)^.5, not s (1/n)^.5
     return Interval(known.center, known.center - half, known.center + half)
 
 
 def nested_interval(groups: Sequence[Sequence[float]]) -> Interval:
-    """Mean over instances of the means over seeds; with several instances they, not the seeds, are the independent units."""
+    """Return the mean over instances of the means over seeds, with Student's t interval.
+
+    With several instances the independent units are the instances, otherwise the seeds.
+    """
     filled = [group for group in groups if len(group)]
     if len(filled) == 1:
         return mean_interval(filled[0])
@@ -57,7 +66,7 @@ def nested_interval(groups: Sequence[Sequence[float]]) -> Interval:
 
 
 def share_interval(successes: int, trials: int) -> Interval:
-    """Share of successes with Wilson's score interval (1927)."""
+    """Return the share of successes with Wilson's score interval (1927)."""
     if trials == 0:
         return Interval(math.nan, math.nan, math.nan)
     z = float(ndtri(0.5 + CONFIDENCE / 2))
@@ -65,13 +74,13 @@ def share_interval(successes: int, trials: int) -> Interval:
     scale = 1 + z**2 / trials
     center = (p + z**2 / (2 * trials)) / scale
     half = z * math.sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2)) / scale
-    low = center - half if successes else 0.0  # exact at both ends, where rounding would leave a trace
+    low = center - half if successes else 0.0  # exact values; the formula would leave a rounding error
     high = center + half if successes < trials else 1.0
     return Interval(p, low, high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values (1979): of all claimed where these are at most .05, nothing is false in .95 of cases."""
+    """Return Holm's adjusted p-values (1979); rejecting at .05 keeps the family-wise error rate at most .05."""
     adjusted = [math.nan] * len(p_values)
     reached = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -81,9 +90,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def best_of(values: Sequence[float], k: int, *, higher_is_better: bool) -> float:
-    """The expected best of k values drawn without replacement: what makes the best of few runs and of many comparable.
+    """Return the expected best of k values drawn without replacement; NaN for fewer than k values.
 
-    The i-th from the worst is the best of C(i - 1, k - 1) of the C(n, k) draws. NaN of fewer than k values.
+    It makes the best of few runs comparable with the best of many. The i-th worst value is the best in C(i - 1, k - 1) of
+    the C(n, k) draws.
     """
     n = len(values)
     if not 1 <= k <= n:

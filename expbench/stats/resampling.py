@@ -1,4 +1,7 @@
-"""Statistics by resampling: intervals of any distribution, and a test of paired differences. The same bits every time."""
+"""Resampling statistics: intervals without a distributional assumption, and a test of paired differences.
+
+All functions use fixed generator seeds, so their results are reproducible bit by bit.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,18 @@ from numpy.typing import NDArray
 from expbench.stats.intervals import CONFIDENCE, Interval, nested_interval
 
 DRAWS = 10_000
-LEAST_UNITS = 10  # of which a percentile interval is honest
-_MOST_EXACT = 20  # units whose 2^n signs are enumerated
-_AT_ONCE = 1 << 21  # numbers that are held in memory
-_TIE = 1e-9  # sums that differ by less than this share are one sum, rounded twice
+LEAST_UNITS = 10  # with fewer units the coverage of a percentile interval is too low
+_MOST_EXACT = 20  # limit of exact enumeration, which needs 2^n signs
+_AT_ONCE = 1 << 21  # numbers per chunk, to bound memory
+_TIE = 1e-9  # sums with a smaller relative difference count as equal, because they differ only by rounding
 _Reals = NDArray[np.float64]
 
 
 class Paired(NamedTuple):
-    """The mean of paired differences with its interval, the p-value of the same distribution, and what it rests on.
+    """Mean of paired differences with its interval, p-value and sample sizes.
 
-    units: what is independent, and so what is resampled and flipped: instances where there are several, else the pairs.
+    p: for the null that both sides have the same distribution. pairs: number of pairs. units: number of independent units,
+    which are resampled and flipped: instances if there are several, otherwise pairs.
     """
 
     difference: Interval
@@ -32,11 +36,11 @@ class Paired(NamedTuple):
 
 
 def bootstrap_interval(groups: Sequence[Sequence[float]]) -> Interval:
-    """Mean over instances of the means over seeds, with the percentile interval of a nested bootstrap.
+    """Return the mean over instances of the means over seeds, with the percentile interval of a nested bootstrap.
 
-    Instances are resampled, then seeds within each; with one instance seeds alone. Honest from 10 independent units on
-    (instances where there are several, else seeds), of whose normal values it holds the mean in .91 of cases, of 20 in .93;
-    but of 3 in .75 and of 5 in .84: there `nested_interval` serves.
+    The bootstrap resamples instances, then seeds within each; with one instance, only seeds. Use it for at least 10
+    independent units (instances if there are several, otherwise seeds): for normal values its coverage is .91 with 10 units
+    and .93 with 20. With 5 units the coverage is only .84 and with 3 only .75; use `nested_interval` for so few.
     """
     filled = [group for group in groups if len(group)]
     if sum(map(len, filled)) < 2:
@@ -45,11 +49,11 @@ def bootstrap_interval(groups: Sequence[Sequence[float]]) -> Interval:
 
 
 def further_mean_interval(groups: Sequence[Sequence[float]], k: int = 3) -> Interval:
-    """Where the mean of k further seeds will lie: what a published number, the mean of so few, is to be held against.
+    """Return a prediction interval for the mean of k further seeds, for comparison with a published mean of k seeds.
 
-    From a nested bootstrap sample of ours k values are drawn, which gives the interval both what we do not know of the mean
-    and the spread of so few. With several instances each of the k has an instance of its own, drawn anew. The center is the
-    mean of all such means, that of `bootstrap_interval`.
+    Each nested bootstrap sample of our runs provides k random values. The interval therefore includes the uncertainty of our
+    mean and the spread of a mean of k values. With several instances, each of the k values has its own randomly drawn
+    instance. The center is the same as in `bootstrap_interval`.
     """
     filled = [group for group in groups if len(group)]
     if sum(map(len, filled)) < 2:
@@ -65,10 +69,11 @@ def further_mean_interval(groups: Sequence[Sequence[float]], k: int = 3) -> Inte
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p-value of the mean of differences, under the null that each bears either sign alike.
+    """Return the two-sided sign-flip p-value of the mean difference.
 
-    That is so where both sides have the same distribution. Equal means are not enough: with unlike shapes p is too small.
-    Exact over all signs of up to 20 differences; of more, over 10,000 random ones and those observed. NaN of none.
+    The null is that both signs of each difference are equally likely. It holds if both sides have the same distribution.
+    Equal means are not enough: if the shapes differ, p is too small. The test enumerates all signs for up to 20 differences;
+    for more, it uses 10,000 random sign vectors and the observed one. NaN without differences.
     """
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
@@ -76,7 +81,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
         return math.nan
     least = abs(values.sum()) - _TIE * np.abs(values).sum()
     if n <= _MOST_EXACT:
-        sums = values[:1]  # of all signs but the first's, which changes no absolute value
+        sums = values[:1]  # the first sign is fixed, because a global sign changes no absolute value
         for value in values[1:]:
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= least))
@@ -86,7 +91,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 
 def paired(differences: Sequence[Sequence[float]]) -> Paired:
-    """What the differences of pairs say, given by instance; of too few units for a bootstrap the interval is Student's."""
+    """Test the differences of pairs, grouped by instance; with too few units for a bootstrap, use Student's t interval."""
     filled = [group for group in differences if len(group)]
     units = list(filled[0]) if len(filled) == 1 else [sum(group) / len(group) for group in filled]
     interval = bootstrap_interval(filled) if len(units) >= LEAST_UNITS else nested_interval(filled)
@@ -103,7 +108,7 @@ def _quantiles(center: float, means: _Reals) -> Interval:
 
 
 def _samples(filled: Sequence[Sequence[float]]) -> Iterator[tuple[_Reals, NDArray[np.int64]]]:
-    """Nested bootstrap samples, (draws, instances, seeds), and how many of the seeds count, (draws, instances)."""
+    """Yield chunks of nested bootstrap samples (draws, instances, seeds) and counts of valid seeds (draws, instances)."""
     sizes = np.array([len(group) for group in filled])
     values = np.zeros((len(filled), sizes.max()))
     for own, group in zip(values, filled, strict=True):
@@ -119,7 +124,7 @@ def _samples(filled: Sequence[Sequence[float]]) -> Iterator[tuple[_Reals, NDArra
 
 
 def _means(picked: _Reals, counted: NDArray[np.int64]) -> _Reals:
-    """The mean over instances of the means over those seeds that count, for each draw."""
+    """Return for each draw the mean over instances of the means over the valid seeds: (draws,)."""
     counts = np.arange(picked.shape[-1]) < counted[..., None]
     means: _Reals = ((picked * counts).sum(axis=-1) / counted).mean(axis=-1)
     return means

@@ -1,9 +1,9 @@
-"""The studies of texts: Table 1 (right) of arXiv 2502.02209, and the same models at other contexts.
+"""Studies of language modelling: Table 1 (right) of arXiv 2502.02209, and the same models at other context lengths.
 
-Stated there: 12 layers, context 1024, batch 32, AdamW with weight decay .01, 20 epochs, one of them of warm-up, a cosine,
-Taylor polynomials of degree 3. Not stated, and so a reconstruction: the peak rate, AdamW's betas (`language.Recipe`),
-tokens, clipping, precision, and about which point the polynomials expand softplus, of which both readings are run. A width
-of 386 divides into no heads: it is 384.
+The paper states 12 layers, context 1024, batch 32, AdamW with weight decay .01, 20 epochs with one epoch of warm-up, a
+cosine schedule, and Taylor polynomials of degree 3. It does not state the peak learning rate, the betas of AdamW
+(`language.Recipe`), the tokens, clipping, precision, or the expansion point of softplus; these are reconstructed, and both
+readings of the expansion point are run. The stated width of 386 is not divisible into heads; the studies use 384.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ TEXTS = ("wikitext-2", "wikitext-103")
 _TASK = "wikitext"
 _PEAK_RATE = "0.001"
 _POLYNOMIALS = "taylor=3"
-_BATCHES = {256: 128, 512: 64, 1024: 32}  # sequences of a step, by context: equal tokens
-# A study in little has lengths and batches of this part of the study's: a text of two thousand tokens suffices for it, and
-# steps are still large enough that the splits of a real text, which are evaluated whole, are gone through in seconds.
+_BATCHES = {256: 128, 512: 64, 1024: 32}  # sequences per step by context length, with equal numbers of tokens
+# Divisors of lengths and batches for a smoke test. A text of two thousand tokens suffices for it, and steps are still large
+# enough to evaluate the full splits of a real text in seconds.
 _SHORTER, _FEWER = 8, 4
 
 Study = tuple[tuple[Request, ...], tuple[Claim, ...]]
@@ -46,7 +46,7 @@ def _request(models: str, seeds: str, *settings: str, L: int = 1024) -> Request:
 
 
 def table1() -> Study:
-    """Every row of Table 1 (right), and linear attention; what its headline rests on at three seeds."""
+    """Return the study of Table 1 (right) with linear attention added; the main rows have three seeds."""
     return (
         _request("s6,attn", "0:3"),
         _request("s6-poly", "0:3", _POLYNOMIALS, "center=zero"),
@@ -57,7 +57,7 @@ def table1() -> Study:
 
 
 def contexts() -> Study:
-    """The baseline and Eq. 5 trained at contexts of 256, 512 and 1024 with as many tokens a step, each evaluated at all."""
+    """Return the study of S6 and Eq. 5 at contexts 256, 512 and 1024, with equal tokens per step, each evaluated at all."""
     lengths = f"lengths={'+'.join(map(str, _BATCHES))}"
     models = (("s6", ()), ("s6-poly", (_POLYNOMIALS, "center=zero")))
     requests = [_request(model, "0:3", *settings, L=L) for L in _BATCHES for model, settings in models]
@@ -65,22 +65,22 @@ def contexts() -> Study:
 
 
 def on_text(name: str, requests: Sequence[Request], data: str | None, path: str | None) -> tuple[Request, ...]:
-    """The requests of a preset of that name on a text: one of `TEXTS` by name, one in a folder, or both.
+    """Return the requests of preset `name` on a text, given by its name in `TEXTS`, by a folder, or by both.
 
-    Raises BadInput where neither is given, for an unknown name, and for a folder whose name reads as a list.
+    Raise BadInput if neither is given, for an unknown name, and for a folder name that reads as a list.
     """
     if data is None and path is None:
-        raise BadInput(f"{name} is a study of a text: give --data {' or --data '.join(TEXTS)}, or --path FOLDER")
+        raise BadInput(f"{name} needs a text: give --data {' or --data '.join(TEXTS)}, or --path FOLDER")
     if data is not None and data not in TEXTS:
         raise unknown("value of --data:", data, TEXTS)
     if path is not None and ("," in path or not path):
-        raise BadInput(f"--path: {path!r} is no name of a folder that can be read here; give one without commas")
+        raise BadInput(f"--path: {path!r} is not a valid folder name; give one without commas")
     text = [f"{setting}={given}" for setting, given in (("data", data), ("path", path)) if given is not None]
     return tuple(replace(request, task_settings=(*request.task_settings, *text)) for request in requests)
 
 
 def smaller(request: Request) -> Request:
-    """A request in little, for a few steps: two narrow layers on short sequences of few kinds of tokens."""
+    """Shrink a request to a smoke test: a few steps of two small layers on short sequences with a small vocabulary."""
     L, batch_size = int(request.L or 0), int(request.batch_size)
     return replace(
         request,

@@ -1,7 +1,7 @@
-"""Presets: the studies of arXiv 2502.02209, as requests and claims that are fixed before anything is run.
+"""Presets: the studies of arXiv 2502.02209, as requests and preregistered claims.
 
-What the paper's text does not say is an axis here, not a guess: norm, head, supervision, layout. Settings that are not
-varied and not known (length, batch size, steps, the family's terms) are those of its reconstruction in the README.
+Choices that the paper does not state (norm, head, supervision, layout) are axes of the sweep, not guesses. Settings that are
+neither varied nor known (length, batch size, steps, the terms of the family) follow the reconstruction in docs/studies.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from expbench.training.job import Job
 
 
 class Preset(NamedTuple):
-    """requests: what is run. claims: what is judged. tuning_runs: at each rate, to choose one. of_text: whether it is on a
-    text, which is chosen with it."""
+    """A study: its requests and its claims.
+
+    tuning_runs: number of runs at each learning rate of the grid. of_text: whether it needs a text.
+    """
 
     requests: tuple[Request, ...]
     claims: tuple[Claim, ...]
@@ -29,32 +31,33 @@ class Preset(NamedTuple):
 
     @property
     def tunes(self) -> bool:
-        """Whether rates are chosen first."""
+        """True if learning rates are tuned first."""
         return any(request.lr == "auto" for request in self.requests)
 
 
 _COUNT = "count-in-row"
 _EVERY_READING = ("head=scalar,classes", "supervise=last,all")
 _LAYOUTS = ("layout=mamba_rank_D,full_bias",)
-_S6, _ATTN = "positions=none", "positions=sin"  # the paper's better rows: S6 without position codes, attention with them
+# The better rows in the paper: S6 without position codes, attention with them
+_S6, _ATTN = "positions=none", "positions=sin"
 
 
-# 20 runs that are reported, and the rates are chosen on other seeds
+# 20 reported runs; learning rates are tuned on other seeds
 _STUDY = Request(task=_COUNT, models="s6", norm="layer,none", lr="auto", steps="4000", batch_size="256", seeds="0:20")
 
 
 def _count_in_row(models: str, **others: Any) -> Request:
-    """Table 2, left. L = 20 is the least length at which the 20 labels are equally likely when the last one is read."""
+    """Return a request of Table 2, left. L = 20 is the least length at which the 20 last labels are uniform."""
     return replace(_STUDY, models=models, L="20", task_settings=_EVERY_READING, **others)
 
 
 def _longer(request: Request) -> Request:
-    """At four times the steps: does a verdict hang on the budget?"""
+    """Return the request with four times the steps, to test whether a verdict depends on the budget."""
     return replace(request, norm="none", steps=str(4 * int(request.steps or 0)))
 
 
 def _polynomials(models: str, family: str, **others: Any) -> Request:
-    """Table 2, right: random polynomials (another for each seed), and the family that S6 is made for."""
+    """Return a request of Table 2, right: random polynomials (one per seed), or the family that suits S6 (suffix)."""
     settings = (f"family={family}", "label_var=20")
     of_seeds = family == "random"
     return replace(
@@ -63,7 +66,7 @@ def _polynomials(models: str, family: str, **others: Any) -> Request:
 
 
 def _table2() -> Preset:
-    """Counting in a row and polynomial regression, S6 against attention."""
+    """Return the study of Table 2: counting in a row and polynomial regression, S6 against attention."""
     families = ("random", "suffix")
     counts = [
         f"s6(D=2, depth=1, {_S6}) > attn(D=2, depth=1, {_ATTN})",
@@ -101,11 +104,11 @@ _ANY_MODEL = "s6,s6-poly,linattn,polyattn,attn"
 
 
 def _degree() -> Preset:
-    """Depth against degree: what one layer of S6 reaches, and how deep attention must be for it.
+    """Return the study of depth against degree: the reach of one S6 layer, and the depth at which attention matches it.
 
-    No normalisation, so that floors hold; width 8, so that it is not width that is missing.
-    Where what is multiplied is told by its positions (sparse), all models have the same code; elsewhere each has its own.
-    At ten seeds Holm's correction leaves room for some twenty places: the claims are few.
+    There is no normalisation, so that floors hold; width 8 is large enough not to be the bottleneck. In the family sparse,
+    whose factors are given by position, all models share one position code; elsewhere each uses its own. At ten seeds
+    Holm's correction leaves room for about twenty comparisons, so there are few claims.
     """
     budget = replace(_STUDY, steps="2000", batch_size="64", seeds="0:10")
     study = replace(budget, task="polyreg", models=_ANY_MODEL, D="8", norm="none")
@@ -172,29 +175,30 @@ PRESETS: Mapping[str, Callable[[], Preset]] = {
 
 
 def chosen(name: str, data: str | None, path: str | None, *, small: bool) -> Preset:
-    """The preset of that name, for a few steps if it is to be `small`.
+    """Return the preset of that name, or its smoke test if `small`.
 
-    data, path: the text of a study of one, by name or in a folder. Raises BadInput for a text where none is asked for, and
-    for none where one is.
+    data, path: the text, by name or folder. Raise BadInput if a text is missing, or given to a study without one.
     """
     study = PRESETS[name]()
     if study.of_text:
         study = study._replace(requests=language.on_text(name, study.requests, data, path))
     elif data is not None or path is not None:
         option = f"--data {data}" if data is not None else f"--path {path}"
-        raise BadInput(f"{option}: {name} is on no text, it makes its own data; leave the option out")
+        raise BadInput(f"{option}: {name} uses no text, it generates its own data; omit the option")
     return smoke(study) if small else study
 
 
 def called(name: str, study: Preset, jobs: Sequence[Job], *, small: bool) -> str:
-    """What the results of a preset are called: with the name of its text, as its jobs found it to be."""
+    """Return the name of the results folder of a preset, with the name of the text in its jobs."""
     text = [str(jobs[0].run.task_settings["data"])] if study.of_text else []
-    return "-".join([name, *text, *(["smoke"] if small else [])])  # what is tried is no part of the study
+    return "-".join([name, *text, *(["smoke"] if small else [])])  # a smoke test is not part of the study
 
 
 def smoke(preset: Preset) -> Preset:
-    """The first value of every list, or small models of a text, for a few steps: does everything run? Its claims stay
-    undecided. Requests that differ in L alone, and in the degrees that it allows, are a list of lengths."""
+    """Return a smoke test of a preset: the first value of every list, or small language models, for a few steps.
+
+    Its claims stay undecided. Requests that differ only in L and in degree count as one list of lengths.
+    """
     if preset.of_text:
         return preset._replace(requests=tuple(map(language.smaller, preset.requests)))
 

@@ -1,6 +1,6 @@
-"""The campaign: all of what a command asks to be run, by one process or several that share a folder.
+"""The sweep: all runs that a command requests, executed by one process or by several that share a folder.
 
-Where `--lr auto` asks for that, learning rates are chosen first (`tuning`).
+With `--lr auto`, learning rates are chosen first (`tuning`).
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ from expbench.sweep.tuning import RateSearch, by_cell, tuning_jobs
 from expbench.sweep.worker import Swept
 from expbench.training.job import Job
 
-_LOOKS_AGAIN = 2.0  # seconds, while others are at all that is left
+_LOOKS_AGAIN = 2.0  # seconds between checks while other processes hold all remaining runs
 
 
 class How(NamedTuple):
-    """How jobs are run.
+    """Options of a sweep.
 
-    tunes: their rates are chosen first, by so many `tuning_runs` at each. shard: (i, n), the part that is this process's.
-    seconds: when they have passed, no further stack is begun. largest: most runs in a stack. executor: where they run.
+    tunes: whether learning rates are chosen first, with `tuning_runs` runs at each rate. shard: (i, n), this process runs
+    part i of n. seconds: time limit, after which no further stack starts. largest: maximum number of runs in a stack.
+    executor: runs the jobs.
     """
 
     folder: Path
@@ -48,24 +49,24 @@ class How(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """How runs ended, tuning runs among them; and whether it was stopped before all were run."""
+    """Result of a sweep: the number of runs by status, including tuning runs, and whether it stopped before all had run."""
 
     counts: Counter[str]
     stopped: bool
 
 
 def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
-    """Run what the folder lacks of `jobs`; an interrupt passes through, and the same call goes on from there.
+    """Run the jobs without a result in the folder.
 
-    Processes that are called alike on one folder divide the work. Each goes on with what the others are not at, and waits
-    for them only where there is nothing else to do.
+    An interrupt propagates, and the same call resumes the sweep. Processes that make the same call on one folder divide the
+    work: each takes runs that no other process holds, and waits for the others only when it has nothing else to do.
     """
     ends = math.inf if how.seconds is None else time.monotonic() + how.seconds
     jobs = share(jobs, how.shard, whole_places=how.tunes)
     search = RateSearch(jobs, how.folder, how.tuning_runs) if how.tunes else None
     counts: Counter[str] = Counter()
-    failed = sweep_plan.failed(how.folder)  # before: these are tried again, once
-    lost: set[str] = set()  # the folder has nothing of them, and this call does not try them again
+    failed = sweep_plan.failed(how.folder)  # read before the sweep, so that each is retried only once
+    lost: set[str] = set()  # they have no file in the folder, and this call does not retry them
     said = waiting = False
     while True:
         ran = held = False
@@ -82,31 +83,34 @@ def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
             lost |= swept.lost
             ran, held = bool(swept.ended), held or bool(swept.held)
             if ran:
-                break  # by now more may be known of what is wanted
+                break  # the new results may change the next stage
         if not ran and not held:
             return Ended(counts, stopped=False)
         if not ran:
             if time.monotonic() > ends:
                 return Ended(counts, stopped=True)
             if not waiting:
-                say("other processes are at what is left; waiting for them")
+                say("other processes hold the remaining runs; waiting for them")
             time.sleep(_LOOKS_AGAIN)
         waiting = not ran
 
 
 def preview(jobs: Sequence[Job], how: How) -> str:
-    """What `run` would do, with an estimate of the time."""
+    """Return a description of the runs that `run` would execute, with a time estimate."""
     jobs, notes = share(jobs, how.shard, whole_places=how.tunes), []
     if how.tunes:
         tuning = [job for cell in by_cell(jobs).values() for job in tuning_jobs(cell, START, how.tuning_runs)]
         jobs = [*tuning, *jobs]
         rates = ", ".join(f"{rate:g}" for rate in START)
-        notes = [f"{len(tuning)} runs choose learning rates, from {rates}, and from more if the best is the first or last"]
+        notes = [
+            f"{len(tuning)} tuning runs choose the learning rates from {rates}; "
+            "the grid is extended if the best rate is its first or last"
+        ]
     return "\n".join([what_runs(sweep_plan.plan(jobs, how.folder), how.device, how.largest), *notes])
 
 
 def _sweep(plan: Plan, how: How, ends: float, *, keep: bool) -> Swept:
-    """Run what is missing; keep: the weights of some."""
+    """Run the missing jobs of a plan; keep: whether weights of some runs are saved."""
     progress = Progress(plan.missing)
     settings = ExecutionSettings(how.folder, how.device, save_weights=keep, largest=how.largest, ends=ends)
     try:
@@ -116,6 +120,6 @@ def _sweep(plan: Plan, how: How, ends: float, *, keep: bool) -> Swept:
 
 
 def count(plan: Plan) -> str:
-    """How many runs there are, are done and are missing."""
+    """Return the numbers of all, finished and missing runs as a text."""
     again = f", {plan.failed_before} of them failed before" if plan.failed_before else ""
     return f"{len(plan.jobs)} runs: {len(plan.jobs) - len(plan.missing)} done, {len(plan.missing)} to run{again}"

@@ -1,4 +1,4 @@
-"""Controls: measured beside the runs, once for each setting of a task."""
+"""Controls, measured once for each configuration of a task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from expbench.training.job import Job
 
 
 def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
-    """Measure and write the controls of a job's task; notes each positive control that does not solve it."""
+    """Measure and write the controls of a job's task; warn of each positive control that does not solve it."""
     task, began = job.task, time.perf_counter()
     scores: list[tuple[str, str, Score]] = []
     ending: rows.Row = {"status": "ok"}
@@ -27,9 +27,7 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
                 seconds = time.perf_counter() - began
                 scores.append((name, kind, m._replace(value=float(m.value), seconds=seconds, headline=headline)))
                 if headline and kind == "positive" and not task.solved(m.value):
-                    warnings.append(
-                        f"the positive control {name} of {job.run.task} does not solve it: {m.metric} {m.value:.3g}"
-                    )
+                    warnings.append(f"the positive control {name} does not solve {job.run.task}: {m.metric} {m.value:.3g}")
     except (Exception, SystemExit) as failure:
         scores = []
         ending = Outcome.of_failure(failure).columns()

@@ -1,4 +1,4 @@
-"""Preview: what a sweep would run, as the dry run prints it."""
+"""Dry run: the networks, runs and estimated time of a sweep, as text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from expbench.training.stacking import by_likeness
 
 
 def preview(plan: Plan, device: str, largest: int | None = None) -> str:
-    """One line for each distinct network with its sizes and the runs done and missing, then how long they will take."""
+    """Return one line for each distinct network, with its sizes and its finished and missing runs, then a time estimate."""
     missing = {job.run.key for job in plan.missing}
     cells: dict[str, list[Job]] = {}
     for job in plan.jobs:
@@ -45,9 +45,9 @@ def preview(plan: Plan, device: str, largest: int | None = None) -> str:
     groups = by_likeness(plan.missing).values()
     stacks = [stack for jobs in groups for stack in family_of(jobs[0].task).group(jobs, device, largest)]
     time = estimate(stacks, device)
-    how = ["each shape timed for a few steps"]
+    how = ["from a few timed steps of each shape"]
     if time.measured != time.shapes:
-        how.append(f"{time.measured} of {time.shapes} shapes could be")
+        how.append(f"only {time.measured} of {time.shapes} shapes were timed")
     how += dict.fromkeys(filter(None, (family_of(job.task).untimed(device) for job in plan.missing)))
     return "\n".join(
         [
@@ -62,15 +62,15 @@ def preview(plan: Plan, device: str, largest: int | None = None) -> str:
 
 
 def _together(stacks: Sequence[Stack]) -> list[str]:
-    """How the missing runs are trained, a line for each reason for which alike ones are not trained together."""
+    """Return the number of stacks, and one line for each reason that runs are not stacked."""
     sizes = [len(stack.jobs) for stack in stacks]
-    lines = [f"trained in {len(sizes)} programs of up to {max(sizes)} runs together"] if sizes else []
+    lines = [f"trained in {len(sizes)} stacks of up to {max(sizes)} runs"] if sizes else []
     alone = Counter((stack.jobs[0].run.model, stack.alone_because) for stack in stacks if stack.alone_because)
-    return lines + [f"{count} runs of {model} one by one: {reason}" for (model, reason), count in alone.items()]
+    return lines + [f"{count} runs of {model} are not stacked: {reason}" for (model, reason), count in alone.items()]
 
 
 def _cell(job: Job) -> str:
-    """Return what a network on a task is, however it is trained."""
+    """Return the identity of a network on a task, independent of its training settings."""
     return identity(job.run, without={"version", "training", "rate", "seed", "instance"})
 
 

@@ -1,4 +1,4 @@
-"""How long a sweep will take: a few steps of each distinct shape are timed, until a limit of time is spent."""
+"""Time estimate of a sweep, from a few timed steps of each distinct shape, within a time limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LIMIT_SECONDS = 20.0
 
 
 class Estimate(NamedTuple):
-    """seconds: of all jobs together. measured, shapes: how many distinct shapes were timed, and how many there are."""
+    """Estimated time. seconds: total over all jobs. measured: number of shapes timed. shapes: number of distinct shapes."""
 
     seconds: float
     measured: int
@@ -23,7 +23,7 @@ class Estimate(NamedTuple):
 
 
 def estimate(stacks: Sequence[Stack], device: str, limit: float = _LIMIT_SECONDS) -> Estimate:
-    """Time a short run of each distinct shape; shapes left when `limit` seconds are spent are scaled by their work."""
+    """Time a short run of each distinct shape; extrapolate to shapes not reached within `limit` seconds by their work."""
     by_shape: dict[tuple[object, ...], list[Stack]] = {}
     for stack in stacks:
         if stack.jobs[0].unsupported(device) is None:
@@ -39,7 +39,7 @@ def estimate(stacks: Sequence[Stack], device: str, limit: float = _LIMIT_SECONDS
             continue
         try:
             seconds += family_of(group[0].jobs[0].task).seconds(group[0], device) * len(group)
-        except (Exception, SystemExit):  # this run will fail, or diverge: how long it takes to is not known
+        except (Exception, SystemExit):  # this run will fail or diverge, after an unknown time
             continue
         timed_work += whole
         measured += 1

@@ -1,4 +1,4 @@
-"""Execution: train the jobs of a stack and write a file for each, whatever becomes of them."""
+"""Execution: train the jobs of a stack and write one file per job, including failed and diverged ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from expbench.training.job import Job
 
 
 class Outcome(NamedTuple):
-    """How a run ended. value: its headline metric on the test split, None without one."""
+    """Outcome of a run. value: its primary metric on the test split, None if there is none."""
 
     status: Status
     error: str | None = None
@@ -34,20 +34,20 @@ class Outcome(NamedTuple):
 
     @classmethod
     def of_failure(cls, failure: BaseException) -> Outcome:
-        """Return the outcome of an exception that is being handled."""
+        """Return the outcome for the exception currently being handled."""
         return cls("failed", _one_line(failure), traceback.format_exc())
 
     def columns(self) -> rows.Row:
-        """Return how it ended, in the columns of the results table."""
+        """Return the outcome as columns of the results table."""
         return {"status": self.status, "error": self.error, "traceback": self.trace}
 
 
 def execute(stack: Stack, context: Context, progress: Progress) -> Iterator[tuple[Job, Outcome] | Paused]:
-    """Train a stack and write a file for each of its jobs, when all have ended; `Paused` where a training ran out of time.
+    """Train a stack and write a file for each of its jobs once all have ended; yield `Paused` if training ran out of time.
 
-    An exception of one job's own becomes its outcome: where a stack breaks, its jobs are run again one by one. Where memory
-    does not suffice, halves are trained one after the other. An interrupt passes through, and so does `CheckpointError`,
-    which is for the user to put right.
+    If a stack fails, its jobs are trained again one by one, and an exception of a single job becomes its outcome. If the
+    device runs out of memory, the two halves of the stack are trained in sequence. Interrupts propagate, and so does
+    `CheckpointError`, which the user must resolve.
     """
     jobs = stack.jobs
     if len(jobs) == 1:
@@ -62,26 +62,26 @@ def execute(stack: Stack, context: Context, progress: Progress) -> Iterator[tupl
 
 
 def _together(stack: Stack, context: Context, progress: Progress) -> tuple[_Record, list[Stack]]:
-    """Train jobs as one program; where that breaks, nothing is trained, and what is left are smaller stacks.
+    """Train jobs as one stack; if that fails, return no results and the smaller stacks to train instead.
 
-    It returns before they are run, so that nothing of the failure keeps memory from them.
+    The caller trains the smaller stacks, so that the traceback of the failure no longer holds memory.
     """
     jobs, record = stack.jobs, _Record(stack.jobs)
     try:
         record.train(stack, context, progress)
     except torch.OutOfMemoryError:
-        half, reason = len(jobs) // 2, "memory did not suffice for two" if len(jobs) == 2 else None
-        progress.note(f"memory does not suffice for {len(jobs)} runs at once, going on with {half}")
+        half, reason = len(jobs) // 2, "out of memory with two stacked runs" if len(jobs) == 2 else None
+        progress.note(f"out of memory with {len(jobs)} stacked runs, retrying with {half}")
         return _Record([]), [Stack(jobs[:half], reason), Stack(jobs[half:], reason)]
     except (Exception, SystemExit) as failure:
-        reason = f"a stack broke: {_one_line(failure)}"
-        progress.note(f"{jobs[0].run.task} {jobs[0].run.model}: {reason}; its runs go on one by one")
+        reason = f"the stack failed: {_one_line(failure)}"
+        progress.note(f"{jobs[0].run.task} {jobs[0].run.model}: {reason}; training its runs one by one")
         return _Record([]), [Stack([job], reason) for job in jobs]
     return record, []
 
 
 def _alone(stack: Stack, context: Context, progress: Progress) -> tuple[Job, Outcome] | Paused:
-    """Train one job, if it is supported, and write its file, whatever becomes of it."""
+    """Train one job, if its model is supported, and write its file whatever the outcome."""
     job, record, began = stack.jobs[0], _Record(stack.jobs), time.perf_counter()
     reason = job.unsupported(context.device)
     try:
@@ -91,20 +91,20 @@ def _alone(stack: Stack, context: Context, progress: Progress) -> tuple[Job, Out
                 return paused
             record.known[0]["alone_because"] = stack.alone_because
             ended = record.write(0, context)
-            delete_checkpoints(context.folder, job.run.key)  # by now its results are written
+            delete_checkpoints(context.folder, job.run.key)  # only after its results are on disk
             return ended
         record.known[0] |= rows.of_facts(job.task)
         outcome = Outcome("unsupported", reason)
     except CheckpointError:
         raise
-    except (Exception, SystemExit) as failure:  # whatever a plugin raises ends its run, not the sweep
+    except (Exception, SystemExit) as failure:  # an exception of a plugin ends its run, not the sweep
         outcome = Outcome.of_failure(failure)
     record.seconds = time.perf_counter() - began
     return job, record.write_outcome(0, context, outcome, {})
 
 
 class _Record:
-    """What comes of jobs that are trained together: for each its scores, or how it diverged, what is known, its weights."""
+    """Results of jobs trained together: for each its scores or divergence, known facts and weights."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
@@ -115,11 +115,11 @@ class _Record:
         self.seconds = 0.0
 
     def train(self, stack: Stack, context: Context, progress: Progress) -> Paused | None:
-        """Train them. After an exception what was known and measured until then is still there."""
+        """Train the jobs. After an exception, the facts and scores collected so far remain available."""
         jobs, began, family = stack.jobs, time.perf_counter(), family_of(stack.jobs[0].task)
         for job, known in zip(jobs, self.known, strict=True):
             known |= rows.of_facts(job.task)
-        facts = family.describe(jobs[0])  # of all: they differ in numbers alone
+        facts = family.describe(jobs[0])  # valid for all jobs, which differ only in numeric settings
         for job, known in zip(jobs, self.known, strict=True):
             known |= rows.of_network(facts) | rows.of_floor(job.task, facts.reach) | {"stack_size": len(jobs)}
         announce(jobs[0].run, context.device)
@@ -129,11 +129,11 @@ class _Record:
                     return event
                 self._take(event, used, progress)
         last = max((score.seconds for scores in self.scores for score in scores), default=0.0)
-        self.seconds = max(last, time.perf_counter() - began)  # of a run that went on: since it first began
+        self.seconds = max(last, time.perf_counter() - began)  # a resumed run counts from its first start
         return None
 
     def _take(self, event: Event, used: backends.Used, progress: Progress) -> None:
-        """Take in one event of a training."""
+        """Record one training event."""
         match event:
             case Scored(member, score):
                 self.scores[member].append(score)
@@ -149,7 +149,7 @@ class _Record:
                 self.weights[event.member] = event
 
     def write(self, i: int, context: Context) -> tuple[Job, Outcome]:
-        """Write the file of one of the jobs, which have been trained."""
+        """Write the file of job i after training."""
         job, more = self.jobs[i], {}
         if i in self.diverged:
             outcome = Outcome("diverged", self.diverged[i])
@@ -160,19 +160,24 @@ class _Record:
         return job, self.write_outcome(i, context, outcome, more)
 
     def write_outcome(self, i: int, context: Context, outcome: Outcome, more: rows.Row) -> Outcome:
-        """Write how a job ended, with what was known and measured of it."""
+        """Write the outcome of job i, with its known facts and scores."""
         job, device, ending = self.jobs[i], context.device, outcome.columns() | {"run_seconds": self.seconds} | more
         try:
             found = rows.of_run(job, device, self.known[i], self.scores[i], ending)
             store.write(context.folder, job.run.key, found)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as failure:  # a plugin states what no column holds
+        except (
+            pa.ArrowException,
+            TypeError,
+            ValueError,
+            OverflowError,
+        ) as failure:  # a plugin's value fits no column
             outcome = Outcome.of_failure(failure)
             store.write(context.folder, job.run.key, rows.of_run(job, device, {}, [], ending | outcome.columns()))
         return outcome
 
 
 def _reported(scores: Sequence[Score], higher_is_better: bool) -> float:
-    """Return the headline metric on the test split by which a run is reported."""
+    """Return the reported value of a run: its primary metric on the test split."""
     headline = [(s.split, s.step, s.value) for s in scores if s.headline]
     test = {step: value for split, step, value in headline if split == "test"}
     selection = {step: value for split, step, value in headline if split == "selection" and step in test}

@@ -1,7 +1,7 @@
-"""Executor: the seam behind which the parts of a sweep run, on this machine or elsewhere.
+"""Executor: the interface through which a sweep runs its parts, on this machine or elsewhere.
 
-A finished run is a file, whoever carries it: an executor says of each job how it ended, with its files as bytes, or with
-nothing where they lie in the folder already. The sweep writes them, counts, and reports; it knows no machine.
+A finished run is a file. For each job an executor reports the outcome and the files as bytes, or no files if they are
+already in the results folder. The sweep writes the files, counts and reports; it does not depend on the machine.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from expbench.training.job import Job
 
 
 class Part(NamedTuple):
-    """Jobs with one signature, which are trained together, and the jobs whose controls are measured before them."""
+    """Jobs with one signature, which are trained together, and the jobs whose controls are measured first."""
 
     jobs: list[Job]
     controls: list[Job]
@@ -24,8 +24,8 @@ class Part(NamedTuple):
 
 
 class ExecutionSettings(NamedTuple):
-    """How parts run. save_weights: keep those of every run. largest: most runs that are trained together. ends: by
-    `time.monotonic`, when no further stack is begun."""
+    """Settings of an execution. save_weights: keep the weights of every run. largest: maximum number of runs in a stack.
+    ends: the time, by `time.monotonic`, after which no further stack starts."""
 
     folder: Path
     device: str
@@ -35,9 +35,9 @@ class ExecutionSettings(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A job has ended. status: as in the results table, or ``elsewhere`` where another process had finished it.
+    """Event: a job has ended. status: as in the results table, or ``elsewhere`` if another process finished it.
 
-    files: what is to be written below the results folder, by name; empty where it is there.
+    files: contents to write below the results folder, by name; empty if they are already there.
     """
 
     job: Job
@@ -49,20 +49,20 @@ class Ended(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """The controls of a job's task have been measured. files: as of `Ended`."""
+    """Event: the controls of a job's task have been measured. files: as in `Ended`."""
 
     job: Job
     files: Mapping[str, bytes] = {}
 
 
 class Held(NamedTuple):
-    """Another process is at this part, and will finish it."""
+    """Event: another process holds this part and will finish it."""
 
     part: Part
 
 
 class Lost(NamedTuple):
-    """Jobs of which nothing more will come, and why: a machine has gone, say. The same command tries them again."""
+    """Event: jobs that will return no result, and the reason, such as a lost machine. The same command retries them."""
 
     jobs: Sequence[Job]
     why: str
@@ -72,11 +72,11 @@ Events = Generator[Ended | Measured | Held | Lost, None, None]
 
 
 class Executor(Protocol):
-    """Where parts run."""
+    """Interface of an executor."""
 
     def run(self, parts: Sequence[Part], settings: ExecutionSettings, progress: Progress) -> Events:
-        """Run parts, the controls of each first.
+        """Run parts, the controls of each first, and yield their events.
 
-        What it says nothing of when it ends was not begun: time was up, or it could not go on. Where its consumer stops
-        listening (`GeneratorExit`), it begins nothing more and lets go of what it holds.
+        A job without an event when the generator ends was not started: time ran out, or the executor could not continue.
+        If the consumer closes the generator (`GeneratorExit`), the executor starts nothing more and releases its locks.
         """

@@ -1,7 +1,7 @@
-"""The grid: from what the command line says to the runs of a sweep, every setting resolved and checked before training.
+"""The grid: expand a request of the command line into runs, with every setting resolved and checked before training.
 
-Lists multiply. A task or model is imported and built once here for each distinct setting, so that an unknown name, a bad
-value or a plugin that breaks its contract is found before anything runs.
+Lists form a cross product. Each distinct configuration of a task or model is imported and built here once, so that an
+unknown name, a bad value or a plugin that violates its contract is reported before any run starts.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from expbench.task import Task
 from expbench.training.family import Point, family_of
 from expbench.training.job import Job
 
-# Lists multiply in this order, seeds the fastest: which runs a shard has follows from it. Other fields come as declared.
+# Order of the cross product, seeds fastest; it determines the runs of a shard. Other fields follow in declaration order.
 _SLOWEST = ("D", "depth", "norm", "positions", "residual", "lr", "steps", "batch_size")
 _MULTIPLIED = [name for name, field in FIELDS.items() if field.role in ("size", "protocol", "rate", "training")]
 _AXES = [*dict.fromkeys([*_SLOWEST, *_MULTIPLIED]), "seed"]
 
 
 def expand(request: Request, device: str) -> list[Job]:
-    """Every run of the cross product, each once, in the order task, model, sizes, seed; raises `BadInput`.
+    """Return every distinct run of the cross product, in the order task, model, sizes, seed; raise `BadInput`.
 
-    Where rates are still to be chosen, each run has the lowest that will be tried.
+    If learning rates are tuned, each run has the lowest rate of the initial grid.
     """
     target = None if request.match is None else Target.parse(request.match)
     if target and request.D is not None:
-        raise BadInput(f"--match {request.match}: the width follows from it; leave out --D")
+        raise BadInput(f"--match {request.match}: it sets the width; leave out --D")
     special = {
         "D": [None] if target else axis(FIELDS["D"], request.D or "4"),
         "lr": [START[0]] if request.lr == "auto" else axis(FIELDS["lr"], request.lr),
@@ -71,7 +71,7 @@ def expand(request: Request, device: str) -> list[Job]:
 
 
 def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:
-    """Return the job of a point of the grid, resolved by the task's family; raises `BadInput` for what does not fit."""
+    """Return the job of a grid point, resolved by the task's family; raise `BadInput` for incompatible settings."""
     point = Point(task.plugin.name, model.plugin.name, asked, model.values, model.given)
     resolved = family_of(task.task).resolve(task.task, model.cls, point)
     run = Run(
@@ -88,7 +88,7 @@ def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:
 
 
 def _lengths(request: Request) -> list[tuple[int | None, int | None]]:
-    """How long runs are, as (steps, epochs) of which one is None; raises `BadInput` where both are given."""
+    """Return the training lengths as pairs (steps, epochs), one of them None; raise `BadInput` if both are given."""
     if request.epochs is None:
         return [(steps, None) for steps in axis(FIELDS["steps"], request.steps or "2000")]
     if request.steps is not None:
@@ -122,7 +122,7 @@ def _tasks(name: str, all_names: list[str], request: Request) -> Iterator[_Task]
     for setting, values in given.items():
         if setting == "instance" or setting in axes:
             option = {"instance": "--instances"}.get(setting, f"--{setting}")
-            raise BadInput(f"-t {setting}: this setting is given by {option}; give it once, with that option")
+            raise BadInput(f"-t {setting}: {option} sets this setting; use that option instead")
         axes[setting] = values
     for point in itertools.product(*axes.values()):
         yield _Task(plugin, build_task(cls, dict(zip(axes, point, strict=True)), name), plugin.version(cls))

@@ -1,7 +1,7 @@
-"""Sharing: processes that are given the same work in one folder divide it among themselves, by a lock for each part.
+"""Locks: processes with the same work in one folder divide it by a lock for each part.
 
-A lock is let go when its process ends, however it ends, and then another takes that part up. Where a file system knows no
-locks each process does all of the work, which costs time and changes no result.
+A lock is released when its process ends for any reason, and another process can then take the part. On a file system
+without locks each process does all of the work, which costs time but changes no result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _LOCKS = ".at-work"
 
 @contextmanager
 def reserved(folder: Path, part: object) -> Iterator[bool]:
-    """Holds `part` of the work in a folder, named by its text; false if another process is at it."""
+    """Lock `part` of the work in a folder, named by its text; yield False if another process holds the lock."""
     path = folder / _LOCKS / hashlib.sha256(str(part).encode()).hexdigest()[:16]
     lock = FileLock(path)
     try:
@@ -33,6 +33,6 @@ def reserved(folder: Path, part: object) -> Iterator[bool]:
     try:
         yield True
     finally:
-        # Who waits for the old file may hold it beside one who holds the next: both look first whether the part is done.
+        # A process waiting on the deleted file and one on its successor may both get a lock; both check for results first.
         path.unlink(missing_ok=True)
         lock.release()

@@ -1,4 +1,4 @@
-"""Plan: what of a sweep its folder holds already, and what is missing."""
+"""Plan: the finished and missing runs of a sweep in its folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from expbench.training.job import Job
 
 
 class Plan(NamedTuple):
-    """The jobs of a sweep; those missing; how many of these failed before; a job for each control set that is missing."""
+    """All jobs of a sweep, the missing jobs, how many of these failed before, and one job per missing set of controls."""
 
     jobs: list[Job]
     missing: list[Job]
@@ -23,7 +23,7 @@ class Plan(NamedTuple):
 
 
 def failed(folder: Path) -> set[str]:
-    """The keys of what has failed in a folder; raises `BadInput` like `plan`."""
+    """Return the keys of the failed runs and controls in a folder; raise `BadInput` as `plan` does."""
     return {key for key, status in _statuses(folder).items() if status == "failed"}
 
 
@@ -37,9 +37,9 @@ def _statuses(folder: Path) -> dict[str, str]:
 
 
 def plan(jobs: Sequence[Job], folder: Path, again: Set[str] | None = None) -> Plan:
-    """What of `jobs` the folder lacks; of runs that failed before those in `again`, or all.
+    """Return the plan for `jobs`. Missing jobs have no result, or failed and are in `again` (None: all failed jobs).
 
-    Raises `BadInput` if the folder holds a file that is no results table: whether it holds a result is not ours to guess.
+    Raise `BadInput` if the folder contains a file that is not a results table, since it may hold a result.
     """
     jobs, status = list(jobs), _statuses(folder)
 
@@ -47,7 +47,7 @@ def plan(jobs: Sequence[Job], folder: Path, again: Set[str] | None = None) -> Pl
         return key not in status or (status[key] == "failed" and (again is None or key in again))
 
     missing = [job for job in jobs if lacks(job.run.key)]
-    tasks = {job.task: job for job in jobs if job.run.seed < RESERVED}  # beside those that are reported
+    tasks = {job.task: job for job in jobs if job.run.seed < RESERVED}  # controls belong to reported runs
     return Plan(
         jobs,
         missing,

@@ -1,4 +1,4 @@
-"""Progress: a bar with an estimate on a terminal, a line a run elsewhere."""
+"""Progress of a sweep: a bar with a time estimate on a terminal, one line per run elsewhere."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def work(job: Job, steps: int | None = None) -> float:
-    """How much work a job is, up to a factor: the tokens that go through its layers in `steps` (default all)."""
+    """Return the work of a job up to a factor: tokens times layers, processed in `steps` (default: all)."""
     run = job.run
     return float((run.steps if steps is None else steps) * run.batch_size * run.L * run.depth)
 
 
 class Progress:
-    """Reports how far a list of jobs has come, to standard error."""
+    """Progress of a list of jobs, reported to standard error."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.count = len(jobs)
@@ -31,7 +31,7 @@ class Progress:
         self.bar: Any = None
 
     def begin(self) -> None:
-        """The first job is about to be run, of those that another process does not."""
+        """Start the clock and the bar before the first job of this process."""
         if self.began is not None:
             return
         self.began = time.monotonic()
@@ -42,21 +42,21 @@ class Progress:
             self.bar = tqdm(total=self.total, bar_format=shape, desc=f"0/{self.count}")
 
     def step(self, jobs: Sequence[Job], steps: int) -> None:
-        """Jobs that are trained together have done so many steps."""
+        """Show that the jobs of a stack have reached the given number of steps."""
         if self.bar is not None:
             self.bar.n = self.done_work + self.skipped_work + sum(work(job, steps) for job in jobs)
             others = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
             self.bar.set_description(f"{self.done + 1}/{self.count} {jobs[0].run.title()}{others}")
 
     def end(self, job: Job, status: str, error: str | None, value: float | None) -> None:
-        """A job has ended."""
+        """Report the end of a job."""
         self.done += 1
         self.done_work += work(job)
         result = f"{job.task.headline} {value:.4g}" if value is not None else f"{status}: {error}"
         self.note(f"[{self.done}/{self.count}] {job.run.title()}: {result}{self._estimate()}")
 
     def skip(self, job: Job) -> None:
-        """A job need not be run after all."""
+        """Count a job that another process has finished."""
         self.done += 1
         self.skipped_work += work(job)
 
@@ -68,7 +68,7 @@ class Progress:
             self.bar.write(line, file=sys.stderr)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
 

@@ -1,4 +1,4 @@
-"""Request: what the command line asks for, as texts; and how lists of numbers are read."""
+"""Request: the options of the command line as texts, and the parsing of lists of values."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ _LARGEST_RATE = 1e9
 
 @dataclass(frozen=True, kw_only=True)
 class _Own:
-    """What a request has beside the fields of a run."""
+    """Options of a request that are not fields of a run."""
 
     match: str = setting(
         "--match",
         role="size",
         default=None,
         metavar="WHAT=N",
-        help="In place of --D: params=N, or state=N, within 5 % for each model.",
+        help="Instead of --D: match each model to params=N or state=N, within 5 %.",
     )
     epochs: int = setting(
         "--epochs",
         role="training",
         default=None,
         most=10**6,
-        help="In place of --steps: passes over the training set, of a text.",
+        help="Instead of --steps: number of epochs over the training split of a text.",
     )
-    paired: bool = setting("--paired", role="instance", default=False, help="Seed i on instance i, in place of --instances.")
+    paired: bool = setting("--paired", role="instance", default=False, help="Instead of --instances: seed i on instance i.")
 
 
 OWN = settings.options(_Own)
 
 
 def _options() -> Iterator[Option]:
-    """Yield what can be asked for by role: first what stands in place of a field of a run, which follows it."""
+    """Yield the options by role; within a role, alternatives to a field of a run precede the field."""
     given = [option for declared in (OWN, FIELDS, AXES) for option in declared.values() if option.flags]
     for role in get_args(Role):
         yield from (option for option in given if option.role == role)
@@ -50,7 +50,7 @@ OPTIONS = {option.name: option for option in _options()}
 
 
 def _field(option: Option) -> tuple[str, Any, Any]:
-    """Return a field of a request, as `make_dataclass` takes it."""
+    """Return a field of a request in the format of `make_dataclass`."""
     if option.repeats:
         return option.name, Sequence[str], dataclasses.field(default=())
     kind = bool if isinstance(option.default, bool) else str | None
@@ -62,15 +62,15 @@ _Texts: Any = dataclasses.make_dataclass("_Texts", map(_field, OPTIONS.values())
 
 
 class Request(_Texts):
-    """What the command line asks for, by the names in `OPTIONS`: texts, lists and ranges as the user wrote them.
+    """Options of the command line by their names in `OPTIONS`: texts, lists and ranges as the user wrote them.
 
-    It is a dataclass. None leaves it to task or model, or to another option. paired: whether seed i is run on instance i
-    alone. task_settings, model_settings: tuples of texts.
+    This is a dataclass. None means the default of the task, the model or another option. paired: whether seed i runs on
+    instance i only. task_settings, model_settings: tuples of texts.
     """
 
 
 def axis(option: Option, text: str | None) -> list[Any]:
-    """Return the values that the text of an option lists, by the type of its field; None where it is left out."""
+    """Return the values that the text of an option lists, converted to the type of its field; [None] if it is absent."""
     if text is None:
         return [None]
     if option.kind is bool:
@@ -83,9 +83,9 @@ def axis(option: Option, text: str | None) -> list[Any]:
 
 
 def assignments(texts: Sequence[str], option: str, names: list[str], kind: str, name: str) -> dict[str, list[str]]:
-    """The values that -t or -m texts give to each setting of the plugin `name`, one among `names`.
+    """Return the values that -t or -m texts assign to each setting of the plugin `name`, one of `names`.
 
-    Raises `BadInput` for an owner that is none of them, and for a setting that is given twice.
+    Raise `BadInput` for an owner that is not among `names`, and for a setting that is given twice.
     """
     given: dict[str, list[str]] = {}
     for text in texts:
@@ -100,24 +100,24 @@ def assignments(texts: Sequence[str], option: str, names: list[str], kind: str, 
 
 
 def whole(option: str, text: str, least: int = 1, most: int = 2**63 - 1) -> list[int]:
-    """A list of whole numbers, as the user wrote it; raises `BadInput` for what is none, or not within the bounds."""
+    """Parse a list of integers; raise `BadInput` for a text that is not an integer, or a value outside the bounds."""
     values: list[int] = [_number(option, member, int) for member in settings.split_list(text, option)]
     for value in values:
         if value < least:
-            raise BadInput(f"{option}: {value} is too small, the least is {least}")
+            raise BadInput(f"{option}: {value} is too small, the minimum is {least}")
         if value > most:
-            raise BadInput(f"{option}: {value} is too large, the most is {most}")
+            raise BadInput(f"{option}: {value} is too large, the maximum is {most}")
     return values
 
 
 def real(option: str, text: str, above: float | None = None) -> list[float]:
-    """A list of numbers, as the user wrote it; raises `BadInput` for what is none, is negative, or not above `above`."""
+    """Parse a list of numbers; raise `BadInput` for other texts, for negative values and for values not above `above`."""
     values: list[float] = [_number(option, member, float) for member in settings.split_list(text, option)]
     for value in values:
         if value < 0 or (above is not None and value <= above):
             raise BadInput(f"{option}: {value:g} must be {'above' if above is not None else 'at least'} 0")
         if value > _LARGEST_RATE:
-            raise BadInput(f"{option}: {value:g} is too large, the most is {_LARGEST_RATE:g}")
+            raise BadInput(f"{option}: {value:g} is too large, the maximum is {_LARGEST_RATE:g}")
     return values
 
 
@@ -126,7 +126,7 @@ def _number(option: str, text: str, kind: type) -> Any:
 
 
 def choice(option: str, text: str, choices: Sequence[str]) -> list[Any]:
-    """Return the names that a text lists; raises `BadInput` for one that is no choice."""
+    """Parse a list of names; raise `BadInput` for one that is not among `choices`."""
     values = settings.split_list(text, option)
     for value in values:
         if value not in choices:

@@ -1,4 +1,4 @@
-"""Rows: a run and what it measured, in the columns of the results table."""
+"""Rows of the results table, for a run and its scores and for the controls of a task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from expbench.training.distributed import processes
 from expbench.training.family import Facts
 from expbench.training.job import Job
 
-CONTROLS_VERSION = 1  # raised when controls would be measured in another way
+CONTROLS_VERSION = 1  # raised when the measurement of controls changes
 _LARGEST = 2**63 - 1
 _FACTS = {"kurtosis": "label_kurtosis", "interaction_order": "label_interaction_order"}
 _SETTINGS = ("task_settings", "model_settings")  # written as JSON
@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 def controls_key(job: Job) -> str:
-    """The key of the controls of a job's task with its settings."""
+    """Return the key of the controls of a job's task with its settings."""
     run = job.run
     return content_key(
         {"controls": CONTROLS_VERSION, "task": run.task, "version": run.task_version, "settings": run.task_settings}
@@ -36,7 +36,7 @@ def controls_key(job: Job) -> str:
 
 
 def of_network(facts: Facts) -> Row:
-    """Return what is known of a network before it is trained."""
+    """Return the columns known before training: size, state, FLOPs and reach of the network."""
     reach = facts.reach
     return {
         "parameters": facts.parameters,
@@ -48,7 +48,7 @@ def of_network(facts: Facts) -> Row:
 
 
 def of_floor(task: Task, reach: Reach | None) -> Row:
-    """Return the least error that any network of that reach can have on a task; null where it has no polynomial bound."""
+    """Return the floors of a task for a given reach, its lowest possible errors; null without a polynomial bound."""
     floor = None if reach is None else _floor(task, reach)
     if floor is None:
         return {"floor": None, "floor_degree": None, "floor_structure": None}
@@ -56,14 +56,14 @@ def of_floor(task: Task, reach: Reach | None) -> Row:
 
 
 def of_facts(task: Task) -> Row:
-    """What is known of a task's labels, computed once for each setting."""
+    """Return the columns on a task's labels, computed once for each configuration of the task."""
     return {_FACTS.get(name, name): value for name, value in _facts(task)._asdict().items()}
 
 
 def of_run(job: Job, device: str, known: Row, scores: Sequence[Score], ending: Row) -> list[Row]:
-    """A row for each score of a run, or one without a score that says how it ended.
+    """Return one row per score of a run, or, without scores, a single row with its outcome.
 
-    known: `of_network` and `of_facts`, as far as they could be had. ending: status, error and the like.
+    known: the columns of `of_network`, `of_floor` and `of_facts` that were determined. ending: status, error and similar.
     """
     run = job.run
     skip = run.model_settings.get("skip")
@@ -82,7 +82,7 @@ def of_run(job: Job, device: str, known: Row, scores: Sequence[Score], ending: R
 
 
 def of_controls(job: Job, scores: Sequence[tuple[str, str, Score]], ending: Row) -> list[Row]:
-    """A row for each (name, kind, score) of the controls of a job's task, or one that says how they failed."""
+    """Return one row per (name, kind, score) of the controls of a job's task, or a single row with their failure."""
     constants = {
         **_of_task(job),
         **_provenance(job, "cpu", "float64"),

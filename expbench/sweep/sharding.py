@@ -1,4 +1,4 @@
-"""Sharding: the part of a sweep that one of several machines takes."""
+"""Sharding: the part of a sweep that one of several machines runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from expbench.training.job import Job
 
 
 def share(jobs: Sequence[Job], part: tuple[int, int], *, whole_places: bool) -> list[Job]:
-    """The part (i, n) of the jobs, such that what is trained together, or has one grid of rates, stays together if it can.
+    """Return part i of n of the jobs, keeping jobs of one stack or one learning-rate grid together where possible.
 
-    Groups of jobs that differ in seed, instance, rate and degree alone, or in the model too, go to the part that has the
-    least work yet, the largest first; but every n-th job to each where there are fewer than 2 n groups.
+    Jobs that differ only in seed, instance, rate and degree form a group; with `whole_places`, they may also differ in the
+    model. Each group, the largest first, goes to the part with the least work. With fewer than 2 n groups and without
+    `whole_places`, each part takes every n-th job instead.
     """
     i, n = part
     groups: dict[Key, list[Job]] = {}

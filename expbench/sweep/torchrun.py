@@ -1,6 +1,6 @@
-"""The processes that torchrun has started on one campaign: the first runs it, the others take part in its trainings.
+"""Processes started by torchrun on one sweep: the first runs the sweep, the others are workers in its trainings.
 
-For a process by itself nothing here makes a difference.
+With a single process these functions reduce to their plain counterparts.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from expbench.training.job import Job
 
 
 def expand(requests: Sequence[Request], device: str) -> list[Job]:
-    """Return the jobs of requests, which the first process expands before the others: a text is tokenised once.
+    """Return the jobs of requests. The first process expands them before the others, so that a text is tokenised once.
 
-    Raises `BadInput` as `sweep.expand.expand` does, and for several processes on tasks that they cannot share.
+    Raise `BadInput` as `sweep.expand.expand` does, and for several processes on a task without distributed training.
     """
     rank, size = processes()
     if size > 1 and rank > 0:
@@ -31,8 +31,8 @@ def expand(requests: Sequence[Request], device: str) -> list[Job]:
     for job in jobs:
         if size > 1 and not family_of(job.task).distributed:
             raise BadInput(
-                f"torchrun: {size} processes train a language model together, and {job.run.task} is none; start expbench"
-                " singly, several times if you like: on one folder they divide the work"
+                f"torchrun: {size} processes can only train a language model together, and {job.run.task} is not one; start"
+                " expbench without torchrun (several processes on one folder divide the work)"
             )
     if size > 1 and rank == 0:
         joined(device).broadcast(None)
@@ -40,14 +40,14 @@ def expand(requests: Sequence[Request], device: str) -> list[Job]:
 
 
 def takes_part() -> bool:
-    """Return whether another process runs the campaign, and this one only takes part in its trainings."""
+    """Return whether this process is a worker, with the sweep run by another process."""
     return processes()[0] > 0
 
 
 def worker_loop(jobs: Sequence[Job], how: How) -> None:
-    """Take part in the trainings of these jobs, and of those that choose their rates, until the first process is done.
+    """Join the trainings of these jobs and of their tuning runs until the first process has finished.
 
-    The first process says which run begins (`distributed.announce`).
+    The first process announces each run (`distributed.announce`).
     """
     group = joined(how.device)
     cells = {cell_of(job.run): job for job in jobs}
@@ -60,14 +60,14 @@ def worker_loop(jobs: Sequence[Job], how: How) -> None:
 
 
 def preview(jobs: Sequence[Job], how: How) -> str:
-    """Return `campaign.preview`, which a process by itself can give; raises `BadInput` for several."""
+    """Return `campaign.preview`; raise `BadInput` for several processes."""
     if processes()[1] > 1:
-        raise BadInput("--dry-run: what torchrun would start is estimated without torchrun")
+        raise BadInput("--dry-run: run it without torchrun")
     return campaign.preview(jobs, how)
 
 
 def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
-    """Do `campaign.run`; with others, the first run that fails is the last, as nobody knows where it has left them."""
+    """Run `campaign.run`; with several processes, stop at the first failed run, which leaves them in an unknown state."""
     if processes()[1] == 1:
         return campaign.run(jobs, how, say)
     ended = campaign.run(jobs, how._replace(fail_fast=True), say)

@@ -1,9 +1,9 @@
-"""Tuning: how the learning rate of each cell is chosen, where `--lr auto` asks for that.
+"""Tuning: the choice of a learning rate for each configuration, requested by `--lr auto`.
 
-Each cell is trained at every rate of the grid with reserved seeds; of what it reaches on the selection split its rate is
-chosen, and then the runs that are reported are trained at it. Models that are compared share the grid, which is extended
-for all of them until every chosen rate lies inside. Tuning runs are rows like others, of kind `tuning`, so that an
-interrupted campaign goes on where it was, and anyone can choose again.
+Each configuration is trained at every rate of the grid with reserved seeds. Its rate is chosen by the results on the
+validation split, and the reported runs are then trained at that rate. Models that are compared share one grid, which is
+extended for all of them until every chosen rate lies inside it. Tuning runs are ordinary rows of kind `tuning`, so that an
+interrupted sweep resumes and the choice can be repeated from the table.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Grid = tuple[float, ...]
 
 
 class RateSearch:
-    """Which runs are wanted, as far as the tuning runs tell that have ended: grids grow, rates are chosen.
+    """State of a learning-rate search: grids grow and rates are chosen as tuning runs end.
 
-    runs: at each rate of a cell.
+    runs: number of tuning runs at each rate of a configuration.
     """
 
     def __init__(self, jobs: Sequence[Job], folder: Path, runs: int) -> None:
@@ -35,13 +35,13 @@ class RateSearch:
         self._places = {cell: place_of(group[0].run) for cell, group in self._cells.items()}
         self._grids: dict[Key, Grid] = dict.fromkeys(self._places.values(), START)
         self._tuning = {cell: tuning_jobs(group, START, runs) for cell, group in self._cells.items()}
-        self._rates: dict[Key, float | None] = {}  # of cells whose grid has its final size
+        self._rates: dict[Key, float | None] = {}  # for configurations whose grid is final
 
     def stages(self, say: Callable[[str], None]) -> Iterator[tuple[str, list[Job]]]:
-        """What to run, each stage with its title: the tuning runs of all grids as they stand; then, of cells whose rates are
-        known, the others.
+        """Yield stages (title, jobs): the tuning runs of all current grids, then the reported runs of configurations whose
+        rates are known.
 
-        What has been run is looked at between two stages; says which rates were chosen.
+        Results are read between two stages. `say` receives the summary of the chosen rates.
         """
         while len(self._rates) < len(self._cells):
             yield "choosing learning rates, ", [job for jobs in self._tuning.values() for job in jobs]
@@ -53,7 +53,7 @@ class RateSearch:
         yield "", [with_rate(job, rate or START[0]) for cell, rate in self._rates.items() for job in self._cells[cell]]
 
     def _look(self) -> bool:
-        """Where all tuning runs of a place have ended, let its grid grow or settle its rates; true if a grid has grown."""
+        """Extend the grid or fix the rates of each comparison whose tuning runs have ended; return whether a grid grew."""
         ended, _ = store.statuses(self._folder)
         open_: dict[Key, list[Key]] = {}
         for cell, place in self._places.items():
@@ -75,29 +75,30 @@ class RateSearch:
         return grown
 
     def _summary(self) -> list[str]:
-        """A line for each grid: how many tuning runs each cell had, and which rates were chosen."""
+        """Return one line per grid: the tuning runs of each configuration and the chosen rates."""
         lines = []
         for grid in sorted(set(self._grids.values())):
             rates = Counter(rate for cell, rate in self._rates.items() if rate and self._grids[self._places[cell]] == grid)
-            picked = ", ".join(f"{rate:g} ({n} cells)" for rate, n in sorted(rates.items()))
+            picked = ", ".join(f"{rate:g} ({n} configuration{'s' * (n != 1)})" for rate, n in sorted(rates.items()))
             capped = sum(n for rate, n in rates.items() if at_the_cap(rate))
-            end = f"; {capped} at the cap, beyond which nothing is tried ({LADDER[0]:g} to {LADDER[-1]:g})" if capped else ""
-            lines.append(f"learning rates from {len(grid)} x {self._runs} tuning runs a cell: {picked}{end}")
+            limits = f"{LADDER[0]:g} to {LADDER[-1]:g}"
+            end = f"; {capped} at the grid boundary, beyond which no rate is tried ({limits})" if capped else ""
+            lines.append(f"learning rates from {len(grid)} x {self._runs} tuning runs per configuration: {picked}{end}")
         return lines
 
 
 def cell_of(run: Run, *without: str) -> Key:
-    """Return what a rate is chosen for: all of a run but rate, seed and instance, and what else is left out."""
+    """Return the identity of a run without rate, seed, instance and the fields in `without`: the unit of tuning."""
     return identity(run, {"rate", "seed", "instance", *without})
 
 
 def place_of(run: Run, *without: str) -> Key:
-    """Return what models are compared at: all of a run but rate, seed, instance, what the model is, and what is left out."""
+    """Return the settings that compared models share: `cell_of` without the fields that describe the model."""
     return cell_of(run, "model", "model_version", "size", "positions", *without)
 
 
 def by_cell(jobs: Iterable[Job]) -> dict[Key, list[Job]]:
-    """Jobs by the cell that they belong to."""
+    """Group jobs by configuration."""
     cells: dict[Key, list[Job]] = {}
     for job in jobs:
         cells.setdefault(cell_of(job.run), []).append(job)
@@ -105,12 +106,12 @@ def by_cell(jobs: Iterable[Job]) -> dict[Key, list[Job]]:
 
 
 def with_rate(job: Job, rate: float) -> Job:
-    """The same job at another learning rate."""
+    """Return a job with another learning rate."""
     return job._replace(run=dataclasses.replace(job.run, lr=rate))
 
 
 def tuning_jobs(cell: Sequence[Job], rates: Sequence[float], runs: int = TUNING_RUNS) -> list[Job]:
-    """The runs that choose a cell's rate: reserved seeds; of an instance of its own each where the cell has several."""
+    """Return the tuning runs of a configuration, with reserved seeds, and reserved instances if it has several instances."""
     several = len({job.task.instance for job in cell}) > 1
     found = []
     for rate in rates:
@@ -123,7 +124,7 @@ def tuning_jobs(cell: Sequence[Job], rates: Sequence[float], runs: int = TUNING_
 
 
 def _chosen(tuning: Mapping[Key, Sequence[Job]], folder: Path) -> dict[Key, float]:
-    """The rate of each cell, by what its tuning runs reached; none where all failed, or the model is not supported."""
+    """Return the rate of each configuration chosen by its tuning runs; omit those whose tuning runs have no value."""
     values = reported.selected(folder, {job.run.key for jobs in tuning.values() for job in jobs})
     chosen = {}
     for cell, jobs in tuning.items():

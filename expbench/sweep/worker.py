@@ -1,8 +1,8 @@
-"""The sweep's worker: what is missing, in parts, to an executor; what comes back is written, counted and reported.
+"""The sweep's worker: send the missing jobs in parts to an executor, then write, count and report their results.
 
-Each run is a unit of its own, written as one file, though runs with one signature are trained together. A run that fails
-is a row with its error and is tried again by the next sweep; one that diverges, or that its model does not support, is a
-finding and is done. Controls are units too, one for each setting of a task.
+Each run is written as one file, although runs with one signature are trained together. A failed run is a row with its
+error, and the next sweep retries it. A run that diverges or that its model does not support is a finished result. Controls
+are units too, one for each configuration of a task.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from expbench.training.stacking import by_likeness
 
 
 class Swept(NamedTuple):
-    """How runs ended; the keys of what was tried, controls among them, and of what was lost; what was left to another
-    process, which is at it; whether it was stopped before all began."""
+    """Result of `run`. ended: number of runs by status. tried: keys of the runs and controls executed. lost: keys of the
+    lost runs. held: jobs that another process holds. stopped: whether it stopped before all jobs had started."""
 
     ended: Counter[str]
     tried: set[str]
@@ -37,9 +37,9 @@ class Swept(NamedTuple):
 def run(
     plan: Plan, executor: Executor, settings: ExecutionSettings, progress: Progress, *, fail_fast: bool = False
 ) -> Swept:
-    """Measure the missing controls, run the missing jobs, and count how they ended.
+    """Measure the missing controls, run the missing jobs, and count their outcomes.
 
-    After an interrupt the folder holds every run that had ended, and the same sweep goes on from there.
+    After an interrupt the folder holds every finished run, and the same sweep resumes from there.
     """
     swept, parts = Swept(Counter(), set(), set(), [], stopped=False), divided(plan)
     jobs = {job.run.key for part in parts for job in part.jobs}
@@ -61,7 +61,7 @@ def run(
                 case Lost(lost, why):
                     swept.ended["lost"] += len(lost)
                     swept.lost.update(job.run.key for job in lost)
-                    progress.note(f"{len(lost)} runs are lost: {why}")
+                    progress.note(f"{len(lost)} runs lost: {why}")
     done = swept.tried | swept.lost | {job.run.key for job in swept.held}
     if stopped or not jobs <= done:
         return swept._replace(stopped=True)
@@ -71,7 +71,7 @@ def run(
 
 
 def divided(plan: Plan) -> list[Part]:
-    """Return what is missing in parts: a set of controls goes with the first jobs that want it, or by itself."""
+    """Return the missing jobs in parts; a set of controls joins the first jobs that need it, or forms its own part."""
     controls = {rows.controls_key(job): job for job in plan.controls}
     parts = []
     for signature, jobs in by_likeness(plan.missing).items():
@@ -92,11 +92,11 @@ def _end(event: Ended, folder: Path, swept: Swept, progress: Progress) -> None:
 
 
 def _write(written: Mapping[str, bytes], folder: Path) -> None:
-    """Write files that an executor has carried here, each in one stroke. Raises ValueError for a name outside the folder."""
+    """Write files returned by an executor, each atomically; raise ValueError for a name outside the folder."""
     for name, content in written.items():
         target = folder / name
         if not target.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"an executor names a file outside the results folder: {name!r}")
+            raise ValueError(f"an executor returned a file outside the results folder: {name!r}")
         target.parent.mkdir(parents=True, exist_ok=True)
         with files.replacing(target) as aside:
             aside.write_bytes(content)

@@ -1,1 +1,1 @@
-"""Theory that can be run: constructions, degrees, bounds and floors, computed and not only cited."""
+"""Executable theory: constructions, degrees and generalisation bounds are computed, not only cited."""

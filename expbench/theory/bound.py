@@ -1,23 +1,25 @@
-"""The generalisation bound of one bare layer of Eq. 6 under a linear classifier: Theorem 3 of arXiv 2502.02209, computed.
+"""Generalisation bound of a single bare layer of Eq. 6 with a linear classifier: Theorem 3 of arXiv 2502.02209.
 
-The class: f(x)_c = W_c . y_L, where y is S6 with Bbar = B (`S6BbarB`: softplus and exp; no skip, no bias of B and C) of
-inputs x_t with |x_t| <= 1 that are not learned. A trained embedding in front is no part of the class, and the bound says
-nothing of such a network. The bias of Delta is counted: it is the weight of one more coordinate of x, always 1, that S_Delta
-alone sees; a layer whose bias is held at zero is in the same class. With xi independent signs, m samples, C classes
+The function class is f(x)_c = W_c . y_L. Here y is the output of S6 with Bbar = B (`S6BbarB`: softplus and exp; no skip, no
+bias of B and C), and the inputs x_t are fixed with |x_t| <= 1. The class has no trained embedding before the layer, so the
+bound does not hold for networks with one. The bias of Delta counts as the weight of an extra input coordinate that is always
+1 and that only S_Delta uses; a layer whose bias is held at zero is in the same class. For independent signs xi, m samples
+and C classes,
     R_X(F) = (1/m) E_xi sup_{f in F} |sum_{i,c} xi_ic f(x^(i))_c|.
 
-`paper_bound` is a RECONSTRUCTION of the theorem: which norms stand in Gamma, what its logarithm is of, and the place of C
-could not be read from the text. `rigorous_bound` was derived anew:
+`paper_bound` is a RECONSTRUCTION of the theorem: the text does not determine the norms in Gamma, the argument of the
+logarithm, and the role of C. `rigorous_bound` is a new derivation:
 
-    y_L is a sum over j of products of x_L, x_j, x_j and h = exp(A sum_{k>j} softplus(S_Delta x_k)). Hoelder takes rho_W and
-    rho_BC out and leaves the largest of C D^3 signed sums. With r = L - j the exponent is at most r log K <= 0, so that
-    h = K^r + K^r (e^v - 1), v <= 0. The constants sum to the term with 1/(1-K). e^v - 1 and softplus - log 2 are 0 at 0 and
-    contractions, to which the inequality of Ledoux and Talagrand (1991) for convex increasing functions applies; here that
-    is the exponential, so that a maximum of many costs the root of a logarithm (Golowich et al. 2018). At last
-    sum_r r K^r <= K/(1-K)^2, and the 2 before it parts the moving from the constant part of v. Without the shifts by r log K
-    and log 2 neither exp nor softplus is 0 at 0, and the inequality does not apply.
+    y_L is a sum over j of products of x_L, x_j, x_j and h = exp(A sum_{k>j} softplus(S_Delta x_k)). Hoelder's inequality
+    factors out rho_W and rho_BC and leaves the maximum of C D^3 signed sums. With r = L - j the exponent is at most
+    r log K <= 0, hence h = K^r + K^r (e^v - 1) with v <= 0. The constants sum to the term with 1/(1-K). Both e^v - 1 and
+    softplus - log 2 are contractions that vanish at 0, so the inequality of Ledoux and Talagrand (1991) for convex
+    increasing functions applies to them. We apply it to the exponential, so the maximum costs only the square root of a
+    logarithm (Golowich et al. 2018). Finally, sum_r r K^r <= K/(1-K)^2; the factor 2 before it separates the varying part
+    of v from the constant part. Without the shifts by r log K and log 2, exp and softplus do not vanish at 0, and the
+    inequality does not apply.
 
-Both are far above 1 wherever K is near 1, as it is at Mamba's initialisation; that is called vacuous, and nothing is hidden.
+Both bounds are far above 1 when K is near 1, as at Mamba's initialisation. The reports call such a bound vacuous.
 """
 
 from __future__ import annotations
@@ -35,18 +37,19 @@ from expbench.errors import BadInput
 from expbench.models.s6_bbar_b import S6BbarB
 from expbench.nn.network import Network
 
-QUANTILES = (0.1, 0.25, 0.5, 0.75)  # of the training margins, at which the margin gamma is tried
+QUANTILES = (0.1, 0.25, 0.5, 0.75)  # quantiles of the training margins that serve as gamma
 DELTA = 0.05  # the bounds hold with probability 1 - DELTA over the training sample
 LIPSCHITZ = 4.0  # 2 (symmetrisation) sqrt 2 (Maurer 2016) sqrt 2 (the margin f_y - max_j f_j, in the Euclidean norm)
-_GRID = 4  # a norm is rounded up to a multiple of 1/_GRID before the union is taken over all of them
-_TOLERANCE = 1e-6  # |x_t| is 1 to rounding
-_EMBEDDING = "a trained embedding in front of the layer"
+_GRID = 4  # norms are rounded up to multiples of 1/_GRID, so that the union bound is over countably many classes
+_TOLERANCE = 1e-6  # allows for rounding in |x_t| = 1
+_EMBEDDING = "a trained embedding before the layer"
 
 
 class Classifier(nn.Module):
-    """A bare layer of width D with N states and a linear read-out of y_L without bias: x (B, L, D) -> (B, C), float64.
+    """Bare layer of width D with N states and a linear read-out of y_L without bias: x (B, L, D) -> (B, C), float64.
 
-    The biases of B and C are held at zero. That of Delta is trained from zero: Abar begins near 2^A, and not just below 1.
+    The biases of B and C are fixed at zero. The bias of Delta is trained and starts at zero, so Abar starts near 2^A instead
+    of just below 1.
     """
 
     def __init__(self, D: int, *, N: int, classes: int) -> None:
@@ -65,10 +68,10 @@ class Classifier(nn.Module):
 
 
 class Limits(NamedTuple):
-    """What holds the class of functions together; a layer is a member of the class that its own norms span.
+    """Norm limits that define the function class; every layer belongs to the class that its own norms define.
 
-    rho_W: sum |W_cd|. rho_BC: sum_n |S_B,n|_1 |S_C,n|_1. rho_A: max |A_dn|. rho_D: max_d |S_Delta,d|_2, the bias being the
-    last entry of S_Delta,d. log_K: log of K, which |Abar| <= K for every |x| <= 1.
+    rho_W: sum |W_cd|. rho_BC: sum_n |S_B,n|_1 |S_C,n|_1. rho_A: max |A_dn|. rho_D: max_d |S_Delta,d|_2, with the bias as the
+    last entry of S_Delta,d. log_K: log of K, where |Abar| <= K for every |x| <= 1.
     """
 
     rho_W: float
@@ -79,9 +82,10 @@ class Limits(NamedTuple):
 
 
 class Norms(NamedTuple):
-    """The norms of one layer and its classifier.
+    """Norms of one layer and its classifier.
 
-    W_F, S_B_F, S_C_F: Frobenius norms of W (C, D), S_B and S_C (N, D). limits: those of its class. D, N, classes: its sizes.
+    W_F, S_B_F, S_C_F: Frobenius norms of W (C, D), S_B and S_C (N, D). limits: limits of the layer's function class.
+    D, N, classes: sizes of the layer and the classifier.
     """
 
     W_F: float
@@ -94,20 +98,20 @@ class Norms(NamedTuple):
 
     @property
     def Gamma(self) -> float:
-        """|W|_F |S_B|_F |S_C|_F max|A| max_d|S_Delta,d|_2."""
+        """Product of the norms: |W|_F |S_B|_F |S_C|_F max|A| max_d|S_Delta,d|_2."""
         return self.W_F * self.S_B_F * self.S_C_F * self.limits.rho_A * self.limits.rho_D
 
     @property
     def K(self) -> float:
-        """What |Abar| does not exceed for any |x| <= 1: max_{d,n} exp(-|A_dn| softplus(b_d - |S_Delta,d|_2)).
+        """Upper limit of |Abar| over all |x| <= 1: max_{d,n} exp(-|A_dn| softplus(b_d - |S_Delta,d|_2)).
 
-        It always exists and is below 1, for A < 0 < softplus, though rounding may make it 1.
+        It always exists and is below 1 because A < 0 < softplus; rounding may make it 1.
         """
         return math.exp(self.limits.log_K)
 
 
 class Inputs(NamedTuple):
-    """What the bounds need of m samples of length L: energy is max_t sum_i |x_t^(i)|_2^2, at most m."""
+    """Summary of m samples of length L for the bounds: energy is max_t sum_i |x_t^(i)|_2^2, at most m."""
 
     m: int
     L: int
@@ -115,10 +119,10 @@ class Inputs(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """err_P <= margin_error + complexity + confidence, for the margin gamma.
+    """Terms of the bound err_P <= margin_error + complexity + confidence for the margin gamma.
 
-    margin_error: err_S^gamma, the share of the sample whose margin is at most gamma. complexity: of the class, R_X's part.
-    confidence: what the sample's chance and the union over classes cost.
+    margin_error: err_S^gamma, the share of the sample whose margin is at most gamma. complexity: the term of R_X.
+    confidence: the term of the random sample and of the union bound over classes.
     """
 
     margin: float
@@ -128,12 +132,12 @@ class Bound(NamedTuple):
 
     @property
     def total(self) -> float:
-        """The whole bound; it may exceed 1."""
+        """Sum of the three terms; it may exceed 1."""
         return self.margin_error + self.complexity + self.confidence
 
     @property
     def vacuous(self) -> bool:
-        """Whether it says no more of an error than that it is at most 1."""
+        """True if the bound is not below 1, so that it excludes no error."""
         return not self.total < 1
 
     @property
@@ -143,10 +147,10 @@ class Bound(NamedTuple):
 
 
 def eligible(what: nn.Module | str, settings: Mapping[str, object] | None = None) -> str | None:
-    """Why the bound does not hold for a module, or for a model of the suite by name; None if it does.
+    """Return the reason why the bound does not hold for a module or a named model of the suite; None if it holds.
 
-    settings, for a name: ``depth``, ``norm``, ``residual``, ``skip``, ``positions``, by default the suite's; ``embedding``,
-    ``trained`` unless it is ``fixed``; ``K``, the largest |Abar|, if it is known.
+    settings (for a named model): ``depth``, ``norm``, ``residual``, ``skip`` and ``positions`` default to the suite's
+    values. ``embedding`` is ``trained`` by default; the bound needs ``fixed``. ``K`` is the largest |Abar|, if known.
     """
     if isinstance(what, str):
         return _eligible_name(what, settings or {})
@@ -171,7 +175,7 @@ def _eligible_name(name: str, given: Mapping[str, object]) -> str | None:
     K = settings["K"]
     reasons = [
         (name != "s6-bbar-b", f"{name} is not Eq. 6 (s6-bbar-b is)"),
-        (settings["depth"] != 1, f"{settings['depth']} layers, and the bound is that of one"),
+        (settings["depth"] != 1, f"{settings['depth']} layers, but the bound holds for one layer"),
         (settings["norm"] != "none", "normalisation before the layer"),
         (bool(settings["residual"]), "a residual connection"),
         (bool(settings["skip"]), "a skip, the term D x_t"),
@@ -185,12 +189,12 @@ def _eligible_network(network: Network) -> str | None:
     inner = network.mixers[0] if len(network.mixers) else None
     reasons = [
         (type(inner) is not S6BbarB, f"{type(inner).__name__} is not Eq. 6 (S6BbarB is)"),
-        (len(network.mixers) != 1, f"{len(network.mixers)} layers, and the bound is that of one"),
+        (len(network.mixers) != 1, f"{len(network.mixers)} layers, but the bound holds for one layer"),
         (any(not isinstance(norm, nn.Identity) for norm in network.norms), "normalisation before the layer"),
         (network.residual, "a residual connection"),
         (any(p.requires_grad for part in (network.embed, network.code) for p in part.parameters()), _EMBEDDING),
-        (not network.last, "every position is read, and the bound is that of y_L"),
-        (_has_bias(network.head), "a bias of the read-out"),
+        (not network.last, "a read-out at every position, but the bound holds for y_L"),
+        (_has_bias(network.head), "a read-out bias"),
     ]
     return next((reason for refused, reason in reasons if refused), None) or _eligible_layer(network.mixers[0])
 
@@ -201,7 +205,7 @@ def _eligible_layer(layer: nn.Module) -> str | None:
     if layer.skip is not None:
         return "a skip, the term D x_t"
     if layer.full and (_has_bias(layer.to_b) or _has_bias(layer.to_c)):
-        return "a bias of B or C that is not held at zero"
+        return "a bias of B or C that is not fixed at zero"
     K = math.exp(_log_K(layer))
     return None if K < 1 else f"K = {number(K)} is not below 1"
 
@@ -212,7 +216,7 @@ def _has_bias(linear: nn.Linear) -> bool:
 
 
 def _matrices(layer: S6BbarB) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """S_B, S_C (N, D), S_Delta (D, D) and its bias (D,), in float64."""
+    """Return S_B and S_C (N, D), S_Delta (D, D) and its bias (D,), in float64."""
     bias = layer.to_delta.bias.detach().double()
     if layer.full:
         weights = [linear.weight.detach().double() for linear in (layer.to_b, layer.to_c, layer.to_delta)]
@@ -223,12 +227,12 @@ def _matrices(layer: S6BbarB) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _log_K(layer: S6BbarB) -> float:
     _, _, S_Delta, bias = _matrices(layer)
-    least = F.softplus(bias - S_Delta.norm(dim=1))  # of softplus(S_Delta,d . x + b_d), over |x| <= 1
+    least = F.softplus(bias - S_Delta.norm(dim=1))  # minimum of softplus(S_Delta,d . x + b_d) over |x| <= 1
     return -float((layer.A_log.detach().double().exp() * least[:, None]).min())
 
 
 def norms_of(layer: S6BbarB, W: Tensor) -> Norms:
-    """The norms of a layer under the classifier W (C, D); raises `BadInput` if the bound does not hold for the layer."""
+    """Return the norms of a layer with the classifier W (C, D); raise `BadInput` if the bound does not hold for it."""
     if (reason := _eligible_layer(layer)) is not None:
         raise BadInput(f"the bound does not hold: {reason}")
     S_B, S_C, S_Delta, bias = _matrices(layer)
@@ -244,38 +248,38 @@ def norms_of(layer: S6BbarB, W: Tensor) -> Norms:
 
 
 def inputs_of(x: Tensor) -> Inputs:
-    """What the bounds need of inputs x (m, L, D); raises `BadInput` if one is longer than 1."""
+    """Summarise inputs x (m, L, D) for the bounds; raise `BadInput` if any |x_t| exceeds 1."""
     squares = x.detach().double().square().sum(-1)
     longest = float(squares.max().sqrt())
     if not longest <= 1 + _TOLERANCE:
-        raise BadInput(f"the bound needs inputs with |x_t| <= 1; the longest is {number(longest)}")
+        raise BadInput(f"the bound needs inputs with |x_t| <= 1; the largest norm is {number(longest)}")
     return Inputs(x.shape[0], x.shape[1], float(squares.sum(0).max()))
 
 
 @torch.no_grad()
 def k_hat(layer: S6BbarB, x: Tensor) -> float:
-    """The largest |Abar| that inputs x (m, L, D) meet from the second step on (the first has no past); 0 where L = 1."""
+    """Return the largest |Abar| on inputs x (m, L, D), from the second step on (the first has no past); 0 if L = 1."""
     abar = layer.discretise(x[:, 1:])[2]
     return float(abar.abs().max()) if abar.numel() else 0.0
 
 
 @torch.no_grad()
 def margins(outputs: Tensor, labels: Tensor) -> Tensor:
-    """f_y - max_{j != y} f_j (m,) of outputs (m, C)."""
+    """Return the margins f_y - max_{j != y} f_j (m,) of outputs (m, C) for labels y (m,)."""
     right = outputs.gather(1, labels[:, None])
     return (right - outputs.scatter(1, labels[:, None], -math.inf).max(1, keepdim=True).values).squeeze(1)
 
 
 def margin_error(margin: Tensor, gamma: float = 0.0) -> float:
-    """err^gamma: the share of margins that are at most gamma; at 0 the error, ties counted as errors."""
+    """Return err^gamma, the share of margins that are at most gamma; for gamma = 0, the error rate with ties as errors."""
     return float((margin <= gamma).double().mean())
 
 
 def complexity(limits: Limits, inputs: Inputs, *, D: int, N: int, classes: int) -> float:
-    """What R_X of the class is at most:
+    """Return the upper bound on R_X of the class:
 
-    (rho_W rho_BC / m) (sqrt(2 m log(2 C D^3)) / (1-K) + 2 K / (1-K)^2 M (1 + sqrt(2 log(2 C D^3 N (L+1))))),
-    M = max(rho_A rho_D sqrt(energy + m), (rho_A log 2 + log(1/K)) sqrt(m)); energy + m for the coordinate that is always 1.
+    (rho_W rho_BC / m) (sqrt(2 m log(2 C D^3)) / (1-K) + 2 K / (1-K)^2 M (1 + sqrt(2 log(2 C D^3 N (L+1))))), M = max(rho_A
+    rho_D sqrt(energy + m), (rho_A log 2 + log(1/K)) sqrt(m)). The m in energy + m is from the constant input 1.
     """
     m, below = inputs.m, -math.expm1(limits.log_K)
     if below <= 0:
@@ -291,11 +295,12 @@ def complexity(limits: Limits, inputs: Inputs, *, D: int, N: int, classes: int) 
 
 
 def rigorous_bound(norms: Norms, inputs: Inputs, *, gamma: float, margin_error: float, delta: float = DELTA) -> Bound:
-    """err_P <= err_S^gamma + 4 R_X(F_1) + 3 sqrt(log(2 / delta') / (2m)), at once for all weights and all gamma > 0.
+    """Return the bound err_P <= err_S^gamma + 4 R_X(F_1) + 3 sqrt(log(2 / delta') / (2m)).
 
-    F_1: the class of f / gamma, whose rho_W rho_BC / gamma, rho_A, rho_D and 1 / (1-K) are rounded up to quarters j/4; each
-    of these countably many classes has its share delta' = delta / prod j (j+1). So neither the norms, nor K, nor gamma need
-    be fixed before the data are seen. The 4 is `LIPSCHITZ`: a margin changes by at most sqrt 2 times the change of f.
+    It holds simultaneously for all weights and all gamma > 0. F_1 is the class of f / gamma, with rho_W rho_BC / gamma,
+    rho_A, rho_D and 1 / (1-K) rounded up to quarters j/4. Each of these countably many classes gets the share delta' = delta
+    / prod j (j+1). The norms, K and gamma may therefore depend on the data. The factor 4 is `LIPSCHITZ`: a margin changes by
+    at most sqrt 2 times the change of f.
     """
     _check(gamma, delta)
     own = norms.limits
@@ -314,13 +319,14 @@ def rigorous_bound(norms: Norms, inputs: Inputs, *, gamma: float, margin_error: 
 
 
 def paper_bound(norms: Norms, inputs: Inputs, *, gamma: float, margin_error: float, delta: float = DELTA) -> Bound:
-    """RECONSTRUCTION of Theorem 3 as it is printed, for a gamma and a K that are fixed before the data are seen:
+    """Return a RECONSTRUCTION of the printed Theorem 3, for gamma and K fixed before the data are seen:
 
     err_P <= err_S^gamma + 2 sqrt 2 (Gamma+1) D^2 / (gamma m) K / (K-1)^2 (1 + sqrt(2 log(4 L^2 D^2 N))) sqrt(energy + m)
     + 3 sqrt(log(2 (Gamma+2)^2 / delta) / (2m)).
-    Not certain: the norms in Gamma, the argument of the logarithm, whether C belongs in it. The +1 and +2 are the union over
-    the classes Gamma <= j. What its argument leaves open: exp and softplus are not 0 at 0, and 2 sqrt 2 takes the margin to
-    be 1-Lipschitz in the Euclidean norm (it is sqrt 2). To rely on a bound take `rigorous_bound`.
+    Three points are uncertain: the norms in Gamma, the argument of the logarithm, and whether the bound depends on C. The +1
+    and +2 come from the union over the classes Gamma <= j. The printed proof has two gaps: exp and softplus are not 0 at 0,
+    and 2 sqrt 2 assumes a margin that is 1-Lipschitz in the Euclidean norm (the constant is sqrt 2). Use `rigorous_bound`
+    for a bound to rely on.
     """
     _check(gamma, delta)
     m, below, size = inputs.m, -math.expm1(norms.limits.log_K), norms.Gamma
@@ -335,6 +341,6 @@ def paper_bound(norms: Norms, inputs: Inputs, *, gamma: float, margin_error: flo
 
 def _check(gamma: float, delta: float) -> None:
     if not gamma > 0:
-        raise BadInput(f"gamma={number(gamma)}: a margin is above 0")
+        raise BadInput(f"gamma={number(gamma)} must be above 0")
     if not 0 < delta < 1:
         raise BadInput(f"delta={number(delta)} must lie between 0 and 1")

@@ -1,4 +1,7 @@
-"""Beside the bound of Theorem 3: its complexity from below, by Monte Carlo, and the true gap of a trained layer."""
+"""Example for the bound of Theorem 3: a Monte-Carlo lower bound of the complexity, and the true gap of a trained layer.
+
+A comparison with these two shows how loose the bound is. The bound is in `bound.py` (arXiv 2502.02209).
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,13 @@ from expbench.theory.bound import (
 )
 
 _LARGEST = {"L": 256, "D": 16, "N": 64, "classes": 64, "samples": 1 << 16, "steps": 100_000}
-_MOST_STATES = 1 << 24  # samples x L x D x N, of which training keeps some in memory
+_MOST_STATES = 1 << 24  # limit of samples x L x D x N, because training keeps several such tensors in memory
 _TEST_SIZE = 4096
-_ASCENT_ON = 128  # at most so many samples in the example of the Monte-Carlo bound
+_ASCENT_ON = 128  # samples for the Monte-Carlo bound; its cost grows with their number
 
 
 class LowerBound(NamedTuple):
-    """Monte-Carlo lower bound of R_X: the mean over draws of xi of the largest value found, and its standard error."""
+    """Monte-Carlo lower bound of R_X: the largest value found, averaged over draws of xi, and its standard error."""
 
     mean: float
     standard_error: float
@@ -43,11 +46,12 @@ class LowerBound(NamedTuple):
 def rademacher_lower(
     limits: Limits, x: Tensor, *, classes: int, seed: int, draws: int = 16, restarts: int = 8, steps: int = 20
 ) -> LowerBound:
-    """A Monte-Carlo lower bound of R_X of the class with these limits, on inputs x (m, L, D).
+    """Return a Monte-Carlo lower bound of R_X for the class with these limits, on inputs x (m, L, D).
 
-    For each of `draws` xi the best of W, S_B and S_C is known, for they enter linearly: all weight on one product. A_dn and
-    S_Delta,d of that one channel are sought by `steps` projected ascents from `restarts` random points; every point that is
-    looked at is in the class, so the largest value bounds the supremum from below. Raises `BadInput` if the class is empty.
+    W, S_B and S_C enter linearly, so for each of `draws` xi their optimum is known: all weight is on one product. The search
+    for A_dn and S_Delta,d of that channel takes `steps` projected ascent steps from each of `restarts` random points. Every
+    visited point is in the class, so the largest value is a lower bound of the supremum. Raise `BadInput` if the class is
+    empty.
     """
     x = x.detach().double()
     m, _, D = x.shape
@@ -58,7 +62,7 @@ def rademacher_lower(
     squares = torch.einsum("ijb,ijd->ijbd", x, x)
 
     def value(a: Tensor, s: Tensor) -> Tensor:
-        """(draws, restarts), of a = |A_dn| (draws, restarts) and s (draws, restarts, D+1)."""
+        """Return the objective (draws, restarts) at a = |A_dn| (draws, restarts) and s (draws, restarts, D+1)."""
         delta = F.softplus(torch.einsum("ije,tre->trij", augmented, s))
         after = delta.sum(-1, keepdim=True) - delta.cumsum(-1)
         state = torch.einsum("trij,ijbd->tribd", torch.exp(-a[..., None, None] * after), squares)
@@ -81,15 +85,16 @@ def rademacher_lower(
 
 
 def _into_class(a: Tensor, s: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
-    """The nearest to a and s that is simple to name, in the class: |s| <= rho_D, a <= rho_A, a softplus(b - |S|) >= log 1/K.
+    """Move a and s into the class: |s| <= rho_D, a <= rho_A, a softplus(b - |S|) >= log 1/K.
 
-    b - |S| is concave in s and largest, rho_D, where s is all bias: towards that point one reaches the class at last.
+    The result need not be the nearest point. b - |S| is concave in s and has its maximum rho_D where s is all bias, so
+    moving s towards that point eventually reaches the class. Raise `BadInput` if the class is empty.
     """
     s = s * (limits.rho_D / s.norm(dim=-1, keepdim=True).clamp(min=1e-300)).clamp(max=1)
-    required = -limits.log_K / limits.rho_A  # of softplus, for the largest a
-    least = -math.inf if required <= 0 else required + math.log(-math.expm1(-required))  # softplus's inverse
+    required = -limits.log_K / limits.rho_A  # minimum of softplus at the largest a
+    least = -math.inf if required <= 0 else required + math.log(-math.expm1(-required))  # inverse of softplus
     if not least <= limits.rho_D * (1 + 1e-12):
-        raise BadInput(f"no layer has max|A| <= {number(limits.rho_A)}, |S_Delta,d| <= {number(limits.rho_D)} and that K")
+        raise BadInput(f"no layer has max|A| <= {number(limits.rho_A)}, |S_Delta,d| <= {number(limits.rho_D)} and this K")
     room = s[..., -1:] - s[..., :-1].norm(dim=-1, keepdim=True)
     share = ((least - room) / (limits.rho_D - room).clamp(min=1e-300)).clamp(0, 1)
     bias_only = torch.zeros_like(s)
@@ -101,9 +106,10 @@ def _into_class(a: Tensor, s: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
 
 
 def problem(draws: Draws, size: int, *, L: int, D: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Sequences x (size, L, D) and labels (size,): bits as two fixed unit vectors, and the run of 1s at the end, capped.
+    """Draw sequences x (size, L, D) of bits and labels (size,): the length of the final run of 1s, at most classes - 1.
 
-    Each sequence has its own share of 1s, uniform in [0, 1), so that long runs are not rare.
+    Two fixed unit vectors encode the bits. Each sequence has its own share of 1s, uniform in [0, 1), so that long runs are
+    not rare.
     """
     bits = draws.uniform(size, L) < draws.uniform(size, 1)
     labels = bits.flip(1).long().cumprod(1).sum(1).clamp(max=classes - 1)
@@ -115,7 +121,7 @@ def problem(draws: Draws, size: int, *, L: int, D: int, classes: int) -> tuple[T
 
 
 def fit(x: Tensor, labels: Tensor, *, N: int, classes: int, seed: int, steps: int) -> Classifier:
-    """A classifier trained on all of x (m, L, D) at every step, by Adam at a rate of 0.03 on the cross-entropy."""
+    """Train a classifier by full-batch Adam (learning rate 0.03) on the cross-entropy of x (m, L, D) and labels (m,)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier(x.shape[-1], N=N, classes=classes)
@@ -128,9 +134,9 @@ def fit(x: Tensor, labels: Tensor, *, N: int, classes: int, seed: int, steps: in
 
 
 def demonstrate_bound(*, L: int, D: int, N: int, classes: int, samples: int, seed: int, steps: int) -> str:
-    """Train a bare layer on `samples` sequences of `problem`, and tell what both bounds say of it beside its true error.
+    """Train a bare layer on `samples` sequences of `problem` and return a report of both bounds and the true error.
 
-    Raises `BadInput` for sizes that make no sense, and where training ends in a layer that the bound does not hold for.
+    Raise `BadInput` for sizes out of range, and if the bound does not hold for the trained layer.
     """
     given = {"L": L, "D": D, "N": N, "classes": classes, "samples": samples, "steps": steps}
     for name, value in given.items():
@@ -152,29 +158,29 @@ def demonstrate_bound(*, L: int, D: int, N: int, classes: int, samples: int, see
     upper = complexity(own, inputs_of(part), D=D, N=N, classes=classes)
     train_error = margin_error(train)
     facts = [
-        ["quantity", "value", "what it is"],
+        ["quantity", "value", "meaning"],
         ["|W|_F", number(norms.W_F), "classifier"],
         ["sum|W|", number(own.rho_W), "rho_W"],
         ["|S_B|_F", number(norms.S_B_F), ""],
         ["|S_C|_F", number(norms.S_C_F), ""],
         ["rho_BC", number(own.rho_BC), "sum_n |S_B,n|_1 |S_C,n|_1"],
         ["max|A|", number(own.rho_A), "rho_A"],
-        ["max|S_Delta,d|", number(own.rho_D), "rho_D, with the bias of Delta as the weight of a constant coordinate"],
+        ["max|S_Delta,d|", number(own.rho_D), "rho_D; the bias of Delta is the weight of a constant coordinate"],
         ["Gamma", number(norms.Gamma), "|W|_F |S_B|_F |S_C|_F max|A| max|S_Delta,d|"],
         ["K-hat", f"{k_hat(classifier.layer, x):.4f}", "largest |Abar| on the training inputs"],
-        ["K", f"{norms.K:.4f}", "no |x| <= 1 has a larger |Abar|"],
+        ["K", f"{norms.K:.4f}", "upper limit of |Abar| over |x| <= 1"],
         ["K/(1-K)^2", number(norms.K / math.expm1(own.log_K) ** 2), "the factor of both bounds"],
         [
             "R_X, found",
             number(lower.mean),
-            f"Monte Carlo, from below, {len(part)} samples; +- {number(lower.standard_error)}",
+            f"Monte-Carlo lower bound, {len(part)} samples; +- {number(lower.standard_error)}",
         ],
-        ["R_X, bound", number(upper), f"analytic, from above, the same {len(part)} samples"],
+        ["R_X, bound", number(upper), f"analytic upper bound, the same {len(part)} samples"],
         ["train error", number(train_error), ""],
         ["test error", number(test_error), f"{_TEST_SIZE} fresh sequences"],
-        ["gap", number(test_error - train_error), "what the bounds bound"],
+        ["gap", number(test_error - train_error), "test error - train error"],
     ]
-    lines = [["bound", "quantile", "gamma", "err_S^gamma", "complexity", "confidence", "whole", "reading"]]
+    lines = [["bound", "quantile", "gamma", "err_S^gamma", "complexity", "confidence", "total", "reading"]]
     for quantile in QUANTILES:
         gamma = float(train.quantile(quantile))
         for name, bound in (("rigorous", rigorous_bound), ("paper (reconstruction)", paper_bound)):
@@ -187,7 +193,7 @@ def demonstrate_bound(*, L: int, D: int, N: int, classes: int, samples: int, see
     return (
         f"one bare layer of Eq. 6 and a linear classifier, L={L} D={D} N={N}, {samples} samples of capped count in row "
         f"({classes} classes), bits as fixed unit vectors:\n{aligned(facts)}\n\n"
-        f"with probability {1 - DELTA:g} the error of fresh sequences is at most"
+        f"upper bounds on the error of fresh sequences, with probability {1 - DELTA:g}"
         " (gamma: a quantile of the training margins):\n"
         f"{aligned(lines)}"
     )

@@ -1,8 +1,9 @@
-"""Layers and networks whose weights are set, not trained: what arXiv 2502.02209 says that S6 can express, as modules.
+"""Layers and networks with constructed (untrained) weights: the expressivity results of arXiv 2502.02209 as modules.
 
-Lemma 2: an S6 layer and a linear map are a head of linear attention. Theorem 2: four Mamba blocks without convolution and
-activation, with one state a channel and Abar linear in the token, are any given polynomial. Count in row: one channel is
-enough. All are made of the suite's own layers, in float64, and draw no random numbers; `constructions/` sets their weights.
+Lemma 2: an S6 layer and a linear map compute a head of linear attention. Theorem 2: four Mamba blocks compute any given
+polynomial, without convolution and activation, with one state per channel and Abar linear in the token. Count in row: one
+channel is enough. All constructions use the suite's own layers in float64 and draw no random numbers. The code in
+`initialisation/` sets their weights.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from expbench.task import LONGEST, Batch, Score, Task
 Form = Literal["s6", "s6-bbar-b", "s6-poly", "s6-poly-linear"]
 LIMIT = 2.0  # GB
 _Module = TypeVar("_Module", bound=nn.Module)
-_AT_ONCE = 1 << 25  # numbers that the activations of one call of a network may take
+_AT_ONCE = 1 << 25  # numbers in the activations of one network call; larger inputs are split to bound memory
 
 
 # --- Lemma 2 ---
@@ -42,17 +43,18 @@ _AT_ONCE = 1 << 25  # numbers that the activations of one call of a network may 
 
 @torch.no_grad()
 def lemma2(W_Q: Tensor, W_K: Tensor, W_V: Tensor, form: Form = "s6-poly", *, eps: float = 0.0) -> nn.Sequential:
-    """An S6 layer of width D with N states, then a linear map, that are y_t = sum_{j<=t} (W_Q x_t . W_K x_j) x_j W_V.
+    """Return an S6 layer and a linear map that compute y_t = sum_{j<=t} (W_Q x_t . W_K x_j) x_j W_V.
 
-    W_Q, W_K (N, D) and W_V (D, d); the module maps (B, L, D) to (B, L, d). S_B = W_K and S_C = W_Q; Abar = 1 sums up what
-    B_j x_j brings, so channel i is sum_j (q_t . k_j) x_ji, and only the map after it mixes channels into values.
+    W_Q, W_K (N, D) and W_V (D, d). The layer has width D and N states; the module maps (B, L, D) to (B, L, d). S_B = W_K and
+    S_C = W_Q. Abar = 1 accumulates B_j x_j, so channel i is sum_j (q_t . k_j) x_ji; the linear map after the layer mixes the
+    channels into values.
 
-    form: which layer. ``s6-poly`` (Taylor polynomials; that of exp is 1 at 0), ``s6-bbar-b`` and ``s6`` (exact; b_Delta =
-    log(e-1) makes Delta 1, which the last needs on B) have A = 0. No finite parameter of theirs gives it: A = -exp(A_log),
-    and A_log is -inf here, where forward is exact and the gradient of A_log is 0, so that training never leaves it. With
-    eps > 0 it is log(eps), and the term of x_j in y_t has the factor exp(-eps Delta (t - j)): a relative error of at most
-    eps Delta (t - j), where Delta is 1, and log 2 for ``s6-poly`` (to first order). ``s6-poly-linear`` (Abar = Delta =
-    b_Delta = 1) has finite parameters and no such error.
+    form: the kind of layer. ``s6-poly`` (Taylor polynomials; the one of exp is 1 at 0), ``s6-bbar-b`` and ``s6`` (both
+    exact; b_Delta = log(e-1) makes Delta 1, which ``s6`` needs because Delta multiplies B) have A = 0. No finite parameter
+    gives A = 0, because A = -exp(A_log). With eps = 0, A_log is -inf: the forward pass is exact, and the gradient of A_log
+    is 0, so training never changes A. With eps > 0, A_log is log(eps), and the term of x_j in y_t has the factor exp(-eps
+    Delta (t - j)). The relative error is at most eps Delta (t - j), where Delta is 1, or log 2 for ``s6-poly`` (to first
+    order). ``s6-poly-linear`` (Abar = Delta = b_Delta = 1) has finite parameters and no such error.
     """
     (N, D), (_, d) = W_Q.shape, W_V.shape
     layer = _s6(form, D, N, eps)
@@ -65,12 +67,12 @@ def lemma2(W_Q: Tensor, W_K: Tensor, W_V: Tensor, form: Form = "s6-poly", *, eps
 
 @torch.no_grad()
 def of_linattn(layer: LinAttn, L: int, form: Form = "s6-poly") -> MambaBlock:
-    """The suite's linear attention, with its biases and its 1/L, as a Mamba block around one S6 layer of width D + 1.
+    """Convert the suite's linear attention, with its biases and its 1/L, to a Mamba block.
 
-    The biases of queries and keys are those of C and B, which the layout ``full_bias`` has. A channel carries one coordinate
-    of the tokens, so that W_V stands in the block's output map, and b_V sum_j (q_t . k_j) needs a channel that is
-    constantly 1, which the bias of its input map makes: a bare S6 of width D has neither. 1/L is a weight: this holds
-    at one length.
+    The block has one S6 layer of width D + 1. The biases of C and B (layout ``full_bias``) are the biases of queries and
+    keys. Each channel carries one coordinate of the tokens, so W_V goes into the output map of the block. The term b_V sum_j
+    (q_t . k_j) needs a channel that is always 1; the bias of the input map provides it. A bare S6 of width D has neither.
+    1/L is a weight, so the block is correct only at length L.
     """
     D = int(layer.qkv.in_features)
     weights, biases = ([part.detach().double() for part in x.chunk(3)] for x in (layer.qkv.weight, layer.qkv.bias))
@@ -90,7 +92,7 @@ def of_linattn(layer: LinAttn, L: int, form: Form = "s6-poly") -> MambaBlock:
 
 
 def _s6(form: Form, width: int, N: int, eps: float = 0.0) -> S6:
-    """A layer with Abar = 1 (with A = -eps where A = 0 makes it so), B = C = 0 and no skip."""
+    """Return a layer with Abar = 1, B = C = 0 and no skip; for forms that need A = 0, A is -eps."""
     if form == "s6-poly-linear":
         layer: S6 = _zeros(lambda: S6Poly(width, N=N, layout="full_bias", skip=False, transition="linear"))
     else:
@@ -105,10 +107,10 @@ def _s6(form: Form, width: int, N: int, eps: float = 0.0) -> S6:
 
 @dataclass(frozen=True, eq=False)
 class Construction:
-    """A network that is a polynomial of x_1..x_L; made by `theorem2`.
+    """Network that computes a polynomial of x_1..x_L; `theorem2` constructs it.
 
-    padding: zeros that are appended, so that T = L + padding. width: of the residual stream, which carries the position
-    code. inner: channels of each block. parameters: numbers of the network, most of them 0.
+    padding: number of zeros appended to the input, so T = L + padding. width: width of the residual stream, which carries
+    the position code. inner: channels of each block. parameters: parameter count; most parameters are 0.
     """
 
     parsed: Parsed
@@ -121,17 +123,17 @@ class Construction:
 
     @torch.no_grad()
     def evaluate(self, x: Tensor) -> Tensor:
-        """The network's outputs (B,) for inputs x (B, L)."""
+        """Return the outputs (B,) of the network for inputs x (B, L)."""
         padded = nn.functional.pad(x.double(), (0, self.padding)).unsqueeze(-1)
         size = max(1, _AT_ONCE // _activations(self.L + self.padding, self.width, self.inner))
         return torch.cat([self.network(part).squeeze(-1) for part in padded.split(size)])
 
     def error(self, x: Tensor) -> Tensor:
-        """|network - polynomial| / max(1, sum_m |c_m m(x)|), the constant among the terms: (B,) for x (B, L).
+        """Return the relative error (B,) for x (B, L): |network - polynomial| / max(1, sum_m |c_m m(x)|).
 
-        It is not always of the order of rounding: a monomial is found as the difference of two sums that share the products
-        of its last variables' powers. These may exceed the monomial where its first variables are near 0, and rounding is
-        relative to the largest of them.
+        The sum includes the constant. The error can exceed the order of rounding: the network computes a monomial as the
+        difference of two sums that share the products of the powers of its last variables. These products may exceed the
+        monomial where its first variables are near 0, and rounding is relative to the largest product.
         """
         x = x.double()
         coefficients = [self.parsed.constant, *self.parsed.coefficients]
@@ -143,25 +145,26 @@ class Construction:
 
 @torch.no_grad()
 def theorem2(parsed: Parsed, L: int, *, windows: Windows = "disjoint", limit: float = LIMIT) -> Construction:
-    """Four Mamba blocks that are `parsed`: S6 with N = 1, Bbar = B, Abar linear; no convolution or activation, linear gate.
+    """Construct four Mamba blocks that compute `parsed`: Theorem 2 of arXiv 2502.02209.
 
-    Theorem 2 of arXiv 2502.02209, as `constructions.theorem2` has it, and `windows` as `place` there. The printed proof also
-    leaves open that a power stands at one position only, so that the product must be kept at all others, and that a residual
-    connection must carry the position code past the first block; both are filled.
+    The blocks have N = 1, Bbar = B, Abar linear, no convolution or activation, and a linear gate. `initialisation.theorem2`
+    describes the construction, and `place` there describes `windows`. The construction also fills two gaps of the printed
+    proof: each power is at one position only, so the product must be kept at all other positions; and a residual connection
+    must carry the position code past the first block.
 
-    limit: GB that the weights and the activations of one sequence may take. Raises `BadInput` beyond it, and for a variable
-    beyond L.
+    limit: memory limit in GB for the weights and the activations of one sequence. Raise `BadInput` beyond it, and for a
+    variable beyond L.
     """
     used = sorted({variable for exponents in parsed.exponents for variable in exponents})
     if L < 1 or (used and used[-1] >= L):
-        raise BadInput(f"theorem 2: L={L} is too small, the polynomial's last variable is x{used[-1] + 1 if used else 1}")
+        raise BadInput(f"theorem 2: L={L} is too small; the polynomial's last variable is x{used[-1] + 1 if used else 1}")
     plan = place(parsed, L, windows)
     T, width, inner = plan.T, plan.width, plan.inner
     need = 8e-9 * (_parameters(T, width, inner) + _activations(T, width, inner))
     if need > limit or T > LONGEST:
         raise BadInput(
-            f"theorem 2: {len(plan.monomials)} monomials, of {len(plan.pairs)} powers in all, over {T} positions need a"
-            f" network of width {width} and {need:.3g} GB (the most is {limit:g} GB and {LONGEST} positions)"
+            f"theorem 2: {len(plan.monomials)} monomials with {len(plan.pairs)} powers in total over {T} positions need a"
+            f" network of width {width} and {need:.3g} GB (the limits are {limit:g} GB and {LONGEST} positions)"
         )
     sizes = iter(inner)
     network = _zeros(
@@ -181,13 +184,13 @@ def theorem2(parsed: Parsed, L: int, *, windows: Windows = "disjoint", limit: fl
 
 
 def _parameters(T: int, width: int, inner: tuple[int, ...]) -> int:
-    """The position code, the embedding and the read-out; of each block three linear maps, S_Delta, S_B, S_C and A."""
+    """Count the parameters: position code, embedding and read-out; per block three linear maps, S_Delta, S_B, S_C and A."""
     around = T * width + 2 * width + width + 1
     return around + sum(n * (3 * width + n) + width + 2 * n + n + 2 * (n + 1) + n for n in inner)
 
 
 def _activations(T: int, width: int, inner: tuple[int, ...]) -> int:
-    """About as many numbers as a forward pass of one sequence holds at once."""
+    """Estimate how many numbers the forward pass of one sequence keeps in memory."""
     return T * (3 * width + 12 * max(inner))
 
 
@@ -196,10 +199,11 @@ def _activations(T: int, width: int, inner: tuple[int, ...]) -> int:
 
 @torch.no_grad()
 def count_in_row(L: int) -> Network:
-    """A network of width 1 over tokens 0 and 1, (B, L) -> (B, L, 1): the length of the run of 1s that ends at each position.
+    """Construct a network of width 1 over tokens 0 and 1, (B, L) -> (B, L, 1), that counts consecutive 1s.
 
-    Its one S6 channel with N = 1 (Eq. 5, Abar = x_t, B = C = 1) is h_t = x_t h_{t-1} + x_t; its skip of -1 takes away what
-    the residual connection adds. Exact, as all numbers are whole.
+    The output at each position is the length of the run of 1s that ends there. The single S6 channel with N = 1 (Eq. 5,
+    Abar = x_t, B = C = 1) computes h_t = x_t h_{t-1} + x_t; its skip of -1 cancels the residual connection. The result is
+    exact because all numbers are integers.
     """
     made = _zeros(
         lambda: Network(
@@ -216,12 +220,12 @@ def count_in_row(L: int) -> Network:
     return made
 
 
-# --- What they share ---
+# --- Shared helpers ---
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Asked(Task):
-    """As much of a task as a `Network` asks for: nothing is drawn from it."""
+    """Placeholder task with the attributes that a `Network` reads; it has no data."""
 
     tokens: int | None = None
     every: bool = False
@@ -253,7 +257,7 @@ class _Asked(Task):
 
 @torch.no_grad()
 def _zeros(make: Callable[[], _Module]) -> _Module:
-    """What `make` makes, in float64 with every number 0; no random number is drawn from the global generator."""
+    """Return the module of `make` in float64 with all parameters and buffers 0, leaving the global generator unchanged."""
     with torch.random.fork_rng(devices=[]):
         module = make().double()
     for tensor in (*module.parameters(), *module.buffers()):
@@ -262,13 +266,13 @@ def _zeros(make: Callable[[], _Module]) -> _Module:
 
 
 def report(construction: Construction, samples: int = 256, seed: int = 0) -> str:
-    """Error (the largest over random Gaussian inputs) and size of a construction, in aligned lines."""
+    """Return the error (maximum over random Gaussian inputs) and the sizes of a construction as an aligned table."""
     x = Draws(fold("theorem 2", seed)).normal(samples, construction.L)
     worst = float(construction.error(x).max())
     lines = [
-        ("error", number(worst), f"the largest of {samples} Gaussian inputs, relative to the sum of |terms|"),
-        ("positions", str(construction.L + construction.padding), f"{construction.L} and {construction.padding} of padding"),
-        ("width", str(construction.width), "of the residual stream"),
+        ("error", number(worst), f"maximum over {samples} Gaussian inputs, relative to the sum of |terms|"),
+        ("positions", str(construction.L + construction.padding), f"{construction.L} + {construction.padding} padding"),
+        ("width", str(construction.width), "width of the residual stream"),
         ("inner", "/".join(map(str, construction.inner)), "channels of each block"),
         ("parameters", str(construction.parameters), ""),
     ]

@@ -1,9 +1,9 @@
-"""Whether large transitions go with bad fits: the rank correlation of the largest |Abar| with the loss over training.
+"""Rank correlation of the largest |Abar| with the loss over training: do large transitions coincide with bad fits?
 
-Theorem 3 of arXiv 2502.02209 bounds the error by a factor that grows without end as the largest |Abar| nears 1. Here that
-number, as it is measured at each point of a run's curve, is set beside the headline metric and the training loss there.
-Spearman's coefficient is taken within a run, over its points; runs, not points, are the independent units of the interval.
-A correlation over training is no cause: both may follow the step alone. Without torch.
+The error bound of Theorem 3 (arXiv 2502.02209) has a factor that diverges as the largest |Abar| approaches 1. This module
+correlates that number with the primary metric and the training loss, measured at the same steps. It computes Spearman's
+coefficient within each run, over the points of its curve. The independent units of the interval are runs, not points. A
+correlation over training does not show a cause: both series may depend only on the step. Needs no torch.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ _NAMED = [
 
 
 class Correlation(NamedTuple):
-    """One cell and one series. against: ``training loss``, or the metric and the split of the headline.
+    """Correlation in one configuration with one series.
 
-    higher_is_better: of that series, and so what the sign means. coefficients: Spearman's, of each run that has at least
-    3 points and in which neither series is constant. interval: their mean with its percentile-bootstrap interval over runs,
-    whose ends are NaN where there are fewer than 10. below_one: the share of the runs that log |Abar| with K_hat < 1
-    throughout, on the probe and on the training batches looked at, with Wilson's interval.
+    against: ``training loss``, or the name and split of the primary metric. higher_is_better: direction of that series,
+    which gives the sign its meaning. coefficients: Spearman's coefficient of each run that has at least 3 points and no
+    constant series. interval: mean coefficient with its percentile-bootstrap interval over runs; the ends are NaN for fewer
+    than 10 runs. below_one: share of the runs that log |Abar| with K_hat < 1 throughout, on the probe and on the inspected
+    training batches, with Wilson's interval.
     """
 
     cell: Cell
@@ -47,23 +48,23 @@ class Correlation(NamedTuple):
 
     @property
     def too_few(self) -> bool:
-        """Whether there are too few runs for an interval."""
+        """True if there are too few runs for an interval."""
         return len(self.coefficients) < FEWEST_RUNS
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's rank correlation, ties at their mean rank; NaN where a series is constant or has fewer than 3 points."""
+    """Return Spearman's rank correlation, with mean ranks for ties; NaN for a constant series or fewer than 3 points."""
     if len(x) != len(y):
-        raise ValueError(f"{len(x)} and {len(y)} points cannot be paired")
+        raise ValueError(f"cannot pair {len(x)} points with {len(y)}")
     ranks = [pd.Series(list(values), dtype="float64").rank().to_numpy() for values in (x, y)]
-    if len(x) < FEWEST_POINTS or any(not np.ptp(rank) > 0 for rank in ranks):  # scipy.stats would say the same, in seconds
+    if len(x) < FEWEST_POINTS or any(not np.ptp(rank) > 0 for rank in ranks):  # not scipy.stats: slow import
         return math.nan
     a, b = (rank - rank.mean() for rank in ranks)
     return float(np.clip((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()), -1, 1))
 
 
 def bootstrap_interval(values: Sequence[float]) -> Interval:
-    """Mean with its percentile-bootstrap interval, the same every time; the ends are NaN for fewer than 10 values."""
+    """Return the mean with its deterministic percentile-bootstrap interval; the ends are NaN for fewer than 10 values."""
     if not len(values):
         return Interval(math.nan, math.nan, math.nan)
     mean = float(np.mean(values))
@@ -76,11 +77,11 @@ def bootstrap_interval(values: Sequence[float]) -> Interval:
 
 
 def correlations(frame: pd.DataFrame, statistic: str = "k_hat") -> list[Correlation]:
-    """Two for each cell of a results table whose runs log `statistic`: with the headline and with the training loss.
+    """Compute two correlations per configuration whose runs log `statistic`: with the primary metric and the training loss.
 
-    frame: as `expbench.results.store.read` has it. statistic: ``k_hat``, or one that is logged by layer (``abar_max``,
-    ``frac_abs_gt_1``), of which the largest over layers is taken; k_hat is abar_max where a run has no row of it. Runs
-    that diverged count up to where they did.
+    frame: a results table from `expbench.results.store.read`. statistic: ``k_hat``, or a statistic logged per layer
+    (``abar_max``, ``frac_abs_gt_1``), reduced to its maximum over layers. For runs without ``k_hat``, ``abar_max`` replaces
+    it. Diverged runs contribute the points before they diverged.
     """
     if frame.empty:
         return []
@@ -103,13 +104,14 @@ def correlations(frame: pd.DataFrame, statistic: str = "k_hat") -> list[Correlat
         for name, values in series:
             each = [_paired(by_run[key], values.get(key, {})) for key in keys]
             known = tuple(rho for rho in each if not math.isnan(rho))
-            against, better = (name, False) if name else (f"{cell.metric or 'headline'} (selection)", cell.higher_is_better)
+            primary = f"{cell.metric or 'primary metric'} (validation)"
+            against, better = (name, False) if name else (primary, cell.higher_is_better)
             found.append(Correlation(cell, statistic, against, better, known, bootstrap_interval(known), below_one))
     return found
 
 
 def _by_step(rows: pd.DataFrame) -> dict[str, dict[int, float]]:
-    """The largest value at each step of each run."""
+    """Return the largest value at each step, for each run."""
     found: dict[str, dict[int, float]] = {}
     largest = rows.groupby(["key", "step"], as_index=False)["value"].max()
     for key, step, value in zip(largest["key"], largest["step"], largest["value"], strict=True):
@@ -122,7 +124,7 @@ def _largest(rows: pd.DataFrame, metric: str) -> dict[str, dict[int, float]]:
 
 
 def _reaches_one(frame: pd.DataFrame) -> set[Any]:
-    """The runs whose largest |Abar| is, at some point, not below 1; a number that is not finite is not."""
+    """Return the runs whose largest |Abar| is not below 1 at some point; NaN and infinity also count as not below 1."""
     logged = frame[frame["metric"].isin(["k_hat", "abar_max", "abar_max_running"])]
     return set(logged[~(logged["value"] < 1)]["key"])
 
@@ -133,9 +135,9 @@ def _paired(x: dict[int, float], y: dict[int, float]) -> float:
 
 
 def text(found: Sequence[Correlation]) -> str:
-    """An aligned table with a line for each correlation, or one line that says that there is none."""
+    """Return an aligned table with one line per correlation, or a message that there is none."""
     if not found:
-        return "no run logs its transitions: there is nothing to correlate"
+        return "no run logs its transitions, so there is nothing to correlate"
     cells = [one.cell for one in found]
     named = varying(cells, _NAMED)
     settings = _differing([(cell["task"], cell["context"].split(", ")) for cell in cells])
@@ -167,5 +169,5 @@ def _settings(written: str | None) -> list[str]:
 
 
 def _differing(named: Sequence[tuple[str, list[str]]]) -> list[str]:
-    """Of each list those entries that not all lists of the same name have, as one text."""
+    """Return for each list, as text, the entries that are not common to all lists of the same name."""
     return [", ".join(e for e in own if any(e not in other for n, other in named if n == name)) for name, own in named]

@@ -1,10 +1,11 @@
-"""Degree and interaction order of a network, measured exactly: total degree, and how many positions one term of it joins.
+"""Exact measurement of a network's total degree and interaction order (the number of positions in one term).
 
-The network's own code runs on residues modulo a prime (`residues.py`), with generic weights. On a random line x + s v its
-output is a polynomial in s of its total degree F, so the finite difference of order F is not 0 and that of order F + 1 is.
-Between two random points the output takes 2^L values, one for each set of positions that come from the second; the mixed
-difference over a set S is 0 unless a term joins all of S. A difference that is not 0 proves that the degree, or order, is
-reached; that one is 0 by chance has a probability of about F / p for each of two primes (Schwartz and Zippel).
+The network's own code runs on residues modulo a prime (`residues.py`), with generic weights. Along a random line x + s v
+the output is a polynomial in s with the network's total degree F. The finite difference of order F is therefore not 0, and
+the one of order F + 1 is 0. To find the order, each position takes its value from one of two random points, which gives 2^L
+outputs. The mixed difference over a set S of positions is 0 unless one term contains all of S. A nonzero difference proves
+that the degree or order is reached; a difference is 0 by chance with probability about F / p for each of two primes
+(Schwartz-Zippel lemma).
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from torch import Tensor, nn
 from expbench.ops import backends
 from expbench.theory.residues import PRIMES, modulo
 
-MOST_POSITIONS = 14  # of which all 2^L sets are tried
-_AT_ONCE = 1 << 15  # points that go through the network together
+MOST_POSITIONS = 14  # the order needs all 2^L sets of positions
+_AT_ONCE = 1 << 15  # points per forward pass
 
 
 class Extent(NamedTuple):
-    """Total degree of y_L in all entries of x_1..x_L, and the most positions that one term of it joins; -1 of zero.
+    """Total degree of y_L in all entries of x_1..x_L, and the largest number of positions in one term; -1 for y_L = 0.
 
-    order: None where there are too many positions to try all sets of them.
+    order: None if there are too many positions to try all subsets.
     """
 
     degree: int
@@ -34,9 +35,9 @@ class Extent(NamedTuple):
 
 
 def generic(network: nn.Module, seed: int = 0) -> nn.Module:
-    """A copy in float64 with random normal parameters: no product of them is 0 by the initialisation's doing.
+    """Return a float64 copy with random normal parameters, so that no product is 0 because of the initialisation.
 
-    What is not trained stays as it is: it may be a mask.
+    Parameters that are not trained keep their values, because they may be masks.
     """
     made = copy.deepcopy(network).double()
     generator = torch.Generator().manual_seed(seed)
@@ -47,9 +48,9 @@ def generic(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def has_degree(network: nn.Module, length: int, channels: int, degree: int) -> bool:
-    """Whether the total degree of the output for inputs (B, length, channels) is exactly `degree`.
+    """Return whether the total degree of the output for inputs (B, length, channels) is exactly `degree`.
 
-    Raises `NotPolynomial`, which names the operation, for a network that is no polynomial.
+    Raise `NotPolynomial`, which names the operation, if the network is not a polynomial.
     """
     reached = False
     for p in PRIMES:
@@ -61,7 +62,7 @@ def has_degree(network: nn.Module, length: int, channels: int, degree: int) -> b
 
 
 def degree_of(network: nn.Module, length: int, channels: int, most: int = 1 << 12) -> int | None:
-    """The total degree of the output, of which nothing is known beforehand; None if it is above `most`; -1 for 0."""
+    """Find the total degree of the output without prior knowledge; None if it is above `most`, -1 for output 0."""
     points = 8
     while points <= 2 * (most + 4):
         values = _on_a_line(network, length, channels, points, PRIMES[0])
@@ -72,33 +73,33 @@ def degree_of(network: nn.Module, length: int, channels: int, most: int = 1 << 1
             values = (values[1:] - values[:-1]) % PRIMES[0]
         if highest > most:
             return None
-        if highest < points - 3:  # three differences and more in a row are 0
+        if highest < points - 3:  # at least three consecutive differences are 0, so a zero by chance is ruled out
             return highest
         points *= 2
     return None
 
 
 def order_of(network: nn.Module, length: int, channels: int) -> int:
-    """The most positions that one term of the output joins, by all 2^length sets of positions; -1 for 0."""
+    """Find the largest number of positions in one term of the output by trying all 2^length sets; -1 for output 0."""
     if length > MOST_POSITIONS:
-        raise ValueError(f"length={length}: the order is measured up to {MOST_POSITIONS} positions")
+        raise ValueError(f"length={length}: the order can be measured for at most {MOST_POSITIONS} positions")
     largest = -1
     chosen = torch.arange(1 << length).unsqueeze(1) >> torch.arange(length) & 1
     for p in PRIMES:
         base, other = (_random(p, seed, length, channels) for seed in (1, 2))
         values = _values(network, torch.where(chosen.bool().unsqueeze(-1), other, base), p)
-        for i in range(length):  # Moebius: of each set the alternating sum over its subsets
+        for i in range(length):  # Moebius transform: the alternating sum over the subsets of each set
             pairs = values.view(-1, 2, 1 << i, values.shape[1])
             values = torch.stack([pairs[:, 0], (pairs[:, 1] - pairs[:, 0]) % p], 1).view(values.shape)
         joined = chosen.sum(1)[values.any(1)]
         largest = max(largest, int(joined.max()) if len(joined) else -1)
-        if largest == length:  # which one prime proves
+        if largest == length:  # a nonzero value modulo one prime is a proof
             break
     return largest
 
 
 def _on_a_line(network: nn.Module, length: int, channels: int, points: int, p: int) -> Tensor:
-    """Outputs (points, O) at x + s v for s = 0, 1, ..., as residues."""
+    """Return the outputs (points, O), as residues, at x + s v for s = 0, 1, ..., points - 1."""
     x, v = (_random(p, seed, length, channels) for seed in (3, 4))
     parts = [
         _values(network, (x + s[:, None, None] * v % p) % p, p)
@@ -108,7 +109,7 @@ def _on_a_line(network: nn.Module, length: int, channels: int, points: int, p: i
 
 
 def _values(network: nn.Module, inputs: Tensor, p: int) -> Tensor:
-    """The network's outputs (B, O) for inputs (B, L, C) of residues."""
+    """Return the outputs (B, O) of the network, as residues, for inputs (B, L, C) of residues."""
     with backends.using("reference"), modulo(p) as lifted:
         y = network(lifted(inputs))
     values: Tensor = y.values.flatten(1)
@@ -120,13 +121,13 @@ def _random(p: int, seed: int, *shape: int) -> Tensor:
 
 
 def _difference(values: Tensor, p: int) -> Tensor:
-    """The finite difference of order n - 1 of values (n, O) at 0, 1, ..., n - 1, modulo p."""
+    """Return the finite difference (O,) of order n - 1 of values (n, O) at 0, 1, ..., n - 1, modulo p."""
     return (values * _binomials(len(values) - 1, p).unsqueeze(1) % p).sum(0) % p
 
 
 @lru_cache(maxsize=16)
 def _binomials(n: int, p: int) -> Tensor:
-    """(-1)^(n-k) C(n, k) modulo p for k = 0..n."""
+    """Return the signed binomials (-1)^(n-k) C(n, k) modulo p for k = 0..n."""
     factorials = [1]
     for k in range(1, n + 1):
         factorials.append(factorials[-1] * k % p)

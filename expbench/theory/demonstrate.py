@@ -1,4 +1,4 @@
-"""Demonstrate: a construction's weights are set, it is evaluated in float64, and what comes of it is told in a few lines."""
+"""Demonstrations of the constructions: set the weights, evaluate in float64, and report the error in a few lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONGEST = 1 << 12
 
 
 def demonstrate(what: str, L: int | None, D: int, N: int) -> str:
-    """What comes of ``lemma2``, of ``count-in-row``, or of a polynomial as text; raises `BadInput` for another text."""
+    """Return a report on ``lemma2``, ``count-in-row`` or a polynomial given as text; raise `BadInput` for any other text."""
     if what == "lemma2":
         return _lemma2(_length(L, 16), D, N)
     if what == "count-in-row":
@@ -26,7 +26,7 @@ def demonstrate(what: str, L: int | None, D: int, N: int) -> str:
     try:
         parsed = parse(what, L)
     except BadInput as error:
-        raise BadInput(f"{error}; or take lemma2 or count-in-row") from error
+        raise BadInput(f"{error}; other choices: lemma2, count-in-row") from error
     used = max((variable + 1 for exponents in parsed.exponents for variable in exponents), default=1)
     return construct.report(construct.theorem2(parsed, _length(L, used)))
 
@@ -39,11 +39,11 @@ def _length(L: int | None, default: int) -> int:
 
 
 def _lemma2(L: int, D: int, N: int) -> str:
-    """A random head of linear attention, as each form of S6."""
+    """Compare each form of S6 with a random head of linear attention."""
     draws = Draws(fold("lemma2", L, D, N))
     W_Q, W_K, W_V, x = draws.normal(N, D), draws.normal(N, D), draws.normal(D, D), draws.normal(_SEQUENCES, L, D)
     expected = naive(x @ W_Q.mT, x @ W_K.mT, x @ W_V)
-    lines = [["S6 layer", "largest error, relative to the largest value"]]
+    lines = [["S6 layer", "maximum error, relative to the maximum value"]]
     for form in get_args(construct.Form):
         with torch.no_grad():
             error = float((construct.lemma2(W_Q, W_K, W_V, form)(x) - expected).abs().max() / expected.abs().max())
@@ -52,7 +52,7 @@ def _lemma2(L: int, D: int, N: int) -> str:
 
 
 def _count_in_row(L: int) -> str:
-    """One channel against the definition, on random bits with long runs among them."""
+    """Compare one channel with the definition on random bits that include long runs."""
     draws = Draws(fold("count in row", L))
     bits = (draws.uniform(_SEQUENCES, L) < draws.uniform(_SEQUENCES, 1)).long()
     network = construct.count_in_row(L)

@@ -1,8 +1,9 @@
-"""Realisability against learnability: a polynomial's construction, disturbed by noise, and how far training brings it back.
+"""Realisability versus learnability: train a perturbed construction of a polynomial, and the same blocks from scratch.
 
-That four Mamba blocks can be a polynomial (Theorem 2) does not mean that gradient descent finds it. The construction is
-disturbed by normal noise of several sizes, and trained; beside it the same blocks are trained from torch's initialisation.
-All of them are one stack. The polynomial is representable, for the construction is there; whether it is found is measured.
+Four Mamba blocks can represent a polynomial (Theorem 2 of arXiv 2502.02209), but gradient descent need not find it. The
+experiment adds normal noise of several sizes to the constructed weights and trains them. As a baseline, it trains the same
+blocks from torch's initialisation. All networks train in one stack. The construction proves that the polynomial is
+representable; the experiment measures whether training finds it.
 """
 
 from __future__ import annotations
@@ -41,12 +42,16 @@ from expbench.training.ensemble import Ensemble
 from expbench.training.family import Reached, Scored
 from expbench.training.loop import evaluate_together, surroundings, train_together
 
-RECOVERED = 1e-3  # NMSE from which on a run has found the polynomial
+RECOVERED = 1e-3  # a run with at most this NMSE has found the polynomial
 SCRATCH = "scratch"
 
 
 class Trained(NamedTuple):
-    """One run. start: the size of the noise, or ``scratch``. before, after: NMSE on the test split; None if it diverged."""
+    """Result of one run.
+
+    start: noise size, or ``scratch``. before, after: NMSE on the test split before and after training; after is None if the
+    run diverged.
+    """
 
     start: str
     seed: int
@@ -56,7 +61,7 @@ class Trained(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Padded(Task):
-    """A task whose inputs have zeros appended, as a construction needs them; all else is that of `inner`."""
+    """Task that appends zeros to the inputs of `inner`, because a construction needs the padding."""
 
     inner: Task
     headline = "nmse"
@@ -100,9 +105,10 @@ def realise(
     device: str,
     told: Callable[[int], None] = lambda step: None,
 ) -> list[Trained]:
-    """Train the construction of `formula` from each noise and each seed, and from scratch, all in one stack.
+    """Train the construction of `formula` for each noise size and seed, and the same blocks from scratch, all in one stack.
 
-    told: called now and then with the number of steps that are done. Raises `BadInput` for a formula or size that cannot be.
+    told: callback that receives the number of completed steps from time to time. Raise `BadInput` for an invalid formula or
+    size.
     """
     parsed = parse(formula, L)
     used = max((variable + 1 for exponents in parsed.exponents for variable in exponents), default=1)
@@ -128,7 +134,7 @@ def realise(
 
 
 def _started(construction: Construction, task: Padded, start: str, run: Run) -> Network:
-    """The construction on standardised labels, disturbed by noise of that size; or its blocks, initialised by torch."""
+    """Return the construction for standardised labels with noise of size `start`, or its blocks as initialised by torch."""
     network = copy.deepcopy(construction.network).float()
     network.requires_grad_()
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -147,7 +153,7 @@ def _started(construction: Construction, task: Padded, start: str, run: Run) -> 
 def _trained(
     runs: Sequence[Run], task: Padded, ensemble: Ensemble, device: str, told: Callable[[int], None]
 ) -> tuple[list[float], dict[int, float]]:
-    """The NMSE of each network before its training, and after it of those that have not diverged."""
+    """Train the networks; return the NMSE of each before training, and after training of those that did not diverge."""
     tasks: list[Task] = [task] * len(runs)
     with surroundings(runs[0], device, len(runs)):
         stream = Stream(runs, tasks, device)
@@ -163,7 +169,7 @@ def _trained(
 
 
 def text(found: Sequence[Trained], formula: str) -> str:
-    """A line for each start: the errors, and how many runs have found the polynomial."""
+    """Return a table with one line per start: the errors, and how many runs found the polynomial."""
     lines = [["noise", "before", "after: median", "best", "worst", f"found (at most {RECOVERED:g})"]]
     for start, runs in _by_start(found).items():
         ended = sorted(math.inf if run.after is None else run.after for run in runs)
@@ -172,15 +178,15 @@ def text(found: Sequence[Trained], formula: str) -> str:
         wilson = f"{sum(value <= RECOVERED for value in ended)}/{len(ended)} ({number(share.low)} to {number(share.high)})"
         middle = len(runs) // 2
         lines.append([start, number(before[middle]), *map(number, (ended[middle], ended[0], ended[-1])), wilson])
-    return f"{formula}, as four Mamba blocks; normalised errors on the test split\n{aligned(lines)}\n{reading(found)}"
+    return f"{formula}, as four Mamba blocks; NMSE on the test split\n{aligned(lines)}\n{reading(found)}"
 
 
 def reading(found: Sequence[Trained]) -> str:
-    """What that says of the four blocks: the construction exists, whether or not training finds it."""
+    """Return the conclusion: the polynomial is representable, and whether training from scratch found it."""
     scratch = [run for run in found if run.start == SCRATCH]
     if any(run.after is not None and run.after <= RECOVERED for run in scratch):
         return f"representable, and found from scratch by the best of {len(scratch)}"
-    return f"representable, but not found from scratch by the best of {len(scratch)} (which is no proof that it cannot be)"
+    return f"representable, but not found from scratch by the best of {len(scratch)} (no proof that training cannot find it)"
 
 
 def write(found: Sequence[Trained], formula: str, folder: Path) -> list[Path]:
@@ -195,7 +201,7 @@ def write(found: Sequence[Trained], formula: str, folder: Path) -> list[Path]:
 
 
 def _figure(found: Sequence[Trained], formula: str) -> Figure:
-    """The error of every run before and after its training, against the noise that it began with."""
+    """Plot the error of every run before and after training against the initial noise."""
     figure = Figure(figsize=(5.5, 3.4), layout="constrained")
     axes = figure.subplots()
     starts = list(_by_start(found))

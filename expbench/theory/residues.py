@@ -1,9 +1,10 @@
-"""Residues: numbers modulo a prime in the place of a network's activations, so that what it computes is computed exactly.
+"""Residues: exact evaluation of a network with numbers modulo a prime in place of its activations.
 
-A network that is polynomial in its inputs may be run on elements of a prime field: its own code, with every addition and
-multiplication modulo the prime. Real constants (weights, 1/L, Taylor coefficients) become residues: fractions with small
-denominators exactly, all others arbitrary but fixed ones, as generic as the weights that they come from; 0 stays 0. Whatever
-is not an addition or a multiplication (exp, softmax, a normalisation, a comparison) raises `NotPolynomial`, which names it.
+A network that is polynomial in its inputs can run on elements of a prime field: its code stays the same, but every addition
+and multiplication is modulo the prime. Real constants (weights, 1/L, Taylor coefficients) become residues. Fractions with
+small denominators convert exactly. Every other constant maps to an arbitrary but fixed residue, which is as generic as the
+original weight; 0 stays 0. Operations other than addition and multiplication (exp, softmax, normalisation, comparison) raise
+`NotPolynomial`, which names the operation.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ from expbench.data.rng import mix
 from expbench.errors import BadInput
 
 PRIMES = (2**31 - 1, 2**31 - 19)  # below 2^31, so that a product of two residues fits into int64
-_LARGEST_DENOMINATOR = 5040  # 7!: of the coefficients of exp
+_LARGEST_DENOMINATOR = 5040  # 7!, because the Taylor coefficients of exp must convert exactly
 _aten = torch.ops.aten
 
 
 class NotPolynomial(BadInput):
-    """An `operation` on activations that is no polynomial."""
+    """Error for an `operation` on activations that is not polynomial."""
 
     def __init__(self, operation: str) -> None:
-        super().__init__(f"{operation} of activations is no polynomial")
+        super().__init__(f"{operation} of activations is not polynomial")
         self.operation = operation
 
 
@@ -58,7 +59,7 @@ class Residues(torch.Tensor):
 
 @contextmanager
 def modulo(p: int) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Within it, residues have arithmetic modulo the prime p; yields what makes them of a tensor of integers or reals."""
+    """Enable arithmetic modulo the prime p on residues; yield the function that converts integer or real tensors to them."""
     field = _Field(p)
     with torch.no_grad(), field:
         yield field.lifted
@@ -67,14 +68,14 @@ def modulo(p: int) -> Iterator[Callable[[Tensor], Tensor]]:
 class _Field(TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch imports its compiler, and calls it around every operation
+        return False  # otherwise torch imports its compiler and calls it around every operation
 
     def __init__(self, p: int) -> None:
         super().__init__()
         self.p = p
 
     def lifted(self, x: Any) -> Any:
-        """x as residues, if it is a number or a tensor of numbers."""
+        """Convert a number or a tensor of numbers to residues; residues are returned unchanged."""
         if isinstance(x, Residues):
             return x
         if isinstance(x, Tensor):
@@ -87,7 +88,7 @@ class _Field(TorchDispatchMode):
         return Residues(torch.tensor(self.number(float(x))))
 
     def number(self, value: float) -> int:
-        """The residue of a real constant."""
+        """Return the residue of a real constant."""
         return _residue(value, self.p)
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
@@ -96,7 +97,7 @@ class _Field(TorchDispatchMode):
         flat = [*args, *kwargs.values(), *(x for a in args if isinstance(a, list | tuple) for x in a)]
         if not any(isinstance(x, Residues) for x in flat):
             made = function(*args, **kwargs)
-            if packet in _BUFFERS and made.dtype.is_floating_point:  # a tensor that a layer makes to write its states into
+            if packet in _BUFFERS and made.dtype.is_floating_point:  # layers allocate such tensors to write states into
                 return Residues(torch.zeros(made.shape, dtype=torch.int64))
             return made
         out = kwargs.pop("out", None)
@@ -130,7 +131,7 @@ class _Field(TorchDispatchMode):
         kwargs.pop("dtype", None)
         return Residues(rule(*args, **kwargs))
 
-    # Each rule takes what the operation takes, and returns values.
+    # Rules, found by name: each takes the arguments of the operation and returns values (int64).
 
     def _values(self, x: Any) -> Tensor:
         values: Tensor = self.lifted(x).values
@@ -217,12 +218,12 @@ def _residue(value: float, p: int) -> int:
     fraction = Fraction(value).limit_denominator(_LARGEST_DENOMINATOR)
     if float(fraction) == value:
         return fraction.numerator * pow(fraction.denominator, -1, p) % p
-    # any residue, the same each time, and the negative one for the negative number
+    # deterministic and odd in value, so that terms that cancel in real arithmetic also cancel here
     return mix(hash(abs(value))) * (1 if value > 0 else -1) % p
 
 
 def _plain(x: Any) -> Any:
-    """An argument with its residues as integers."""
+    """Return the argument with residues replaced by their integer values."""
     if isinstance(x, Residues):
         return x.values
     return [_plain(member) for member in x] if isinstance(x, list | tuple) else x
@@ -230,7 +231,7 @@ def _plain(x: Any) -> Any:
 
 @contextmanager
 def _outside() -> Iterator[None]:
-    """Plain arithmetic, while a field is in force."""
+    """Disable the arithmetic modulo p temporarily."""
     with torch.utils._python_dispatch._disable_current_modes():
         yield
 

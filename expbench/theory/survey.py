@@ -1,4 +1,7 @@
-"""A survey of degrees: for models, lengths and depths what formulas say beside what is measured, as table and figure."""
+"""Survey of degrees: formulas compared with measurements over models, lengths and depths, as a table and a figure.
+
+The measurement (`degree.py`) is exact, so any difference is an error in the formula or in the model.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +26,17 @@ from expbench.theory.residues import NotPolynomial
 from expbench.training.job import Job
 from expbench.training.loop import build
 
-_UNKNOWN_UP_TO = 1 << 10  # a degree that no formula states is looked for up to here
+_UNKNOWN_UP_TO = 1 << 10  # limit of the search for the degree of a model without a formula
 _HEADER = ["model", "settings", "L", "depth", "degree", "measured", "order", "measured", "linear attention needs", "verdict"]
 
 
 class Line(NamedTuple):
-    """One network. formula, measured: its extent; None where it has none, or is too large to measure.
+    """Result for one network.
 
-    linear_depth: the layers of linear attention that reach this degree. verdict: ``agrees``, ``degree agrees`` (the order
-    is that of too many positions to measure), ``DIFFERS`` (and how), ``not stated``, ``not measured``, ``not polynomial``.
+    formula: its extent by the formula; None if the model has none. measured: its measured extent; None if it is not
+    polynomial or too large to measure. linear_depth: number of linear-attention layers that reach this degree. verdict:
+    ``agrees``, ``degree agrees`` (too many positions to measure the order), ``DIFFERS`` (with the reason), ``not stated``,
+    ``not measured``, ``not polynomial``.
     """
 
     model: str
@@ -45,7 +50,7 @@ class Line(NamedTuple):
 
 
 def survey(jobs: Sequence[Job], limit: int) -> Iterator[Line]:
-    """A line for each network; degrees above `limit` are not measured, for that takes as many points."""
+    """Yield a line for each network; degrees above `limit` are not measured, because the cost grows with the degree."""
     for job in jobs:
         run = job.run
         network = build(run, job.task, job.model, "cpu")
@@ -61,7 +66,7 @@ def _last(reach: Reach | None) -> Extent | None:
 
 
 def _judged(network: Any, length: int, channels: int, formula: Extent | None, limit: int) -> tuple[Extent | None, str]:
-    """What is measured, and the verdict on the formula."""
+    """Return the measured extent and the verdict on the formula."""
     if formula is not None and formula.degree > limit:
         return None, "not measured"
     stated = "" if formula is None else "DIFFERS: "
@@ -83,7 +88,7 @@ def _judged(network: Any, length: int, channels: int, formula: Extent | None, li
 
 
 def _linear_depth(degree: int) -> int:
-    """ceil(log_3 degree): N layers of linear attention have degree 3^N."""
+    """Return ceil(log_3 degree), because N layers of linear attention have degree 3^N."""
     depth, reached = 0, 1
     while reached < degree:
         depth, reached = depth + 1, 3 * reached
@@ -91,7 +96,7 @@ def _linear_depth(degree: int) -> int:
 
 
 def text(lines: Sequence[Line]) -> str:
-    """The table, and how many agree."""
+    """Return the table and the number of networks that agree."""
     agree, differ = (sum(verdict in line.verdict for line in lines) for verdict in ("agrees", "DIFFERS"))
     counted = f"{len(lines)} networks: {agree} agree with their formula, {differ} differ"
     return "\n".join([aligned([_HEADER, *_table(lines)]), "", counted])
@@ -102,7 +107,7 @@ def _table(lines: Sequence[Line]) -> list[list[str]]:
 
 
 def _settings(lines: Sequence[Line]) -> list[str]:
-    """Of each line those settings in which the lines of its model differ, as a text."""
+    """Return for each line, as text, the settings that vary between the lines of its model."""
     values: dict[tuple[str, str], set[Value]] = {}
     for line in lines:
         for name, value in line.settings.items():
@@ -152,14 +157,14 @@ def write(lines: Sequence[Line], folder: Path) -> list[Path]:
 
 
 def _figure(lines: Sequence[Line]) -> Figure:
-    """Degree, order and the linear attention that reaches the degree, against L; a line for each model and depth."""
+    """Plot degree, order and equivalent linear-attention depth against L, with one curve per model and depth."""
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     panels = figure.subplots(1, 3)
     groups: dict[tuple[str, str, int], list[Line]] = {}
     for line, settings in zip(lines, _settings(lines), strict=True):
         groups.setdefault((line.model, settings, line.depth), []).append(line)
     colours = dict(zip(dict.fromkeys((m, s) for m, s, _ in groups), list(mpl.color_sequences["tab10"]) * 20, strict=False))
-    titles = ("total degree", "positions joined in a term", "layers of linear attention that reach the degree")
+    titles = ("total degree", "positions in one term", "linear-attention layers for the same degree")
     for (model, settings, depth), group in groups.items():
         name = f"{model}{' ' if settings else ''}{settings}, depth {depth}"
         for axes, title in zip(panels, titles, strict=True):

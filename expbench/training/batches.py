@@ -1,7 +1,7 @@
-"""Stream: the batches of many runs at once, the same numbers that each would draw by itself.
+"""Stream: the batches of many runs at once, identical to the batches that each run would draw alone.
 
-Runs that share a task draw theirs in one operation, under `torch.vmap` over their keys; a task whose `batch` cannot be
-mapped, or that has a `train_batch` of its own, is asked for each run.
+Runs that share a task draw their batches in one operation, under `torch.vmap` over their keys. Tasks are called once per run
+if `batch` cannot be mapped or if they override `train_batch`.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from expbench.task import Batch, Task
 
 
 class Chunk(NamedTuple):
-    """A part of a split. batch: inputs and targets (B, ...) for all `runs`, if it is `shared`; else (len(runs), B, ...)."""
+    """A part of a split. batch: inputs and targets, (B, ...) for all `runs` if `shared`, else (len(runs), B, ...)."""
 
     batch: Batch
     runs: list[int]
     shared: bool
 
     def each(self) -> Batch:
-        """One for each of the runs: (len(runs), B, ...)."""
+        """Return the batch of each run: (len(runs), B, ...)."""
         return Batch(*(x.expand(len(self.runs), *x.shape) for x in self.batch)) if self.shared else self.batch
 
 
 class Stream:
-    """The training batches of some runs, and the chunks of their selection and test splits."""
+    """The training batches of several runs, and the chunks of their validation and test splits."""
 
     def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], device: str) -> None:
         self._runs, self._tasks, self._device = runs, tasks, device
@@ -48,20 +48,20 @@ class Stream:
         self._dtype = torch.float64 if runs[0].dtype == "float64" else torch.float32
 
     def train(self, step: int) -> Batch:
-        """Batch number `step`, from 1, of each run: inputs and targets (S, B, ...)."""
+        """Return the batch of each run for `step` (from 1): inputs and targets (S, B, ...)."""
         if self.mapped:
             return self.train_at(step)
         return self._stacked([self._own(i, step) for i in range(len(self._runs))])
 
     def train_at(self, step: int | Tensor) -> Batch:
-        """`train` of streams that are `mapped`, in one operation for each task; the number may be a tensor."""
+        """Return the batches of `train` with one operation per task; requires `mapped`. `step` may be a tensor."""
         size = self._runs[0].batch_size
         parts = [torch.vmap(self._drawing(task, size))(advance_all(keys, step)) for task, keys in self._keys.items()]
         whole = [torch.cat(tensors) for tensors in zip(*parts, strict=True)] if len(parts) > 1 else parts[0]
         return Batch(*(self._cast(x if self._order is None else x[self._order]) for x in whole))
 
     def split(self, name: Split, chunks: int | None = None) -> Iterator[Chunk]:
-        """A split, or its first `chunks` chunks: chunk by chunk of those runs whose tasks have one of the same size."""
+        """Yield the chunks of a split, or its first `chunks` chunks; tasks with chunks of equal size share one `Chunk`."""
         for drawn in islice(zip_longest(*(task.split(name, self._device) for task in self._members)), chunks):
             by_size: dict[int, dict[Task, Batch]] = {}
             for task, batch in zip(self._members, drawn, strict=True):
@@ -83,15 +83,15 @@ class Stream:
 
     @cached_property
     def mapped(self) -> bool:
-        """Whether mapped over keys a task draws what it draws for each run: tried on the first batch."""
-        if len(self._runs) == 1 and self._device == "cpu":  # nothing to gain, as no graph is captured there
+        """True if mapping over keys reproduces the batches of the single runs, as tested on the first batch."""
+        if len(self._runs) == 1 and self._device == "cpu":  # no gain: there is no CUDA graph to capture
             return False
         own = (type(task) for task in self._members)
         if any(c.train_batch is not Task.train_batch or c.draws is not Task.draws for c in own):
             return False
         try:
             mapped = self.train_at(1)
-        except Exception:  # what cannot be mapped fails in many ways
+        except Exception:  # vmap raises many different exceptions for unsupported operations
             return False
         for found in self._members.values():
             for i in {found[0], found[-1]}:

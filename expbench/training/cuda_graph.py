@@ -1,8 +1,8 @@
-"""Graph: one step of tensor operations, captured as a CUDA graph and replayed: one launch instead of hundreds.
+"""Capture one step of tensor operations as a CUDA graph and replay it: one launch instead of hundreds.
 
-A tiny step takes the host several milliseconds to launch and the device a fraction of one. What is captured is the sequence
-of kernels on the tensors where they lie. Python runs no more, so whatever a module keeps in Python (a counter, say) stands
-still; therefore a replay is compared with the step itself before it takes its place.
+A small step takes the host several milliseconds to launch, but the device only a fraction of a millisecond to run. A graph
+records the sequence of kernels and their fixed memory addresses. A replay runs no Python code, so state that a module keeps
+in Python (a counter, for example) no longer changes. A replay is therefore compared with an eager step before it is used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 class Capture(NamedTuple, Generic[Result]):
-    """What a step returned; what replays it and returns the same tensors with other values, or why nothing does."""
+    """The result of a step, and a function that replays it into the same tensors, or the reason why there is none."""
 
     result: Result
     replay: Callable[[], Result] | None
@@ -25,17 +25,18 @@ class Capture(NamedTuple, Generic[Result]):
 
 
 def possible(device: torch.device) -> bool:
-    """Whether steps on that device can be captured at all."""
+    """Return whether a device supports CUDA graphs."""
     return device.type == "cuda"
 
 
 def capture(
     step: Callable[[], Result], state: Sequence[Tensor], judged: Sequence[Tensor], tolerance: float
 ) -> Capture[Result]:
-    """Take a step that changes nothing but `state`, in place, and capture it; it has been taken before, and compiled.
+    """Take one step and capture it.
 
-    judged: tensors (S, ...) among the state, each row of which the step and its replay must bring to the same within
-    `tolerance`, relative to the norm of the row. Raises `torch.OutOfMemoryError` where memory does not suffice for both.
+    step: changes nothing but `state`, in place; it must have run before, so that all kernels are compiled. judged: tensors
+    (S, ...) among the state, whose rows after a step and after its replay must agree within `tolerance`, relative to the
+    norm of the row. Raises `torch.OutOfMemoryError` if memory does not suffice for the step and the graph.
     """
     before = [x.clone() for x in state]
     result = step()
@@ -48,10 +49,10 @@ def capture(
             held = step()
         graph.replay()
         difference = max(map(_difference, judged, expected))
-        reason = f"replayed, a step is another (by {difference:.1e})" if not difference <= tolerance else None
+        reason = f"a replayed step differs from an eager one (by {difference:.1e})" if not difference <= tolerance else None
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # a plugin is a stranger's code, and may do what no graph can hold
+    except Exception as error:  # third-party code may use operations that CUDA graphs do not support
         reason = f"it cannot be captured: {type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
     if reason is not None:
         _put(after, state)
@@ -65,8 +66,7 @@ def capture(
 
 
 def _mode() -> Literal["global", "thread_local"]:
-    """Among several processes a thread of NCCL asks the device how far it is, now and then, which a capture of this thread
-    does not have to forbid it."""
+    """Return the capture mode: thread_local in a process group, because its NCCL thread queries the device meanwhile."""
     return "thread_local" if distributed.is_available() and distributed.is_initialized() else "global"
 
 
@@ -76,7 +76,7 @@ def _put(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    """The largest distance between rows of a and of b, relative to those of b; what is finite in neither is alike."""
+    """Return the largest distance between rows of a and b, relative to b; entries that are non-finite in both are equal."""
     a, b = (x.double().reshape(len(x), -1) for x in (a, b))
     gap = torch.where(a.isfinite() | b.isfinite(), a - b, 0.0).norm(dim=1)
     scale = torch.where(b.isfinite(), b, 0.0).norm(dim=1).clamp(min=1e-30)

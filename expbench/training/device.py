@@ -1,4 +1,4 @@
-"""Device: where runs are trained, and what a GPU could do."""
+"""Device: the choice of CPU or GPU, and the peak throughput of GPUs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import torch
 
 from expbench.errors import BadInput
 
-# Dense bfloat16 products of matrices, operations a second (data sheets of Nvidia); the first that is in a GPU's name holds.
+# Dense bfloat16 matrix products in FLOP/s (Nvidia's data sheets). The first key contained in a GPU's name applies, so
+# longer names must stand before their substrings.
 PEAKS = {
     "B200": 2250e12,
     "H200 NVL": 835e12,
@@ -22,14 +23,14 @@ PEAKS = {
 
 
 def choose_device(name: str) -> str:
-    """``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``; raises `BadInput` for a GPU that is not there."""
+    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``. Raises `BadInput` if there is no GPU."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise BadInput("--device cuda: torch finds no CUDA device here; take --device cpu (expbench doctor says more)")
+        raise BadInput("--device cuda: torch finds no CUDA device; use --device cpu (expbench doctor shows details)")
     return name
 
 
 def peak(device_name: str) -> float | None:
-    """Return the operations a second that a GPU of that name could do in bfloat16; None where the table lacks it."""
+    """Return the peak bfloat16 throughput of a GPU in FLOP/s; None if the table lacks its name."""
     return next((value for name, value in PEAKS.items() if name in device_name), None)

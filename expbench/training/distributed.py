@@ -1,9 +1,9 @@
-"""Several processes on one host that train one model, each on its share of every batch.
+"""Data parallelism: several processes on one host train one model, each on its share of every batch.
 
-Gradients meet by torch's DistributedDataParallel, or, where a graph leaves them (`passes`), by `Group.average`.
+Gradients are averaged by torch's DistributedDataParallel or, after a CUDA graph (`epochs.gradients`), by `Group.average`.
 
-They are started by torchrun, which tells each its number in the environment (RANK, WORLD_SIZE, LOCAL_RANK). Process 0 leads:
-it alone evaluates, writes and decides what depends on a clock; the others wait for it where their gradients meet.
+torchrun starts the processes and sets their rank in the environment (RANK, WORLD_SIZE, LOCAL_RANK). Process 0 leads: it
+alone evaluates, writes and makes all decisions that depend on a clock. The others wait for it at the next reduction.
 """
 
 from __future__ import annotations
@@ -22,77 +22,77 @@ from torch.nn.parallel import DistributedDataParallel
 
 from expbench.errors import BadInput
 
-_PATIENCE = timedelta(hours=2)  # that the others have while the first evaluates and writes
+_PATIENCE = timedelta(hours=2)  # the other processes wait this long while process 0 evaluates and writes
 
 
 class Group:
-    """The processes of a training, as one of them sees them. rank: its number, from 0. size: how many."""
+    """The process group of a training. rank: number of this process, from 0. size: number of processes."""
 
     def __init__(self, rank: int, size: int, device: torch.device) -> None:
         self.rank, self.size, self.device = rank, size, device
 
     @property
     def leads(self) -> bool:
-        """Whether it is process 0."""
+        """True in process 0."""
         return self.rank == 0
 
     def wrapped(self, module: nn.Module) -> nn.Module:
-        """The module, whose gradients are then the mean over the processes."""
+        """Return the module wrapped so that its gradients are the mean over all processes."""
         if self.size == 1:
             return module
         devices = [self.device.index] if self.device.type == "cuda" else None
         return DistributedDataParallel(module, devices, gradient_as_bucket_view=True)
 
     def share(self, module: nn.Module) -> None:
-        """Give all processes the parameters and buffers that it has in process 0, as `wrapped` does."""
+        """Copy parameters and buffers from process 0 to all processes, as `wrapped` does."""
         if self.size > 1:
             for x in (*module.parameters(), *module.buffers()):
                 distributed.broadcast(x.detach(), 0)
 
     def decided(self, numbers: Sequence[int]) -> list[int]:
-        """The numbers of process 0."""
+        """Return the numbers of process 0 in all processes."""
         if self.size == 1:
             return list(numbers)
-        both = torch.tensor(numbers, device=self.device)
-        distributed.broadcast(both, 0)
-        found: list[int] = both.tolist()
-        return found
+        shared = torch.tensor(numbers, device=self.device)
+        distributed.broadcast(shared, 0)
+        decided: list[int] = shared.tolist()
+        return decided
 
     def leave(self) -> None:
-        """End the group, once there is nothing more to train; all must call it: none leaves while another waits for it."""
+        """End the group after all training. Every process must call it; a barrier keeps any from leaving early."""
         if self.size > 1:
             distributed.barrier()
             _leave()
 
-    def broadcast(self, what: Any) -> Any:
-        """Return what process 0 says, which can be pickled. The others wait for it."""
+    def broadcast(self, value: Any) -> Any:
+        """Return the object of process 0, which must be picklable, in all processes. The others wait for it."""
         if self.size == 1:
-            return what
-        both = [what]
-        distributed.broadcast_object_list(both, 0, device=self.device)
-        return both[0]
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, 0, device=self.device)
+        return values[0]
 
     def summed(self, x: Tensor) -> Tensor:
-        """The sum over the processes."""
+        """Return the sum over the processes."""
         return x if self.size == 1 else self._reduced(x, distributed.ReduceOp.SUM)
 
     def largest(self, x: Tensor) -> Tensor:
-        """The largest over the processes."""
+        """Return the maximum over the processes."""
         return x if self.size == 1 else self._reduced(x, distributed.ReduceOp.MAX)
 
     def any(self, here: bool) -> bool:
-        """Whether it is so in any process."""
+        """Return whether `here` is true in any process."""
         return bool(self.largest(torch.tensor(int(here), device=self.device)))
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Put the mean over the processes in the place of each."""
+        """Replace each tensor by its mean over the processes, in place."""
         if self.size > 1:
             for x in tensors:
                 distributed.all_reduce(x)
                 x /= self.size
 
     def gathered(self, x: Tensor) -> Tensor:
-        """What all processes have, one after the other."""
+        """Return the tensors of all processes, concatenated along the first axis in the order of rank."""
         if self.size == 1:
             return x
         every = [torch.empty_like(x) for _ in range(self.size)]
@@ -106,32 +106,33 @@ class Group:
 
 
 def apart(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Within it gradients are only added up in each process; with `last` they meet."""
+    """Return a context in which each process accumulates its own gradients (`no_sync`); with `last` they are reduced."""
     return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def processes() -> tuple[int, int]:
-    """The number of this process and how many torchrun has started; (0, 1) without it. Joins nothing."""
+    """Return the rank and the number of processes that torchrun has started; (0, 1) without it. Joins no group."""
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def announce(what: Any, device: str) -> None:
-    """Tell the other processes of torchrun, which wait for it, what begins; nothing where there are none."""
+def announce(work: Any, device: str) -> None:
+    """Broadcast the next piece of work to the waiting processes of torchrun; do nothing if there are none."""
     if processes()[1] > 1:
-        joined(device).broadcast(what)
+        joined(device).broadcast(work)
 
 
 def joined(device: str) -> Group:
-    """The group of this process: of torchrun's where it was started by that, else by itself. Raises BadInput.
+    """Return the process group: torchrun's processes, or this process alone without torchrun.
 
-    It lasts as long as the process, for one training after the other: torchrun's processes cannot meet a second time.
+    The group lasts as long as the process and serves all its trainings, since torchrun's processes cannot join twice.
+    Raises `BadInput` if there is no GPU for this process.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("device=cuda: torch sees no GPU here; take cpu")
+        raise BadInput("device=cuda: torch finds no GPU; use cpu")
     _, size = processes()
     local = int(os.environ.get("LOCAL_RANK", 0))
     if device == "cuda" and local >= torch.cuda.device_count():
-        raise BadInput(f"process {local} of this host has no GPU of its own: there are {torch.cuda.device_count()}")
+        raise BadInput(f"no GPU is left for process {local} of this host, which has {torch.cuda.device_count()}")
     own = torch.device("cpu")
     if device == "cuda":
         own = torch.device("cuda", local if size > 1 else torch.cuda.current_device())
@@ -146,7 +147,7 @@ def joined(device: str) -> Group:
 
 
 def _leave() -> None:
-    """Destroy the group, if there is one, and its threads: one of them that outlives the interpreter aborts the process."""
+    """Destroy the group, if any, and its threads: a thread that outlives the interpreter aborts the process."""
     if distributed.is_initialized():
-        gc.collect()  # what was trained holds the group, and is part of cycles
+        gc.collect()  # trained models hold the group through reference cycles
         distributed.destroy_process_group()

@@ -1,7 +1,7 @@
-"""Ensemble: networks that differ in nothing but their numbers, as one: parameters (S, ...), called under vmap.
+"""Ensemble: networks of one architecture as a single network with stacked parameters (S, ...), called under vmap.
 
-The batch is inside `torch.vmap`, autograd outside, so that the loss of a run is that of the same module called by itself, to
-rounding. A network alone is called directly, and needs no vmap: what a module does then is its own affair.
+`torch.vmap` runs inside autograd, so that the loss of a run equals the loss of its module called alone, up to rounding. A
+single network is called directly, without vmap, and may therefore use operations that vmap does not support.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _DEFINITIONS = {"gru": "gru_impl", "lstm": "lstm_impl", "rnn_tanh": "rnn_tanh_in
 
 
 class Ensemble:
-    """S networks, of which the first stands for all; `leaves` are their trainable parameters, each (S, ...).
+    """S networks with the first as template; `leaves` are their trainable parameters, each (S, ...).
 
-    decayed: for each leaf whether weight decay applies to it.
+    decayed: for each leaf, True if weight decay applies to it.
     """
 
     def __init__(self, networks: Sequence[Network]) -> None:
@@ -52,37 +52,37 @@ class Ensemble:
 
     @property
     def leaves(self) -> list[Tensor]:
-        """What autograd differentiates: (S, ...), or of a network alone its own parameters."""
+        """Trainable parameters for autograd: (S, ...), or the parameters (...) of a single network."""
         return list(self._parameters.values())
 
     def stacked(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Tensors like the leaves, with their axis S."""
+        """Return tensors of the leaves' shapes with the axis S, which those of a single network lack."""
         return [x.unsqueeze(0) for x in tensors] if self.size == 1 else list(tensors)
 
     def losses(self, task: Task, batch: Batch) -> Tensor:
-        """The loss (S,) of each network on its own batch; inputs and targets (S, B, ...)."""
+        """Return the loss (S,) of each network on its own batch; inputs and targets (S, B, ...)."""
         losses: Tensor = self._each(lambda network, x, y: task.loss(_floating(network(x)), y), (0, 0), *batch)
         return losses
 
     def outputs(self, inputs: Tensor, *, shared: bool, some: Sequence[int] | None = None) -> Tensor:
-        """What the networks, or `some`, return for inputs (B, ...), which they share, or (S, B, ...): (S, B, ...)."""
+        """Return the outputs (S, B, ...) of the networks, or of `some`, for shared inputs (B, ...) or inputs (S, B, ...)."""
         dims = (None if shared else 0,)
         outputs: Tensor = self._each(lambda network, x: _floating(network(x)), dims, inputs, some=some)
         return outputs
 
     def statistics(self, inputs: Tensor) -> dict[tuple[int, str], Tensor]:
-        """`Network.statistics` of each network on inputs (S, B, ...): each (S,)."""
+        """Return `Network.statistics` of each network on inputs (S, B, ...), as tensors (S,)."""
         found: dict[tuple[int, str], Tensor] = self._each(
             lambda network, x: self.template.statistics(x, network), (0,), inputs
         )
         return found
 
     def state(self, i: int) -> dict[str, Tensor]:
-        """The state dict of network i."""
+        """Return the state dict of network i."""
         if self.size == 1:
             return self.template.state_dict()
         mine = {name: x[i].detach() for name, x in (self._parameters | self._rest).items()}
-        shared = {id(p): name for name, p in self.template.named_parameters()}  # one parameter may have several names
+        shared = {id(p): name for name, p in self.template.named_parameters()}  # tied parameters have several names
         every = {name: mine[shared[id(p)]] for name, p in self.template.named_parameters(remove_duplicate=False)}
         return {name: x for name, x in (mine | every).items() if name in self.template.state_dict()}
 
@@ -93,7 +93,7 @@ class Ensemble:
         *tensors: Tensor,
         some: Sequence[int] | None = None,
     ) -> Any:
-        """function(network, *tensors) for each network or `some`; `tensors` mapped along `dims`, results along the first."""
+        """Return function(network, *tensors) of each network, or of `some`, stacked along axis 0; `dims`: as in vmap."""
         if self.size == 1:
             result = function(self.template, *(x if dim is None else x[0] for x, dim in zip(tensors, dims, strict=True)))
             return {k: v.unsqueeze(0) for k, v in result.items()} if isinstance(result, dict) else result.unsqueeze(0)
@@ -110,10 +110,10 @@ class Ensemble:
 
 @contextmanager
 def _mapped_as_defined(recurrent: bool) -> Iterator[None]:
-    """By their definitions what torch has fused and has no rule for, or one that fails: short softmax attention, recurrent
-    layers. Long attention has a rule of ours.
+    """Decompose fused operations of torch whose vmap rule is missing or fails: short softmax attention, recurrent layers.
 
-    Other operations without a rule go on slowly, which the estimate shows. On a GPU narrow layers have kernels of ours.
+    Long attention has a rule in `ops.attention`, and small layers have kernels on a GPU (`ops.small_layers`). Other
+    operations without a rule run slowly, in a loop; the time estimate includes that.
     """
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -128,7 +128,7 @@ def _mapped_as_defined(recurrent: bool) -> Iterator[None]:
 
 
 class _RecurrenceAsDefined(TorchFunctionMode):
-    """nn.GRU, nn.LSTM and nn.RNN step by step, by torch's own decompositions."""
+    """nn.GRU, nn.LSTM and nn.RNN step by step, by torch's decompositions."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

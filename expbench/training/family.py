@@ -1,7 +1,7 @@
-"""Family: how one kind of task is resolved, checked, timed and trained; a task names its own (`Task.trained_as`).
+"""Family: the interface through which one kind of task is resolved, checked, timed and trained.
 
-Nothing above this seam asks what kind a task is. `stacked` trains networks on fresh data, many at once; `language` trains
-language models on a text, in epochs. Training is a generator of events: it calls nothing back.
+A task names its family (`Task.trained_as`), so callers never test the kind of a task. `stacked` trains many networks at once
+on fresh data; `language` trains language models on a text, in epochs. Training is a generator of events, without callbacks.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _FAMILIES = {"stacked": "expbench.training.stacked", "language": "expbench.langu
 
 
 class Point(NamedTuple):
-    """A point of the grid as it was asked for. None leaves a value to the family.
+    """A point of the grid as the user gave it. The family chooses a value for None.
 
-    fields: values of `Run`'s fields, by name, with epochs and match. settings: of the model, parsed, with their defaults.
-    given: the names of those settings that were asked for.
+    fields: values of `Run`'s fields, by name, with epochs and match. settings: model settings, parsed, with defaults.
+    given: the names of the settings that the user gave.
     """
 
     task_name: str
@@ -37,14 +37,14 @@ class Point(NamedTuple):
 
 
 class Resolved(NamedTuple):
-    """What a family makes of a point: the fields of `Run` that it decides, model settings among them."""
+    """The fields of `Run` and the model settings that a family derives from a point."""
 
     fields: dict[str, Any]
     settings: dict[str, Value]
 
 
 class Facts(NamedTuple):
-    """What is known of a network before it is trained. reach: None where there is no polynomial bound."""
+    """Properties of a network before training. reach: None without a polynomial bound."""
 
     parameters: int
     state_size: int | None
@@ -53,14 +53,17 @@ class Facts(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Jobs that are trained together, or one; and why it is one where similar jobs might have been stacked."""
+    """Jobs that are trained together. alone_because: the reason why a single job was not stacked with similar jobs."""
 
     jobs: list[Job]
     alone_because: str | None = None
 
 
 class Context(NamedTuple):
-    """Where a stack is trained. ends: by `time.monotonic`, after which it may pause. keep_weights: tell trained weights."""
+    """Device, results folder and limits of a training.
+
+    ends: time (`time.monotonic`) after which the training may pause. keep_weights: yield the trained weights.
+    """
 
     device: str
     folder: Path
@@ -69,40 +72,40 @@ class Context(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A number was measured of job number `member` of the stack."""
+    """A score of job number `member` of the stack."""
 
     member: int
     score: Score
 
 
 class Diverged(NamedTuple):
-    """A job's loss, gradient or metric is no longer finite, and nothing more comes of it."""
+    """A job's loss, gradient or metric is no longer finite; no further events of this job follow."""
 
     member: int
     reason: str
 
 
 class Reached(NamedTuple):
-    """So many steps have been taken."""
+    """Progress: the number of steps taken."""
 
     step: int
 
 
 class Eager(NamedTuple):
-    """Steps could not be captured as a CUDA graph, for this reason."""
+    """Steps run eagerly because they could not be captured as a CUDA graph."""
 
     reason: str
 
 
 class Trained(NamedTuple):
-    """The weights of a job after its last step, where the context asks for them."""
+    """The weights of a job after its last step, if the context asks for them."""
 
     member: int
     weights: Mapping[str, Tensor]
 
 
 class Paused(NamedTuple):
-    """Time was up: the training stands at a checkpoint, after `step` of `steps`, and goes on from there."""
+    """The time limit was reached: the training saved a checkpoint after `step` of `steps` and can resume from it."""
 
     step: int
     steps: int
@@ -112,40 +115,40 @@ Event = Scored | Diverged | Reached | Eager | Trained | Paused
 
 
 class DivergedError(Exception):
-    """The loss, its gradient or a metric is no longer finite; the message says at which step."""
+    """The loss, its gradient or a metric is no longer finite; the message names the step."""
 
 
 class Family(Protocol):
-    """How one kind of task is resolved, checked, timed and trained."""
+    """The interface of one kind of task."""
 
     distributed: bool  # whether the processes of torchrun train one network together
 
     def resolve(self, task: Task, model: type, point: Point) -> Resolved:
-        """Return what a point of the grid becomes. Raises `BadInput` for options that do not apply."""
+        """Return the fields and settings of a grid point. Raises `BadInput` for options that do not apply."""
 
     def check(self, job: Job, device: str) -> None:
-        """Raise `BadInput` if the model breaks its contract, or cannot be trained as the run says."""
+        """Raise `BadInput` if the model breaks its contract or cannot be trained with the run's settings."""
 
     def describe(self, job: Job) -> Facts:
-        """Return what is known of a job's network."""
+        """Return the facts of a job's network."""
 
     def group(self, jobs: Sequence[Job], device: str, largest: int | None) -> Iterator[Stack]:
-        """Divide jobs with one signature into stacks of at most `largest` (None: as many as pay)."""
+        """Divide jobs with one signature into stacks of at most `largest` jobs (None: as many as are efficient)."""
 
     def seconds(self, stack: Stack, device: str) -> float:
-        """Return how long training a stack takes, from a few steps."""
+        """Estimate the training time of a stack in seconds from a few steps."""
 
     def untimed(self, device: str) -> str:
-        """Return what `seconds` leaves out, in words; empty if nothing."""
+        """Return a description of the work that `seconds` omits; empty if it omits nothing."""
 
     def train(self, stack: Stack, context: Context) -> Iterator[Event]:
-        """Train a stack. With torchrun every process makes the call and exhausts it; the first alone gets scores."""
+        """Train a stack. Under torchrun every process must exhaust the iterator; only process 0 gets scores."""
 
     def network(self, job: Job) -> nn.Module:
-        """Return the network of a job, on the CPU, initialised from its seed alone."""
+        """Build the network of a job on the CPU, initialised from its seed alone."""
 
 
 def family_of(task: Task) -> Family:
-    """Return the family that a task names."""
+    """Import the family that a task names."""
     family: Family = import_module(_FAMILIES[task.trained_as]).FAMILY
     return family

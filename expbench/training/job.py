@@ -1,4 +1,4 @@
-"""Job: a run with the objects that it needs."""
+"""Job: a run with its task and model objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from expbench.task import Task
 
 
 class Job(NamedTuple):
-    """A run with the objects that it needs, and where its task and model come from."""
+    """A run with its task object and model class, and the origins of both (built-in, folder, distribution or file)."""
 
     run: Run
     task: Task
@@ -19,5 +19,5 @@ class Job(NamedTuple):
     model_origin: str
 
     def unsupported(self, device: str) -> str | None:
-        """Why its model cannot run as asked on that device, in words; None if it can."""
+        """Return the reason why the model cannot run on a device with the run's width and dtype; None if it can."""
         return unsupported(self.model, width=self.run.D, dtype=self.run.dtype, device=device)

@@ -1,8 +1,9 @@
-"""Runs -> events: one loop for every task and every model, and for as many runs at once as differ in numbers alone.
+"""Training loop: runs -> events, one loop for every task and model, which trains all runs of a stack at once.
 
-Fresh data at every step, AdamW, linear warm-up and cosine decay, gradients clipped in norm. The loop yields what it
-measures: a few dozen points of the curve on the selection split, and at the end the test split, which nothing is chosen on.
-Runs that are trained together share nothing but the operations: each has its data, rates, clipping, and may diverge.
+Fresh data at every step, AdamW, linear warm-up and a schedule such as cosine decay, gradient clipping by norm. The loop
+yields a few dozen points of the learning curve on the validation split and, at the end, scores on the test split, which no
+choice depends on. Runs of a stack share only the operations: each has its own data, learning rate and clipping, and each may
+diverge alone.
 """
 
 from __future__ import annotations
@@ -26,19 +27,20 @@ from expbench.training.monitors import TransitionWatch, fingerprint
 from expbench.training.precision import precision_context
 from expbench.training.step import Steps
 
-CURVE_POINTS, STEPS_BETWEEN_POINTS = 24, 25  # at most so many points, and at least so many steps from one to the next
-CURVE_CHUNKS = 1  # chunks of the selection split that a point of the curve looks at; the last point sees them all
+CURVE_POINTS, STEPS_BETWEEN_POINTS = 24, 25  # maximum number of points on a curve, minimum distance between two
+CURVE_CHUNKS = 1  # chunks of the validation split per point of the curve, to save time; the last point uses all chunks
 PROBE = 64  # sequences on which mixers log their statistics
-_WORTH_SHARING = 1 << 14  # numbers in one layer's input
-_EVALUATED_TOKENS = {"cpu": 1 << 16, "cuda": 1 << 22}  # that go through the networks at once when they are evaluated
-_MEASURED_TOKENS = 1 << 16  # of each run that are measured at once: a short sequence is measured among many
+_WORTH_SHARING = 1 << 14  # numbers in one layer's input, below which threads cost more than they save
+_EVALUATED_TOKENS = {"cpu": 1 << 16, "cuda": 1 << 22}  # tokens per forward pass in evaluation, to bound its memory
+_MEASURED_TOKENS = 1 << 16  # tokens per run in one call of `Task.measure`: few calls, as each has a fixed cost
 
 
 @contextmanager
 def surroundings(run: Run, device: str, size: int = 1) -> Iterator[None]:
-    """What `size` runs like this need of the process: a random state (a layer may have dropout), and as many threads as pay.
+    """Set the process's random state and number of threads for training `size` runs like this, and restore them after.
 
-    One thread where a step is so small that to share it costs more than to do it; torch's own number elsewhere.
+    The seed matters for layers that draw random numbers, such as dropout. Small steps run on one thread, because splitting
+    them costs more than it saves; larger steps use torch's number of threads.
     """
     threads = torch.get_num_threads()
     if size * run.batch_size * run.L * run.D < _WORTH_SHARING:
@@ -52,7 +54,7 @@ def surroundings(run: Run, device: str, size: int = 1) -> Iterator[None]:
 
 
 def build(run: Run, task: Task, model: type, device: str) -> Network:
-    """The network of a run, initialised from its seed alone: drawn on the CPU, so alike on every device."""
+    """Build the network of a run. Its weights depend on the seed alone: drawn on the CPU, they are equal on every device."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         network = Network(
@@ -64,13 +66,13 @@ def build(run: Run, task: Task, model: type, device: str) -> Network:
             positions=run.positions,
             residual=run.residual,
         )
-        network = network.double() if run.dtype == "float64" else network.float()  # bfloat16 is autocast around float32
+        network = network.double() if run.dtype == "float64" else network.float()  # bfloat16 is autocast over float32
         start(network, run, task)
     return network.to(device)
 
 
 def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score]:
-    """Train one network, yielding the curve and at the end the test metrics; raises `DivergedError` where it breaks down."""
+    """Train one network, yielding its learning curve and finally its test metrics; raises `DivergedError`."""
     for event in train_together([run], [task], Ensemble([network]), device):
         if isinstance(event, Diverged):
             raise DivergedError(event.reason)
@@ -79,7 +81,7 @@ def train(run: Run, task: Task, network: Network, device: str) -> Iterator[Score
 
 
 def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensemble, device: str) -> Iterator[Event]:
-    """Train S networks, run i on task i; they have the same number of steps, batch size and shapes."""
+    """Train S networks together, run i on task i; all have the same number of steps, batch size and shapes."""
     began = time.perf_counter()
     first = runs[0]
     alive = list(range(len(runs)))
@@ -147,24 +149,27 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
 
 @torch.no_grad()
 def _untrained(run: Run, ensemble: Ensemble, inputs: Tensor, device: str) -> list[float]:
-    """Of each network what tells its outputs for inputs (S, B, ...) before the first step: they follow from the seed and the
-    code alone, so that a change of what a layer computes shows in a number, whatever training makes up for."""
+    """Return a checksum of each network's outputs for inputs (S, B, ...) before the first step.
+
+    The outputs depend only on the seed and the code, so the checksum reveals a change in a layer even if training
+    compensates for it.
+    """
     ensemble.template.eval()
     with precision_context(run.dtype, device):
-        told: list[float] = fingerprint(ensemble.outputs(inputs, shared=False)).tolist()
+        checksums: list[float] = fingerprint(ensemble.outputs(inputs, shared=False)).tolist()
     ensemble.template.train()
-    return told
+    return checksums
 
 
 def _fingerprints(batch: Batch) -> list[list[Score]]:
-    """Of each run what tells its inputs and its targets, of a batch (S, B, ...)."""
+    """Return the checksums of each run's inputs and targets in a batch (S, B, ...)."""
     names = [f"{name}_fingerprint" for name in Batch._fields]
     rows = zip(*(fingerprint(x).tolist() for x in batch), strict=True)
     return [[Score(name, value) for name, value in zip(names, row, strict=True)] for row in rows]
 
 
 def _data_of(stream: Stream, split: Split) -> dict[int, list[Score]]:
-    """What tells the data of a split, by its first chunk: those of all would have to be drawn once more."""
+    """Return the data checksums of each run in a split, from its first chunk only, to avoid drawing the split again."""
     found: dict[int, list[Score]] = {}
     for chunk in stream.split(split, 1):
         found.update(zip(chunk.runs, _fingerprints(chunk.each()), strict=True))
@@ -172,13 +177,13 @@ def _data_of(stream: Stream, split: Split) -> dict[int, list[Score]]:
 
 
 def curve_steps(steps: int) -> set[int]:
-    """The steps at which the curve is measured: evenly spaced, the last among them."""
+    """Return the steps at which the learning curve is measured: evenly spaced, including the last step."""
     count = max(1, min(CURVE_POINTS, steps // STEPS_BETWEEN_POINTS))
     return {round(steps * (i + 1) / count) for i in range(count)}
 
 
 def evaluate(run: Run, task: Task, network: Network, device: str, split: Split, chunks: int | None = None) -> list[Score]:
-    """The metrics of the selection or test split, or of its first `chunks` chunks."""
+    """Return the metrics of a network on the validation or test split, or on its first `chunks` chunks."""
     stream = Stream([run], [task], device)
     return evaluate_together([run], [task], Ensemble([network]), stream, device, split, [0], chunks)[0]
 
@@ -194,7 +199,7 @@ def evaluate_together(
     alive: Sequence[int],
     chunks: int | None = None,
 ) -> dict[int, list[Score]]:
-    """The metrics of each run in `alive`, by its index."""
+    """Return the metrics of the runs in `alive` on a split, or on its first `chunks` chunks, by index of the run."""
     sequences = max(1, _EVALUATED_TOKENS[device] // (tasks[0].L * len(runs)))
     parts: dict[int, list[Mapping[str, Tensor]]] = {i: [] for i in alive}
     ensemble.template.eval()
@@ -211,7 +216,7 @@ def evaluate_together(
 
 
 def _joined(chunks: Iterable[Chunk], most: int) -> Iterator[Chunk]:
-    """Chunks of the same runs joined, as long as they are no more than `most` sequences of each run."""
+    """Yield consecutive chunks of the same runs joined, up to `most` sequences per run."""
     held: list[Chunk] = []
     for chunk in chunks:
         sizes = [len(x.batch.targets if x.shared else x.batch.targets[0]) for x in (*held, chunk)]

@@ -1,4 +1,4 @@
-"""Watch: what is kept an eye on while runs are trained, beside their losses."""
+"""Monitors: statistics logged during training beside the losses."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from expbench.task import Score, Task
 from expbench.training.batches import Stream
 from expbench.training.ensemble import Ensemble
 
-_TURN = (math.sqrt(5) - 1) / 2  # of a circle from one number's weight to the next: no two weights of a batch are alike
+_TURN = (math.sqrt(5) - 1) / 2  # golden ratio: fraction of a turn between neighbouring weights, so that no weight repeats
 
 
 def fingerprint(x: Tensor) -> Tensor:
-    """A number (R,), float64, for each row of x (R, ...): its numbers weighted by where they stand, and added up.
+    """Return a checksum (R,), float64, of each row of x (R, ...): the sum of its numbers, weighted by position.
 
-    Other numbers, or the same in another order, give another one; rounding hardly changes it, so that it is the same on
-    every device, which a hash is not.
+    Different numbers or a different order change the checksum. Rounding hardly changes it, so that it is comparable across
+    devices, unlike a hash.
     """
     rows = x.double().flatten(1)
     at = torch.arange(1, rows.shape[1] + 1, dtype=torch.float64, device=x.device)
@@ -28,10 +28,10 @@ def fingerprint(x: Tensor) -> Tensor:
 
 
 class SeenInputs:
-    """The share of test inputs that training has seen, where there are so few inputs that it must happen.
+    """The train/test overlap: the share of test inputs that occurred in training.
 
-    Streams of random inputs are as good as disjoint where the space of inputs exceeds 100 times the sample. Test inputs are
-    kept in order, and a batch leaves its mark on those that it holds.
+    It is measured only for small input spaces, because random inputs hardly ever repeat in a space of more than 100 times
+    the number of training inputs. The test inputs are sorted, and each batch marks those that it contains.
     """
 
     def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], stream: Stream) -> None:
@@ -46,34 +46,34 @@ class SeenInputs:
 
     @property
     def state(self) -> list[Tensor]:
-        """All that `add` changes."""
+        """The tensors that `add` changes."""
         return [self.hits] if self.small else []
 
     def add(self, inputs: Tensor) -> None:
-        """Remember the inputs (S, B, L) of a training batch."""
+        """Mark the test inputs that occur in the inputs (S, B, L) of a training batch."""
         if self.small:
             codes = (inputs * self.powers).sum(-1)
             at = torch.searchsorted(self.codes, codes)
             last = self.codes.shape[1]
             found = self.codes.gather(1, at.clamp(max=last - 1)) == codes
-            self.hits.scatter_(1, torch.where(found, at, last), True)  # the last column is for those that are not there
+            self.hits.scatter_(1, torch.where(found, at, last), True)  # last column: inputs not in the test split
 
     def measure(self) -> Iterator[tuple[int, float]]:
-        """For each run the share of its test inputs that were in its training batches."""
+        """Yield each run's index and the share of its test inputs that occurred in its training batches."""
         if self.small:
-            first = torch.searchsorted(self.codes, self.codes)  # of equal inputs the first has the mark
+            first = torch.searchsorted(self.codes, self.codes)  # of equal inputs only the first is marked
             yield from enumerate(self.hits.gather(1, first).double().mean(1).tolist())
 
 
 class TransitionWatch:
-    """The statistics that mixers log: on a fixed probe, and their running extreme over the training batches looked at."""
+    """The statistics that mixers log: on a fixed probe, and their running maximum over the inspected training batches."""
 
     def __init__(self, ensemble: Ensemble) -> None:
         self.ensemble = ensemble
         self.extremes: dict[int, Tensor] = {}
 
     def probe(self, inputs: Tensor) -> list[list[Score]]:
-        """What each network's mixers log about inputs (S, B, ...)."""
+        """Return the statistics that each network's mixers log for inputs (S, B, ...)."""
         values = {key: x.double().tolist() for key, x in self.ensemble.statistics(inputs).items()}
         found = []
         for i in range(self.ensemble.size):
@@ -83,7 +83,7 @@ class TransitionWatch:
         return found
 
     def running(self, inputs: Tensor) -> list[list[Score]]:
-        """The largest |Abar| of each network so far, these inputs (S, B, ...) among them."""
+        """Return each network's largest |Abar| per layer so far, including these inputs (S, B, ...)."""
         for (layer, name), values in self.ensemble.statistics(inputs).items():
             if name == "abar_max":
                 before = self.extremes.get(layer)

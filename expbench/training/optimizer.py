@@ -1,7 +1,7 @@
 """AdamW (Loshchilov and Hutter 2019) for many runs at once, each with its own learning rate, weight decay and clipping.
 
-torch.optim knows one rate for all, and imports torch's compiler at its first use, which takes longer than a tiny run; this
-is the same update in a few lines, tested against it. Letters: S runs, P numbers that a run trains.
+torch.optim has one learning rate per parameter, not per run. It also imports torch's compiler at its first use, which takes
+longer than a small run. This is the same update, tested against torch's. Letters: S runs, P trainable numbers per run.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 
 
 class AdamW:
-    """The optimizer's state for stacked parameters (S, ...), which it updates in place.
+    """AdamW for stacked parameters (S, ...), which it updates in place.
 
-    weight_decay (S,) is decoupled: parameters shrink by lr * weight_decay at each step, except those for which `decayed` is
-    false (as Mamba has it for A and the skip). Complex parameters are pairs of real ones. means: (S, P), of the gradients.
+    weight_decay (S,) is decoupled: each step multiplies parameters by 1 - lr * weight_decay, except those with `decayed`
+    false (in Mamba, A and the skip). Complex parameters are treated as pairs of real ones. means: running means (S, P) of
+    the gradients.
     """
 
     def __init__(self, parameters: Sequence[Tensor], decayed: Sequence[bool], weight_decay: Tensor) -> None:
@@ -33,12 +34,12 @@ class AdamW:
 
     @property
     def state(self) -> list[Tensor]:
-        """All that a step changes, beside `means`."""
+        """The tensors that a step changes, except `means`."""
         return [*self._parameters, self._squares, self._corrections]
 
     @torch.no_grad()
     def step(self, grads: Tensor, lr: Tensor) -> None:
-        """Update the parameters from gradients (S, P), as `rows` makes them, by the learning rates lr (S,), float64."""
+        """Update the parameters from gradients (S, P), in the layout of `rows`, with learning rates lr (S,), float64."""
         self._corrections *= self._betas
         correction_1, correction_2 = 1 - self._corrections
         self.means.lerp_(grads, 1 - BETAS[0])
@@ -55,13 +56,13 @@ class AdamW:
 
 @torch.no_grad()
 def rows(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors (S, ...), such as the gradients of all parameters, as rows (S, P)."""
+    """Return tensors (S, ...), such as the gradients of all parameters, flattened and concatenated to rows (S, P)."""
     return torch.cat([_real(x).flatten(1) for x in tensors], 1)
 
 
 @torch.no_grad()
 def clipped(grads: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row of (S, P) scaled so that its norm is at most its `largest` (S,), and the norms (S,) before."""
+    """Return each row of (S, P) scaled to a norm of at most `largest` (S,), and the norms (S,) before scaling."""
     norms = torch.linalg.vector_norm(grads, dim=1)
     return grads * torch.clamp(largest / (norms + 1e-6), max=1.0).unsqueeze(1), norms
 

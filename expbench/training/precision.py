@@ -1,4 +1,4 @@
-"""Precision: autocast for bfloat16, and how closely two ways to one number must agree."""
+"""Precision: autocast for bfloat16, and the tolerances between two computations of one number."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2}  # relative, between a loss or gradient found in two ways
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 5e-2}  # relative, between two computations of a loss or gradient
 
 
 def precision_context(dtype: str, device: str) -> AbstractContextManager[Any]:
-    """Return autocast for bfloat16, on a type of device; nothing otherwise."""
+    """Return an autocast context on a device type for bfloat16, a null context for other dtypes."""
     return torch.autocast(device, torch.bfloat16) if dtype == "bfloat16" else nullcontext()

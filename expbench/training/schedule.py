@@ -1,4 +1,4 @@
-"""Schedule: the learning rate at each step: linear warm-up, then half a cosine to 0, a constant, or a line to 0."""
+"""Schedule: the learning rate at each step: linear warm-up, then cosine decay to 0, a constant, or linear decay to 0."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Number = TypeVar("Number", float, Tensor)
 
 
 class Rates:
-    """Learning rate and clipping of each run, in tensors (S,): the rate is `learning_rate_factor` times its peak."""
+    """Learning rate and clipping of each run, in tensors (S,): the rate is the peak times `learning_rate_factor`."""
 
     def __init__(self, runs: Sequence[Run], device: str) -> None:
         def each(values: Iterable[float], dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.tensor(list(values), dtype=dtype, device=device)
 
-        (self._shape,) = {run.schedule for run in runs}  # runs of a stack share it
+        (self._shape,) = {run.schedule for run in runs}  # all runs of a stack have the same schedule
         self._peak = each(run.lr for run in runs)
         self._warmup = each(run.warmup for run in runs)
         self._decay = each(max(1, run.steps - run.warmup) for run in runs)
@@ -34,9 +34,10 @@ class Rates:
 
 
 class Schedule(Protocol):
-    """steps: updates in all. warmup: how many of them, at the beginning, the learning rate rises.
+    """The settings of a learning-rate schedule.
 
-    schedule: what the rate does after that: cosine, constant or linear.
+    steps: total number of updates. warmup: number of updates in which the learning rate rises. schedule: its shape after the
+    warm-up: cosine, constant or linear.
     """
 
     @property
@@ -48,7 +49,7 @@ class Schedule(Protocol):
 
 
 def learning_rate_factor(training: Schedule, step: int) -> float:
-    """Return the share of the peak learning rate used for update `step` (from 0): linear warm-up, then as its shape is."""
+    """Return the fraction of the peak rate for update `step` (from 0): linear warm-up, then the schedule's shape."""
     if step < training.warmup:
         return (step + 1) / training.warmup
     decay = max(1, training.steps - training.warmup)
@@ -56,12 +57,12 @@ def learning_rate_factor(training: Schedule, step: int) -> float:
 
 
 def _falling(shape: str, done: Number, decay: Number) -> Number:
-    """Return the share of the peak after `done` of the `decay` steps that follow the warm-up."""
+    """Return the fraction of the peak after `done` of the `decay` steps that follow the warm-up."""
     if shape == "constant":
         return 0.0 * done + 1.0
     if shape == "linear":
         return 1.0 - done / decay
     if shape != "cosine":
-        raise ValueError(f"no schedule has the shape {shape!r}")
+        raise ValueError(f"unknown schedule {shape!r}")
     angle = math.pi * done / decay
     return 0.5 + 0.5 * (torch.cos(angle) if isinstance(angle, Tensor) else math.cos(angle))

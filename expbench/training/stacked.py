@@ -1,4 +1,4 @@
-"""The family `stacked`: networks of a few layers on fresh data at every step, many runs trained as one program."""
+"""The family `stacked`: networks of a few layers with fresh data at every step; many runs are trained as one program."""
 
 from __future__ import annotations
 
@@ -22,46 +22,50 @@ from expbench.training.loop import CURVE_CHUNKS, build, curve_steps, evaluate_to
 from expbench.training.stacking import stacked
 from expbench.training.step import Steps
 
-_WARMUP, _SHARE = 200, 10  # steps in which the rate rises, but at most one in so many
-_STEPS, _BEFORE = {"cpu": 3, "cuda": 20}, {"cpu": 0, "cuda": 5}  # steps that are timed, and those before them (some eager)
+_WARMUP, _SHARE = 200, 10  # default warm-up in steps, limited to this fraction (one in ten) of short trainings
+# Steps that are timed, and untimed steps before them: on CUDA the first steps run eagerly, then a graph is captured.
+_STEPS, _BEFORE = {"cpu": 3, "cuda": 20}, {"cpu": 0, "cuda": 5}
 
 
 class Stacked:
-    """How tasks with fresh data are trained."""
+    """The family of tasks with fresh data."""
 
     distributed = False
 
     def resolve(self, task: Task, model: type, point: Point) -> Resolved:
-        """Return the point with the model's position code and the default warm-up, at the width that `match` comes to."""
+        """Return the point with the model's position code, the default warm-up and the width that `match` determines.
+
+        Raises `BadInput` if the point has epochs.
+        """
         fields = dict(point.fields)
         if fields["epochs"] is not None:
-            raise BadInput(f"--epochs {fields['epochs']}: {point.task_name} has fresh data at every step; give --steps")
+            raise BadInput(f"--epochs {fields['epochs']}: {point.task_name} has fresh data at every step; use --steps")
         steps, warmup, settings = fields["steps"], fields["warmup"], dict(point.settings)
         fields["positions"] = fields["positions"] or default_positions(model, point.model_name)
         fields["warmup"] = min(_WARMUP, steps // _SHARE) if warmup is None else min(warmup, steps)
         if fields["match"] is not None:
             around = Around(fields["depth"], fields["norm"], fields["positions"], fields["residual"])
             asked = tuple(settings.items())
-            anyone = dataclasses.replace(task, instance=0)  # all instances have networks of one size
+            anyone = dataclasses.replace(task, instance=0)  # one cache entry, as the network size is equal for all instances
             fields["D"], settings = _matched(anyone, model, point.model_name, asked, around, fields["match"])
         return Resolved(fields, resolved_settings(model, settings, fields["D"]))
 
     def check(self, job: Job, device: str) -> None:
-        """Raise `BadInput` if the run does not suit its initial weights, or its model is no causal map of sequences."""
+        """Raise `BadInput` if the model does not map (B, L, D) to (B, L, D)."""
         run = job.run
         check_mixer(job.model, run.model, run.D, run.model_settings, run.L, device, run.dtype)
 
     def describe(self, job: Job) -> Facts:
-        """Return what is known of a job's network."""
+        """Return the facts of a job's network."""
         network = self.network(job)
         return Facts(network.parameter_count(), network.state_size(), network.flops(), network.reach())
 
     def group(self, jobs: Sequence[Job], device: str, largest: int | None) -> Iterator[Stack]:
-        """Divide jobs with one signature into stacks; whether they can be stacked is tried once."""
+        """Divide jobs with one signature into stacks, after one trial whether they can be stacked."""
         return stacked(jobs, device, largest)
 
     def seconds(self, stack: Stack, device: str) -> float:
-        """Return how long a stack takes: its steps, its evaluations on the curve, and the last ones."""
+        """Estimate the seconds that a stack takes: its steps, the evaluations of the learning curve and the final ones."""
         jobs = stack.jobs
         run, task = jobs[0].run, jobs[0].task
         ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
@@ -74,7 +78,7 @@ class Stacked:
                 if taken == _BEFORE[device]:
                     began = time.perf_counter()
                 steps.take()
-            if not steps.fine():  # asks the device, which by then has taken them all
+            if not steps.fine():  # synchronises with the device, so that all steps are timed
                 raise DivergedError("within a few steps")
             step = (time.perf_counter() - began) / _STEPS[device]
             began = time.perf_counter()
@@ -84,11 +88,11 @@ class Stacked:
         return step * run.steps + sequence * (curve + task.selection_size + (task.test_size or 0))
 
     def untimed(self, device: str) -> str:
-        """Return nothing: evaluations are timed, too."""
+        """Return an empty string, because evaluations are timed as well."""
         return ""
 
     def train(self, stack: Stack, context: Context) -> Iterator[Event]:
-        """Train the jobs of a stack as one program. They do not pause: a stack is short."""
+        """Train the jobs of a stack as one program. Stacks are short, so they never pause."""
         jobs, device = stack.jobs, context.device
         runs = [job.run for job in jobs]
         ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
@@ -98,7 +102,7 @@ class Stacked:
             yield from (Trained(i, ensemble.state(i)) for i in range(len(jobs)))
 
     def network(self, job: Job) -> Network:
-        """Return the network of a job, on the CPU, initialised from its seed alone."""
+        """Build the network of a job on the CPU, initialised from its seed alone."""
         return build(job.run, job.task, job.model, "cpu")
 
 
@@ -109,5 +113,5 @@ FAMILY: Family = Stacked()
 def _matched(
     task: Task, model: type, name: str, settings: tuple[tuple[str, Value], ...], around: Around, target: Target
 ) -> tuple[int, dict[str, Value]]:
-    """Return the width at which a model is as large as asked for, and its settings there."""
+    """Return the width at which a model meets the target size, and its settings at that width."""
     return match(task, model, name, dict(settings), around, target)

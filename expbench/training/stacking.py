@@ -1,8 +1,8 @@
-"""Stacks: which jobs are trained together, as one program.
+"""Stacking: the choice of jobs that are trained together, as one program.
 
-Jobs are alike that differ in nothing but numbers: seed, learning rate, weight decay, clipping, warm-up, instance, and such
-settings of a task as leave all shapes alone. Whether their module and their task can be mapped is not asked of their authors
-but tried: losses and gradients of a few of them, together and alone.
+Jobs have the same signature if they differ only in numbers: seed, learning rate, weight decay, clipping, warm-up, instance,
+and task settings that affect no shape. Authors need not declare whether vmap supports their module and task. A trial decides
+instead: it compares losses and gradients of a few jobs, stacked and alone.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from expbench.training.job import Job
 from expbench.training.loop import build, surroundings
 from expbench.training.precision import TOLERANCE, precision_context
 
-_LARGEST = {"cpu": 16, "cuda": 1024}  # runs in a stack, if memory suffices
-# Of the memory that is free, what a stack may take by its trial's measure: a step is kept twice, as a graph and as the eager
-# steps before it had it, and evaluations need room too.
+_LARGEST = {"cpu": 16, "cuda": 1024}  # maximum number of runs in a stack, if memory suffices
+# Share of the free memory for a stack, as measured in its trial. The rest is a reserve: graph and eager steps have separate
+# memory pools, and evaluations need memory too.
 _SHARE_OF_MEMORY = 0.4
-# Numbers in one layer of a run, from which on a CPU is busy with it alone. Of a token there are D, of its scores with others
-# L, of its state D^2 where N is as large as D; the last two count for less, as not every layer has them.
+# Numbers in one layer of a run above which the run alone keeps a CPU busy. A token has D numbers, L attention scores, and a
+# state of D^2 numbers if N is as large as D. The last two have smaller weights, because not every layer has them.
 _WORTH_STACKING = 1 << 13
-_ROUNDING = 1e-2  # relative: a difference in float32 that may be rounding, if in float64 there is none
-NUMBERS = ("rate", "seed", "warmup", "weight_decay", "clip", "init", "init_noise")  # in which runs of a stack may differ
-_TRIED = 4  # tasks of a stack beside the first, on which it is tried beforehand
+_ROUNDING = 1e-2  # relative: a float32 difference up to this may be rounding, if it vanishes in float64
+NUMBERS = ("rate", "seed", "warmup", "weight_decay", "clip", "init", "init_noise")  # settings that may differ within a stack
+_TRIED = 4  # number of further tasks in the trial, beside the first
 
 
 def by_likeness(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[Job]]:
-    """The jobs in groups that are alike, by what these have in common."""
+    """Group jobs by their signature."""
     alike: dict[tuple[object, ...], list[Job]] = {}
     for job in jobs:
         alike.setdefault(_alike(job), []).append(job)
@@ -42,7 +42,7 @@ def by_likeness(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[Job]]:
 
 
 def stacked(group: Sequence[Job], device: str, largest: int | None = None) -> Iterator[Stack]:
-    """Jobs that are alike in stacks; it is tried once whether they can be stacked."""
+    """Yield jobs with one signature as stacks of at most `largest` jobs, after one trial whether they can be stacked."""
     size, reason = 1, None
     if largest != 1 and len(group) > 1 and group[0].unsupported(device) is None:
         size, reason = together(group, device)
@@ -53,10 +53,10 @@ def stacked(group: Sequence[Job], device: str, largest: int | None = None) -> It
 
 
 def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
-    """How many of these jobs, which are alike and supported, are best trained together; and if it is one, why."""
+    """Return the best stack size for supported jobs with one signature, and the reason if it is 1."""
     first, run = group[0], group[0].run
     if device == "cpu" and run.batch_size * run.L * max(run.D, run.L // 16, run.D**2 // 8) > _WORTH_STACKING:
-        return 1, "its steps are large enough to keep a CPU busy"
+        return 1, "a single run keeps the CPU busy"
     others = {job.task: job for job in group[1:]} | {first.task: group[-1]}
     tried = [first, *list(others.values())[:_TRIED]]
     try:
@@ -64,19 +64,19 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
         alike = difference <= TOLERANCE[run.dtype]
         if not alike and run.dtype == "float32" and difference <= _ROUNDING:
             alike = _trial([_in_float64(job) for job in tried], device)[0] <= TOLERANCE["float64"]
-    except (Exception, SystemExit) as error:  # a plugin is a stranger's code, and what cannot be mapped fails in many ways
-        return 1, f"it cannot be mapped: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    except (Exception, SystemExit) as error:  # third-party code raises many different exceptions under vmap
+        return 1, f"vmap fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
     if not alike:
-        return 1, f"mapped, its loss or gradient is another (by {difference:.1e})"
+        return 1, f"vmap changes its loss or gradient (by {difference:.1e})"
     if size == 1:
-        return 1, "memory does not suffice for two"
+        return 1, "memory does not suffice for two runs"
     return min(size, _LARGEST[device]), None
 
 
 def _alike(job: Job) -> tuple[object, ...]:
     task = job.task
     shapes = (task.L, task.vocabulary, task.channels, task.outputs, task.readout, task.selection_size)
-    marked = task.test_size if task.vocabulary is not None else None  # `SeenInputs` holds the test inputs of all
+    marked = task.test_size if task.vocabulary is not None else None  # `SeenInputs` stacks the test inputs
     return (identity(job.run, {*NUMBERS, "task_settings"}), type(task), job.model, *shapes, marked)
 
 
@@ -85,8 +85,11 @@ def _in_float64(job: Job) -> Job:
 
 
 def _trial(jobs: Sequence[Job], device: str) -> tuple[float, int]:
-    """The largest relative difference between losses and gradients of jobs together and alone, on their first batches; and
-    for how many such jobs the memory of a GPU suffices, by what these have taken."""
+    """Compare losses and gradients of jobs stacked and alone, on their first batches.
+
+    Return the largest relative difference, and the number of such jobs that fit into a GPU's memory, extrapolated from the
+    memory of this trial.
+    """
     run, size = jobs[0].run, _LARGEST[device]
     with surroundings(run, device), precision_context(run.dtype, device):
         if device == "cuda":
@@ -106,7 +109,7 @@ def _trial(jobs: Sequence[Job], device: str) -> tuple[float, int]:
 
 
 def _loss_and_gradients(jobs: Sequence[Job], device: str) -> list[Tensor]:
-    """Of the jobs' first batches: the loss (S,), then the gradient (S, ...) of each parameter."""
+    """Return the losses (S,) of the jobs' first batches, then the gradient (S, ...) of each parameter."""
     ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
     stream = Stream([job.run for job in jobs], [job.task for job in jobs], device)
     losses = ensemble.losses(jobs[0].task, stream.train(1))

@@ -1,6 +1,6 @@
-"""Steps: what happens at each step of training, for runs that are trained together.
+"""Steps: one optimizer step of all runs of a stack.
 
-On a GPU the first steps are taken operation by operation, and the others as a CUDA graph of the same operations.
+On a GPU the first steps run eagerly, and all others replay a CUDA graph of the same operations.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from expbench.training.optimizer import AdamW, clipped, rows
 from expbench.training.precision import TOLERANCE, precision_context
 from expbench.training.schedule import Rates
 
-_EAGER_STEPS = 3  # before a step is captured: kernels are compiled and tables of a task made meanwhile
+_EAGER_STEPS = 3  # before the capture, because the first steps compile kernels and build the tables of a task
 
 
 class Steps:
-    """The optimizer steps of runs that are trained together, and what is to be known of them, kept on the device.
+    """The optimizer steps of the runs of a stack, and their running statistics, which stay on the device.
 
-    Nothing here waits for the device, so that steps follow each other without a pause, until something is asked for.
-    captured: whether steps are captured on a GPU (a few eager ones come first). eager_because: why they could not be.
+    Taking a step never waits for the device, so that it is never idle; only reading a statistic does. captured: capture the
+    steps on a GPU, after a few eager ones. eager_because: the reason why the capture failed.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Steps:
         self._applied: tuple[Tensor, Tensor] | None = None  # rates (S,) and clipped gradients (S, P) of the last step
         self._capturing = captured and device == "cuda"
         self._replay: Callable[[], Batch] | None = None
-        self._held: Batch | None = None  # what a graph reads, where it does not draw its batches itself
+        self._held: Batch | None = None  # the input of a graph that does not draw its own batches
         self.eager_because: str | None = None
 
     def take(self) -> Batch:
-        """The next step; the batch (S, B, ...) that it was taken on, over which the step after it may write."""
+        """Take the next step and return its batch (S, B, ...), which the following step may overwrite."""
         self._taken += 1
         self._since += 1
         fresh = None if self._stream.mapped else self._stream.train(self._taken)
@@ -77,11 +77,11 @@ class Steps:
 
     @property
     def captured(self) -> bool:
-        """Whether steps are replayed as a CUDA graph by now."""
+        """True once steps are replayed as a CUDA graph."""
         return self._replay is not None
 
     def _once(self, batch: Batch | None) -> Batch:
-        """One step, of operations on tensors alone, on this batch or on the one that it draws."""
+        """Take one step with tensor operations only, on a given batch or (None) on a batch drawn within the step."""
         self._step += 1
         batch = self._stream.train_at(self._step) if batch is None else batch
         self.seen.add(batch.inputs)
@@ -94,32 +94,32 @@ class Steps:
         self._broke_at.copy_(torch.where(broke, self._step, self._broke_at))
         rates = self._rates.at(self._step - 1)
         self._optimizer.step(grads, rates)
-        # Held, not copied: a graph then writes the next ones there too, and a step launches nothing more for it.
+        # References, not copies: a replayed graph updates these tensors in place, so that no further kernel is needed.
         self._applied = rates, grads
         self._total += losses
         return batch
 
     def fine(self) -> bool:
-        """Whether all losses and gradients were finite so far."""
+        """Return whether all losses and gradients were finite so far. Waits for the device."""
         return not bool(self._broke_at.any())
 
     def broken(self, alive: Sequence[int]) -> list[tuple[int, int]]:
-        """Those among `alive` whose loss or gradient was not, and at which step for the first time."""
+        """Return the runs in `alive` with a non-finite loss or gradient, each with the first such step."""
         at = self._broke_at.tolist()
         return [(i, at[i]) for i in alive if at[i]]
 
     def applied(self) -> tuple[list[float], list[float]]:
-        """Of each run what the optimizer was given at the last step: its learning rate, the norm of its clipped gradient.
+        """Return each run's learning rate and the norm of its clipped gradient at the last step.
 
-        Measured on these tensors themselves, so that a schedule or a limit that is not kept shows.
+        Both are read from the tensors that the optimizer received, so that errors in the schedule or the clipping show.
         """
         if self._applied is None:
-            raise RuntimeError("no step was taken")
+            raise RuntimeError("no step has been taken")
         rates, grads = self._applied
         return rates.tolist(), torch.linalg.vector_norm(grads, dim=1).tolist()
 
     def mean_loss(self) -> list[float]:
-        """Of each run the mean over the steps since this was last asked."""
+        """Return each run's mean loss over the steps since the last call."""
         mean: list[float] = (self._total / self._since).tolist()
         self._total.zero_()
         self._since = 0

@@ -1,4 +1,4 @@
-"""Weights of trained networks: kept for the best, the median and the worst seed of each cell, and loaded again."""
+"""Weights of trained networks: saved, pruned to the best, median and worst seed of each configuration, and loaded."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def save(state: Mapping[str, Tensor], folder: Path, key: str) -> str:
 
 
 def keep_three(jobs: Sequence[Job], folder: Path) -> None:
-    """Of each cell, that is of runs that differ in their seed alone, delete all weights but three.
+    """Delete all weights but three of each configuration, that is of runs that differ only in their seed.
 
-    Seeds are ordered by the headline metric of the selection split: the test split has no part in what is kept.
+    Seeds are ordered by the primary metric on the validation split, so that the choice does not depend on the test split.
     """
     cells: dict[str, list[Job]] = {}
     for job in jobs:
@@ -52,9 +52,9 @@ def keep_three(jobs: Sequence[Job], folder: Path) -> None:
 
 
 def load(folder: str | Path, key: str) -> nn.Module:
-    """Return the trained network of the run whose key begins so, on the CPU, set to evaluation; raises `BadInput`.
+    """Load the trained network of the run whose key starts with `key`, on the CPU and in evaluation mode.
 
-    Its model and task are imported from where the run had them.
+    Its model and task are imported from their recorded origins. Raises `BadInput` for a key without a run or saved weights.
     """
     from safetensors.torch import load_file
 
@@ -63,7 +63,9 @@ def load(folder: str | Path, key: str) -> nn.Module:
     row = {str(name): value for name, value in store.rows_of_run(frame, key).iloc[0].items()}
     path = _path(folder, row["key"])
     if not path.exists():
-        raise BadInput(f"{path}: the weights of this run were not kept (expbench run --save-weights keeps three of a cell)")
+        raise BadInput(
+            f"{path}: no weights are saved for this run (expbench run --save-weights keeps three per configuration)"
+        )
     run = Run.from_row(row)
     origins: dict[plugins.Kind, str] = {"task": str(row["task_origin"]), "model": str(row["model_origin"])}
     for kind, origin in origins.items():

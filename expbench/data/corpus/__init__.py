@@ -1,4 +1,4 @@
-"""Text for language models: WikiText or a folder of text, in tokens, kept and mapped into memory."""
+"""Text for language models: WikiText, a folder of text or a generated text, tokenized, cached and memory-mapped."""
 
 from expbench.data.corpus.cache import Corpus, Tokens, prepare
 from expbench.data.corpus.sources import NAMES, SPLITS, Source, Split

@@ -1,8 +1,8 @@
-"""A corpus as token ids: made once, kept in files, and mapped into memory.
+"""A corpus as token ids: tokenized once, cached in files and memory-mapped.
 
-The files stand in ``$EXPBENCH_CACHE`` or ``~/.cache/expbench``, below ``corpus``. Each has the hash of what it was made from
-in its name, so that other inputs never meet it, and a header that says what must be in it. What does not match its header is
-made again: a file is never trusted because it is there.
+The cache is the folder ``corpus`` in ``$EXPBENCH_CACHE`` or ``~/.cache/expbench``. A file's name contains a hash of its
+inputs, so that different inputs never share a file, and its header contains a checksum of its contents. Existing files are
+always verified; a file that does not match its header is rebuilt.
 
 A tokenizer is ``KEY.tokenizer.json``. A split is ``KEY.ids``, the ids in little-endian uint16 or uint32, with
 ``KEY.json``, which is written last.
@@ -30,14 +30,16 @@ from expbench.data.corpus.tokenizers import Choice, Tokenizer
 from expbench.errors import BadInput, first_line
 from expbench.results.provenance import installed
 
-VERSION = 1  # raise it when the same inputs would give other ids
+VERSION = 1  # increase it when the same inputs yield different ids
 _READ = 1 << 24
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A split. ids: (tokens,) uint16 or uint32, read-only, in a file that is mapped into memory. words: how many words it
-    has, each line's end among them. lines: how many lines. sha256: of its text.
+    """A tokenized split.
+
+    ids: (tokens,) uint16 or uint32, read-only and memory-mapped. words: number of words, including one line end per line.
+    lines: number of lines. sha256: hash of its text.
     """
 
     ids: NDArray[np.unsignedinteger[Any]]
@@ -47,13 +49,13 @@ class Tokens:
 
     @property
     def tokens(self) -> int:
-        """How many tokens it has."""
+        """Number of tokens."""
         return len(self.ids)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Splits of a text, in tokens of one tokenizer."""
+    """The splits of a text, tokenized by one tokenizer."""
 
     source: Source
     choice: Choice
@@ -69,9 +71,9 @@ class Corpus:
         return self.splits[split]
 
     def as_published(self) -> bool | None:
-        """Whether the splits have as many words as those that are published under the source's name; None without a name.
+        """Return whether the splits have the published numbers of words of the source; None if none are published.
 
-        Those are counted for the tokenised text, where the raw one has none.
+        Numbers are published only for the tokenized variants of WikiText, not for the raw ones.
         """
         if self.source.name not in PUBLISHED:
             return None
@@ -79,15 +81,16 @@ class Corpus:
 
 
 def folder() -> Path:
-    """Where corpora are kept."""
+    """Return the cache folder of corpora."""
     chosen = os.environ.get("EXPBENCH_CACHE")
     return (Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "expbench") / "corpus"
 
 
 def prepare(source: Source, choice: Choice, splits: Iterable[Split] = SPLITS) -> Corpus:
-    """The splits of a source in tokens, from the cache or made. The text is read each time, to tell whether it is the same.
+    """Return the tokenized splits of a source, from the cache if possible.
 
-    Raises BadInput where the text or the tokenizer cannot be had, or the cache cannot be written.
+    Every call reads the whole text, to verify that it has not changed. Raises `BadInput` if the text or the tokenizer is not
+    available, or if the cache cannot be written.
     """
     kept = folder()
     try:
@@ -97,11 +100,13 @@ def prepare(source: Source, choice: Choice, splits: Iterable[Split] = SPLITS) ->
         tokenizer = _tokenizer(source, choice, told, kept)
         return Corpus(source, choice, tokenizer, {name: _split(source, name, told[name], tokenizer, kept) for name in told})
     except OSError as error:
-        raise BadInput(f"{kept} cannot be used ({first_line(error)}); EXPBENCH_CACHE names another folder") from error
+        raise BadInput(
+            f"the cache {kept} cannot be used ({first_line(error)}); set EXPBENCH_CACHE to another folder"
+        ) from error
 
 
 def _tokenizer(source: Source, choice: Choice, told: Mapping[Split, Fingerprint], kept: Path) -> Tokenizer:
-    """The tokenizer of a choice: what was made from the training split is kept."""
+    """Return the tokenizer of a choice; tokenizers trained on the training split are cached."""
     if choice.kind == "gpt2":
         return tokenizers.make(choice, ())
     training = told.get("train") or source.fingerprint("train")
@@ -115,14 +120,14 @@ def _tokenizer(source: Source, choice: Choice, told: Mapping[Split, Fingerprint]
     header = _header(path, inputs)
     if header is not None:
         return tokenizers.restored(choice, header["content"])
-    print(f"making the tokenizer {choice.kind} from {training.lines} lines of {source.label}", file=sys.stderr, flush=True)
+    print(f"training the tokenizer {choice.kind} on {training.lines} lines of {source.label}", file=sys.stderr, flush=True)
     tokenizer = tokenizers.make(choice, source.lines("train"))
     _write(path, {"inputs": inputs, "content": tokenizer.written()})
     return tokenizer
 
 
 def _split(source: Source, split: Split, told: Fingerprint, tokenizer: Tokenizer, kept: Path) -> Tokens:
-    """A split, from its files if they are as their header says, else from its text."""
+    """Return a tokenized split, from its cached files if they match their header, else from its text."""
     inputs = {**_made_by(), "text": told.sha256, "tokenizer": tokenizer.sha256}
     key = _key(inputs)
     ids, about = kept / f"{key}.ids", kept / f"{key}.json"
@@ -137,10 +142,10 @@ def _split(source: Source, split: Split, told: Fingerprint, tokenizer: Tokenizer
 def _tokenise(
     source: Source, split: Split, told: Fingerprint, tokenizer: Tokenizer, dtype: np.dtype[Any], target: Path
 ) -> dict[str, Any]:
-    """Write the ids of a split; what the header says of them."""
+    """Write the ids of a split, and return the entries for its header."""
     words_, count, lines = 0, 0, 0
     digest = hashlib.sha256()
-    what = f"lines of {source.label}, {split}, in tokens"
+    what = f"lines of {source.label}, {split}, tokenized"
     with files.replacing(target) as aside, aside.open("wb") as file, counting(what, told.lines) as done:
         for some in chunks(source.lines(split)):
             ids = tokenizer.encode(some).astype(dtype)
@@ -154,7 +159,7 @@ def _tokenise(
 
 
 def _made_by() -> dict[str, Any]:
-    """The versions that ids depend on."""
+    """Return the versions on which ids depend."""
     return {"version": VERSION, "tokenizers": installed("tokenizers")}
 
 
@@ -172,7 +177,7 @@ def _write(path: Path, header: Mapping[str, Any]) -> None:
 
 
 def _header(path: Path, inputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What stands in a header that is whole and of these inputs; else None."""
+    """Return the contents of a header if it is intact and has these inputs, else None."""
     try:
         header = json.loads(path.read_text())
         check = header.pop("check")
@@ -186,7 +191,7 @@ def _check(header: Mapping[str, Any]) -> str:
 
 
 def _as_stated(path: Path, header: Mapping[str, Any]) -> bool:
-    """Whether a file of ids has the content, and so the size, that its header says."""
+    """Return whether the contents of a file of ids match the checksum in its header."""
     if not path.is_file():
         return False
     digest = hashlib.sha256()

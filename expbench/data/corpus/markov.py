@@ -1,8 +1,8 @@
-"""A text that is made, not fetched: always there, the same everywhere, and with an entropy that is known.
+"""A generated text: available without a download, equal on every machine, with known entropy.
 
-A line is a topic, one of 4, and 15 words of 32. Each word but the first follows from the one before it and the topic: of
-four possible ones, which a table of the topic lists, the first follows in half of all cases, then a quarter, and an eighth
-each. Who has forgotten the topic at the end of a line knows less of what follows.
+A line is one of 4 topics and 15 words of a vocabulary of 32. The first word is uniform. Each further word depends on the
+previous word and the topic: a table of the topic lists four successors, with probabilities 1/2, 1/4, 1/8 and 1/8. A model
+therefore predicts the end of a line better if it remembers the topic.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from random import Random
 from typing import Literal
 
-TOPICS, WORDS, LENGTH = 4, 32, 16  # of a line with its topic, and without its end
+TOPICS, WORDS, LENGTH = 4, 32, 16  # the length of a line includes its topic but not its end
 LINES = {"train": 3000, "validation": 200, "test": 400}
 _SHARES = (0.5, 0.25, 0.125, 0.125)
 
 
 def lines(split: Literal["train", "validation", "test"]) -> Iterator[str]:
-    """The lines of a split, without line ends."""
+    """Yield the lines of a split, without line ends."""
     tables, draw = successors(), Random(f"markov {split}")
     for _ in range(LINES[split]):
         topic, word = _below(draw, TOPICS), _below(draw, WORDS)
@@ -30,21 +30,23 @@ def lines(split: Literal["train", "validation", "test"]) -> Iterator[str]:
 
 
 def successors() -> list[list[list[int]]]:
-    """Of each topic and word the words that may follow it, the likeliest first."""
+    """Return the possible successors of each topic and word, the most probable first."""
     draw = Random("markov")
     return [[_distinct(draw) for _ in range(WORDS)] for _ in range(TOPICS)]
 
 
 def floor() -> float:
-    """The perplexity of the source itself, by token with the ends of lines, which are certain: no model is expected to be
-    better on an unlimited text."""
+    """Return the perplexity of the source itself, the lowest expected perplexity of any model on an unlimited text.
+
+    It is per token, including line ends, which are certain.
+    """
     following = -sum(share * math.log(share) for share in _SHARES)
     nats = math.log(TOPICS) + math.log(WORDS) + (LENGTH - 2) * following
     return math.exp(nats / (LENGTH + 1))
 
 
 def _below(draw: Random, n: int) -> int:
-    return int(draw.random() * n)  # `Random.random` alone gives the same numbers in every version of Python
+    return int(draw.random() * n)  # only `Random.random` is reproducible across Python versions
 
 
 def _chosen(draw: Random) -> int:

@@ -1,11 +1,11 @@
 """The text of a corpus: the lines of its splits, from a folder or from the Hugging Face hub.
 
-A line is a row of the Parquet files, or a line of a text file, without its line end; one of white space alone is the empty
-line (the hub's copy of WikiText has emptied them, the original has a space). The text is the lines, each with ``\\n`` after
-it, whatever it was read from.
+A line is a row of the Parquet files or a line of a text file, without its line end. A line of white space counts as empty,
+because such lines are empty in the hub's copy of WikiText but have a space in the original. The text consists of the lines,
+each followed by ``\\n``, independently of the source format.
 
-Words are what white space parts, and one end of line a line, empty lines included. So counted, WikiText-2 has the published
-2,088,628 / 217,646 / 245,569 words (Table 1 of Merity et al., arXiv 1609.07843).
+Words are separated by white space, and each line, even an empty one, has one more word for its end. Counted so, WikiText-2
+has the published 2,088,628 / 217,646 / 245,569 words (Table 1 of Merity et al., arXiv 1609.07843).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from expbench.errors import BadInput, first_line, unknown
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-MADE = "markov"  # which is neither fetched nor read
+MADE = "markov"  # generated, neither downloaded nor read
 NAMES = ("wikitext-2", "wikitext-103", "wikitext-2-raw", "wikitext-103-raw", MADE)
-# Table 1 of arXiv 1609.07843: the words of each split, with the ends of lines.
+# Number of words in each split, including line ends, from Table 1 of arXiv 1609.07843.
 PUBLISHED: dict[str, dict[Split, int]] = {
     "wikitext-2": {"train": 2_088_628, "validation": 217_646, "test": 245_569},
     "wikitext-103": {"train": 103_227_021, "validation": 217_646, "test": 245_569},
@@ -34,13 +34,13 @@ _REPOSITORY = "Salesforce/wikitext"
 _CALLED: dict[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid"), "test": ("test",)}
 _LINES_AT_ONCE = 1000
 FOLDER = (
-    "a folder that holds train-*.parquet, validation-*.parquet and test-*.parquet with a column text, "
+    "a folder with train-*.parquet, validation-*.parquet and test-*.parquet with a column text, "
     "or train.txt, valid.txt and test.txt, or wiki.train.tokens, wiki.valid.tokens and wiki.test.tokens"
 )
 
 
 class Fingerprint(NamedTuple):
-    """sha256: of the text of a split, in UTF-8. lines: how many it has."""
+    """The checksum of a split. sha256: hash of its text in UTF-8. lines: number of lines."""
 
     sha256: str
     lines: int
@@ -48,10 +48,10 @@ class Fingerprint(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a text is: with `path` in that folder, whose name then is a label; otherwise `name` is fetched from the hub, but
-    ``markov`` is made (`markov`).
+    """The source of a text: the folder `path` if given, with `name` as a label only; otherwise the name.
 
-    Raises BadInput on an unknown name, a path that is no folder, or neither.
+    The text ``markov`` is generated (module `markov`); all others are downloaded from the hub. Raises `BadInput` for an
+    unknown name, a path that is not a folder, or if both are None.
     """
 
     name: str | None = None
@@ -63,15 +63,15 @@ class Source:
         if self.path is not None and not self.path.is_dir():
             raise BadInput(f"{self.path} is not a folder; give {FOLDER}")
         if self.name is None and self.path is None:
-            raise BadInput(f"no data: name one of {', '.join(NAMES)}, or give the path of {FOLDER}")
+            raise BadInput(f"no data: choose one of {', '.join(NAMES)}, or give the path of {FOLDER}")
 
     @property
     def label(self) -> str:
-        """What is read: the folder's name, or the one that is fetched."""
+        """Name of the folder, or else of the text."""
         return self.path.resolve().name if self.path else self.name or ""
 
     def lines(self, split: Split) -> Iterator[str]:
-        """The lines of a split, without line ends. Raises BadInput where they cannot be read."""
+        """Yield the lines of a split, without line ends. Raises `BadInput` if they cannot be read."""
         if split not in SPLITS:
             raise unknown("split", split, SPLITS)
         made = markov.lines(split) if self.name == MADE else None
@@ -81,7 +81,7 @@ class Source:
                 yield line if line.strip() else ""
 
     def fingerprint(self, split: Split) -> Fingerprint:
-        """What the text of a split is told by. Raises BadInput where it has none."""
+        """Return the checksum of a split's text. Raises `BadInput` if the split has no text."""
         digest, lines, found = hashlib.sha256(), 0, False
         for some in chunks(self.lines(split)):
             digest.update("".join(f"{line}\n" for line in some).encode())
@@ -97,31 +97,36 @@ class Source:
             from datasets import load_dataset
         except ImportError:
             raise BadInput(
-                f"{self.name} is fetched by the library datasets, which is not installed: "
+                f"downloading {self.name} needs the library datasets, which is not installed: "
                 f"pip install 'expbench[wikitext]', {instead}"
             ) from None
         try:
             rows: Any = load_dataset(_REPOSITORY, f"{self.name}-v1", split=split)
-        except Exception as error:  # a dozen types: of requests, of the hub's client, of datasets
-            raise BadInput(f"{self.name} cannot be fetched ({first_line(error)}): is there a network? {instead}") from error
+        except Exception as error:  # requests, the hub's client and datasets raise a dozen types
+            raise BadInput(
+                f"{self.name} cannot be downloaded ({first_line(error)}): check the network connection, {instead}"
+            ) from error
         for batch in rows.iter(batch_size=_LINES_AT_ONCE):
             yield from batch["text"]
 
 
 def chunks(lines: Iterable[str], size: int = _LINES_AT_ONCE) -> Iterator[list[str]]:
-    """Lists of `size` lines, the last one of what is left."""
+    """Yield lists of `size` lines; the last one may be shorter."""
     rest = iter(lines)
     while some := list(islice(rest, size)):
         yield some
 
 
 def words(line: str) -> int:
-    """The words of a line, with its end."""
+    """Return the number of words in a line, including its end."""
     return len(line.split()) + 1
 
 
 def _in_folder(folder: Path, split: Split) -> Iterator[str]:
-    """The rows of a split's Parquet files, in the order of their names, or the lines of its text file."""
+    """Return the rows of a split's Parquet files, in the order of their names, or the lines of its text file.
+
+    Raises `BadInput` if the folder has no such files, or several candidates for the split.
+    """
     parquet = sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")])
     names = [name for n in _CALLED[split] for name in (f"{n}.txt", f"wiki.{n}.tokens", f"wiki.{n}.raw")]
     texts = [folder / name for name in names if (folder / name).is_file()]
@@ -130,7 +135,7 @@ def _in_folder(folder: Path, split: Split) -> Iterator[str]:
         raise BadInput(f"{folder} {empty}; give {FOLDER}")
     if bool(parquet) + len(texts) > 1:
         found = ", ".join(path.name for path in [*parquet[:1], *texts])
-        raise BadInput(f"{folder} holds the {split} split more than once ({found}); leave one of them")
+        raise BadInput(f"{folder} has the {split} split more than once ({found}); keep only one of them")
     if parquet:
         _all_there(parquet)
         return (row for path in parquet for row in _rows(path))
@@ -138,11 +143,11 @@ def _in_folder(folder: Path, split: Split) -> Iterator[str]:
 
 
 def _all_there(paths: list[Path]) -> None:
-    """Raise BadInput where a file is missing of those that their names count (``train-00000-of-00002.parquet``)."""
+    """Raise `BadInput` if the number of files differs from that in their names (``train-00000-of-00002.parquet``)."""
     for path in paths:
         counted = re.search(r"-of-(\d+)\.parquet$", path.name)
         if counted and int(counted[1]) != len(paths):
-            raise BadInput(f"{path.parent}: {path.name} is one of {int(counted[1])} files, of which {len(paths)} are there")
+            raise BadInput(f"{path.parent} has {len(paths)} of the {int(counted[1])} files that {path.name} belongs to")
 
 
 def _rows(path: Path) -> Iterator[str]:
@@ -156,14 +161,14 @@ def _rows(path: Path) -> Iterator[str]:
         for batch in file.iter_batches(columns=["text"]):
             for row in batch.column(0).to_pylist():
                 if not isinstance(row, str):
-                    raise BadInput(f"{path} has a row whose text is {row!r}")
+                    raise BadInput(f"{path} has a row with a text of {row!r}, which is not a string")
                 yield row
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path} cannot be read ({first_line(error)})") from error
 
 
 def _read(path: Path) -> Iterator[str]:
-    """The lines of a text file: at line feeds alone, not at the other characters that Python would part lines at."""
+    """Yield the lines of a text file, split only at line feeds, not at Python's other line boundaries."""
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             for line in file:

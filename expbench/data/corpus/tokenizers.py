@@ -1,11 +1,11 @@
-"""Tokenizers: lines of text become token ids, and back.
+"""Tokenizers: conversion between lines of text and token ids.
 
-``bpe``: byte-level BPE, trained on the training split. ``gpt2``: GPT-2's own. Both know every text, so that the perplexity
-of a word is comparable whatever the tokens. ``word``: the words of the training split, and ``<unk>`` for all others: its
-perplexity is comparable only to that of the same vocabulary.
+``bpe``: byte-level BPE, trained on the training split. ``gpt2``: GPT-2's tokenizer. Both can encode every text, so that
+perplexities per word are comparable across tokenizers. ``word``: the words of the training split, and ``<unk>`` for all
+others; its perplexities are comparable only for the same vocabulary.
 
-Every line is encoded by itself with its ``\\n``: ids do not depend on how a text is cut up for work, and a line end never
-joins the line that follows.
+Every line is encoded separately, with its ``\\n``. Ids therefore do not depend on the division of a text into chunks, and no
+token crosses a line end.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ BPE_SIZE = 16_384
 BYTES, LARGEST = 256, 1 << 20
 END, UNKNOWN = "<eos>", "<unk>"
 _GPT2 = "openai-community/gpt2"
-_LEAST_OFTEN = 2  # a pair that is seen once is no rule
+_LEAST_OFTEN = 2  # minimum frequency of a merged pair: a pair that occurs once does not generalise
 
 
 class Tokenizer(Protocol):
-    """vocabulary: ids are 0..vocabulary-1. end: the id of a line end, also what stands before a text's first token.
+    """The interface of a tokenizer.
 
-    sha256: of all that ids depend on.
+    vocabulary: ids are 0..vocabulary-1. end: id of a line end, also used as input before a text's first token. sha256: hash
+    of everything that determines ids.
     """
 
     @property
@@ -46,19 +47,21 @@ class Tokenizer(Protocol):
     def sha256(self) -> str: ...
 
     def encode(self, lines: Sequence[str]) -> NDArray[np.int64]:
-        """The ids (tokens,) of lines, one after the other, each with its end."""
+        """Return the concatenated ids (tokens,) of lines, each with its line end."""
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
-        """The text of ids. That of the ids of lines is the lines with their ends: exactly, but for ``word``."""
+        """Return the text of ids. It inverts `encode` exactly, except for ``word``."""
 
     def written(self) -> str:
-        """The tokenizer as a text that `restored` takes back."""
+        """Return the tokenizer serialised as a string, for `restored`."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which tokenizer. size: of ``bpe`` alone, how many tokens it has at most (None: 16,384). path: of ``gpt2`` alone, the
-    folder that holds its vocab.json and merges.txt (None: from the hub). Raises BadInput.
+    """The choice of a tokenizer. Raises `BadInput`.
+
+    size: maximum number of tokens, for ``bpe`` only (None: 16,384). path: folder with vocab.json and merges.txt, for
+    ``gpt2`` only (None: from the hub).
     """
 
     kind: str = "bpe"
@@ -71,21 +74,21 @@ class Choice:
         if self.kind == "bpe" and self.size is None:
             object.__setattr__(self, "size", BPE_SIZE)
         if self.kind != "bpe" and self.size is not None:
-            raise BadInput(f"the tokenizer {self.kind} has no size to choose; bpe has")
+            raise BadInput(f"only the tokenizer bpe has a size, not {self.kind}")
         if self.kind != "gpt2" and self.path is not None:
             raise BadInput(
-                f"the tokenizer {self.kind} is made from the training split, not from {self.path}; gpt2 has a path"
+                f"only the tokenizer gpt2 has a path, not {self.kind}, which is made from the training split: {self.path}"
             )
         if self.size is not None and not BYTES <= self.size <= LARGEST:
-            raise BadInput(f"size={self.size}: bpe has from {BYTES} tokens, the bytes, to {LARGEST}")
+            raise BadInput(f"size={self.size}: the size of bpe must be from {BYTES}, the number of bytes, to {LARGEST}")
 
 
 class Words:
-    """Words parted by white space, most frequent first; ``<eos>`` after each line, ``<unk>`` for every other word."""
+    """Words separated by white space, most frequent first; ``<eos>`` ends each line, ``<unk>`` replaces unknown words."""
 
     def __init__(self, known: Sequence[str]) -> None:
         self._words = list(known)
-        self._id = {word: i for i, word in enumerate(known) if word != END}  # <eos> in a text is not the end of a line
+        self._id = {word: i for i, word in enumerate(known) if word != END}  # a literal <eos> in a text must not end a line
         self.end, self._unknown = known.index(END), self._id[UNKNOWN]
         self.sha256 = hashlib.sha256("\n".join(["word", *known]).encode()).hexdigest()
 
@@ -101,7 +104,7 @@ class Words:
         return np.array(ids, dtype=np.int64)
 
     def decode(self, ids: Sequence[int] | NDArray[Any]) -> str:
-        """Words with a space between: how many there were in the text is not kept."""
+        """Return the words of ids, separated by single spaces, because the original white space is lost."""
         text = " ".join("\n" if i == self.end else self._words[i] for i in ids)
         return text.replace(" \n", "\n").replace("\n ", "\n")
 
@@ -110,17 +113,17 @@ class Words:
 
 
 class Pieces:
-    """Byte-level BPE, GPT-2's or of that form. `model` is a tokenizer of the library tokenizers."""
+    """Byte-level BPE, GPT-2's or of the same form. `model` is a tokenizer of the library tokenizers."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
         table = model.get_vocab(with_added_tokens=True)
         self.vocabulary = max(table.values()) + 1
         lost = set(_library().pre_tokenizers.ByteLevel.alphabet()) - set(table)
-        if lost:  # the library would leave such bytes out of a text, without a word
-            raise BadInput(f"this is no byte-level tokenizer: {len(lost)} of the {BYTES} bytes are not in its vocabulary")
+        if lost:  # the library would silently drop such bytes from a text
+            raise BadInput(f"not a byte-level tokenizer: {len(lost)} of the {BYTES} bytes are not in its vocabulary")
         merges = json.loads(model.to_str())["model"]["merges"]
-        pairs = [" ".join(pair) if isinstance(pair, list) else pair for pair in merges]  # strings before version 0.20
+        pairs = [" ".join(pair) if isinstance(pair, list) else pair for pair in merges]  # strings before tokenizers 0.20
         content = json.dumps(["byte-level BPE", sorted(table.items()), pairs])
         self.sha256 = hashlib.sha256(content.encode()).hexdigest()
         self.end = int(self.encode([""])[-1])
@@ -137,21 +140,21 @@ class Pieces:
 
 
 def make(choice: Choice, training: Iterable[str]) -> Tokenizer:
-    """The tokenizer of a choice: the same for the same lines of the training split. Raises BadInput."""
+    """Build the tokenizer of a choice, a deterministic function of the training split's lines. Raises `BadInput`."""
     if choice.kind == "word":
         return _words(training)
     return _gpt2(choice.path) if choice.kind == "gpt2" else _trained(training, choice.size or BPE_SIZE)
 
 
 def restored(choice: Choice, text: str) -> Tokenizer:
-    """The tokenizer that `written` wrote."""
+    """Rebuild a tokenizer from the string that `written` returned."""
     if choice.kind == "word":
         return Words(json.loads(text))
     return Pieces(_library().Tokenizer.from_str(text))
 
 
 def _words(lines: Iterable[str]) -> Words:
-    """The vocabulary of WikiText: 33,278 words in that of WikiText-2."""
+    """Build the tokenizer of all words in the training split, as published for WikiText: 33,278 words for WikiText-2."""
     count: Counter[str] = Counter()
     for line in lines:
         count.update(line.split())
@@ -171,7 +174,7 @@ def _library() -> Any:
 
 
 def _around(bpe: Any) -> Any:
-    """The tokenizer that GPT-2 has around a BPE model."""
+    """Build a byte-level tokenizer like GPT-2's around a BPE model."""
     library = _library()
     model = library.Tokenizer(bpe)
     model.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -195,18 +198,18 @@ def _gpt2(folder: Path | None) -> Pieces:
     if folder is None:
         try:
             model = library.Tokenizer.from_pretrained(_GPT2)
-        except Exception as error:  # the library raises what the hub's client raises, and plain exceptions
+        except Exception as error:  # the library raises plain exceptions and those of the hub's client
             raise BadInput(
-                f"GPT-2's tokenizer cannot be fetched ({first_line(error)}): is there a network? "
-                "or give the path of a folder that holds its vocab.json and merges.txt"
+                f"GPT-2's tokenizer cannot be downloaded ({first_line(error)}): check the network connection, "
+                "or give the path of a folder with its vocab.json and merges.txt"
             ) from error
         return Pieces(model)
     files = [folder / name for name in ("vocab.json", "merges.txt")]
     for file in files:
         if not file.is_file():
-            raise BadInput(f"{folder} has no {file.name}; GPT-2's tokenizer is a folder with vocab.json and merges.txt")
+            raise BadInput(f"{folder} has no {file.name}; the tokenizer gpt2 needs vocab.json and merges.txt")
     try:
         model = _around(library.models.BPE.from_file(*map(str, files)))
-    except Exception as error:  # plain exceptions
+    except Exception as error:  # the library raises plain exceptions
         raise BadInput(f"{folder}: vocab.json and merges.txt cannot be read ({first_line(error)})") from error
     return Pieces(model)

@@ -1,4 +1,4 @@
-"""The checks of what an output may depend on: no later token, and no other sequence of the batch."""
+"""Checks of causality and batch independence: outputs depend on no later token and on no other sequence of the batch."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from torch import Tensor
 
 from expbench.inspection.layer_check.subject import Answer, Layer, call, difference, largest
 
-_EVERY_POSITION = 6  # up to so long a sequence is changed after each of its tokens
+_EVERY_POSITION = 6  # up to this length, sequences are changed after every token
 
 
 def causality(layer: Layer) -> Answer:
-    """Check that y_1..y_t and the gradient of y_t know nothing of later tokens, one step ahead or many."""
+    """Check that y_1..y_t and the gradient of y_t do not depend on later tokens, one step ahead or many."""
     longer = [length for length in layer.lengths if length > 1]
     if not longer:
         return Answer("unsupported", "a length above 1 is needed")
     checked = 0
-    # Normalisation over a batch in training mode reaches into the future as well; one length shows it
+    # Batch normalisation in training mode also leaks the future; one length is enough to detect it
     for training, lengths in ((False, longer), (True, longer[-1:])):
         module, mode = layer.build(training=training), " in training mode" if training else ""
         for length in lengths:
-            # one sequence by itself: what leaks between sequences is another matter
+            # a single sequence, since leaks between sequences have their own check
             x, other = layer.tokens(1, length).requires_grad_(), 3 * layer.tokens(1, length, seed=2)
             y = call(module, x)
             for t in _kept(length):
@@ -28,32 +28,35 @@ def causality(layer: Layer) -> Answer:
                 if leak is not None:
                     return Answer("fail", f"{leak}{mode}{layer.said}")
                 checked += 1
-    return Answer("pass", f"outputs and gradients, at {checked} positions, in training mode too{layer.said}")
+    return Answer("pass", f"outputs and gradients at {checked} positions, also in training mode{layer.said}")
 
 
 def _kept(length: int) -> list[int]:
-    """List how many first tokens to keep while others change: every number, or powers of 2, where tiles of kernels end."""
+    """Return the numbers of leading tokens to keep while the others change: all, or powers of 2, where kernel tiles end."""
     if length <= _EVERY_POSITION:
         return list(range(1, length))
     return sorted({3, length - 1} | {1 << i for i in range(length.bit_length()) if 1 << i < length})
 
 
 def _leak(layer: Layer, y: Tensor, x: Tensor, changed: Tensor, t: int) -> str | None:
-    """Return how later tokens reach the first t outputs y for x (1, L, D); `changed` are those with other tokens after t."""
+    """Describe a leak of later tokens into the first t outputs y (1, L, D) for x (1, L, D); return None without one.
+
+    changed: the outputs (1, L, D) for an input with other tokens after t.
+    """
     precision, length = layer.precision, x.shape[1]
     apart = difference(precision, changed[:, :t], y[:, :t], max(largest(y), largest(changed)))
     if apart is not None:
-        return f"outputs up to position {t} of {length} change by {apart:.1e} with the tokens after it"
+        return f"outputs up to position {t} of {length} change by {apart:.1e} with later tokens"
     weights = torch.randn(layer.width, generator=torch.Generator().manual_seed(3), dtype=y.dtype)
     (grad,) = torch.autograd.grad((y[:, t - 1] * weights).sum(), x, retain_graph=True)
     if not largest(grad[:, t:]) <= precision.same * largest(grad):
         ahead = int(grad[0, t:].abs().amax(-1).argmax()) + 1
-        return f"the output at position {t} of {length} has a gradient in the token {ahead} after it"
+        return f"the output at position {t} of {length} has a gradient in the token {ahead} positions later"
     return None
 
 
 def batch_independence(layer: Layer) -> Answer:
-    """Check that a sequence gets the same output alone, with other neighbours, and at another place in the batch."""
+    """Check that the output of a sequence does not depend on its neighbours, its index in the batch or the batch size."""
     for training in (False, True):
         x, others = layer.tokens(3, layer.longest), 3 * layer.tokens(3, layer.longest, seed=2)
         module = layer.build(training=training)
@@ -63,12 +66,12 @@ def batch_independence(layer: Layer) -> Answer:
             among[i] = x[i]
             found = {
                 "with its neighbours": call(module, among)[i],
-                "with its place": call(module, x.roll(1, 0))[(i + 1) % 3],
-                "with the size of the batch": call(module, x[i : i + 1])[0],
+                "with its index in the batch": call(module, x.roll(1, 0))[(i + 1) % 3],
+                "with the batch size": call(module, x[i : i + 1])[0],
             }
             for how, z in found.items():
                 apart = difference(layer.precision, z, y[i], largest(y))
                 if apart is not None:
                     mode = " in training mode" if training else ""
-                    return Answer("fail", f"a sequence's output changes {how} in the batch by {apart:.1e}{mode}{layer.said}")
-    return Answer("pass", f"other neighbours, another place, alone; in training mode too{layer.said}")
+                    return Answer("fail", f"a sequence's output changes {how} by {apart:.1e}{mode}{layer.said}")
+    return Answer("pass", f"other neighbours, another index, alone; also in training mode{layer.said}")

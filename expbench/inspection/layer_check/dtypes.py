@@ -1,4 +1,4 @@
-"""The checks of number types: float64, float32, and bfloat16 autocast."""
+"""Checks of dtypes: float64, float32, and bfloat16 autocast."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from expbench.inspection.layer_check.subject import TINY, Answer, Layer, checked
 from expbench.mixer import unsupported
 from expbench.run import DType
 
-_ROUNDINGS = 16  # of one rounding's effect, that a result may be away
+_ROUNDINGS = 16  # tolerance, in multiples of the effect of one rounding
 
 
 def double(layer: Layer) -> Answer:
-    """Check that float64 is finite, and not float32 in disguise. A layer without it says so by its attribute dtypes."""
+    """Check that float64 results are finite, and not computed in float32. A layer without float64 omits it from `dtypes`."""
     if layer.double.verdict != "pass":
         return layer.double
     y, grad = _with_gradient(layer.build(), layer.tokens(2, layer.longest), "float64")
@@ -25,7 +25,7 @@ def double(layer: Layer) -> Answer:
 
 
 def narrow(layer: Layer, name: DType) -> Answer:
-    """Check that outputs and gradients of the input are finite, and as near to float64's as rounding allows."""
+    """Check that outputs and input gradients are finite, and as close to float64 as rounding allows."""
     why = unsupported(layer.cls, width=layer.width, dtype=name, device="cpu")
     if why is not None:
         return Answer("unsupported", why)
@@ -35,9 +35,9 @@ def narrow(layer: Layer, name: DType) -> Answer:
     if not all(bool(y.isfinite().all()) for y in found):
         return Answer("fail", f"outputs or gradients of {layer.longest} tokens are not finite")
     if layer.precision.name == name:
-        return Answer("pass", "finite; there is no float64 to compare with")
-    # What relative errors of one rounding, in every token and parameter, do to outputs and gradients: an implementation
-    # without fault rounds more often, but each time by less than half of that.
+        return Answer("pass", "finite; no float64 to compare with")
+    # The tolerance follows from the effect of one rounding error in every token and parameter. A correct implementation
+    # rounds more often, but each time by less than half as much.
     reference, wide = layer.build(), x.to(layer.precision.dtype)
     expected = _with_gradient(reference, wide, layer.precision.name)
     generator = torch.Generator().manual_seed(6)
@@ -55,13 +55,16 @@ def narrow(layer: Layer, name: DType) -> Answer:
         allowed = _ROUNDINGS * (eps * scale + largest(near - true))
         if not apart <= allowed:
             bound = f"rounding explains {allowed / scale:.1e}"
-            return Answer("fail", f"{what} are {apart / scale:.1e} from those in {layer.precision.name}; {bound}")
+            return Answer("fail", f"{what} differ by {apart / scale:.1e} from {layer.precision.name}; {bound}")
         worst = max(worst, apart / scale)
     return Answer("pass", f"finite, outputs and gradients within {worst:.0e} of {layer.precision.name}")
 
 
 def _with_gradient(module: nn.Module, x: Tensor, name: DType) -> tuple[Tensor, Tensor]:
-    """Return the output for x and the gradient in x of its product with fixed numbers; bfloat16 is autocast."""
+    """Return the output (B, L, D) for x (B, L, D), and the gradient in x of its inner product with fixed weights.
+
+    bfloat16 means autocast.
+    """
     x = x.detach().requires_grad_()
     weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float32).to(x.dtype)
     set_generators()

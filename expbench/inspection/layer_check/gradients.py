@@ -1,4 +1,4 @@
-"""The check of gradients, against central differences."""
+"""Check of gradients against central differences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from expbench.inspection.layer_check.subject import TINY, Answer, Layer, call
 
 
 def gradients(layer: Layer) -> Answer:
-    """Compare autograd's derivative of a random functional with central differences, tensor by tensor."""
+    """Compare the autograd derivative of a random functional with central differences, for each tensor."""
     precision = layer.precision
     module, x = layer.build(), layer.tokens(2, layer.longest).requires_grad_()
     generator = torch.Generator().manual_seed(4)
@@ -35,7 +35,9 @@ def gradients(layer: Layer) -> Answer:
             stated = float((grad * along.conj()).sum().real)
             larger = max(abs(slope), abs(stated))
             if not abs(slope - stated) <= precision.slope * larger + precision.slope_floor * scale:
-                what = f"the gradient of {name} says {stated:.6g}, central differences {slope:.6g}"
+                what = f"the gradient of {name} is {stated:.6g}, central differences give {slope:.6g}"
                 return Answer("fail", f"{what} in a random direction{layer.said}")
             worst = max(worst, abs(slope - stated) / max(larger, scale, TINY))
-    return Answer("pass", f"the input and {len(named) - 1} parameters, to {worst:.0e} of central differences{layer.said}")
+    return Answer(
+        "pass", f"the input and {len(named) - 1} parameters, within {worst:.0e} of central differences{layer.said}"
+    )

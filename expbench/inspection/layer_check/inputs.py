@@ -1,4 +1,4 @@
-"""The checks of what a layer takes and gives: shapes, number types, and how numbers lie in memory."""
+"""Checks of inputs and outputs: shapes, dtypes and memory layout."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from expbench.ops.backends import Unable
 
 
 def shapes(layer: Layer) -> Answer:
-    """Check that (B, L, D) becomes (B, L, D) in the type of the input, at every size."""
+    """Check that the layer maps (B, L, D) to (B, L, D) in the dtype of the input, at every size."""
     wrong, sizes = [], 0
     for width in layer.widths:
-        module = layer.build(width)  # one for all lengths: what it keeps of one must not spoil the next
+        module = layer.build(width)  # one module for all lengths: state kept from one must not affect the next
         for length in layer.lengths:
             for batch in (1, 3):
                 sizes += 1
@@ -30,7 +30,7 @@ def shapes(layer: Layer) -> Answer:
 
 
 def layout(layer: Layer) -> Answer:
-    """Check that the output does not depend on how numbers lie in memory, and that the input is left as it is."""
+    """Check that the output does not depend on the memory layout, and that the input is not modified."""
     module, x = layer.build(), layer.tokens(3, layer.longest)
     inputs = {
         "time first": x.transpose(0, 1).contiguous().transpose(0, 1),
@@ -43,7 +43,7 @@ def layout(layer: Layer) -> Answer:
         expected = call(module, before.clone())
         apart = difference(layer.precision, call(module, laid), expected, largest(expected))
         if apart is not None:
-            return Answer("fail", f"an input that lies {kind} gives another output, by {apart:.1e}{layer.said}")
+            return Answer("fail", f"the output changes by {apart:.1e} for an input laid out {kind}{layer.said}")
         if not torch.equal(laid, before):
-            return Answer("fail", "it writes into its input")
-    return Answer("pass", f"{', '.join(inputs)}; the input is left as it was{layer.said}")
+            return Answer("fail", "it modifies its input")
+    return Answer("pass", f"{', '.join(inputs)}; the input is not modified{layer.said}")

@@ -1,4 +1,4 @@
-"""The check of determinism: the same bits twice, and no hidden draw of random numbers."""
+"""Check of determinism: identical bits in two calls, and no hidden use of random numbers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from expbench.inspection.layer_check.subject import (
 
 
 def determinism(layer: Layer) -> Answer:
-    """Check for the same bits twice, forward and backward, with no draw from any generator, and one seed's same parameters.
+    """Check that two calls give identical bits, forward and backward, that no random generator advances, and that the
+    constructor is deterministic given the seed.
 
-    Dropout may draw from torch's generator in training, where the same seed then gives the same bits.
+    Dropout may use torch's generator in training mode, where the same seed must give identical bits.
     """
     x = layer.tokens(2, layer.longest).requires_grad_()
 
@@ -32,13 +33,13 @@ def determinism(layer: Layer) -> Answer:
     constructed = []
     set_generators()
     for _ in range(2):
-        torch.manual_seed(0)  # alone: another generator is not set by the seed of a run
+        torch.manual_seed(0)  # the seed of a run sets only this generator
         module = layer.construct()
         constructed.append(module.double() if x.dtype == torch.float64 else module.float())
     states = [module.state_dict() for module in constructed]
     for name, value in states[0].items():
         if isinstance(value, Tensor) and not torch.equal(value, states[1][name]):
-            return Answer("fail", f"{name} differs in two layers that are constructed under one seed")
+            return Answer("fail", f"{name} differs between two layers constructed with one seed")
     drops = bool(dropouts(constructed[0]))
     for training in (False, True):
         mode = "in training mode " if training else ""
@@ -54,8 +55,8 @@ def determinism(layer: Layer) -> Answer:
         what = f"{mode}draws from {' and '.join(drawn)}" if drawn else ""
         different = [largest(one - other) for one, other in zip(*seen, strict=True) if not torch.equal(one, other)]
         if different:
-            what = f"{mode}the same input gives other bits, by {max(different):.1e}{'; it ' if drawn else ''}{what}"
+            what = f"{mode}results for the same input differ by {max(different):.1e}{'; it ' if drawn else ''}{what}"
         if what:
             return Answer("fail", f"{what}{layer.said}")
-    how = "the same bits twice, in training mode too"
-    return Answer("pass", f"{how}{' if torch is seeded alike (it has dropout)' if drops else ''}{layer.said}")
+    how = "identical bits in two calls, also in training mode"
+    return Answer("pass", f"{how}{' for equal torch seeds (it has dropout)' if drops else ''}{layer.said}")

@@ -1,8 +1,8 @@
-"""Check: does a layer keep the contract of a sequence mixer, and is what it states of itself so?
+"""Layer check: test whether a layer satisfies the contract of a sequence mixer, and whether its declarations are true.
 
-Every check runs the layer on a CPU, on short sequences, with parameters moved a little from their initial values, which may
-be special: zeros hide errors. Random generators are set alike before each call, so that a layer that draws from them in
-secret is found by the check for it, not by all. Float64 where the layer has it: there an error and rounding are far apart.
+Every check runs the layer on a CPU, on short sequences. Parameters are perturbed, since special initial values such as zeros
+hide errors. Random generators are reset before each call, so that hidden randomness fails only the check for it. Checks use
+float64 where the layer supports it, because there errors are much larger than rounding.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from expbench.sweep import request
 from expbench.task import LONGEST
 
 _COUNTED: dict[Verdict, str] = {"pass": "passed", "fail": "failed", "unsupported": "unsupported", "not stated": "not stated"}
-_OTHER_WIDTHS = (8, 16, 32, 64)  # tried where a layer refuses all that are asked for: kernels have their tiles
+_OTHER_WIDTHS = (8, 16, 32, 64)  # tried if a layer refuses all requested widths, as kernels with fixed tiles do
 
 
 class Finding(NamedTuple):
-    """What was checked, what came of it, and one line about it."""
+    """Name, verdict and one-line detail of a check."""
 
     what: str
     verdict: Verdict
@@ -47,10 +47,10 @@ def check(
     lengths: Sequence[int] = (1, 2, 5, 16),
     settings: Sequence[str] = (),
 ) -> list[Finding]:
-    """What was found of the layer `name` (as ``run --models`` has it), at settings like ``N=2`` (as ``run -m`` has them).
+    """Check the layer `name` (as in ``run --models``) with settings such as ``N=2`` (as in ``run -m``).
 
-    Each check stands by itself: an exception in one is its finding. Raises `BadInput` for a layer that there is not or that
-    cannot be built, for bad settings, widths and lengths.
+    The checks are independent: an exception fails only its own check. Raise `BadInput` for an unknown layer, for one that
+    cannot be built, and for bad settings, widths or lengths.
     """
     for option, sizes in (("widths", widths), ("lengths", lengths)):
         if not sizes or not all(1 <= size <= LONGEST for size in sizes):
@@ -60,14 +60,14 @@ def check(
     given = request.assignments(settings, "-m", [name], "model", name)
     for setting, texts in given.items():
         if len(texts) != 1:
-            raise BadInput(f"-m {setting}={','.join(texts)}: check takes one value a setting")
+            raise BadInput(f"-m {setting}={','.join(texts)}: check takes one value per setting")
     values = resolve(cls, {setting: texts[0] for setting, texts in given.items()}, plugin.name)
     with _surroundings():
         return _findings(cls, plugin.name, values, widths, lengths)
 
 
 def text(findings: Sequence[Finding]) -> str:
-    """The findings as a table, and how many there are of each kind."""
+    """Return the findings as a table, with the number of each verdict."""
     counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in _COUNTED}
     counted = ", ".join(f"{count} {_COUNTED[verdict]}" for verdict, count in counts.items() if count)
     table = aligned([["check", "verdict", "detail"], *findings])
@@ -76,7 +76,7 @@ def text(findings: Sequence[Finding]) -> str:
 
 @contextmanager
 def _surroundings() -> Iterator[None]:
-    """One thread, for tensors are tiny; and every generator left as it was."""
+    """Use one thread, since tensors are tiny, and restore every random generator on exit."""
     threads, pythons, numpys = torch.get_num_threads(), random.getstate(), np.random.get_state()
     torch.set_num_threads(1)
     try:
@@ -127,19 +127,19 @@ def _guarded(what: str, ask: Callable[[], Answer]) -> Finding:
         verdict, detail = ask()
     except Unable as error:
         verdict, detail = "unsupported", first_line(error)
-    except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+    except (Exception, SystemExit) as error:  # a plugin is third-party code
         verdict, detail = "fail", first_line(error)
     return Finding(what, verdict, " ".join(detail.split()))
 
 
 def _dtypes(cls: type) -> list[DType]:
-    """The number types that a layer supports; float32 if it names none of ours."""
+    """Return the dtypes that a layer supports; float32 if it declares none of `DType`."""
     declared: Any = getattr(cls, "dtypes", None)
     return [dtype for dtype in get_args(DType) if not hasattr(declared, "__contains__") or dtype in declared] or ["float32"]
 
 
 def _refused(cls: type, values: Mapping[str, Value], width: int) -> str | None:
-    """Why there is no such layer of that width: it is declared, or the constructor says so by a ValueError."""
+    """Return why the layer does not support a width: declared, or the constructor raises ValueError; None if it does."""
     why = unsupported(cls, width=width, dtype=_dtypes(cls)[0], device="cpu")
     if why is not None:
         return why
@@ -147,6 +147,6 @@ def _refused(cls: type, values: Mapping[str, Value], width: int) -> str | None:
         cls(width, **contracts.resolved_settings(cls, values, width))
     except ValueError as error:
         return first_line(error).removeprefix("ValueError: ")
-    except (Exception, SystemExit):  # no refusal: the checks will meet it again
+    except (Exception, SystemExit):  # not a refusal: the checks report it
         return None
     return None

@@ -1,4 +1,4 @@
-"""The check of stacking: several networks around the layer, trained as one under vmap."""
+"""Check of stacking: several networks with the layer, trained as one under vmap."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from expbench.training.precision import TOLERANCE
 
 @dataclass(frozen=True, kw_only=True)
 class _Probe(Task):
-    """What a network needs of a task: channels as many as the layer is wide, every position read."""
+    """A minimal task for a network: as many channels as the layer is wide, every position read."""
 
     width: int
     headline = "loss"
@@ -50,9 +50,9 @@ class _Probe(Task):
 
 
 def stacking(layer: Layer) -> Answer:
-    """Compare two networks around the layer, called as one as stacks of runs are, with each by itself."""
+    """Compare two networks with the layer, evaluated as one stack of runs, with each network alone."""
     if dropouts(layer.construct()):
-        return Answer("unsupported", "runs one by one: its dropout draws numbers, which a stack has for no run by itself")
+        return Answer("unsupported", "not stacked: dropout needs random numbers per run, which a stack does not have")
     task = _Probe(L=layer.longest, width=layer.width)
     networks = []
     for seed in (0, 1):
@@ -72,20 +72,20 @@ def stacking(layer: Layer) -> Answer:
     alone = [_outputs_and_gradients(Ensemble([n]), task, inputs[[i]], targets[[i]], shared) for i, n in enumerate(networks)]
     try:
         together = _outputs_and_gradients(Ensemble(networks), task, inputs, targets, shared)
-    except (Exception, SystemExit) as error:  # what cannot be mapped fails in many ways
-        return Answer("unsupported", f"runs one by one: it cannot be mapped: {first_line(error)}")
+    except (Exception, SystemExit) as error:  # vmap raises various errors
+        return Answer("unsupported", f"not stacked: vmap fails: {first_line(error)}")
     expected = [torch.cat(own) for own in zip(*alone, strict=True)]
     apart = [largest(x - y) / max(largest(y), TINY) for x, y in zip(together, expected, strict=True)]
     worst = max(apart, key=lambda value: math.inf if math.isnan(value) else value)
-    if not worst <= TOLERANCE[layer.precision.name]:  # what training asks of a stack
+    if not worst <= TOLERANCE[layer.precision.name]:  # the tolerance of training
         return Answer(
-            "fail", f"mapped over two sets of parameters, outputs or gradients are others, by {worst:.1e}{layer.said}"
+            "fail", f"under vmap over two sets of parameters, outputs or gradients differ by {worst:.1e}{layer.said}"
         )
-    return Answer("pass", f"outputs and gradients of two together as alone, to {worst:.0e}{layer.said}")
+    return Answer("pass", f"outputs and gradients of two networks, stacked and alone, within {worst:.0e}{layer.said}")
 
 
 def _outputs_and_gradients(ensemble: Ensemble, task: Task, inputs: Tensor, targets: Tensor, shared: Tensor) -> list[Tensor]:
-    """Return outputs (S, B, L, D) for own inputs (S, B, L, D) and for shared ones (B, L, D), and each leaf's gradient."""
+    """Return outputs (S, B, L, D) for separate inputs (S, B, L, D) and for shared ones (B, L, D), and all gradients."""
     set_generators()
     outputs = [ensemble.outputs(inputs, shared=False), ensemble.outputs(shared, shared=True)]
     losses = ensemble.losses(task, Batch(inputs, targets))

@@ -1,4 +1,4 @@
-"""The subject of a check: a layer at some settings, its sizes and number types, and how it is called."""
+"""The layer under check: a class with settings, its sizes and dtypes, and how to call it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from expbench.run import DType
 from expbench.settings import Value
 
 Verdict = Literal["pass", "fail", "unsupported", "not stated"]
-_USUAL_WIDTH = 4  # of the widths that a layer supports the nearest to this one is checked in full
-MOVED = 0.1  # standard deviation of what is added to parameters
-_TOKENS = 0.5  # of tokens: at 1 and beyond polynomials of a high degree overflow
+_USUAL_WIDTH = 4  # the supported width nearest to this one is checked in full
+MOVED = 0.1  # standard deviation of the perturbation of parameters
+_TOKENS = 0.5  # standard deviation of tokens; from 1 on, polynomials of high degree overflow
 USUAL_LENGTH = 16
-_NOT_DOUBLE = 1e-8  # rounding relative to the largest output, which float64 stays far below and float32 above
-TINY = 1e-30  # in the place of zero, where something is divided by
+_NOT_DOUBLE = 1e-8  # rounding relative to the largest output; float64 is far below, float32 above
+TINY = 1e-30  # replaces zero in denominators
 TORCHS = "torch's generator"
 
 
@@ -35,14 +35,14 @@ class Answer(NamedTuple):
 
 
 class Precision(NamedTuple):
-    """What may be asked of a number type, relative to the largest number compared.
+    """Tolerances of a dtype, relative to the largest compared number.
 
-    same: between two ways to the same numbers, which may add in another order. Sums of a few dozen terms err by some tens of
-    roundings (2e-16, 1e-7); a true difference is a share of the whole. floor: rounding of the largest number around, which
-    spills over where sums are taken by Fourier transforms. step: of central differences, about the cube root of a rounding,
-    where truncation (step^2 f''') and rounding (eps f / step) are alike: 1e-10 and 1e-4. slope: between such a difference
-    and a gradient, leaving room for a large f'''; slope_floor: likewise, relative to f. rank: singular values below are not
-    counted: well above the rounding of a Jacobian, so that what is counted is there.
+    same: between two computations of the same numbers, which may sum in another order. Sums of a few dozen terms err by tens
+    of roundings (2e-16, 1e-7), and true differences are far larger. floor: relative to the largest intermediate number,
+    whose rounding spreads if sums are computed by Fourier transforms. step: of central differences, about the cube root of a
+    rounding, which balances truncation (step^2 f''') and rounding (eps f / step) at 1e-10 and 1e-4. slope: between a central
+    difference and a gradient, with room for a large f'''. slope_floor: likewise, relative to f. rank: singular values below
+    it are not counted; it is well above the rounding of a Jacobian.
     """
 
     name: DType
@@ -61,7 +61,7 @@ SINGLE = Precision("float32", torch.float32, 1e-5, 1e-6, 5e-3, 2e-2, 1e-3, 1e-3)
 
 @dataclass(frozen=True)
 class Layer:
-    """What is checked: a class at some settings, at these widths and lengths (both in float64 or float32)."""
+    """The layer under check: a class with settings, at these widths and lengths, in float64 or else float32."""
 
     cls: type[nn.Module]
     values: dict[str, Value]
@@ -82,7 +82,7 @@ class Layer:
 
     @cached_property
     def double(self) -> Answer:
-        """Whether float64 is of use: it is not if the layer says so, fails, or has float32 somewhere within."""
+        """Usability of float64; it fails if the layer declares or raises so, or computes partly in float32."""
         why = unsupported(self.cls, width=self.width, dtype="float64", device="cpu")
         if why is not None:
             return Answer("unsupported", why)
@@ -90,24 +90,24 @@ class Layer:
             module = self.build(dtype=torch.float64)
             length = max([length for length in self.lengths if length <= USUAL_LENGTH], default=self.lengths[0])
             x, along = (self.tokens(2, length, seed=seed, dtype=torch.float64) for seed in (1, 2))
-            # Third differences with steps of 1e-5 leave of a smooth function 1e-15 f''', of float32 its rounding of 1e-7
+            # Third differences with step 1e-5 are about 1e-15 f''' for a smooth function, and 1e-7 with float32 rounding
             y = [call(module, x + step * 1e-5 * along) for step in (-1.5, -0.5, 0.5, 1.5)]
             rounding = largest(y[3] - 3 * y[2] + 3 * y[1] - y[0]) / max(largest(y[0]), TINY)
         except Unable as error:
             return Answer("unsupported", str(error))
-        except (Exception, SystemExit) as error:  # a plugin is a stranger's code
+        except (Exception, SystemExit) as error:  # a plugin is third-party code
             return Answer("fail", first_line(error))
         if rounding > _NOT_DOUBLE:
-            return Answer("fail", f"results are rounded to {rounding:.0e}: something within is float32")
+            return Answer("fail", f"results are rounded to {rounding:.0e}: part of the layer computes in float32")
         return Answer("pass", "computed in float64 throughout")
 
     @property
     def said(self) -> str:
-        """What a detail ends with where float64 could not be had."""
+        """Suffix of a detail if float64 is not available."""
         return "" if self.precision is DOUBLE else " (in float32)"
 
     def construct(self, width: int | None = None) -> nn.Module:
-        """A layer as its constructor leaves it."""
+        """Construct a layer, with its initial parameters."""
         width = self.width if width is None else width
         return self.cls(width, **contracts.resolved_settings(self.cls, self.values, width))
 
@@ -120,14 +120,14 @@ class Layer:
         moved: float = MOVED,
         training: bool = False,
     ) -> nn.Module:
-        """A layer with its parameters moved in float32, so that they are alike in every type; any dropout at rest."""
+        """Build a layer without dropout, its parameters perturbed in float32 so that they are equal in every dtype."""
         set_generators()
         torch.manual_seed(seed)
         module = self.construct(width).float()
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in module.parameters():
-                if parameter.requires_grad:  # what is frozen may be a mask
+                if parameter.requires_grad:  # a frozen parameter may be a mask
                     parameter.add_(moved * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
         for part, name in dropouts(module):
             setattr(part, name, 0.0)
@@ -135,7 +135,7 @@ class Layer:
         return module.double() if (dtype or self.precision.dtype) == torch.float64 else module
 
     def tokens(self, *shape: int, seed: int = 1, dtype: torch.dtype | None = None, width: int | None = None) -> Tensor:
-        """Normal tokens (B, L, D), the same in every type."""
+        """Draw normal tokens (B, L, D), equal in every dtype."""
         generator = torch.Generator().manual_seed(seed)
         x = _TOKENS * torch.randn(*shape, self.width if width is None else width, generator=generator)
         return x.to(dtype or self.precision.dtype)
@@ -148,7 +148,7 @@ def set_generators() -> None:
 
 
 def generators() -> dict[str, bytes]:
-    """The state of every generator that a layer might draw from in secret."""
+    """Return the state of every global random generator that a layer might use."""
     numpys: Any = np.random.get_state()
     return {
         TORCHS: torch.get_rng_state().numpy().tobytes(),
@@ -158,7 +158,7 @@ def generators() -> dict[str, bytes]:
 
 
 def dropouts(module: nn.Module) -> list[tuple[nn.Module, str]]:
-    """The parts that are to draw in training, for all to see, and the name of their probability."""
+    """Return the dropout modules within a module, with the names of their probability attributes."""
     names: list[tuple[Any, str]] = [(nn.modules.dropout._DropoutNd, "p"), ((nn.RNNBase, nn.MultiheadAttention), "dropout")]
     return [
         (part, name) for part in module.modules() for kind, name in names if isinstance(part, kind) and getattr(part, name)
@@ -166,7 +166,7 @@ def dropouts(module: nn.Module) -> list[tuple[nn.Module, str]]:
 
 
 def call(module: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """The layer's output for x (B, L, D), its shape and type checked; generators are set alike before."""
+    """Reset the random generators, call the layer on x (B, L, D), and return its output (B, L, D) after checks."""
     set_generators()
     return checked_output(module(x), x, dtype or x.dtype)
 
@@ -186,9 +186,9 @@ def largest(x: Tensor) -> float:
 
 
 def difference(precision: Precision, y: Tensor, expected: Tensor, around: float) -> float | None:
-    """How far y is from what it should be, relative to these two; None if no farther than rounding explains.
+    """Return the relative difference of y from the expected values (same shape); None if rounding explains it.
 
-    around: the largest number that was computed beside them. What is not finite is far from everything.
+    around: the largest number in the same computation. Non-finite numbers always differ.
     """
     scale = max(largest(y), largest(expected))
     apart = largest(y - expected)

@@ -1,7 +1,8 @@
-"""Cross-entropy of a linear map into many classes, some rows at a time: its logits are never all in memory.
+"""Cross-entropy of a linear map into many classes, computed in blocks of rows so that the full logits never exist.
 
-The float32 logits of 64 sequences of 1024 tokens over 50257 classes would take 13 GB, and autograd keeps several such.
-Letters: M rows, D channels, V classes. Products are in autocast's dtype where it is on; the softmax is never below float32.
+The float32 logits of 64 sequences of 1024 tokens over 50257 classes would take 13 GB, and autograd keeps several such
+tensors. Letters: M rows, D channels, V classes. Matrix products use autocast's dtype if it is on; the softmax is never
+below float32.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from expbench.ops import backends
 from expbench.ops.selective.operator import autocast_dtype, without_autocast
 from expbench.ops.selective.problem import state_dtype
 
-_ROW_BYTES = 8192  # of one class's logits: 0.4 GB over 50257 classes
-_ALIGNED = 64  # classes: on a GPU products in 16 bits of another number take five times as long (cuBLAS, H200)
+_ROW_BYTES = 8192  # bytes of logits per class and block: a block over 50257 classes takes 0.4 GB
+_ALIGNED = 64  # 16-bit products over a number of classes that is no multiple of it take five times as long (cuBLAS, H200)
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int | None = None) -> Tensor:
-    """The mean of -log softmax(weight x_m)[target_m], a scalar: x (M, D), weight (V, D), targets (M,) int64.
+    """Return the mean of -log softmax(weight x_m)[target_m], a scalar: x (M, D), weight (V, D), targets (M,) int64.
 
-    `rows` are done at a time (None: as many as take 0.4 GB for 50257 classes), with their gradients: it can be
-    differentiated once, and costs no second pass. What is between the products of matrices is one kernel on a GPU.
+    Blocks of `rows` are processed one after the other (None: blocks whose logits take 0.4 GB for 50257 classes). The forward
+    pass also computes the gradients, so the backward pass only scales them and second derivatives do not exist. On a GPU
+    one kernel does everything between the matrix products.
     """
     if not torch.is_grad_enabled():
         return row_cross_entropy(x, weight, targets, rows).mean()
@@ -36,17 +38,19 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int |
 
 @torch.no_grad()
 def row_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, rows: int | None = None) -> Tensor:
-    """The terms (M,) of that mean, without gradients."""
+    """Return the loss of each row (M,), without gradients; the arguments are those of `linear_cross_entropy`."""
     parts, classes = _logits(x, _aligned(weight, _dtype(x)), targets, rows), len(weight)
     return torch.cat([-_chosen(_logarithms(logits, classes), wanted) for _, _, wanted, logits in parts])
 
 
 def reference(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """The definition of `linear_cross_entropy`, from all logits at once."""
+    """Return the same mean from all logits (M, V) at once: the definition of `linear_cross_entropy`."""
     return F.cross_entropy(F.linear(x, weight), targets)
 
 
 class _Mean(torch.autograd.Function):
+    """The mean loss; the forward pass computes the gradients while the logits of a block exist."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, rows: int | None) -> Tensor:
         needs_x, needs_weight = ctx.needs_input_grad[:2]
@@ -77,10 +81,10 @@ class _Mean(torch.autograd.Function):
 
 
 def _cost(logits: Tensor, wanted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """The sum of -log softmax(logits)[wanted], in the state's dtype, and its gradient, in the dtype of logits.
+    """Return the sum of -log softmax(logits)[wanted] in the state's dtype, and its gradient in the dtype of logits.
 
-    Of logits (rows, V or more) the first V, the `classes`, count; the gradient (rows, V or more) of the others is 0. It may
-    lie in the memory of the logits.
+    logits: (rows, V or more), of which only the first V = `classes` columns count; wanted: (rows,) int64. The gradient
+    has the shape of logits, is 0 in the other columns, and may reuse the memory of the logits.
     """
     if logits.is_cuda and logits.dtype != torch.float64 and backends.absent("triton") is None:
         from expbench.ops.cross_entropy.triton_kernel import cost
@@ -90,7 +94,7 @@ def _cost(logits: Tensor, wanted: Tensor, classes: int) -> tuple[Tensor, Tensor]
     total = -_chosen(logarithms, wanted).sum()
     grad = logarithms.exp_()
     grad.scatter_add_(1, wanted[:, None], grad.new_full((len(wanted), 1), -1.0))
-    # not divided by rows: that would bring it closer to a narrow dtype's least number
+    # The caller divides by M after the sums: dividing here would push 16-bit gradients towards underflow.
     return total, _widened(grad.to(logits.dtype), logits)
 
 
@@ -104,16 +108,17 @@ def _widened(grad: Tensor, logits: Tensor) -> Tensor:
 
 
 def _aligned(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The weight in the dtype of the products, in 16 bits with rows of zeros up to a multiple of `_ALIGNED`.
+    """Cast the weight to `dtype`; in 16 bits, pad it with rows of zeros to a multiple of `_ALIGNED`.
 
-    Cast here, not by autocast: what it casts where there is no gradient, it keeps for where there is one.
+    The cast is explicit because autocast would cache a weight that it cast without gradients, and reuse it where gradients
+    are needed.
     """
     lacking = -len(weight) % _ALIGNED if dtype.itemsize == 2 else 0
     return F.pad(weight.to(dtype), (0, 0, 0, lacking)) if lacking else weight.to(dtype)
 
 
 def _logits(x: Tensor, weight: Tensor, targets: Tensor, rows: int | None) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Of some rows at a time: which, their x in the weight's dtype, their targets, their logits (rows, V or more)."""
+    """Yield for each block its slice of rows, x in the weight's dtype, targets and logits (rows, V or more)."""
     x = x.to(weight.dtype)
     rows = rows or _ROW_BYTES // weight.dtype.itemsize
     for start in range(0, len(x), rows):

@@ -1,4 +1,4 @@
-"""The softmax cross-entropy of rows of logits in one kernel on a GPU, whose gradient takes the place of the logits."""
+"""Softmax cross-entropy of rows of logits in one GPU kernel, which overwrites the logits with their gradient."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Measured on an H200, 32768 rows of 50304: 2.8 ms; 3.9 ms with 8192 and 32, where fewer rows are under way and a pass has to
-# wait for more warps at each of its sums, though its row stays in the cache.
+# Measured on an H200, 32768 rows of 50304: 2.8 ms. With blocks of 8192 and 32 warps it takes 3.9 ms, although a row stays
+# in the cache: fewer rows are in flight, and each reduction waits for more warps.
 _BLOCK, _WARPS = 4096, 8
 
 
 def cost(logits: Tensor, wanted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """The sum of -log softmax(logits)[wanted] over the first `classes`, float32, and its gradient: the logits' own memory.
+    """Return the sum of -log softmax(logits)[wanted] in float32, and its gradient in the memory of the logits.
 
-    logits (M, V or more), contiguous, of float32 or less; wanted (M,) int64. The gradient of what is beyond V is 0.
+    logits: (M, V or more), contiguous, float32 or narrower, of which only the first V = `classes` columns count; wanted:
+    (M,) int64. The gradient of the other columns is 0.
     """
     costs = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     block = min(_BLOCK, triton.next_power_of_2(logits.shape[1]))
@@ -25,11 +26,15 @@ def cost(logits: Tensor, wanted: Tensor, classes: int) -> tuple[Tensor, Tensor]:
 
 @triton.jit
 def _cost(LOGITS, WANTED, COSTS, CLASSES, WIDTH, BLOCK: tl.constexpr):
-    """A row: its largest logit and the sum of exponentials in one pass, the gradient in another, from the cache."""
-    row = tl.program_id(0).to(tl.int64)
+    """Compute the loss of one row and overwrite its logits with the gradient.
+
+    The first pass finds maximum and sum of exponentials together (an online softmax), so that the second pass, which
+    writes the gradient, is the only other read; it comes from the cache. All sums are in float32.
+    """
+    row = tl.program_id(0).to(tl.int64)  # row * WIDTH may exceed 2^31
     start = LOGITS + row * WIDTH
     wanted = tl.load(WANTED + row)
-    chosen = tl.load(start + wanted).to(tl.float32)  # first: the second pass writes over it
+    chosen = tl.load(start + wanted).to(tl.float32)  # loaded now because the second pass overwrites it
     lanes = tl.arange(0, BLOCK)
     most = tl.full([], float("-inf"), tl.float32)
     total = tl.full([], 0.0, tl.float32)

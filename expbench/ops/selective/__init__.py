@@ -1,1 +1,1 @@
-"""The selective scan: one operation, its definition, and its fast implementations."""
+"""The selective scan: its public function, its definition, and its fast implementations."""

@@ -1,9 +1,9 @@
-"""The selective scan by mamba-ssm's CUDA extension `selective_scan_cuda` (2.3.2.post1), as the baseline of our own kernels.
+"""The selective scan by mamba-ssm's CUDA extension `selective_scan_cuda` (2.3.2.post1), the baseline of our own kernels.
 
-The extension wants the time last, (B, D, L), and one model: tensors are transposed on the way in and out, and stacked models
-take turns. It solves the exact form without an initial state, and has no gradient through the last state. Its backward pass
-adds up by atomic operations, so that it differs from run to run. (The extension alone needs only torch; `import mamba_ssm`
-needs much else.)
+The extension expects time as the last axis, (B, D, L), and a single model. This module therefore transposes tensors on
+the way in and out, and runs stacked models one after the other. The extension supports only the exact form without an
+initial state, and no gradient through the last state. Its backward pass uses atomic additions, so its results differ from
+run to run. (The extension itself needs only torch; `import mamba_ssm` needs many more packages.)
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
 
 _HOW = (
     "on a machine with a CUDA toolkit: MAMBA_KEEP_CUDA_BUILD=TRUE pip install --no-build-isolation --no-deps mamba-ssm"
-    " (or pip install 'expbench[mamba]', which also brings what else it asks for)"
+    " (or pip install 'expbench[mamba]', which also installs its other dependencies)"
 )
-_CHUNK = 2048  # steps between two of the states that it keeps
+_CHUNK = 2048  # steps between two of the states that the extension stores
 _MOST_STATES, _MOST_CHANNELS = 256, 65535
-_INDEX_LIMIT = 1 << 31  # of the states that it keeps: it counts them in 32 bits
+_INDEX_LIMIT = 1 << 31  # number of stored states, which the extension indexes with 32 bits
 
 
 @functools.cache
 def absent() -> str | None:
-    """Why the extension does not work here and how to get it; None if it works. Probed by a call."""
+    """Return why the extension is unavailable on this machine and how to install it, or None; it is probed by a call."""
     try:
         extension = _extension()
         x = torch.ones(1, 1, 8, device="cuda")
         A, B = torch.zeros(1, 1, device="cuda"), torch.ones(1, 1, 1, 8, device="cuda")
         extension.fwd(x, x, A, B, B, None, None, None, True)[0].sum().item()
-    except Exception as error:  # wrong ABI, no device, a missing symbol: each raises its own
+    except Exception as error:  # a wrong ABI, no device and a missing symbol raise different types
         return f"{first_line(error)}; to get it: {_HOW}"
     return None
 
@@ -47,24 +47,27 @@ def _extension() -> Any:
 
 
 def unsupported(inputs: Inputs, form: Form) -> str | None:
-    """What it lacks for this problem; None if it can solve it."""
+    """Return why the extension does not support this problem, or None."""
     _, B, L, D = inputs.u.shape
     N = inputs.A.shape[-1]
     lacks = {
-        "it takes bfloat16 and float32 only": inputs.u.dtype == torch.float64,
-        "it takes CUDA tensors only": not inputs.u.is_cuda,
-        "it knows the exact transition only": form.kind != "exact",
-        "it knows Delta B only (delta_on_b)": not form.delta_on_b,
-        "it has no initial state": inputs.state is not None,
-        f"it takes at most {_MOST_STATES} states": N > _MOST_STATES,
-        f"it takes at most {_MOST_CHANNELS} channels": D > _MOST_CHANNELS,
-        "its 32-bit indices do not reach that far": B * D * _chunks(L) * N >= _INDEX_LIMIT,
+        "it supports only bfloat16 and float32": inputs.u.dtype == torch.float64,
+        "it supports only CUDA tensors": not inputs.u.is_cuda,
+        "it supports only the exact transition": form.kind != "exact",
+        "it supports only Delta B (delta_on_b)": not form.delta_on_b,
+        "it supports no initial state": inputs.state is not None,
+        f"it supports at most {_MOST_STATES} states": N > _MOST_STATES,
+        f"it supports at most {_MOST_CHANNELS} channels": D > _MOST_CHANNELS,
+        "the problem exceeds its 32-bit indices": B * D * _chunks(L) * N >= _INDEX_LIMIT,
     }
     return next((reason for reason, holds in lacks.items() if holds), None)
 
 
 def saved_shapes(inputs: Inputs, form: Form) -> tuple[Sequence[int], Sequence[int]]:
-    """The extension's own: y before the gate; a product of transitions and a state for each chunk, interleaved."""
+    """Return the shapes of y before the gate (S, B, L, D) and of the extension's states (S, B, D, chunks, 2 N).
+
+    For each chunk the extension interleaves the products of transitions with the states.
+    """
     S, B, L, D = inputs.u.shape
     return (0,) if inputs.z is None else (S, B, L, D), (S, B, D, _chunks(L), 2 * inputs.A.shape[-1])
 
@@ -74,7 +77,7 @@ def _chunks(L: int) -> int:
 
 
 def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
-    """y, last state, y before the gate and the extension's states."""
+    """Return y, the last state, y before the gate and the extension's states."""
     gated, outputs = inputs.z is not None, []
     for s in range(len(inputs.u)):
         y, states, *after_gate = _extension().fwd(*_model(inputs, s), True)
@@ -87,10 +90,13 @@ def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
 def backward(
     grad_y: Tensor, grad_last: Tensor | None, inputs: Inputs, form: Form, raw: Tensor, checkpoints: Tensor
 ) -> Gradients:
-    """The gradients; raises ValueError for one through the last state, RuntimeError where determinism is asked for."""
+    """Return the gradients of the inputs from those of y (S, B, L, D).
+
+    Raises ValueError if there is a gradient of the last state, and RuntimeError if torch requires deterministic algorithms.
+    """
     if grad_last is not None:
         raise ValueError("selective scan: backend 'mamba' has no gradient through the last state")
-    _mind_determinism()
+    _check_determinism()
     gated, found = inputs.z is not None, []
     for s in range(len(inputs.u)):
         y = _time_last(raw[s]) if gated else None
@@ -111,7 +117,7 @@ def backward(
 
 
 def _model(inputs: Inputs, s: int) -> tuple[Tensor | None, ...]:
-    """What the extension takes as u, delta, A, B, C, D, z and delta_bias, of model s."""
+    """Return the extension's arguments u, delta, A, B, C, D, z and delta_bias for model s."""
     u, delta, B, C = (_time_last(x[s]) for x in (inputs.u, inputs.delta, inputs.B, inputs.C))
     A, skip, bias = (None if x is None else x[s].contiguous() for x in (inputs.A, inputs.skip, inputs.bias))
     z = None if inputs.z is None else _time_last(inputs.z[s])
@@ -119,18 +125,18 @@ def _model(inputs: Inputs, s: int) -> tuple[Tensor | None, ...]:
 
 
 def _time_last(x: Tensor) -> Tensor:
-    """(B, L, D) as (B, D, L), contiguous."""
+    """Transpose x (B, L, D) to a contiguous (B, D, L)."""
     return x.transpose(1, 2).contiguous()
 
 
 def _channel_last(models: Any) -> Tensor:
-    """One (B, D, L) for each model, as (S, B, L, D)."""
+    """Stack the tensors (B, D, L) of the models as (S, B, L, D)."""
     return torch.stack([x.transpose(1, 2) for x in models])
 
 
-def _mind_determinism() -> None:
+def _check_determinism() -> None:
     if torch.are_deterministic_algorithms_enabled():
         message = "the backward pass of backend 'mamba' is not deterministic (it uses atomic operations)"
         if not torch.is_deterministic_algorithms_warn_only_enabled():
-            raise RuntimeError(f"selective scan: {message}; take backend='triton'")
+            raise RuntimeError(f"selective scan: {message}; use backend='triton'")
         warnings.warn(message, stacklevel=2)

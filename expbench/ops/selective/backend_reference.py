@@ -1,7 +1,7 @@
 """The definition of the selective scan, step by step in plain PyTorch: any device, differentiable to any order.
 
     h_t = a_t h_{t-1} + b_t,   y_t = C_t . h_t + skip u_t,   b_t = Delta_t u_t B_t  (or u_t B_t),   y_t silu(z_t) with a gate
-for each channel and state, with Delta and a as `Form` says (Eq. 3-6 of arXiv 2502.02209).
+for each channel and state, with Delta and a as defined by `Form` (Eq. 3-6 of arXiv 2502.02209).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from expbench.ops.taylor import exp_taylor, horner
 
 
 def reference(inputs: Inputs, form: Form) -> tuple[Tensor, Tensor]:
-    """y (S, B, L, D) in the dtype of u, and the last state (S, B, D, N)."""
+    """Return y (S, B, L, D) in the dtype of u, and the last state (S, B, D, N)."""
     dtype = state_dtype(inputs.u.dtype)
     u, delta, B, C = (x.to(dtype) for x in (inputs.u, inputs.delta, inputs.B, inputs.C))
     if inputs.bias is not None:
@@ -37,7 +37,10 @@ def reference(inputs: Inputs, form: Form) -> tuple[Tensor, Tensor]:
 
 
 def discretise(argument: Tensor, A: Tensor, form: Form, coefficients: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Delta (S, B, L, D) and a (S, B, L, D, N) from the argument r (S, B, L, D) and A (S, D, N)."""
+    """Return Delta (S, B, L, D) and a (S, B, L, D, N) for the argument r (S, B, L, D) and A (S, D, N).
+
+    coefficients: (S, degree + 1, D), those of softplus's Taylor polynomial; None for the other kinds.
+    """
     if form.kind == "exact":
         step = F.softplus(argument)
     elif form.kind == "linear":

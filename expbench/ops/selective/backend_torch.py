@@ -1,7 +1,8 @@
-"""The selective scan in plain PyTorch, fast on a CPU and right on every device: the backend ``torch``.
+"""The selective scan in plain PyTorch, the backend ``torch``: fast on a CPU and correct on every device.
 
-It goes through a problem chunk by chunk, as `torch_tiles` cuts it. From pass to pass only the states before each chunk are
-kept; `backward` finds those within it again. Time runs by `scan.in_place`: a transition may be zero, negative or beyond 1.
+It processes a problem chunk by chunk, as cut by `torch_tiles`. The forward pass saves only the state before each chunk, and
+`backward` recomputes the states within it. The recurrence is `scan.in_place`, so transitions may be zero, negative or
+larger than 1. Letters: n steps of a chunk, N state, D width, P lanes of a tile.
 """
 
 from __future__ import annotations
@@ -18,32 +19,35 @@ from expbench.ops.selective.torch_tiles import Chunk, Shared, Size, by_lane, wal
 
 
 def absent() -> str | None:
-    """None: it works everywhere."""
+    """Return None: the backend works on every machine."""
     return None
 
 
 def unsupported(inputs: Inputs, form: Form) -> str | None:
-    """None: it solves every problem."""
+    """Return None: the backend supports every problem."""
     return None
 
 
 def saved_shapes(inputs: Inputs, form: Form) -> tuple[Sequence[int], Sequence[int]]:
-    """y before the gate; the states before each chunk (chunks, N, D, P), of a single one a and all (2, L + 1, N, D, P)."""
+    """Return the shapes of y before the gate (S, B, L, D) and of the checkpoints.
+
+    Checkpoints are the states before each chunk (chunks, N, D, P), or all a and h (2, L + 1, N, D, P) of a single chunk.
+    """
     return (0,) if inputs.z is None else inputs.u.shape, Size.of(inputs).checkpoints
 
 
 def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
-    """The outputs, raw in the dtype of u; checkpoints only with `keep`."""
+    """Return the outputs, with raw in the dtype of u, and with checkpoints only if `keep`."""
     size = Size.of(inputs)
     y = torch.empty_like(inputs.u, memory_format=torch.contiguous_format)
     raw = y.new_empty(0 if inputs.z is None else y.shape)
     kept = inputs.A.new_empty(size.checkpoints if keep else 0)
     state = inputs.A.new_zeros(size.N, size.D, size.P)
-    with torch.inference_mode():  # a call takes three quarters of the time
+    with torch.inference_mode():  # reduces the time of a torch call to three quarters
         if inputs.state is not None:
             state.copy_(by_lane(inputs.state))
         if keep and size.whole:
-            kept[0, 0].zero_()  # there is no a before the first step: what was in memory must not get out
+            kept[0, 0].zero_()  # the first step has no a: never expose uninitialised memory
         shared = Shared.of(inputs)
         writes = [y] if inputs.z is None else [y, raw]
         for lanes, i, chunk, tensors, parts in walk(size, _sequences(inputs), writes, state, kept if keep else None):
@@ -59,7 +63,7 @@ def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
 def backward(
     grad_y: Tensor, grad_last: Tensor | None, inputs: Inputs, form: Form, raw: Tensor, checkpoints: Tensor
 ) -> Gradients:
-    """The gradients of the inputs, from those of y (S, B, L, D) and of the last state (S, B, D, N)."""
+    """Return the gradients of the inputs from those of y (S, B, L, D) and of the last state (S, B, D, N)."""
     size = Size.of(inputs)
     sequences = _sequences(inputs)
     grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in sequences]
@@ -86,7 +90,7 @@ def _sequences(inputs: Inputs) -> list[Tensor]:
 
 
 def _solve(chunk: Chunk, tensors: Sequence[Tensor], form: Form, shared: Shared) -> list[Tensor]:
-    """y (n, D, P) and, where there is a gate, raw, from the start and the sequences."""
+    """Return y (n, D, P) and, with a gate, raw (n, D, P), from the chunk's start and the sequences."""
     u, delta, B, C, *z = tensors
     _, step, x = _drive(u, delta, form, shared)
     _find_states(chunk, form, shared, step, x, B)
@@ -106,10 +110,10 @@ def _differentiate(
     *,
     solved: bool,
 ) -> list[Tensor]:
-    """The gradients of the sequences, from that of y, the sequences, and raw if there is a gate.
+    """Return the gradients of the sequences; `tensors` are the gradient of y, the sequences and, with a gate, raw.
 
-    Those of what the steps share are added to `sums`, and grad_state (N, D, P), that of the end, becomes that of the start.
-    solved: whether the chunk holds a and h, else only the start.
+    The gradients of shared parameters are added to `sums`. grad_state (N, D, P) holds the gradient of the end state on entry
+    and that of the start state on return. solved: whether the chunk holds a and h (else only its start).
     """
     grad_y, u, delta, B, C, *gate = tensors
     r, step, x = _drive(u, delta, form, shared)
@@ -123,7 +127,7 @@ def _differentiate(
     grad_C = torch.mul(chunk.h, grad_y.unsqueeze(1), out=work).sum(2)
     grad_B = torch.mul(g, x.unsqueeze(1), out=work).sum(2)
     grad_x = torch.mul(g, B.unsqueeze(2), out=work).sum(1)
-    grad_v = g.mul_(chunk.before)  # of Delta A, from the next line on
+    grad_v = g.mul_(chunk.before)  # the gradient of a here; the next line turns it into that of v = Delta A in place
     through_transition(grad_v, chunk, step, shared.A, form)
     sums.A.add_(torch.mul(grad_v, step.unsqueeze(1), out=work).sum(0))
     grad_step = torch.mul(grad_v, shared.A, out=work).sum(1)
@@ -142,21 +146,24 @@ def _differentiate(
 
 
 def _drive(u: Tensor, delta: Tensor, form: Form, shared: Shared) -> tuple[Tensor, Tensor, Tensor]:
-    """Delta's argument r, Delta, and what B carries into the states, each (n, D, P)."""
+    """Return Delta's argument r, Delta, and the input that B multiplies, each (n, D, P)."""
     r = delta if shared.bias is None else delta + shared.bias
     step = find_step(r, form, shared.coefficients)
     return r, step, step * u if form.delta_on_b else u
 
 
 def _find_states(chunk: Chunk, form: Form, shared: Shared, step: Tensor, x: Tensor, B: Tensor) -> None:
-    """a and h from Delta, the input x (n, D, P) of the states and B (n, N, P)."""
+    """Fill the chunk's a and h from Delta and the input x (both (n, D, P)), and B (n, N, P)."""
     find_transition(chunk, step, shared.A, form)
     torch.mul(x.unsqueeze(1), B.unsqueeze(2), out=chunk.h)
     chunk.scan()
 
 
 def _through_states(chunk: Chunk, grad: Tensor, C: Tensor, grad_state: Tensor) -> Tensor:
-    """The gradient (n, N, D, P) of what enters the states, from that of raw (n, D, P); grad_state: of end, then start."""
+    """Return the gradient (n, N, D, P) of the inputs of the recurrence from that of raw (n, D, P) and C (n, N, P).
+
+    grad_state (N, D, P) holds the gradient of the end state on entry and that of the start state on return.
+    """
     g = torch.mul(grad.unsqueeze(1), C.unsqueeze(2), out=chunk.adjoint[1:])
     g[-1].add_(grad_state)
     start = chunk.adjoint[0].zero_()
@@ -166,6 +173,6 @@ def _through_states(chunk: Chunk, grad: Tensor, C: Tensor, grad_state: Tensor) -
 
 
 def _through_gate(grad_y: Tensor, z: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of raw and of z, from that of y = raw silu(z), all (n, D, P)."""
+    """Return the gradients of raw and of z from that of y = raw silu(z), all (n, D, P)."""
     s = torch.sigmoid(z)
     return grad_y * z * s, grad_y * raw * s * (1 + z * (1 - s))

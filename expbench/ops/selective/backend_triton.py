@@ -1,8 +1,8 @@
-"""The selective scan as two fused Triton kernels (backend "triton"): how they are laid out over a problem, and launched.
+"""The selective scan as two fused Triton kernels, the backend ``triton``: choice of tiles, memory and launch.
 
-No (B, L, D, N) tensor is made: the forward keeps the state before every few steps, the backward recomputes between them.
-Nothing is added by atomics: where several programs add to one gradient each writes its own part, and the parts are summed
-in one order, so two runs give the same bits.
+No tensor (B, L, D, N) exists: the forward saves the state before every few steps, and the backward recomputes the states
+between. There are no atomic additions: each program writes its own partial sum of a shared gradient, and torch adds these
+up in a fixed order, so two runs give the same bits.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
 from expbench.ops.selective.triton_launch import launch
 
 LARGEST_DEGREE, LARGEST_STATE = 3, 128
-_LANES = 32  # of a warp; a program is one
-_WIDE = 64  # channels from which converting B and C to float32 beforehand costs less than in every program
+_LANES = 32  # lanes per warp; a program is one warp
+_WIDE = 64  # channels from which one conversion of B and C to float32 costs less than a conversion in every program
 
 
 class Tile(NamedTuple):
-    """How a program is laid out, by the axes of `triton_kernels`: T steps, V x R states a thread, LN x LD x LB lanes."""
+    """The layout of a program along the axes of `triton_kernels`.
+
+    T: steps. V x R: states per thread. LN, LD, LB: lanes along states, channels and sequences.
+    """
 
     T: int
     V: int
@@ -38,40 +41,40 @@ class Tile(NamedTuple):
 
 @cache
 def absent() -> str | None:
-    """Why Triton does not work here and how to get it; None where it does, which is tried by a scan of two steps."""
+    """Return why Triton is unavailable on this machine and how to install it, or None; a scan of two steps probes it."""
     try:
         import triton
 
         from expbench.ops.selective import triton_kernels
-    except Exception as error:  # a broken install raises anything
+    except Exception as error:  # a broken installation may raise any type
         return f"Triton cannot be imported ({first_line(error)}): pip install 'expbench[triton]' (Linux)"
     if _interpreted():
         return None
     if not torch.cuda.is_available():
-        return "Triton compiles for a GPU, and torch finds none here (expbench doctor says more)"
+        return "Triton needs a GPU, and torch finds none here (run expbench doctor for details)"
     try:
         x = torch.ones(1, 1, 2, 1, device="cuda")
         forward(Inputs(x, x, -torch.ones(1, 1, 1, device="cuda"), x, x), Form(), keep=False)
-    except Exception as error:  # no compiler, a driver too old, a device too old: each raises its own
+    except Exception as error:  # a missing compiler, an old driver and an old device raise different types
         return f"Triton {triton.__version__} does not compile {triton_kernels.__name__} here ({first_line(error)})"
     return None
 
 
 def unsupported(inputs: Inputs, form: Form) -> str | None:
-    """Why the kernels cannot do this problem; None if they can."""
+    """Return why the kernels do not support this problem, or None."""
     if not (inputs.u.is_cuda or _interpreted()):
         return "it needs tensors on a GPU"
     if inputs.u.dtype == torch.float64:
-        return "it computes in float32, and these are float64 (backends reference and torch take them)"
+        return "it computes in float32, and the tensors are float64 (use backend reference or torch)"
     if form.kind == "taylor" and form.degree > LARGEST_DEGREE:
-        return f"it has Taylor polynomials up to degree {LARGEST_DEGREE}, not {form.degree}"
+        return f"it supports Taylor polynomials up to degree {LARGEST_DEGREE}, not {form.degree}"
     if inputs.A.shape[-1] > LARGEST_STATE:
-        return f"it has up to {LARGEST_STATE} states a channel, not {inputs.A.shape[-1]}"
+        return f"it supports up to {LARGEST_STATE} states per channel, not {inputs.A.shape[-1]}"
     return None
 
 
 def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
-    """y, the last state, and where `keep` is set the state before every few steps."""
+    """Return y, the last state and, if `keep`, the checkpoints of `saved_shapes`."""
     from expbench.ops.selective import triton_kernels
 
     given, inputs = inputs, _prepared(inputs)
@@ -100,7 +103,7 @@ def forward(inputs: Inputs, form: Form, keep: bool) -> Outputs:
 def backward(
     grad_y: Tensor, grad_last: Tensor | None, inputs: Inputs, form: Form, raw: Tensor, checkpoints: Tensor
 ) -> Gradients:
-    """The gradient of each input, from the gradients of y (S, B, L, D) and of the last state (S, B, D, N)."""
+    """Return the gradients of the inputs from those of y (S, B, L, D) and of the last state (S, B, D, N)."""
     from expbench.ops.selective import triton_kernels
 
     given, inputs = inputs, _prepared(inputs)
@@ -153,25 +156,29 @@ def backward(
 
 
 def saved_shapes(inputs: Inputs, form: Form) -> tuple[Sequence[int], Sequence[int]]:
-    """Nothing of y, which the backward computes anew; the states (S, B, D, N) before every T-th step of its tile."""
+    """Return the shape of raw, which is empty, and of the checkpoints (tiles, S, B, D, N).
+
+    The backward recomputes y before the gate. Checkpoints are the states before each of its tiles, N padded to a power of
+    two.
+    """
     S, batch, L, D = inputs.u.shape
     N = _power(inputs.A.shape[-1])
     return (0,), (-(-L // backward_tile(S * batch, L, D, N).T), S, batch, D, N)
 
 
 def forward_tile(sequences: int, L: int, D: int, N: int) -> Tile:
-    """The layout of the forward for N a power of two: tiles of 16 steps where L has room for them."""
+    """Choose the layout of the forward, for N a power of two: tiles of 16 steps if they fit L, else as in the backward."""
     every = backward_tile(sequences, L, D, N).T
     return _tile(sequences, D, N, 16 if L % 16 == 0 or (every == 8 and L > 64) else every, states=8)
 
 
 def backward_tile(sequences: int, L: int, D: int, N: int) -> Tile:
-    """The layout of the backward, for N a power of two: tiles of 8 steps, or of 4 where the states before them are few."""
+    """Choose the layout of the backward, for N a power of two: tiles of 8 steps, or of 4 if checkpoints are small."""
     return _tile(sequences, D, N, 4 if N <= 4 and D <= 2 * N else 8, states=4)
 
 
 def _tile(sequences: int, D: int, N: int, T: int, states: int) -> Tile:
-    """With that many states a thread: fewer lanes along N cost fewer shuffles, but fewer programs run."""
+    """Choose lanes for about `states` states per thread: more of them need fewer shuffles, but leave fewer programs."""
     V, quads = min(4, N), N // min(4, N)
     LN = min(_LANES, max(1, N // states))
     LD = min(_power(D), _LANES // LN)
@@ -179,18 +186,18 @@ def _tile(sequences: int, D: int, N: int, T: int, states: int) -> Tile:
 
 
 def backward_turns(tile: Tile, D: int) -> int:
-    """How many channels a thread of the backward takes in turn: two make half as many partial sums of dB and dC."""
+    """Return the number of channels per thread of the backward, in turn: two halve the partial sums of dB and dC."""
     return 2 if tile.LN >= 4 and D >= 2 * tile.LD else 1
 
 
 def _grid(tile: Tile, sequences: int, D: int, turns: int = 1) -> tuple[int, int]:
-    """Blocks of channels, and programs."""
+    """Return the number of blocks of channels and the number of programs."""
     blocks = -(-D // (tile.LD * turns))
     return blocks, blocks * -(-sequences // tile.LB)
 
 
 def _lanes(tile: Tile) -> dict[str, int]:
-    """A tile without R, which the backward has not: its threads have one vector of states."""
+    """Return the sizes of a tile but R, which the backward lacks: its threads hold a single vector of states."""
     return {name: size for name, size in tile._asdict().items() if name != "R"}
 
 
@@ -211,7 +218,10 @@ def _constants(inputs: Inputs, form: Form, tile: Tile, turns: int) -> dict[str, 
 
 
 def _prepared(inputs: Inputs) -> Inputs:
-    """Contiguous tensors, N filled up to a power of two with states that stay 0, and few enough conversions of B and C."""
+    """Return the inputs contiguous, with N padded to a power of two, and with B and C in float32 if D is large.
+
+    The padding states have A, B and C of 0, so they stay 0.
+    """
     n = inputs.A.shape[-1]
     N = _power(n)
     B, C = _padded(inputs.B, N), _padded(inputs.C, N)
@@ -225,7 +235,7 @@ def _prepared(inputs: Inputs) -> Inputs:
 
 
 def _widened(B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
-    """Contiguous B and C in float32."""
+    """Convert contiguous B and C (S, B, L, N) to float32."""
     from expbench.ops.selective import triton_kernels
 
     wide_B, wide_C = B.new_empty(B.shape, dtype=torch.float32), C.new_empty(C.shape, dtype=torch.float32)
@@ -239,12 +249,12 @@ def _padded(x: Tensor, N: int) -> Tensor:
 
 
 def _given(x: Tensor | None, stand_in: Tensor) -> Tensor:
-    """A pointer where one is expected; nothing is read or written through it where the tensor is absent."""
+    """Return x, or `stand_in` if x is absent: kernels expect a pointer, but do not access absent tensors."""
     return stand_in if x is None else x
 
 
 def _power(n: int) -> int:
-    """The least power of two that is at least n."""
+    """Return the least power of two that is at least n."""
     return 1 << (n - 1).bit_length()
 
 

@@ -1,8 +1,8 @@
-"""The selective scan as a function of tensors: it checks them, makes them canonical and has a backend solve the problem.
+"""The selective scan as a function of tensors, which checks them, casts them and calls a backend.
 
     h_t = a_t h_{t-1} + Delta_t u_t B_t,   y_t = C_t . h_t + D u_t
-for each channel and state, with a and Delta as `Transition` says (Eq. 3-6 of arXiv 2502.02209). Sequences are channel-last,
-(B, L, D); the state is never below float32.
+for each channel and state, with a and Delta as defined by `Transition` (Eq. 3-6 of arXiv 2502.02209). Sequences are
+channel-last, (B, L, D); the state is never below float32. Letters: B batch, L length, D width, N state.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _lowest = backends.constant_when_traced(lambda degree: contraction_range(degree)
 
 @dataclass(frozen=True, eq=False)
 class Transition:
-    """How Delta and a follow from r = delta + delta_bias, with v = Delta A; made by `exact`, `taylor` or `linear`.
+    """The map from r = delta + delta_bias to Delta and a, with v = Delta A; create it by `exact`, `taylor` or `linear`.
 
-    kind: see `Form`. degree, center: of the Taylor polynomials, softplus's about `center` (a number or (D,), which has no
-    gradient), exp's about 0. lowest: where below 0, v is clamped to [lowest, 0] first.
+    kind: see `Form`. degree: that of both Taylor polynomials. center: the point of expansion of softplus, a number or (D,)
+    without gradient; exp is expanded about 0. lowest: if negative, v is clamped to [lowest, 0] first.
     """
 
     kind: Kind = "exact"
@@ -44,19 +44,23 @@ class Transition:
 
     @classmethod
     def exact(cls) -> Transition:
-        """Delta = softplus(r), a = exp(v)."""
+        """Return the transition Delta = softplus(r), a = exp(v)."""
         return cls()
 
     @classmethod
     def taylor(cls, degree: int, center: float | Tensor = 0.0, clip: bool = False) -> Transition:
-        """Both by their Taylor polynomials of `degree`; clip keeps v where that of exp lies in [0, 1]."""
+        """Return the transition by Taylor polynomials of `degree` of softplus, about `center`, and of exp, about 0.
+
+        clip: clamp v to the interval on which the polynomial of exp stays in [0, 1]. Raises ValueError for a degree out
+        of range.
+        """
         if not 1 <= degree <= _HIGHEST_DEGREE:
             raise ValueError(f"Transition.taylor: degree is {degree}, expected 1 to {_HIGHEST_DEGREE}")
         return cls("taylor", degree, center, _lowest(degree) if clip else 0.0)
 
     @classmethod
     def linear(cls) -> Transition:
-        """Delta = r, a = v."""
+        """Return the transition Delta = r, a = v."""
         return cls("linear")
 
 
@@ -117,16 +121,16 @@ def selective_scan(
     return_last_state: bool = False,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """y (B, L, D), and with `return_last_state` the state after the last step (B, D, N).
+    """Return y (B, L, D), and with `return_last_state` also the state after the last step (B, D, N).
 
-    u, delta and the gate z (B, L, D); A (D, N); B and C (B, L, N); the skip D and delta_bias (D,); initial_state (B, D, N).
-    delta_on_b: whether the input of the state is Delta B u or B u. The gate gives y silu(z). backend: one of `BACKENDS`;
-    None leaves it to `backends.using`, and then to the device.
+    u, delta, gate z: (B, L, D). A: (D, N). B, C: (B, L, N). skip D, delta_bias: (D,). initial_state: (B, D, N).
+    delta_on_b: whether the input of the state is Delta B u (else B u). With a gate, the output is y silu(z). backend: one of
+    `BACKENDS`; None takes the one that `backends.using` forces, else the best one for the device.
 
-    The sequences u, delta, B, C and z are promoted to a common dtype, which is y's, or under autocast cast to its dtype; the
-    others are cast to the state's dtype: float64 if the sequences' is, else float32. All but transition.center have
-    gradients; only the backend ``reference`` is differentiable twice, in forward mode or by torch.func. Raises ValueError
-    and TypeError for tensors that do not fit.
+    The sequences u, delta, B, C and z are promoted to a common dtype, or cast to autocast's dtype if it is on; y has this
+    dtype. The other tensors are cast to the state's dtype: float64 if the sequences are float64, else float32. All
+    tensors but transition.center have gradients. Only the backend ``reference`` supports second derivatives, forward mode
+    and torch.func. Raises ValueError or TypeError for tensors of a wrong shape, device or dtype.
     """
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     given |= {"initial_state": initial_state}
@@ -145,9 +149,9 @@ def selective_scan(
 
 
 def _solve(inputs: Inputs, form: Form, backend: str | None) -> tuple[Tensor, Tensor]:
-    """y and the last state of a problem without the axis S."""
+    """Return y (B, L, D) and the last state (B, D, N) for inputs without the axis S."""
     if backend != "reference":
-        keep = torch.is_grad_enabled()  # not whether any requires grad: under vmap they do not show it
+        keep = torch.is_grad_enabled()  # not `requires_grad` of the inputs: vmap hides it
         y, last, _, _ = torch.ops.expbench.selective_scan(*inputs, *form, backend or "auto", keep)
         return y, last
     backends.ran(operator.OPERATION, backend)
@@ -158,7 +162,7 @@ def _solve(inputs: Inputs, form: Form, backend: str | None) -> tuple[Tensor, Ten
 
 
 def discretised(delta: Tensor, A: Tensor, transition: Transition = _EXACT) -> tuple[Tensor, Tensor, Tensor]:
-    """Delta (B, L, D), v = Delta A and a (B, L, D, N), as the scan computes them from its argument delta and A (D, N)."""
+    """Return Delta (B, L, D), v = Delta A and a (both (B, L, D, N)), as the scan computes them from delta and A (D, N)."""
     tensors = {"A": A}
     if isinstance(transition.center, Tensor):
         tensors["transition.center"] = transition.center
@@ -171,7 +175,10 @@ def discretised(delta: Tensor, A: Tensor, transition: Transition = _EXACT) -> tu
 
 
 def _expand(tensors: dict[str, Tensor], transition: Transition) -> Tensor:
-    """The coefficients (degree + 1, D) of softplus's polynomial; its center goes into the bias among `tensors`."""
+    """Return the coefficients (degree + 1, D) of softplus's Taylor polynomial, and subtract its center from the bias.
+
+    The bias among `tensors` absorbs the center, so that backends evaluate the polynomial at their argument as it is.
+    """
     A, bias = tensors["A"], tensors.get("delta_bias")
     point = transition.center
     center = tensors["transition.center"] if isinstance(point, Tensor) else A.new_full(A.shape[:1], point)
@@ -182,9 +189,9 @@ def _expand(tensors: dict[str, Tensor], transition: Transition) -> Tensor:
 
 
 def _check_shapes(tensors: Mapping[str, Tensor]) -> None:
-    """Raise unless all are tensors of the shapes that those of u and A ask for, without a 0, and on u's device."""
+    """Raise TypeError for a non-tensor, and ValueError for a shape or device that does not match u and A, or a size of 0."""
     for name in [name for name, x in tensors.items() if not isinstance(x, Tensor)]:
-        raise TypeError(f"selective_scan: {name} is no tensor but a {type(tensors[name]).__name__}")
+        raise TypeError(f"selective_scan: {name} must be a tensor, not a {type(tensors[name]).__name__}")
     u, A = tensors["u"], tensors["A"]
     sizes = dict(zip("BLD", u.shape, strict=False)) if u.ndim == 3 else {}
     if A.ndim == 2:
@@ -198,11 +205,11 @@ def _check_shapes(tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"selective_scan: {name} is on {x.device}, but u is on {u.device}")
     for name in ("u", "A"):
         if 0 in tensors[name].shape:
-            raise ValueError(f"selective_scan: {name} has shape {tuple(tensors[name].shape)}: no size may be 0")
+            raise ValueError(f"selective_scan: {name} has shape {tuple(tensors[name].shape)}, but sizes must not be 0")
 
 
 def _cast(tensors: Mapping[str, Tensor], device: str) -> dict[str, Tensor]:
-    """All in their canonical dtypes. Raises TypeError for a dtype that they cannot stand for."""
+    """Return all tensors in their canonical dtypes (see `selective_scan`). Raises TypeError for unsupported dtypes."""
     dtypes = {name: x.dtype for name, x in tensors.items()}
     lower = operator.autocast_dtype(device)
     if lower is not None:
@@ -210,7 +217,7 @@ def _cast(tensors: Mapping[str, Tensor], device: str) -> dict[str, Tensor]:
     common = dtypes["u"]
     for name, dtype in dtypes.items():
         if dtype == torch.float16:
-            raise TypeError(f"selective_scan: {name} is {dtype}: its range is too small for a scan, take bfloat16")
+            raise TypeError(f"selective_scan: {name} is {dtype}: its range is too small for a scan, use bfloat16")
         if dtype not in _DTYPES:
             raise TypeError(f"selective_scan: {name} is {dtype}: expected bfloat16, float32 or float64")
         if name in _SEQUENCES:

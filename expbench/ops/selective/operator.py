@@ -1,10 +1,10 @@
-"""The selective scan as two operators of torch's: autograd, vmap and torch.compile see one step, not what it consists of.
+"""The selective scan as torch operators, so that autograd, vmap and torch.compile see forward and backward as single steps.
 
-An operator takes `Inputs` and `Form` flattened, its tensors with the axis S or all without it. Its kernel chooses the
-implementation by what it is really given: under vmap the models that are mapped over are already folded into S.
+An operator takes flattened `Inputs` and `Form`; either all tensors have the axis S or none. Its kernel chooses the
+implementation from the tensors that finally reach it: under vmap, the mapped models are already folded into S.
 
-Each is registered by hand. The first call of a torch.library.custom_op imports the compiler (2 seconds), and an autograd
-formula of torch.library.register_autograd doubles the overhead of a call.
+Operators are registered by hand, because the first call of a torch.library.custom_op imports the compiler (2 seconds), and
+an autograd formula of torch.library.register_autograd doubles the overhead of a call.
 """
 
 from __future__ import annotations
@@ -29,30 +29,39 @@ _LIBRARY = torch.library.Library("expbench", "FRAGMENT")
 
 
 class Implementation(Protocol):
-    """A module of this package that solves the problem in its own way."""
+    """The functions of a backend module of this package."""
 
     def absent(self) -> str | None:
-        """Why it does not work on this machine and how to get it; None if it works. Probed by a call, once."""
+        """Return why the backend is unavailable on this machine and how to install it, or None; probe once, by a call."""
 
     def unsupported(self, inputs: Inputs, form: Form) -> str | None:
-        """What it lacks for this ("it has no initial state"), or None. It may look at shapes, dtypes and devices only."""
+        """Return why the backend does not support this problem ("it supports no initial state"), or None.
+
+        Only shapes, dtypes and devices may be read, because tensors have no data while torch.compile traces.
+        """
 
     def saved_shapes(self, inputs: Inputs, form: Form) -> tuple[Sequence[int], Sequence[int]]:
-        """The shapes of `Outputs.raw`, in the dtype of u, and of `Outputs.checkpoints` where a gradient is asked for."""
+        """Return the shapes of `Outputs.raw`, in the dtype of u, and of `Outputs.checkpoints` if gradients are requested."""
 
     def forward(self, inputs: Inputs, form: Form, keep: bool) -> Outputs:
-        """keep: whether a gradient may be asked for. Inputs have any strides; no output shares another tensor's memory."""
+        """Solve the problem; keep: whether gradients may be requested later.
+
+        Inputs may have any strides. No output may share memory with another tensor.
+        """
 
     def backward(
         self, grad_y: Tensor, grad_last: Tensor | None, inputs: Inputs, form: Form, raw: Tensor, checkpoints: Tensor
     ) -> Gradients:
-        """From the gradients of y and of the last state (None: it was not used). Autograd does not work within operators."""
+        """Return the gradients of the inputs from those of y (S, B, L, D) and the last state (S, B, D, N; None if unused).
+
+        It cannot use autograd, which is inactive within operators.
+        """
 
 
 def choose(inputs: Inputs, form: Form, backend: str) -> tuple[str, Implementation]:
-    """The implementation that `backend` names, or the best one for ``auto``.
+    """Return name and module of the implementation: that of `backend`, or for ``auto`` the best one for the inputs.
 
-    Raises `BadInput` if a named one does not work on this machine, `Unable` if it cannot solve this problem.
+    Raises `BadInput` if a named backend is unavailable on this machine, and `Unable` if it does not support this problem.
     """
     if backend == "auto":
         name = "triton" if inputs.u.is_cuda and _suits("triton", inputs, form) else "torch"
@@ -61,7 +70,7 @@ def choose(inputs: Inputs, form: Form, backend: str) -> tuple[str, Implementatio
     module = implementation(backend)
     reason = module.unsupported(inputs, form)
     if reason is not None:
-        raise backends.Unable(f"{OPERATION}: backend {backend!r} cannot do this: {reason}")
+        raise backends.Unable(f"{OPERATION}: backend {backend!r} does not support this problem: {reason}")
     return backend, module
 
 
@@ -70,23 +79,23 @@ def _suits(name: str, inputs: Inputs, form: Form) -> bool:
 
 
 def implementation(name: str) -> Implementation:
-    """The module of a backend other than ``reference``."""
+    """Import the module of a backend other than ``reference``."""
     return cast(Implementation, import_module(f"expbench.ops.selective.{_MODULES[name]}"))
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
-    """The dtype to which autocast casts on devices of this type; None where it is off."""
+    """Return the dtype to which autocast casts on devices of this type, or None if autocast is off."""
     enabled = device != "meta" and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if enabled else None
 
 
 def without_autocast(device: str) -> AbstractContextManager[object]:
-    """A context in which torch keeps the dtypes that it is given."""
+    """Return a context in which autocast is off, so that torch keeps the given dtypes."""
     return nullcontext() if autocast_dtype(device) is None else torch.autocast(device, enabled=False)
 
 
 class _Operator(torch.autograd.Function):
-    """An operator: its schema and kernel, what it gives on fake tensors and under vmap; and its gradient, as a Function."""
+    """A torch operator: schema, kernel, outputs on fake tensors, vmap rule, and its gradient as an autograd Function."""
 
     schema: ClassVar[str]
     kernel: ClassVar[Callable[..., Any]]
@@ -95,6 +104,7 @@ class _Operator(torch.autograd.Function):
 
     @classmethod
     def register(cls) -> None:
+        """Register the schema and its implementations with torch."""
         name = cls.schema.partition("(")[0]
         _LIBRARY.define(cls.schema, tags=(torch.Tag.pt2_compliant_tag,))
         cls.call = getattr(torch.ops.expbench, name).default
@@ -105,12 +115,14 @@ class _Operator(torch.autograd.Function):
 
     @classmethod
     def differentiable(cls, *arguments: Any) -> Any:
+        """Run the operator under autograd; raise NotImplementedError within torch.func transforms."""
         if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             raise _only_reference("torch.func.grad, vjp, jvp or a dual level is active")
         return cls.apply(*arguments) if torch.is_grad_enabled() else cls.undifferentiated(*arguments)
 
     @classmethod
     def undifferentiated(cls, *arguments: Any) -> Any:
+        """Run the operator below autograd."""
         with torch._C._AutoDispatchBelowAutograd():
             return cls.call(*arguments)
 
@@ -158,7 +170,7 @@ class _Scan(_Operator):
         y, last, raw, checkpoints = _Scan.call(*folded, *arguments[_TENSORS:])
         if not single:
             y, last = y.unflatten(0, (size, -1)), last.unflatten(0, (size, -1))
-        return (y, last, raw, checkpoints), (0, 0, None, None)  # the last two: nobody sees them, they are the folded scan's
+        return (y, last, raw, checkpoints), (0, 0, None, None)  # raw, checkpoints: folded, for the backward only
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, ...]:
@@ -180,7 +192,7 @@ class _Scan(_Operator):
 
 
 class _ScanBackward(_Operator):
-    """Gives an empty tensor as the gradient of an absent input."""
+    """The gradient of `_Scan`; the gradient of an absent input is an empty tensor."""
 
     schema = (
         f"selective_scan_backward(Tensor grad_y, Tensor? grad_last, {_INPUTS}, {_FORM}, Tensor raw, Tensor checkpoints)"
@@ -207,7 +219,7 @@ class _ScanBackward(_Operator):
 
     @staticmethod
     def vmap(info: Any, dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
-        """For each member by itself: only gradients are mapped over (a Jacobian's), and the checkpoints fit one scan."""
+        """Loop over the mapped axis: only gradients are mapped (for a Jacobian), and they share one scan's checkpoints."""
         if any(dim is not None for dim in dims[2:]):
             raise _only_reference("its gradient is taken under vmap")
         grads, each = list(zip(arguments[:2], dims, strict=False)), []
@@ -227,7 +239,10 @@ class _ScanBackward(_Operator):
 
 
 class _Coefficients(_Operator):
-    """Of softplus's polynomial about center (D,): (degree + 1, D). An operator, as torch.compile cannot trace its numpy."""
+    """Coefficients (degree + 1, D) of softplus's Taylor polynomial about center (D,).
+
+    They are an operator because torch.compile cannot trace the numpy polynomials within.
+    """
 
     schema = "softplus_coefficients(Tensor center, int degree) -> Tensor"
 
@@ -248,13 +263,13 @@ class _Coefficients(_Operator):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         if ctx.needs_input_grad[0]:
-            raise ValueError(f"{OPERATION}: transition.center requires grad, but it has no gradient: detach it")
+            raise ValueError(f"{OPERATION}: transition.center requires grad, but its gradient is not implemented: detach it")
         coefficients: Tensor = _Coefficients.undifferentiated(*arguments)
         return coefficients
 
 
 def _problem(arguments: Sequence[Any]) -> tuple[Inputs, Form, str, bool]:
-    """The problem with its axis S, the backend, and whether the tensors came without S."""
+    """Return inputs with the axis S, form, backend, and whether the given tensors lack the axis S."""
     tensors, form, backend = arguments[:_TENSORS], Form(*arguments[_TENSORS:-1]), arguments[-1]
     single = tensors[0].ndim == 3
     if single:

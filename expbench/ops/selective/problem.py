@@ -1,8 +1,8 @@
-"""The selective scan as a problem: its tensors, the form of its transition, and what solving it gives.
+"""The types that every implementation of the selective scan shares: inputs, form of the transition, outputs and gradients.
 
-Every implementation takes these canonical shapes, with a leading axis S of stacked models (1 for a single one). Tensors of
-a sequence have one dtype (bfloat16, float32 or float64), those of a channel and of the state the state's dtype, which is
-float32, or float64 where the sequences are float64.
+All implementations take these canonical shapes, with a leading axis S of stacked models (1 for a single model). Sequences
+have one common dtype: bfloat16, float32 or float64. Parameters and states have the state's dtype: float64 if the sequences
+are float64, else float32.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ KINDS: tuple[Kind, ...] = ("exact", "taylor", "linear")
 
 
 class Form(NamedTuple):
-    """How Delta and a follow from the argument r = delta + bias, with v = Delta A.
+    """The map from the argument r = delta + bias to Delta and a, with v = Delta A.
 
-    kind: ``exact`` is Delta = softplus(r), a = exp(v); ``taylor`` is Delta = sum_k coefficients_k r^k and a the Taylor
-    polynomial of exp of the same degree (r is then relative to the point of expansion); ``linear`` is Delta = r, a = v.
-    degree: of both Taylor polynomials, 0 for the other kinds. lowest: Taylor only, v is clamped to [lowest, 0] first where
-    lowest < 0. delta_on_b: whether the input of the state is Delta B u or B u.
+    kind: ``exact``: Delta = softplus(r), a = exp(v). ``taylor``: Delta = sum_k coefficients_k r^k, and a is the Taylor
+    polynomial of exp of the same degree at v; r is relative to the point of expansion. ``linear``: Delta = r, a = v.
+    degree: that of both Taylor polynomials, 0 for the other kinds. lowest: for ``taylor``, if negative, v is clamped to
+    [lowest, 0] first. delta_on_b: whether the input of the state is Delta B u (else B u).
     """
 
     kind: Kind = "exact"
@@ -32,7 +32,7 @@ class Form(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """S stacked models, batch B, length L, width D, N states a channel; None is absent."""
+    """The tensors of S stacked models with batch B, length L, width D and N states per channel; None if absent."""
 
     u: Tensor  # (S, B, L, D)
     delta: Tensor  # (S, B, L, D)
@@ -43,14 +43,14 @@ class Inputs(NamedTuple):
     z: Tensor | None = None  # (S, B, L, D), the gate: y silu(z)
     bias: Tensor | None = None  # (S, D)
     state: Tensor | None = None  # (S, B, D, N), before the first step
-    coefficients: Tensor | None = None  # (S, degree + 1, D), of softplus's Taylor polynomial; no gradient
+    coefficients: Tensor | None = None  # (S, degree + 1, D), softplus's Taylor polynomial; no gradient
 
 
 class Outputs(NamedTuple):
-    """y (S, B, L, D) in the dtype of u and the last state (S, B, D, N); and what the backward pass asks for.
+    """Outputs y (S, B, L, D) in the dtype of u and last state (S, B, D, N), and the tensors saved for the backward pass.
 
-    raw: y before the gate, (S, B, L, D), of implementations that keep it, else empty. checkpoints: states at some steps, in
-    an order of the implementation's own; empty where no gradient was asked for.
+    raw: y before the gate, (S, B, L, D), or empty if the implementation does not save it. checkpoints: states at some steps,
+    in a layout private to the implementation; empty if no gradients were requested.
     """
 
     y: Tensor
@@ -60,7 +60,7 @@ class Outputs(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """One for each of `Inputs` but the coefficients, in its shape and dtype; None where the input is absent."""
+    """Gradients of all `Inputs` but the coefficients, in the same shapes and dtypes; None if the input is absent."""
 
     u: Tensor
     delta: Tensor
@@ -74,5 +74,5 @@ class Gradients(NamedTuple):
 
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the state for sequences of `dtype`: never below float32."""
+    """Return the dtype of the state for sequences of `dtype`: never below float32, as rounding errors add up over steps."""
     return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,8 +1,8 @@
-"""How the backend ``torch`` cuts a problem and lays it out in memory: lanes innermost, in tiles, and steps in chunks.
+"""Tiling and memory layout of the backend ``torch``: lanes are innermost and cut into tiles, steps are cut into chunks.
 
-A lane is one sequence of one model. The P = S B lanes are innermost in memory: broadcasts run over whole rows, and many tiny
-models cost what one large batch does. Lanes are cut into tiles and steps into chunks of n, so that the states (n, N, D, P)
-of a chunk stay in the cache. What is called P below is, within a tile, the number of its own lanes.
+A lane is one sequence of one model. The P = S B lanes are innermost in memory, so broadcasts run over whole rows, and
+many tiny models cost as much as one large batch. Lanes are cut into tiles and steps into chunks of n steps, so that the
+states (n, N, D, P) of a chunk stay in the cache. Within a tile, P denotes the number of the tile's lanes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 from expbench.ops import scan
 from expbench.ops.selective.problem import Inputs
 
-# Numbers in the states of a chunk (1 MB of float32) and of one step. More leave the cache; with fewer, the 2 us that every
-# call of torch's takes are felt. A GPU needs so many times more numbers a call.
+# Numbers in the states of a chunk (1 MB of float32) and of one step. Larger chunks leave the cache; in smaller ones, the
+# overhead of 2 us per torch call dominates. A GPU needs _CUDA times as many numbers per call.
 _CHUNK, _STEP, _CUDA = 1 << 18, 1 << 13, 1 << 6
-_LANES, _STEPS = 64, 16  # at least: rows that are long enough for vectors, and states kept of no more than every 16th step
+_LANES, _STEPS = 64, 16  # least sizes: rows long enough for vector instructions, and a checkpoint at most every 16 steps
 
 
 class Size(NamedTuple):
-    """The sizes of a problem, and of its tiles and chunks: how many lanes and steps."""
+    """The sizes of a problem, with the number of `lanes` of its tiles and of `steps` of its chunks."""
 
     S: int
     B: int
@@ -36,6 +36,7 @@ class Size(NamedTuple):
 
     @classmethod
     def of(cls, inputs: Inputs) -> Size:
+        """Choose tiles and chunks for `inputs`: as equal as possible, within the bounds above."""
         (S, B, L, D), N = inputs.u.shape, inputs.A.shape[-1]
         more = _CUDA if inputs.u.is_cuda else 1
         lanes = _evenly(S * B, max(_LANES, _STEP * more // (D * N)))
@@ -43,51 +44,51 @@ class Size(NamedTuple):
 
     @property
     def P(self) -> int:
-        """The number of lanes."""
+        """Number of lanes."""
         return self.S * self.B
 
     @property
     def chunks(self) -> int:
-        """How many follow each other."""
+        """Number of chunks."""
         return -(-self.L // self.steps)
 
     @property
     def whole(self) -> bool:
-        """Whether one chunk is all."""
+        """True if a single chunk covers the problem."""
         return self.lanes == self.P and self.steps == self.L
 
     @property
     def checkpoints(self) -> tuple[int, ...]:
-        """Their shape."""
+        """Shape of the checkpoints: (chunks, N, D, P), or (2, L + 1, N, D, P) for a and h of a single chunk."""
         first = (2, self.L + 1) if self.whole else (self.chunks,)
         return *first, self.N, self.D, self.P
 
     def tiles(self) -> list[slice]:
-        """The lanes of each tile."""
+        """Return the lanes of each tile."""
         return [slice(first, first + self.lanes) for first in range(0, self.P, self.lanes)]
 
     def by_sequence(self, x: Tensor) -> Tensor:
-        """(N, D, P) as (S, B, D, N)."""
+        """View x (N, D, P) as (S, B, D, N)."""
         return x.view(self.N, self.D, self.S, self.B).permute(2, 3, 1, 0)
 
     def by_model(self, x: Tensor) -> Tensor:
-        """(..., P), summed over the lanes of a model, as (S, ...) with its axes in reverse."""
+        """Sum x (..., P) over the lanes of each model; return (S, ...) with the other axes in reverse order."""
         return x.view(*x.shape[:-1], self.S, self.B).sum(-1).permute(*reversed(range(x.ndim)))
 
 
 def _evenly(total: int, most: int) -> int:
-    """The size of parts, as equal as can be, of which none is larger than `most`."""
+    """Return the size of parts that are as equal as possible and no larger than `most`."""
     parts = -(-total // most)
     return -(-total // parts)
 
 
 def by_lane(x: Tensor) -> Tensor:
-    """(S, B, D, N) as (N, D, P)."""
+    """View x (S, B, D, N) as (N, D, P)."""
     return x.flatten(0, 1).permute(2, 1, 0)
 
 
 class Shared(NamedTuple):
-    """What the steps of a lane share, or the gradients of it, which grow from the last step to the first."""
+    """Parameters that the steps of a lane share, or their gradients, which accumulate from the last step to the first."""
 
     A: Tensor  # (N, D, P)
     skip: Tensor | None  # (D, P)
@@ -96,9 +97,10 @@ class Shared(NamedTuple):
 
     @classmethod
     def of(cls, inputs: Inputs) -> Shared:
+        """Repeat the parameters of each model for its lanes."""
         S, B = inputs.u.shape[:2]
 
-        def spread(x: Tensor) -> Tensor:  # (..., S), a number a model, to (..., P)
+        def spread(x: Tensor) -> Tensor:  # (..., S), one number per model, to (..., P)
             return x.expand(*x.shape[:-1], B) if S == 1 else x.repeat_interleave(B, -1)
 
         skip, bias = (None if x is None else spread(x.t()) for x in (inputs.skip, inputs.bias))
@@ -107,11 +109,12 @@ class Shared(NamedTuple):
 
     @classmethod
     def zeros(cls, inputs: Inputs, size: Size) -> Shared:
+        """Return zero gradients, for accumulation."""
         skip, bias = (None if x is None else x.new_zeros(size.D, size.P) for x in (inputs.skip, inputs.bias))
         return cls(inputs.A.new_zeros(size.N, size.D, size.P), skip, bias, [])
 
     def among(self, lanes: slice) -> Shared:
-        """Those of some lanes, in the same memory."""
+        """Select some lanes, in the same memory."""
         if lanes == slice(0, self.A.shape[-1]):
             return self
         skip, bias = (None if x is None else x[:, lanes] for x in (self.skip, self.bias))
@@ -119,9 +122,9 @@ class Shared(NamedTuple):
 
 
 class Chunk:
-    """Memory for the states of n steps, with the views that a pass needs: to make one takes half as long as a small call.
+    """Memory for the states of n steps, with cached views: creating a view takes half as long as a small operation.
 
-    a, h (n, N, D, P): transitions and states. start, end (N, D, P): the state before the first step and after the last.
+    a, h: (n, N, D, P), transitions and states. start, end: (N, D, P), the states before the first and after the last step.
     """
 
     def __init__(self, states: Tensor) -> None:
@@ -130,32 +133,32 @@ class Chunk:
 
     @cached_property
     def before(self) -> Tensor:
-        """As h: the states a step earlier."""
+        """States (n, N, D, P) before each step."""
         return self._h[:-1]
 
     @cached_property
     def work(self) -> Tensor:
-        """As h, for anything."""
+        """Scratch memory (n, N, D, P)."""
         return torch.empty_like(self.h)
 
     @cached_property
     def slope(self) -> Tensor:
-        """As h. a is not to be overwritten by it: it may be a checkpoint."""
+        """Scratch memory (n, N, D, P) for the slope of a, separate from a, which may be a checkpoint."""
         return torch.empty_like(self.h)
 
     @cached_property
     def adjoint(self) -> Tensor:
-        """(n + 1, N, D, P), of start and the states."""
+        """Adjoint (n + 1, N, D, P) of start and the states."""
         return torch.empty_like(self._h)
 
     @cached_property
     def scan(self) -> Callable[[], None]:
-        """Make of h the states, where it holds start and the inputs of the steps."""
+        """Function that turns start and the inputs of the steps, both in h, into the states."""
         return scan.in_place(self._a, self._h)
 
     @cached_property
     def scan_back(self) -> Callable[[], None]:
-        """Make of the adjoint the gradients of start and the states, where it holds what reaches them from outputs."""
+        """Function that turns the outputs' contributions, in the adjoint, into the gradients of start and the states."""
         return scan.in_place(self._a, self.adjoint, reverse=True)
 
 
@@ -168,9 +171,10 @@ def walk(
     *,
     backwards: bool = False,
 ) -> Iterator[tuple[slice, int, Chunk, list[Tensor], list[Tensor]]]:
-    """Each chunk of each tile: its lanes, the number of the chunk, memory, tensors read, and parts to `write`.
+    """Yield for each chunk of each tile its lanes, its index, its memory, the sequences read, and the parts to `write`.
 
-    Sequences are (S, B, L, ...). like: has the state's dtype. kept: the checkpoints, the memory of a problem of one chunk.
+    reads, writes: sequences (S, B, L, ...). like: a tensor of the state's dtype. kept: the checkpoints, which are the
+    memory of a problem of one chunk. backwards: start with the last chunk.
     """
     if size.whole:
         states = like.new_empty(size.checkpoints) if kept is None else kept
@@ -188,14 +192,15 @@ def walk(
 
 
 def _read(part: Tensor, P: int, dtype: torch.dtype) -> Tensor:
-    """(..., n, width) of P lanes as (n, width, P), perhaps in the same memory.
+    """Return a part (..., n, width) of P lanes as (n, width, P), possibly in the same memory.
 
-    In two moves, each along rows of memory: one would go across, in strides of L, which is too often a power of 2.
+    Two copies, each along rows of memory, are faster than one across rows: its stride L is often a power of 2, and then
+    accesses collide in the cache.
     """
     return part.reshape(P, -1).to(dtype).contiguous().t().contiguous().view(*part.shape[-2:], P)
 
 
 def write(parts: Sequence[Tensor], found: Sequence[Tensor]) -> None:
-    """Put each (n, width, P) into a part (..., n, width)."""
+    """Copy each result (n, width, P) into its part (..., n, width)."""
     for part, x in zip(parts, found, strict=True):
         part.copy_(x.flatten(0, 1).t().contiguous().view(part.shape))

@@ -1,4 +1,9 @@
-"""Launching a scan kernel: with shuffles between lanes if the compiler put the lanes where they look for each other."""
+"""Launch of the scan kernels, with warp shuffles if the compiler's layout of lanes permits them.
+
+A shuffle addresses a lane by its number in the warp, but Triton does not let a kernel fix which lane holds which element.
+The launcher therefore runs a kernel built for one order of lanes, reads the order from the compiler's output, and on a
+mismatch tries the other order, and at last the slower tl.gather, which is correct in every layout.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +11,17 @@ import math
 import re
 from typing import Any
 
-INTERPRETED, GATHERED, UPWARDS, DOWNWARDS = range(4)  # what FAST means to the kernels
-_order = [UPWARDS, DOWNWARDS]  # in which lanes lie along channels, states, sequences; first what this compiler did last
-_kept: dict[Any, bool] = {}  # of a compiled kernel: whether its lanes lie as its shuffles take for granted
-_found: dict[Any, int] = {}  # of a kernel and its constants: the FAST for which they do
+INTERPRETED, GATHERED, UPWARDS, DOWNWARDS = range(4)  # values of FAST in the kernels
+_order = [UPWARDS, DOWNWARDS]  # orders of lanes along channels, states and sequences; the one that matched last comes first
+_kept: dict[Any, bool] = {}  # compiled kernel -> whether its lanes lie as its shuffles assume
+_found: dict[Any, int] = {}  # kernel, constants and dtypes -> the FAST whose lanes match
 
 
 def launch(kernel: Any, programs: int, arguments: list[Any], **constants: Any) -> None:
-    """Run a kernel, one warp a program; again with other shuffles, or none, if its lanes turn out to lie otherwise."""
+    """Run a kernel, one warp per program, and run it again with other shuffles, or none, if its lanes lie otherwise.
+
+    The second run overwrites the results of the first.
+    """
     from triton import knobs
 
     def run(fast: int) -> Any:
@@ -38,7 +46,7 @@ def launch(kernel: Any, programs: int, arguments: list[Any], **constants: Any) -
 
 
 def lanes_in_order(ttgir: str, LD: int, LN: int, LB: int, fast: int) -> bool:
-    """Whether, wherever a compiled kernel shuffles, lanes lie along channels (axis 2) and states (axis 3) as FAST says."""
+    """Return whether all shuffled tensors have lanes along channels (axis 2) and states (axis 3) in the order of FAST."""
     channels, states = (1, LD) if fast == UPWARDS else (LN * LB, LB)
     layouts = dict(re.findall(r"^(#\w+) = (.*)$", ttgir, re.MULTILINE))
     used = set(re.findall(r"shfl\.sync.*?tensor<[^>]*, (#\w+)>", ttgir))

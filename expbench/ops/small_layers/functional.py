@@ -1,7 +1,8 @@
-"""Narrow layers: linear maps, norms, embeddings, splits and cross-entropy of a few numbers, for stacks on a GPU.
+"""Small layers: linear maps, norms, embeddings, splits and cross-entropy over rows of a few numbers, for stacks on a GPU.
 
-What torch has for these is made for rows of hundreds: at two channels its LayerNorm reaches a hundredth of the memory's
-bandwidth. `Narrow` puts kernels of ours in their place; the values are those of torch, to rounding.
+torch's kernels are made for rows of hundreds of numbers: at two channels, its LayerNorm reaches a hundredth of the memory
+bandwidth. `Narrow` replaces them by Triton kernels whose values equal torch's up to rounding.
+Letters: S stacked runs, R rows, I inputs, O outputs, C classes.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from torch.overrides import TorchFunctionMode
 
 from expbench.ops import backends
 
-_NARROW, _WIDEST = 8, 64  # numbers of a row that a linear map takes, and that it returns
-_WIDEST_ROW = 256  # of a norm, or classes of a cross-entropy
-_MOST_PARTS = 4  # that a row is split into
-_TILE, _WARPS = 1024, 4  # numbers in a block of rows, and warps that share it
-_PROGRAMS = 2048  # enough to fill any GPU
+_NARROW, _WIDEST = 8, 64  # most inputs and most outputs of a linear map; a split row has at most _WIDEST numbers
+_WIDEST_ROW = 256  # most channels of a norm, and most classes of a cross-entropy
+_MOST_PARTS = 4  # most parts of a split
+_TILE, _WARPS = 1024, 4  # numbers per block of rows, and warps per block
+_PROGRAMS = 2048  # enough to fill any GPU; more would only add partial sums
 
 
 def available() -> bool:
-    """Whether there is a GPU with Triton, and no other implementation is forced."""
+    """Return whether there is a GPU with Triton, and no other backend is forced."""
     return torch.cuda.is_available() and backends.forced() in (None, "triton") and backends.absent("triton") is None
 
 
 class Narrow(TorchFunctionMode):
-    """Within it, torch's functions are done by narrow kernels where tensors suit them, under `torch.vmap` too."""
+    """A context in which torch's functions run on the kernels for small layers if the tensors qualify, also under vmap."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -40,7 +41,7 @@ class Narrow(TorchFunctionMode):
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`F.linear` of x (..., I), or NotImplemented where it is not narrow float32."""
+    """Return `F.linear` (..., O) of input (..., I), weight (O, I) and bias (O,); NotImplemented unless small and float32."""
     outs, ins = weight.shape
     if ins > _NARROW or outs > _WIDEST or not _ours(input, weight, bias):
         return NotImplemented  # type: ignore[no-any-return]
@@ -51,12 +52,12 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def layer_norm(
     input: Tensor, normalized_shape: Any, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Tensor:
-    """`F.layer_norm` over the last axis, or NotImplemented."""
+    """Return `F.layer_norm` of input (..., I) over the last axis, or NotImplemented."""
     return _norm(input, normalized_shape, weight, bias, eps, True)
 
 
 def rms_norm(input: Tensor, normalized_shape: Any, weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """`F.rms_norm` over the last axis, or NotImplemented."""
+    """Return `F.rms_norm` of input (..., I) over the last axis, or NotImplemented."""
     return _norm(input, normalized_shape, weight, None, torch.finfo(input.dtype).eps if eps is None else eps, False)
 
 
@@ -69,7 +70,10 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Tensor:
-    """`F.embedding` with few tokens, whose gradient is a product with ones and zeros, or NotImplemented."""
+    """Return `F.embedding` (..., O) of tokens (...) and weight (I, O) for a small vocabulary I, or NotImplemented.
+
+    It is computed as a linear map of one-hot rows, because the gradient is then a matrix product instead of a scatter.
+    """
     tokens = weight.shape[0]
     if padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse or tokens > _NARROW:
         return NotImplemented  # type: ignore[no-any-return]
@@ -87,7 +91,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """`F.cross_entropy` of logits (R, C) and classes (R,), their mean; or NotImplemented."""
+    """Return the mean `F.cross_entropy`, a scalar, of logits (R, C) and target classes (R,), or NotImplemented."""
     plain = weight is None and size_average is None and reduce is None and reduction == "mean" and label_smoothing == 0
     if not plain or input.ndim != 2 or target.ndim != 1 or input.shape[1] > _WIDEST_ROW or not _ours(input):
         return NotImplemented  # type: ignore[no-any-return]
@@ -96,7 +100,7 @@ def cross_entropy(
 
 
 def split(input: Tensor, split_size_or_sections: Any = None, dim: int = 0, *, split_size: Any = None) -> tuple[Tensor, ...]:
-    """`torch.split` of x (..., I) along its last axis into two to four parts, each of its own memory, or NotImplemented."""
+    """Return `torch.split` of input (..., I) along its last axis into two to four contiguous copies, or NotImplemented."""
     sizes = split_size if split_size_or_sections is None else split_size_or_sections
     if dim not in (-1, input.ndim - 1) or isinstance(sizes, int) or not 2 <= len(sizes) <= _MOST_PARTS:
         return NotImplemented  # type: ignore[no-any-return]
@@ -108,7 +112,7 @@ def split(input: Tensor, split_size_or_sections: Any = None, dim: int = 0, *, sp
 
 
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """`torch.chunk` likewise, where the parts are equal."""
+    """Return `torch.chunk` of input (..., I) into equal parts, as `split` does, or NotImplemented."""
     if input.ndim == 0 or chunks < 1 or input.shape[-1] % chunks:
         return NotImplemented  # type: ignore[no-any-return]
     return split(input, [input.shape[-1] // chunks] * chunks, dim)
@@ -136,10 +140,10 @@ def _norm(x: Tensor, shape: Any, weight: Tensor | None, bias: Tensor | None, eps
 
 
 def _ours(*tensors: Tensor | None) -> bool:
-    """Whether these are what our kernels take; and says that they run."""
+    """Return whether the kernels support these tensors (None: absent); if so, record that they run."""
     if torch.is_autocast_enabled("cuda") or not all(x is None or _suits(x) for x in tensors):
         return False
-    backends.ran("narrow layers", "triton")
+    backends.ran("small layers", "triton")
     return True
 
 
@@ -152,7 +156,7 @@ def _on_device(x: Tensor) -> bool:
 
 
 class _Linear(torch.autograd.Function):
-    """x (S, R, I), weight (S, O, I), bias (S, O) or None -> (S, R, O); a mapped axis joins S."""
+    """Linear map of x (S, R, I), weight (S, O, I), bias (S, O) or None to (S, R, O); a mapped axis joins S."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -194,7 +198,7 @@ class _Linear(torch.autograd.Function):
 
 
 class _Norm(torch.autograd.Function):
-    """x (S, R, I), weight and bias (S, I) or None -> (S, R, I); a mapped axis joins S."""
+    """Layer norm (centred) or RMS norm of x (S, R, I), weight and bias (S, I) or None; a mapped axis joins S."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, centred: bool) -> Tensor:
@@ -241,9 +245,9 @@ class _Norm(torch.autograd.Function):
 
 
 class _Split(torch.autograd.Function):
-    """x (S, R, I) -> parts (S, R, I_k), each of its own memory; a mapped axis joins S.
+    """Split of x (S, R, I) into parts (S, R, I_k), each contiguous; a mapped axis joins S.
 
-    Torch has views of x instead, which are copied where they are used; and it is slow at putting their gradients together.
+    torch returns views instead, which later operations copy, and it is slow at concatenating their gradients.
     """
 
     @staticmethod
@@ -274,7 +278,7 @@ class _Split(torch.autograd.Function):
 
 
 def _side_by_side(kernel: Any, whole: Tensor, parts: tuple[Tensor, ...]) -> None:
-    """Call `kernel` on rows of numbers and on the parts of each."""
+    """Call `kernel` (`split` or `join`) on the whole rows (S, R, I) and their parts (S, R, I_k)."""
     rows, width = whole.shape[0] * whole.shape[1], whole.shape[2]
     wide, tile = _tile(width)
     missing = _MOST_PARTS - len(parts)
@@ -283,7 +287,7 @@ def _side_by_side(kernel: Any, whole: Tensor, parts: tuple[Tensor, ...]) -> None
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """x (S, R, C), target (S, R) -> the mean loss (S,); a mapped axis joins S."""
+    """Mean cross-entropy (S,) of x (S, R, C) and target (S, R); a mapped axis joins S."""
 
     @staticmethod
     def forward(x: Tensor, target: Tensor, ignored: int) -> tuple[Tensor, Tensor]:
@@ -328,7 +332,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def _joined(size: int, dims: tuple[int | None, ...], tensors: tuple[Tensor | None, ...]) -> list[Tensor | None]:
-    """Tensors (S, ...), mapped along `dims`, with the mapped axis and S as one."""
+    """Return tensors (S, ...), mapped along `dims`, with the mapped axis of `size` and S merged; None stays None."""
     first = [
         x if x is None else x.movedim(dim, 0) if dim is not None else x.expand(size, *x.shape)
         for x, dim in zip(tensors, dims, strict=True)
@@ -337,12 +341,12 @@ def _joined(size: int, dims: tuple[int | None, ...], tensors: tuple[Tensor | Non
 
 
 def _parts(S: int, blocks: int) -> tuple[int, int]:
-    """How many programs share the blocks of rows of each of S models, and how many blocks each has at most."""
+    """Return the number of programs that share the `blocks` of rows of one of S models, and the most blocks per program."""
     each = -(-blocks // min(blocks, -(-_PROGRAMS // S)))
     return -(-blocks // each), each
 
 
 def _tile(size: int) -> tuple[int, int]:
-    """The next power of two, and how many rows of as many numbers a block has."""
+    """Return `size` rounded up to a power of two, and the number of rows of that width in a block."""
     wide = 1 << (size - 1).bit_length()
     return wide, max(1, _TILE // wide)

@@ -1,8 +1,8 @@
-"""Linear maps, normalisation and cross-entropy of rows of a few numbers, in one pass over memory each way.
+"""Triton kernels of small layers: linear maps, norms, cross-entropy and splits in one pass over memory in each direction.
 
-Letters: S models, R rows of each, IN numbers of a row in, OUT out (IN2 and OUT2: the next powers of two). A program has some
-blocks of ROWS rows of one model; sums over rows are kept in registers from block to block, one partial sum a program, and
-added up afterwards in a fixed order.
+Letters: S models, R rows per model, P programs per model, IN inputs and OUT outputs of a row (IN2 and OUT2: the next powers
+of two, which Triton's blocks need). A program processes blocks of ROWS rows of one model. It keeps sums over rows in
+registers and writes one partial sum. torch adds these up in a fixed order, so that results are deterministic.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def linear_forward(X, W, BIAS, Y, R, IN: tl.constexpr, OUT: tl.constexpr, OUT2: tl.constexpr, ROWS: tl.constexpr):
-    """Y (S, R, OUT) = X (S, R, IN) W (S, OUT, IN)^T + BIAS (S, OUT), or None."""
+    """Compute Y (S, R, OUT) = X (S, R, IN) W (S, OUT, IN)^T + BIAS (S, OUT); BIAS may be None."""
     model = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     outs = tl.arange(0, OUT2)
@@ -32,7 +32,11 @@ def linear_forward(X, W, BIAS, Y, R, IN: tl.constexpr, OUT: tl.constexpr, OUT2: 
 def linear_backward(
     X, W, G, DX, DW, DB, R, BLOCKS, IN: tl.constexpr, OUT: tl.constexpr, OUT2: tl.constexpr, ROWS: tl.constexpr
 ):
-    """From G = dY (S, R, OUT): DX (S, R, IN), and each program's share of DW (S, P, IN, OUT) and DB (S, P, OUT), or None."""
+    """Compute DX (S, R, IN) from G = dY (S, R, OUT), and per program its part of DW (S, P, IN, OUT) and DB (S, P, OUT).
+
+    DB may be None. The partial sums keep the ROWS axis until the last block: one reduction over rows instead of one per
+    block.
+    """
     model, program = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
     outs = tl.arange(0, OUT2)
     wanted = outs < OUT
@@ -62,8 +66,8 @@ def linear_backward(
 
 @triton.jit
 def _normalised(x, inside, EPS, IN: tl.constexpr, CENTRED: tl.constexpr):
-    """Rows of `x` with mean 0 (if CENTRED) and mean square 1, and what they were multiplied by."""
-    if CENTRED:
+    """Return the rows of `x` (ROWS, IN2) with mean 0 (if CENTRED) and mean square 1, and their scale factors (ROWS,)."""
+    if CENTRED:  # the padding beyond IN must stay 0: it enters the mean square below
         x = tl.where(inside, x - (tl.sum(x, axis=1) / IN)[:, None], 0.0)
     factor = 1.0 / tl.sqrt(tl.sum(x * x, axis=1) / IN + EPS)
     return x * factor[:, None], factor
@@ -71,7 +75,7 @@ def _normalised(x, inside, EPS, IN: tl.constexpr, CENTRED: tl.constexpr):
 
 @triton.jit
 def norm_forward(X, W, BIAS, Y, R, EPS, IN: tl.constexpr, IN2: tl.constexpr, ROWS: tl.constexpr, CENTRED: tl.constexpr):
-    """Y (S, R, IN): the rows of X normalised, times W (S, IN), plus BIAS (S, IN); W and BIAS may be None."""
+    """Compute Y (S, R, IN): normalised rows of X, times W (S, IN), plus BIAS (S, IN); W and BIAS may be None."""
     model = tl.program_id(1).to(tl.int64)
     rows, ins = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, IN2)
     inside = (rows < R)[:, None] & (ins < IN)[None, :]
@@ -100,7 +104,10 @@ def norm_backward(
     ROWS: tl.constexpr,
     CENTRED: tl.constexpr,
 ):
-    """From G = dY (S, R, IN): DX (S, R, IN), and for each program p its share DW and DB (S, P, IN), or None."""
+    """Compute DX (S, R, IN) from G = dY (S, R, IN), and per program its part of DW and DB (S, P, IN); both may be None.
+
+    Rows are normalised again here, so that the forward pass need not store means and factors.
+    """
     model, program = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
     ins = tl.arange(0, IN2)
     dw = tl.zeros([ROWS, IN2], tl.float32)
@@ -128,8 +135,10 @@ def norm_backward(
 
 @triton.jit
 def cross_entropy_forward(X, TARGET, SUMS, R, BLOCKS, IGNORED, IN: tl.constexpr, IN2: tl.constexpr, ROWS: tl.constexpr):
-    """Over the rows of X (S, R, IN) whose TARGET (S, R) is not IGNORED, of each program the sum of the losses, and how many
-    there are: SUMS (S, P, 2)."""
+    """Compute SUMS (S, P, 2): per program the sum of losses and the number of rows of X (S, R, IN) that count.
+
+    A row counts unless its TARGET (S, R) is IGNORED.
+    """
     model, program = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
     ins = tl.arange(0, IN2)
     loss, count = tl.zeros([ROWS], tl.float32), tl.zeros([ROWS], tl.float32)
@@ -139,7 +148,7 @@ def cross_entropy_forward(X, TARGET, SUMS, R, BLOCKS, IGNORED, IN: tl.constexpr,
         target = tl.load(TARGET + row, mask=there, other=IGNORED)
         inside = there[:, None] & (ins < IN)[None, :]
         x = tl.load(X + row[:, None] * IN + ins[None, :], mask=inside, other=-float("inf"))
-        x = tl.where(there[:, None], x, 0.0)
+        x = tl.where(there[:, None], x, 0.0)  # in rows of only -inf, x - max would be NaN
         largest = tl.max(x, axis=1)
         total = tl.sum(tl.exp(x - largest[:, None]), axis=1)
         chosen = tl.sum(tl.where(ins[None, :] == target[:, None], x - largest[:, None], 0.0), axis=1)
@@ -152,14 +161,14 @@ def cross_entropy_forward(X, TARGET, SUMS, R, BLOCKS, IGNORED, IN: tl.constexpr,
 
 @triton.jit
 def cross_entropy_backward(X, TARGET, SCALE, DX, R, IGNORED, IN: tl.constexpr, IN2: tl.constexpr, ROWS: tl.constexpr):
-    """DX (S, R, IN): SCALE (S,) times the gradient of the sum of the losses."""
+    """Compute DX (S, R, IN): SCALE (S,) times the gradient of the sum of losses."""
     model = tl.program_id(1).to(tl.int64)
     rows, ins = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, IN2)
     row, there = model * R + rows, rows < R
     target = tl.load(TARGET + row, mask=there, other=IGNORED)
     inside = there[:, None] & (ins < IN)[None, :]
     x = tl.load(X + row[:, None] * IN + ins[None, :], mask=inside, other=-float("inf"))
-    x = tl.where(there[:, None], x, 0.0)
+    x = tl.where(there[:, None], x, 0.0)  # in rows of only -inf, x - max would be NaN
     e = tl.exp(x - tl.max(x, axis=1)[:, None])
     share = e / tl.sum(e, axis=1)[:, None] - tl.where(ins[None, :] == target[:, None], 1.0, 0.0)
     scale = tl.where(target == IGNORED, 0.0, tl.load(SCALE + model))
@@ -181,7 +190,7 @@ def split(
     IN2: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Rows of X (R, NA + NB + NC + ND) into A (R, NA) to D (R, ND); C and D may be None, and their sizes 0."""
+    """Split the rows of X (R, NA + NB + NC + ND) into A (R, NA) to D (R, ND); C and D may be None, with sizes 0."""
     rows, ins = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, IN2)
     there, width = (rows < R)[:, None], NA + NB + NC + ND
     x = tl.load(X + rows[:, None] * width + ins[None, :], mask=there & (ins < width)[None, :], other=0.0)
@@ -208,10 +217,12 @@ def join(
     IN2: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """The reverse of `split`: X from A to D."""
+    """Join A (R, NA) to D (R, ND) into X (R, NA + NB + NC + ND): the inverse of `split`."""
     rows, ins = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS), tl.arange(0, IN2)
     there, width = (rows < R)[:, None], NA + NB + NC + ND
-    x = _load_part(A, rows, there, ins, 0, NA) + _load_part(B, rows, there, ins, NA, NB)  # 0 where it is another's
+    # Each part is 0 in the columns of the others, so their sum concatenates them: Triton has no concatenation of uneven
+    # parts.
+    x = _load_part(A, rows, there, ins, 0, NA) + _load_part(B, rows, there, ins, NA, NB)
     if C is not None:
         x += _load_part(C, rows, there, ins, NA + NB, NC)
     if D is not None:

@@ -1,4 +1,4 @@
-"""A figure of matplotlib's inside a page: names of its own, colours that follow the page's, nothing from elsewhere."""
+"""A matplotlib SVG inside an HTML page, with unique names, the colours of the page and no external resources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 
 from markupsafe import escape
 
-# The page says what these are, in light and in dark.
+# page.css defines these variables for the light and the dark theme.
 _COLOURS = {
     "#ffffff": "var(--paper)",
     "#000000": "var(--ink)",
@@ -37,9 +37,9 @@ _PATH = re.compile(r' (?:d|x|y)="[^"]*"')
 
 
 def inline(svg: str, prefix: str, title: str) -> str:
-    """An SVG file as an element of a page, in which no name is any other figure's, and no line finer than .01 point.
+    """Return an SVG file as an element of a page, with names unique to `prefix` and coordinates cut to 0.01 point.
 
-    title: what it is to those who do not see it.
+    title: the text for screen readers. Raise ValueError if the file contains no SVG.
     """
     svg = _PREAMBLE.sub("", svg)
     used = {name for _, name in _REFERENCE.findall(svg)}
@@ -58,7 +58,7 @@ def inline(svg: str, prefix: str, title: str) -> str:
 
 
 def _shared_styles(svg: str, prefix: str) -> str:
-    """The figure with a class for each style that it has again and again: markers are most of what there is."""
+    """Replace each frequent inline style by a CSS class, since repeated markers make up most of a figure's size."""
     counts = Counter(_STYLE.findall(svg))
     classes = {style: f"{prefix}-{i}" for i, (style, times) in enumerate(counts.items()) if times > _OFTEN}
     rules = "".join(f".{name}{{{style[7:-1]}}}" for style, name in classes.items())

@@ -2,7 +2,7 @@
 {
   const root = document.documentElement;
   const said = document.getElementById("said");
-  root.classList.add("js"); // without scripts every run is shown
+  root.classList.add("js"); // without scripts all runs are visible
 
   let silence;
   const say = (text) => {
@@ -11,7 +11,7 @@
     silence = setTimeout(() => { said.textContent = ""; }, 2000);
   };
 
-  // a page opened from a file may not be allowed to remember
+  // localStorage may be blocked for a page opened from a file
   const remembered = (value) => {
     try {
       if (value !== undefined) localStorage.setItem("expbench-theme", value);
@@ -28,14 +28,14 @@
   show(theme);
   button.addEventListener("click", () => {
     const seen = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
-    // the first click changes what is seen: from the system's to the other one
+    // the first click must change the visible theme, so it skips the system's current one
     const order = seen === "dark" ? ["system", "light", "dark"] : ["system", "dark", "light"];
     theme = order[(order.indexOf(theme) + 1) % 3];
     remembered(theme);
     show(theme);
   });
 
-  // numbers by the first one in a cell, texts after them; what is missing comes last in either direction
+  // sort by the first number of a cell, texts after numbers; missing values come last in both directions
   const missing = (text) => /^(-|no polynomial bound|\d+ (diverged|failed|unsupported).*)?$/.test(text);
   const valueOf = (text) => {
     const found = /^[i]?[-+]?\d[\d.]*(e[-+]?\d+)?/.exec(text);
@@ -115,7 +115,7 @@
     }
   });
 
-  // a link to a row opens its runs; one to a table in a fold opens the fold
+  // a link to a row unfolds its runs; a link to a table inside <details> opens the <details>
   const arrive = () => {
     const target = document.getElementById(location.hash.slice(1));
     for (let fold = target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;

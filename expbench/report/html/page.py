@@ -1,7 +1,8 @@
-"""The report as one page that needs nothing beside it: no network, no other file.
+"""The report as one self-contained HTML page: no network access, no other file.
 
-Every text is escaped where it is put in, for names and errors are strangers'. What a line of a table rests on is the line
-below it, folded away, or a link to it. Where a page would grow beyond what can be used it says what it leaves out.
+The page begins with results, then claims, and undecided verdicts are folded. Every inserted text is escaped, since names
+and error messages come from third-party code. The runs behind a line of a table are folded below it, or linked. A page that
+would become too large states the number of rows it omits.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from expbench.report.document import Claims, Document, Picture, Section, Table
 from expbench.report.html.figure import inline
 from expbench.results.cells import Cell
 
-_MOST_LINES = 2000  # of results on a page, all tables together; a line with its runs is about 1.5 kB
-_MOST_OTHER = 1000  # of any other table
-_SENTENCE = 40  # characters
+_MOST_LINES = 2000  # of all result tables on a page; a line with its runs has about 1.5 kB
+_MOST_OTHER = 1000  # lines of any other table
+_SENTENCE = 40  # characters; a column with longer texts is wrapped
 _LARGEST_FIGURE = 800_000  # characters
-_KEY = 12  # digits of a key: enough to tell 100,000 runs apart, and all that `expbench trace` needs
+_KEY = 12  # digits of a key: enough to distinguish 100,000 runs, and accepted by `expbench trace`
 _KINDS: dict[type, str] = {Table: "table", Picture: "picture", Claims: "claims", str: "text"}
-# What is judged, in the columns of this name, and how a page colours it: never without its word.
+# Columns with a verdict or a reading, and the colour of each word; the word itself is always shown.
 _JUDGED = ("verdict", "reading")
 _TONES = {
     "supported": "good",
@@ -53,7 +54,7 @@ _NUMBER = re.compile(r"[-+]?\d(?!.*against)|-$|no polynomial bound$")
 
 
 class Source(NamedTuple):
-    """Where the numbers of a cell come from. runs: a line each; versions: what computed them."""
+    """Source of the numbers of a configuration. runs: one line per run. versions: commit, torch, device and backend."""
 
     runs: str
     commands: list[str]
@@ -61,7 +62,7 @@ class Source(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A line of a table as the page has it. links: name and label of the cells that it rests on."""
+    """A line of a table on the page. links: name and label of the configurations behind it."""
 
     texts: list[Markup]
     name: str
@@ -69,28 +70,45 @@ class Line(NamedTuple):
     links: list[tuple[str, str]]
 
 
+class Verdicts(NamedTuple):
+    """Verdicts of a claim, as sentences if the claim has few, and as a table."""
+
+    total: int
+    sentences: list[tuple[Markup, str, list[tuple[str, str]]]]
+    table: Table
+
+
 class Card(NamedTuple):
-    """A claim with what became of it. evidence: in a few words."""
+    """A claim with its verdicts. evidence: a short text.
+
+    shown: the decided verdicts, or all if none is decided. folded: the undecided verdicts, if others are decided.
+    """
 
     finding: Finding
     counts: list[tuple[str, Markup]]
     evidence: str
-    sentences: list[tuple[Markup, str, list[tuple[str, str]]]]
-    table: Table | None
+    shown: Verdicts | None
+    folded: Verdicts | None
 
 
 def render(document: Document) -> str:
-    """The page."""
+    """Return the HTML page of a report."""
     return _Page(document).render()
 
 
+def _part(section: Section) -> int:
+    """Return the part of the page that a section belongs to: 0 results, 1 claims, 2 the rest."""
+    return 0 if section.results else 1 if any(isinstance(block, Claims) for block in section.blocks) else 2
+
+
 class _Page:
-    """A report with what can be linked to on it: the cells of its main tables, as many as it has room for."""
+    """A report and its link targets: the configurations of its main tables, up to the size limit of the page."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
+        self.shown = sorted(document.sections, key=_part)
         self.anchors = {id(table): f"table-{i}" for i, table in enumerate(document.tables, start=1)}
-        self.sections = {id(section): f"section-{i}" for i, section in enumerate(document.sections, start=1)}
+        self.sections = {id(section): f"section-{i}" for i, section in enumerate(self.shown, start=1)}
         self.names: dict[int, str] = {}
         self.room: dict[int, int] = {}
         left = _MOST_LINES
@@ -118,23 +136,23 @@ class _Page:
         return re.sub(r"\n\s*\n+", "\n", text)
 
     def section(self, section: Section) -> str:
-        """The name that a section can be linked to by."""
+        """Return the anchor of a section."""
         return self.sections[id(section)]
 
     def anchor(self, table: Table) -> str:
-        """The name that a table can be linked to by."""
+        """Return the anchor of a table."""
         return self.anchors[id(table)]
 
     def columns(self, table: Table) -> list[int]:
-        """The columns that are shown: not the one in whose place runs are."""
+        """Return the indices of the visible columns: all except the one replaced by the folded runs."""
         return [i for i, name in enumerate(table.header) if name != table.folded]
 
     def left_out(self, table: Table) -> int:
-        """How many lines there is no room for."""
+        """Return the number of lines of a table that the page omits."""
         return len(table.lines) - self.room.get(id(table), len(table.lines))
 
     def lines(self, table: Table) -> Iterator[Line]:
-        """The lines that there is room for."""
+        """Yield the lines of a table, up to the size limit of the page."""
         columns = self.columns(table)
         judged = {i for i in columns if table.header[i] in _JUDGED}
         for index, texts in enumerate(table.lines[: self.room.get(id(table), len(table.lines))]):
@@ -146,22 +164,27 @@ class _Page:
                 yield Line(shown, "", None, self.links(cells))
 
     def numeric(self, table: Table) -> list[bool]:
-        """Of each shown column whether it holds numbers."""
+        """Return for each visible column whether it contains numbers."""
         sample = table.lines[:50]
         return [all(_NUMBER.match(line[i]) for line in sample) for i in self.columns(table)]
 
     def wide(self, table: Table) -> list[bool]:
-        """Of each shown column whether it holds sentences, which are broken into lines."""
+        """Return for each visible column whether it contains long texts, which are wrapped."""
         return [max((len(line[i]) for line in table.lines), default=0) > _SENTENCE for i in self.columns(table)]
 
     def links(self, cells: Sequence[Cell]) -> list[tuple[str, str]]:
-        """Name and label of those of the cells that are on the page."""
+        """Return name and label of those configurations that are on the page."""
         named = [(self.names.get(id(cell)) or report.name(cell), str(cell["model"])) for cell in cells]
         return [(name, label) for name, label in named if name in self.known]
 
-    def cards(self, claims: Claims) -> list[Card]:
-        """The claims."""
-        return [self._card(finding) for finding in claims.findings]
+    def cards(self, claims: Claims) -> tuple[list[Card], list[Card]]:
+        """Return the claims as cards: those to show, and those with undecided verdicts only, to fold."""
+        shown: list[Card] = []
+        folded: list[Card] = []
+        for finding in claims.findings:
+            undecided = {j.verdict for j in finding.judgements} == {"undecided"}
+            (folded if undecided else shown).append(self._card(finding))
+        return shown, folded
 
     def _card(self, finding: Finding) -> Card:
         own = finding.judgements
@@ -169,25 +192,32 @@ class _Page:
         badges = [
             (str(counts[verdict]) if len(own) > 1 else "", _judged(verdict)) for verdict in _TONES if verdict in counts
         ]
+        undecided = {i for i, j in enumerate(own) if j.verdict == "undecided"}
+        decided = set(range(len(own))) - undecided
+        shown, folded = (decided, undecided) if decided else (undecided, set[int]())
+        parts = (self._verdicts(finding, sorted(part)) if part else None for part in (shown, folded))
+        return Card(finding, badges, formatting.brief(finding), *parts)
+
+    def _verdicts(self, finding: Finding, indices: Sequence[int]) -> Verdicts:
+        header, *lines = formatting.table(finding)
+        own = [finding.judgements[i] for i in indices]
+        few = len(finding.judgements) <= formatting.MOST_SENTENCES
         sentences = [
             (_judged(j.verdict), formatting.sentence(j, finding.columns), self.links((j.left, j.right))) for j in own
         ]
-        table = None
-        if own:
-            header, *lines = formatting.table(finding)
-            table = Table(f"{finding.claim.title}: places", header, lines, [(j.left, j.right) for j in own])
-        return Card(
-            finding, badges, formatting.brief(finding), sentences if len(own) <= formatting.MOST_SENTENCES else [], table
+        table = Table(
+            f"{finding.claim.title}: verdicts", header, [lines[i] for i in indices], [(j.left, j.right) for j in own]
         )
+        return Verdicts(len(own), sentences if few else [], table)
 
     def figure(self, picture: Picture, prefix: str) -> Markup | None:
-        """The figure as it stands in the page; None where it is too large for it."""
+        """Return the figure as an SVG element, or None if it is too large for the page."""
         svg = inline(picture.path.read_text(encoding="utf-8"), prefix, picture.title)
         return Markup(svg) if len(svg) <= _LARGEST_FIGURE else None
 
 
 def source(cell: Cell) -> Source:
-    """Where the numbers of a cell come from."""
+    """Return the source of the numbers of a configuration."""
     errors = [str(error) if isinstance(error, str) else "" for error in cell.each("error")]
     runs = "\n".join(
         f"{who:>6}  {key[:_KEY]}  {what}{'  ' * bool(error)}{error.partition(chr(10))[0][:200]}"
@@ -202,14 +232,14 @@ _VERSIONS = {"commit": "git_commit", "torch": "torch", "on": "device_name", "bac
 
 
 def _cell(text: str) -> Markup:
-    """A text of a table, where two stars around all of it are for weight."""
+    """Return a text of a table as HTML; two stars around the whole text make it bold."""
     if text.startswith("**") and text.endswith("**") and len(text) > 4:
         return Markup("<strong>{}</strong>").format(text[2:-2])
     return Markup.escape(text)
 
 
 def _judged(text: str) -> Markup:
-    """A verdict or a reading with its mark: a word, a sign and a colour that say the same."""
+    """Return a verdict or reading as HTML, with a symbol and a colour that match the word."""
     for word, tone in sorted(_TONES.items(), key=lambda known: -len(known[0])):
         if text.startswith(word):
             return Markup('<span class="v {}">{}</span>{}').format(tone, word, text[len(word) :])
@@ -217,7 +247,7 @@ def _judged(text: str) -> Markup:
 
 
 def _prose(text: str) -> Markup:
-    """A text of ours as HTML; no markup of HTML, no link and no image in it is taken for such."""
+    """Return a Markdown text of the report as HTML, with raw HTML, links and images disabled."""
     return Markup(_markdown().render(text))
 
 

@@ -13,13 +13,13 @@ from expbench.claims.claim import Claim
 SOURCE = "arXiv 2502.02209v1, Table 2, means of three seeds"
 TEXT_SOURCE = "arXiv 2502.02209v1, Table 1 (right), WikiText-103, means of three seeds"
 _MODELS = {"S6": "s6", "Self-Attention": "attn"}
-# The widths of the counting rows are not printed. These are the only ones at which embedding, head and layers come to the
-# printed parameters: 2 with a scalar head, 4 with one of 20 classes.
+# The paper does not print the widths of the counting rows. Only these widths give the printed parameter counts of embedding,
+# head and layers: 2 with a scalar head, 4 with a head of 20 classes.
 _IMPLIED = dict.fromkeys((35, 63, 29, 51, 95), (2, "scalar")) | dict.fromkeys((176, 244, 380), (4, "classes"))
 
 
 class Published(NamedTuple):
-    """A printed number. D, head: as printed, or as the number of parameters implies (None: neither)."""
+    """A printed number. D, head: as printed, or implied by the number of parameters (None: neither)."""
 
     task: str
     model: str
@@ -33,7 +33,7 @@ class Published(NamedTuple):
 
     @property
     def row(self) -> str:
-        """The row of the paper's table."""
+        """Label of the row in the paper's table."""
         with_code = "with" if self.positions == "sin" else "without"
         layers = "layer" if self.depth == 1 else "layers"
         return f"{self.task}: {self.model}, {with_code} position code, {self.depth} {layers}, D={self.D}"
@@ -50,7 +50,7 @@ class Perplexity(NamedTuple):
 
 @cache
 def table1() -> tuple[Perplexity, ...]:
-    """The rows of Table 1 (right), the lowest perplexity first."""
+    """Return the rows of Table 1 (right), lowest perplexity first."""
     text = files("expbench.studies.published").joinpath("table1.csv").read_text(encoding="utf-8")
     rows = [row for row in csv.DictReader(text.splitlines()) if row["metric"] == "perplexity"]
     found = (Perplexity(row["our_name"], row["model"], float(row["value"]), row["parameters"]) for row in rows)
@@ -58,13 +58,13 @@ def table1() -> tuple[Perplexity, ...]:
 
 
 def orders(task: str) -> tuple[Claim, ...]:
-    """Of each two models of Table 1 (right), that the one has the lower perplexity on a task which has it there."""
+    """Return a claim for each pair of models in Table 1 (right): the printed order of perplexities holds on a task."""
     return tuple(Claim(f"{low.model} < {high.model}", task) for low, high in combinations(table1(), 2))
 
 
 @cache
 def table2() -> tuple[Published, ...]:
-    """The rows of Table 2."""
+    """Return the rows of Table 2."""
     text = files("expbench.studies.published").joinpath("table2.csv").read_text(encoding="utf-8")
     return tuple(_published(row) for row in csv.DictReader(text.splitlines()))
 

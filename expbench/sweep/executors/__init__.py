@@ -1,1 +1,1 @@
-"""Executors: where the parts of a sweep run."""
+"""Executors of the parts of a sweep."""

@@ -1,4 +1,4 @@
-"""The local executor: one process after the other part; processes on one folder divide the parts among them by locks."""
+"""The local executor: this process runs part after part; processes on one folder divide the parts by locks."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from expbench.training.job import Job
 
 
 class Local:
-    """Runs parts in this process."""
+    """Executor that runs parts in this process."""
 
     def run(self, parts: Sequence[Part], settings: ExecutionSettings, progress: Progress) -> Events:
-        """Run parts one after the other, but for those that another process on this folder is at.
+        """Run parts one after the other, except those that another process holds.
 
-        A run that such a process has finished since the parts were made has ended `elsewhere`.
+        A run that another process has finished since the parts were made has the status ``elsewhere``.
         """
         left, bare = [part for part in parts if part.jobs], [part for part in parts if not part.jobs]
         while left:
@@ -32,7 +32,7 @@ class Local:
             with reserved(settings.folder, part.signature) as ours:
                 if not ours:
                     yield Held(part)
-                    left.sort(key=lambda each: -sum(map(work, each.jobs)))  # the longest first: all end at one time
+                    left.sort(key=lambda each: -sum(map(work, each.jobs)))  # the longest first balances the processes
                     continue
                 if not (yield from _run_part(part, settings, progress)):
                     return
@@ -42,9 +42,9 @@ class Local:
 
 
 def _run_part(part: Part, settings: ExecutionSettings, progress: Progress) -> Generator[Ended | Measured, None, bool]:
-    """Run one part, the controls that a stack wants before it; return whether to go on with others.
+    """Run one part, the controls of each stack before it; return whether to continue with other parts.
 
-    Where a failure leaves a GPU that answers no more, none of the others is tried and recorded as failed.
+    If a failure leaves the GPU unusable, return False, so that the other runs are not recorded as failed.
     """
     progress.begin()
     context = Context(settings.device, settings.folder, settings.ends, settings.save_weights)
@@ -64,25 +64,25 @@ def _run_part(part: Part, settings: ExecutionSettings, progress: Progress) -> Ge
         for ended in execute(stack, context, progress):
             if isinstance(ended, Paused):
                 (job,) = stack.jobs
-                progress.note(f"{job.run.title()} stands at a checkpoint after {ended.step} of {ended.steps} steps")
+                progress.note(f"{job.run.title()} paused at a checkpoint after {ended.step} of {ended.steps} steps")
                 return False
             job, outcome = ended
             yield Ended(job, *outcome)
             if outcome.status == "failed" and not _answers(settings.device):
-                progress.note("after this error the GPU answers this process no more: what is left needs another")
+                progress.note("this error left the GPU unusable for this process; rerun the command for the remaining runs")
                 return False
     return True
 
 
 def _controls(job: Job, settings: ExecutionSettings, progress: Progress) -> Iterator[Measured]:
-    """Measure the controls of a job's task, where no other process has."""
+    """Measure the controls of a job's task, unless another process has."""
     if not store.finished(settings.folder, rows.controls_key(job)):
         measure_controls(job, settings.folder, progress)
     yield Measured(job)
 
 
 def _answers(device: str) -> bool:
-    """Return whether a device still works: after some errors of CUDA whatever a process asks of it fails."""
+    """Return whether a device still works; after some CUDA errors every later call of the process fails."""
     try:
         if device == "cuda":
             torch.cuda.synchronize()

@@ -1,8 +1,8 @@
-"""Checkpoints: all that a training needs to go on as if it had never stopped, in files of safetensors.
+"""Checkpoints: safetensors files from which a training resumes as if it had never stopped.
 
-A folder belongs to one training and holds its last two, ``step-000000100.safetensors``. Each is written aside and renamed,
-and states of which training it is and a checksum of its numbers: one that is damaged is passed over, one of another training
-is refused.
+A folder belongs to one training and holds its last two checkpoints, ``step-000000100.safetensors``. Each file is written
+under a temporary name and then renamed. It contains the identity of its training and a checksum of its numbers: a damaged
+file is skipped, a file of another training raises an error.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch import Tensor
 from expbench import files
 from expbench.errors import BadInput, first_line
 
-FOLDER = "checkpoints"  # below a results folder: one a run, by its key
-_KEY = "expbench_language"  # in a file's metadata; the name dates from when only language models had checkpoints
-_FORMAT = 2  # of what `State.about` holds; raised when it changes
+FOLDER = "checkpoints"  # in a results folder, with one subfolder per run, named by its key
+_KEY = "expbench_language"  # in a file's metadata; kept for old files, from when only language models had checkpoints
+_FORMAT = 2  # of `State.about`; increase it with every change of the format
 _KEPT = 2
 
 
 class CheckpointError(BadInput):
-    """A checkpoint that cannot be used, which the user has to put right: no fault of the run itself."""
+    """A checkpoint that cannot be used. The user must fix it; the run itself has not failed."""
 
 
 class State(NamedTuple):
-    """step: how many were taken. tensors: whatever the training needs. about: the like that JSON can hold."""
+    """The state of a training. step: number of steps taken. tensors: its tensor state. about: its other state, as JSON."""
 
     step: int
     tensors: dict[str, Tensor]
@@ -39,13 +39,13 @@ class State(NamedTuple):
 
 
 class _Damaged(Exception):
-    """A file that is not whole."""
+    """A file is incomplete or corrupted."""
 
 
 class Checkpoints:
-    """Those of the training that `identity` tells from all others, in a folder that is made where it is not there.
+    """The checkpoints of one training, given by its `identity`, in a folder.
 
-    Raises `CheckpointError` where it cannot be.
+    The folder is created if it does not exist. Raises `CheckpointError` if that fails.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -53,32 +53,32 @@ class Checkpoints:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(f"{folder} cannot hold checkpoints ({first_line(error)})") from error
+            raise CheckpointError(f"cannot write checkpoints to {folder} ({first_line(error)})") from error
         files.sweep_away(folder)
 
     def newest(self, *, quiet: bool = False) -> State | None:
-        """The last that is whole; None where there is none at all. quiet: do not say which was passed over.
+        """Return the last intact checkpoint, or None if the folder has no checkpoint. quiet: do not print skipped files.
 
-        Raises `CheckpointError` where one is of another training or of something else, and where none is whole.
+        Raises `CheckpointError` if a file belongs to another training, is not a checkpoint, or if no file is intact.
         """
         damaged: list[str] = []
         for path in reversed(self._paths()):
             try:
                 state = self._read(path)
             except _Damaged as error:
-                damaged.append(f"{path} is not a whole checkpoint ({error})")
+                damaged.append(f"{path} is damaged ({error})")
                 continue
             if damaged and not quiet:
-                print(f"{'; '.join(damaged)}: continued from {path.name}", file=sys.stderr, flush=True)
+                print(f"{'; '.join(damaged)}: resuming from {path.name}", file=sys.stderr, flush=True)
             return state
         if damaged:
             raise CheckpointError(
-                f"{'; '.join(damaged)}, and there is no earlier one; to train from the beginning, delete it"
+                f"{'; '.join(damaged)}, and there is no earlier checkpoint; delete it to train from the beginning"
             )
         return None
 
     def save(self, state: State) -> Path:
-        """Write a checkpoint, and delete all but the last two; later ones, which `newest` must have passed over, as well."""
+        """Write a checkpoint and delete all but the last two, as well as later ones, which `newest` must have skipped."""
         from safetensors.torch import save_file
 
         target = self._folder / f"step-{state.step:09d}.safetensors"
@@ -100,24 +100,24 @@ class Checkpoints:
         try:
             with safe_open(path, framework="pt") as file:
                 written = (file.metadata() or {}).get(_KEY)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError) as error:
             raise _Damaged(first_line(error)) from error
         if written is None:
-            raise CheckpointError(f"{path} is no checkpoint of a training; give another folder for checkpoints")
+            raise CheckpointError(f"{path} is not a checkpoint of a training; use another folder for checkpoints")
         content = json.loads(written)
         if content["check"] != _check(tensors):
-            raise _Damaged("its numbers are not those that were written")
+            raise _Damaged("wrong checksum")
         there, here = content["identity"], self._identity
         other = [name for name in {**there, **here} if there.get(name) != here.get(name)]
         if other:
-            told = ", ".join(f"{name}={there.get(name)} and not {here.get(name)}" for name in other)
-            raise CheckpointError(f"{path} is of another training, with {told}; give another folder for checkpoints")
+            differences = ", ".join(f"{name}={there.get(name)} instead of {here.get(name)}" for name in other)
+            raise CheckpointError(f"{path} belongs to another training, with {differences}; use another folder")
         return State(content["step"], tensors, content["about"])
 
 
 def delete_checkpoints(results: Path, key: str) -> None:
-    """Delete the checkpoints of a run that has ended; nothing where there are none."""
+    """Delete the checkpoints of a finished run, if any."""
     folder = results / FOLDER / key
     for path in folder.glob("step-*.safetensors"):
         path.unlink(missing_ok=True)
@@ -127,7 +127,7 @@ def delete_checkpoints(results: Path, key: str) -> None:
 
 
 def _check(tensors: Mapping[str, Tensor]) -> int:
-    """A checksum of the names and numbers of tensors on the CPU."""
+    """Return a checksum of the names and numbers of tensors on the CPU."""
     check = 0
     for name, x in sorted(tensors.items()):
         content = x.contiguous().flatten().view(torch.uint8).numpy().data

@@ -1,7 +1,7 @@
-"""Passes: the loss of a batch, forward and backward, and its gradients; on a GPU captured as a CUDA graph.
+"""Gradients: the forward and backward pass of a batch, captured as a CUDA graph on a GPU.
 
-The host takes 35 to 45 ms to launch the thousand kernels of twelve layers; an H200 takes as long for a batch of 32 x 1024
-tokens, and half as long for its share where two have it.
+The host takes 35 to 45 ms to launch the thousand kernels of twelve layers. An H200 takes equally long to run them for 32 x
+1024 tokens, and half as long if two GPUs share the batch, so that eager launches would be the bottleneck.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from expbench.training.epochs.recipe import Recipe, TrainerOptions
 from expbench.training.epochs.workload import Batch, Workload
 from expbench.training.precision import precision_context
 
-_EAGER_BATCHES = 3  # before one is captured: programs are compiled, kernels are chosen
-# Relative distance, parameter by parameter, between the gradients of a step and of its replay: the same kernels, of which
-# those of attention add up in another order each time, and in bfloat16. What is not computed at all is 1 away.
+_EAGER_BATCHES = 3  # before the capture, because the first batches compile programs and select kernels
+# Tolerance of the relative distance, parameter by parameter, between the gradients of a step and of its replay. The kernels
+# are the same, but those of attention sum in bfloat16 and in varying order. A gradient that is missing has distance 1.
 _ALIKE = 0.05
 
 
 class _Loss(nn.Module):
-    """The loss of a model as a forward pass, which is what DistributedDataParallel hooks into."""
+    """The loss of a model as a forward pass, because DistributedDataParallel hooks into `forward`."""
 
     def __init__(self, workload: Workload) -> None:
         super().__init__()
@@ -37,13 +37,14 @@ class _Loss(nn.Module):
 
 
 class Passes:
-    """Called with a batch, they leave its gradients in the model's parameters: the mean over the processes of a group.
+    """A callable that stores the gradients of a batch in the model's parameters, averaged over the process group.
 
-    Gradients of eager passes meet while they are computed (torch's DistributedDataParallel). Those of a graph lie where they
-    always do, side by side, and meet in one sum after it, so that no process waits for another inside a graph.
+    In eager mode torch's DistributedDataParallel reduces gradients while they are computed. A graph writes its gradients
+    into fixed, contiguous memory. They are reduced in one sum after the replay, so that no process waits for another inside
+    a graph.
 
-    eager_because: why they could not be captured, once that was tried. memory: the most bytes of the GPU in use until they
-    were captured, since a replay allocates nothing that could be counted.
+    eager_because: the reason why the capture failed, if it was tried. memory: the peak memory of the GPU in bytes until the
+    capture, because a replay allocates nothing that torch could count.
     """
 
     def __init__(self, workload: Workload, recipe: Recipe, options: TrainerOptions, group: Group) -> None:
@@ -52,15 +53,15 @@ class Passes:
         self._parameters = [p for p in workload.model.parameters() if p.requires_grad]
         self._at_once = options.at_once or recipe.batch_size
         captured = options.captured and cuda_graph.possible(group.device)
-        self._left = _EAGER_BATCHES if captured else None  # None: nothing is to be captured any more
+        self._left = _EAGER_BATCHES if captured else None  # None: the capture is done or disabled
         self._replay: Callable[[], Tensor] | None = None
-        self._batch: Batch = ()  # of the graph
-        self._beside: list[Tensor] = []  # its gradients, side by side, a tensor for each dtype
+        self._batch: Batch = ()  # the graph's input
+        self._beside: list[Tensor] = []  # the graph's gradients, one contiguous tensor per dtype
         self.eager_because: str | None = None
         self.memory = 0
 
     def begin(self) -> None:
-        """To be called once before the first batch, when the weights are what they are to start from."""
+        """Prepare the model for its first batch; call once, after the initial weights are set."""
         if self._left is None:
             self._loss = self._group.wrapped(self._loss)
         else:
@@ -68,11 +69,14 @@ class Passes:
 
     @property
     def captured(self) -> bool:
-        """Whether they are replayed as a CUDA graph by now."""
+        """True once the passes are replayed as a CUDA graph."""
         return self._replay is not None
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Return the mean loss of a batch, the share of this process, over which the next one may write."""
+        """Compute the gradients of this process's share of a batch and return its mean loss.
+
+        The next call may overwrite the returned tensor.
+        """
         if self._left == 0:
             self._left = None
             self._capture(batch)
@@ -91,7 +95,7 @@ class Passes:
         return loss
 
     def _eager(self, batch: Batch) -> Tensor:
-        """Add up the gradients of some examples at a time, on top of what is there."""
+        """Accumulate the gradients of a batch over its micro-batches, adding to the existing gradients; return its loss."""
         whole, device = len(batch[0]), batch[0].device
         loss = torch.zeros((), dtype=torch.float64, device=device)
         pieces = list(zip(*(x.split(self._at_once) for x in batch), strict=True))
@@ -104,9 +108,9 @@ class Passes:
         return loss
 
     def _capture(self, batch: Batch) -> None:
-        """Capture what is done with a batch, if all processes can."""
+        """Capture the passes of a batch, or continue eagerly if any process fails to."""
         self._batch = tuple(x.clone() for x in batch)
-        with_gradient = [p for p in self._parameters if p.grad is not None]  # the others the optimizer is to leave alone
+        with_gradient = [p for p in self._parameters if p.grad is not None]  # the optimizer must skip all others
         self._beside = side_by_side(with_gradient)
 
         def once() -> Tensor:
@@ -118,17 +122,17 @@ class Passes:
             judged = [p.grad[None] for p in with_gradient if p.grad is not None]
             _, self._replay, self.eager_because = cuda_graph.capture(once, self._beside, judged, _ALIKE)
         except torch.OutOfMemoryError:
-            self.eager_because = "memory does not suffice for a graph and the passes themselves"
+            self.eager_because = "memory does not suffice for a graph beside the eager passes"
         if self._group.device.type == "cuda":
             self.memory = torch.cuda.max_memory_allocated(self._group.device)
         if self._group.any(self._replay is None):
-            self.eager_because = self.eager_because or "another process could not capture them"
+            self.eager_because = self.eager_because or "another process could not capture its passes"
             self._replay, self._beside = None, []
             self._loss = self._group.wrapped(self._loss)
 
 
 def side_by_side(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-    """Give the parameters gradients of zero that lie side by side, and return these, a tensor (n,) for each dtype."""
+    """Set the parameters' gradients to zeros in contiguous memory, and return that memory: a tensor (n,) per dtype."""
     found = []
     for dtype in dict.fromkeys(p.dtype for p in parameters):
         alike = [p for p in parameters if p.dtype == dtype]

@@ -1,4 +1,4 @@
-"""Recipe, options and plan of a training in epochs: what decides its numbers, what changes them by rounding at most."""
+"""Recipe, options and plan of a training in epochs: the recipe determines the numbers, options change only rounding."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import Literal, NamedTuple, get_args
 from expbench.errors import BadInput, unknown
 from expbench.run import Shape
 
-VERSION = 1  # raised when the same recipe would give other numbers
+VERSION = 1  # increase it when the same recipe yields different numbers
 DType = Literal["float32", "bfloat16"]
-_LEAST_FALL = 10  # the learning rate rises for at most one part in so many of a training that is shorter than its default
+_LEAST_FALL = 10  # the default warm-up is at most this fraction (one in ten) of all steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything that decides the numbers, for a model and a data set. Raises `BadInput`.
+    """All settings that determine the numbers of a training, for a given model and data set. Raises `BadInput`.
 
-    lr: the peak learning rate. epochs or steps: how long, one of the two. batch_size: examples of a step, over all
-    processes. warmup: steps in which the rate rises (None: one epoch, but no more than a tenth of all); after it goes as
-    `schedule` says (`training.schedule`). betas: AdamW's. clip: the largest norm of a gradient, of all parameters together.
-    seed: of the order of the data and of what a mixer draws; the model's initial weights are the caller's. dtype: bfloat16
-    is autocast, with parameters, optimizer and the scan's state in float32. evaluate_every: so many steps, and at the end
-    (None: at the end of each epoch).
+    lr: the peak learning rate. epochs, steps: length of the training; give one of the two. batch_size: examples per step,
+    over all processes. warmup: steps in which the learning rate rises (None: one epoch, but at most a tenth of all steps).
+    schedule: shape of the learning rate after the warm-up (`training.schedule`). betas: of AdamW. clip: maximum norm of the
+    gradient of all parameters. seed: for the order of the data and the random numbers of mixers; the caller initialises the
+    model. dtype: bfloat16 means autocast, with parameters, optimizer and scan state in float32. evaluate_every: steps
+    between evaluations, with another at the end (None: at the end of each epoch).
 
-    Defaults are as Table 4 of arXiv 2502.02209 has them, except betas, which it does not state.
+    Defaults are those of Table 4 of arXiv 2502.02209, except betas, which it does not state.
     """
 
     lr: float
@@ -43,19 +43,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            raise BadInput(f"epochs={self.epochs} and steps={self.steps}: one of the two must be given")
+            raise BadInput(f"epochs={self.epochs} and steps={self.steps}: give exactly one of the two")
         self._require("epochs", "steps", "batch_size", "evaluate_every", least=1)
         for name in ("lr", "clip"):
             if not getattr(self, name) > 0:
                 raise BadInput(f"{name}={getattr(self, name)} must be above 0")
         self._require("weight_decay", "warmup", least=0)
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise BadInput(f"betas={self.betas} must be from 0 to below 1")
+            raise BadInput(f"betas={self.betas} must be at least 0 and below 1")
         if self.dtype not in get_args(DType):
             raise unknown("dtype", self.dtype, get_args(DType))
 
     def _require(self, *names: str, least: int) -> None:
-        """Raise `BadInput` for the first of these fields that is given and below `least`."""
+        """Raise `BadInput` for the first of these fields that is set and below `least`."""
         for name in names:
             value = getattr(self, name)
             if value is not None and not value >= least:
@@ -64,12 +64,12 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions:
-    """What changes a training's numbers by rounding at most. Raises `BadInput`.
+    """Settings that change a training's numbers only by rounding. Raises `BadInput`.
 
-    device: cpu or cuda. at_once: examples that a process has in memory at a time, their gradients added up (None: all of
-    its share). compiled: blocks and loss by torch.compile (None: on CUDA). captured: the passes of a step on CUDA as a
-    graph, if they can be. folder: of checkpoints (None: none). seconds: after so many this call ends at a checkpoint.
-    save_every: seconds from one checkpoint to the next.
+    device: cpu or cuda. at_once: examples per micro-batch of a process, with gradient accumulation (None: its whole share).
+    compiled: use torch.compile for blocks and loss (None: on CUDA). captured: run the passes of a step as a CUDA graph, if
+    possible. folder: for checkpoints (None: no checkpoints). seconds: time limit of this call, which then ends at a
+    checkpoint. save_every: seconds between checkpoints.
     """
 
     device: str = "cpu"
@@ -86,13 +86,14 @@ class TrainerOptions:
         if self.at_once is not None and self.at_once < 1:
             raise BadInput(f"at_once={self.at_once} must be 1 or more")
         if self.seconds is not None and self.folder is None:
-            raise BadInput(f"a time limit of {self.seconds:g} s ends at a checkpoint: give a folder for checkpoints as well")
+            raise BadInput(f"a time limit of {self.seconds:g} s needs a folder for checkpoints")
 
 
 class Plan(NamedTuple):
-    """A recipe on a data set, in steps: in all, those in which the learning rate rises, of an epoch, between evaluations.
+    """A recipe for a data set, in steps.
 
-    schedule: of the learning rate after the warm-up.
+    steps: in total. warmup: in which the learning rate rises. epoch: per epoch. evaluate_every: between evaluations.
+    schedule: shape of the learning rate after the warm-up.
     """
 
     steps: int
@@ -102,12 +103,12 @@ class Plan(NamedTuple):
     schedule: Shape = "cosine"
 
     def evaluated(self, step: int) -> bool:
-        """Return whether the model is evaluated after that step (from 1)."""
+        """Return whether the model is evaluated after `step` (from 1)."""
         return step % self.evaluate_every == 0 or step == self.steps
 
 
 def plan(recipe: Recipe, epoch: int) -> Plan:
-    """Return the plan of a recipe, where an epoch has so many steps. Raises `BadInput` for too long a warm-up."""
+    """Return the plan of a recipe for a number of steps per epoch. Raises `BadInput` if the warm-up is too long."""
     steps = recipe.steps if recipe.steps is not None else (recipe.epochs or 0) * epoch
     warmup = min(epoch, steps // _LEAST_FALL) if recipe.warmup is None else recipe.warmup
     if recipe.warmup is not None and warmup >= steps:

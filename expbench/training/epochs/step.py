@@ -1,7 +1,7 @@
-"""The optimizer steps of a model that is trained in epochs; nothing in a step waits for the device.
+"""The optimizer steps of a model that is trained in epochs; taking a step never waits for the device.
 
-A step's batch, learning rate and random state follow from its number, so that the model, the optimizer's moments and the
-loss since the last evaluation are all there is to keep.
+The batch, learning rate and random state of a step are functions of its number. The model, the optimizer's moments and the
+loss since the last evaluation are therefore the whole state of a training.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from expbench.training.schedule import learning_rate_factor
 
 
 class Steps:
-    """The steps of a model that is on its device, from the first one, or from where `restore` takes it up.
+    """The steps of a model on its device, starting at the first step or after `restore`.
 
-    taken: how many were taken. passes: where losses and gradients come from.
+    taken: number of steps taken. passes: computes losses and gradients.
     """
 
     def __init__(self, workload: Workload, recipe: Recipe, plan: Plan, options: TrainerOptions, group: Group) -> None:
@@ -39,21 +39,20 @@ class Steps:
         self._total = torch.zeros((), dtype=torch.float64, device=group.device)
         self._broke_at = torch.zeros((), dtype=torch.int64, device=group.device)
         self._since = self.taken = 0
-        self._batch: Batch = ()  # of the last step, the share of this process
+        self._batch: Batch = ()  # this process's share of the last batch
 
     def begin(self) -> None:
-        """To be called once before the first step, when the weights are what they are to start from."""
+        """Prepare the model for its first step; call once, after the initial weights are set."""
         self.passes.begin()
         self._model.train()
 
     def take(self) -> None:
-        """The next step."""
+        """Take the next step."""
         group, recipe = self._group, self._recipe
         self.taken += 1
         self._since += 1
-        torch.manual_seed(
-            fold(f"{self._workload.stream} step", recipe.seed, self.taken, group.rank)
-        )  # for a mixer that draws
+        # Seeded by the step's number, so that a mixer's random numbers (dropout) are the same after a restart.
+        torch.manual_seed(fold(f"{self._workload.stream} step", recipe.seed, self.taken, group.rank))
         self._batch = self._workload.batch(self.taken, group.device, group.rank, group.size)
         loss = self.passes(self._batch)
         norm = clip_grad_norm_([p for _, p in self._trained], recipe.clip)
@@ -65,40 +64,43 @@ class Steps:
         self._broke_at.copy_(torch.where(broke, self.taken, self._broke_at))
 
     def broke_at(self) -> int:
-        """The first step whose loss or gradient was not finite, 0 if there is none. Waits for the device."""
+        """Return the first step with a non-finite loss or gradient, or 0. Waits for the device."""
         return int(self._group.largest(self._broke_at))
 
     def mean_loss(self) -> float:
-        """The mean over the steps since this was last asked. Waits for the device."""
+        """Return the mean loss over the steps since the last call. Waits for the device."""
         mean = float(self._group.summed(self._total)) / (self._since * self._group.size)
         self._total.zero_()
         self._since = 0
         return mean
 
     def applied(self) -> tuple[float, float]:
-        """What the optimizer was given at the last step: its learning rate, the norm of its clipped gradient.
+        """Return the learning rate and the norm of the clipped gradient at the last step.
 
-        Measured on these tensors themselves, so that a schedule or a limit that is not kept shows.
+        Both are read from the values that the optimizer received, so that errors in the schedule or the clipping show.
         """
         norms = [torch.linalg.vector_norm(p.grad.double()) for _, p in self._trained if p.grad is not None]
         return float(self._optimizer.param_groups[0]["lr"]), float(torch.stack(norms).norm()) if norms else 0.0
 
     def batch(self) -> Batch:
-        """Return what the last step was taken on, of all processes, which must all ask for it."""
+        """Return the last step's whole batch, gathered from all processes; every process must call it."""
         return tuple(self._group.gathered(x) for x in self._batch)
 
     def state(self) -> tuple[dict[str, Tensor], int]:
-        """What `restore` takes: tensors, and how many steps the mean loss is of. Of the first process it is all there is."""
+        """Return the arguments of `restore`: tensors, and the number of steps in the mean loss. Every process must call it.
+
+        The state of process 0 suffices to restore all processes.
+        """
         tensors = {f"model.{name}": x for name, x in self._model.state_dict().items()}
         tensors["total"] = self._group.summed(self._total) / self._group.size
         for name, p in self._trained:
-            moments = self._optimizer.state.get(p)  # none of a parameter that has no gradient
+            moments = self._optimizer.state.get(p)  # none for a parameter without gradient
             if moments:
                 tensors |= {f"mean.{name}": moments["exp_avg"], f"square.{name}": moments["exp_avg_sq"]}
         return tensors, self._since
 
     def restore(self, step: int, tensors: dict[str, Tensor], since: int) -> None:
-        """Go on after `step`; to be called before `begin`."""
+        """Resume after `step`; call before `begin`."""
         self.taken, self._since = step, since
         self._total.copy_(tensors["total"])
         model = {name.removeprefix("model."): x for name, x in tensors.items() if name.startswith("model.")}
@@ -117,9 +119,10 @@ class Steps:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameters that decay, and those that do not: vectors (biases, norms, skips) and what is marked `_no_weight_decay`.
+    """Return two parameter groups for torch.optim, with and without weight decay.
 
-    The embedding decays, as it is the head's matrix too; so do the taps of convolutions.
+    Vectors (biases, norms, skips) and parameters marked `_no_weight_decay` do not decay. The embedding does, because it is
+    also the head's matrix; so do the taps of convolutions.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in trained if p.ndim > 1 and not getattr(p, "_no_weight_decay", False)]

@@ -1,7 +1,7 @@
-"""A model on a data set -> events: the one trainer of what is trained in epochs.
+"""Trainer: model and data set -> events, for all trainings in epochs.
 
-Whatever a training needs follows from its recipe and workload or stands in its checkpoints: the same call, after a crash or
-a time limit, goes on where it was, and yields on a CPU the same bits as if nothing had happened, earlier scores included.
+The recipe, the workload and the checkpoints determine a training completely. After a crash or a time limit the same call
+resumes it. On a CPU the resumed training yields the same bits as an uninterrupted one, including the earlier scores.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from expbench.training.epochs.step import Steps
 from expbench.training.epochs.workload import Batch, Workload
 from expbench.training.family import Diverged, DivergedError, Eager, Event, Paused, Reached, Scored
 
-_LOOK_SECONDS = 2.0  # from one look at a GPU to the next: each waits until it has done what it was given
-_WARM_STEPS = 5  # that are not timed: programs are compiled, memory is found
+_LOOK_SECONDS = 2.0  # between two checks for divergence on a GPU, because each check waits for the queued kernels
+_WARM_STEPS = 5  # not timed, because they compile programs and allocate memory
 
 
 def train(workload: Workload, recipe: Recipe, options: TrainerOptions) -> Iterator[Event]:
-    """Train a model, yielding what each evaluation measured, that of earlier calls first; `Paused` where time is up.
+    """Train a model, yielding the scores of each evaluation, those of earlier calls first, and `Paused` at the time limit.
 
-    Train: loss (mean since the last evaluation), epoch (how often the training split has been gone through), learning_rate,
-    gradient_norm and fingerprints of the last step (`regression.invariants`), of this call the speed (as tokens_per_second),
-    mfu (bfloat16 on a GPU that is known) and peak_memory (bytes of a GPU). What is measured of the other splits the workload
-    says.
+    Scores on the training split: loss (mean since the last evaluation), epoch (number of passes over the split),
+    learning_rate, gradient_norm and checksums of the last step (`regression.invariants`), the speed of this call (such as
+    tokens_per_second), mfu (bfloat16 on a known GPU) and peak_memory (bytes of a GPU). The workload defines the scores on
+    the other splits.
 
-    Under torchrun every process must make the call and exhaust it; the first alone yields scores. The model is left on the
-    device, with the weights of the last step. Raises `BadInput` before training for what does not fit together, and
+    Under torchrun every process must exhaust the iterator; only process 0 yields scores. The model stays on the device, with
+    the weights of the last step. Raises `BadInput` before training if the arguments do not fit together, and
     `CheckpointError` for a damaged checkpoint or one of another training.
     """
     stages = plan(recipe, workload.epoch)
     group = joined(options.device)
     if recipe.batch_size % group.size:
         near = max(1, round(recipe.batch_size / group.size)) * group.size
-        raise BadInput(f"batch_size={recipe.batch_size} is not shared evenly by {group.size} processes; {near} is")
+        raise BadInput(f"batch_size={recipe.batch_size} is not divisible by the {group.size} processes; {near} is")
     with torch.random.fork_rng(devices=[group.device] if group.device.type == "cuda" else []):
         try:
             yield from _Training(workload, recipe, options, stages, group).events()
@@ -53,7 +53,7 @@ def train(workload: Workload, recipe: Recipe, options: TrainerOptions) -> Iterat
 
 
 class _Training:
-    """One training: its parts, and how they take turns."""
+    """One training: it alternates steps, evaluations and checkpoints."""
 
     def __init__(self, workload: Workload, recipe: Recipe, options: TrainerOptions, stages: Plan, group: Group) -> None:
         self._began = self._saved = time.monotonic()
@@ -72,7 +72,7 @@ class _Training:
         compiled = options.compiled if options.compiled is not None else group.device.type == "cuda"
         if compiled:
             workload.compile()
-        # as many examples as are trained on at a time, for which memory suffices
+        # evaluate as many examples at a time as in a micro-batch of training, for which memory suffices
         rows = min(options.at_once or recipe.batch_size, recipe.batch_size // group.size)
         self._evaluation = workload.evaluation(group.device, rows, compiled)
         self._steps.begin()
@@ -81,7 +81,7 @@ class _Training:
             torch.cuda.reset_peak_memory_stats(group.device)
 
     def events(self) -> Iterator[Event]:
-        """Train to the end, or until time is up. Raises `DivergedError`."""
+        """Train to the end or to the time limit. Raises `DivergedError`."""
         steps, stages, group = self._steps, self._plan, self._group
         if group.leads:
             if steps.taken == 0:
@@ -114,7 +114,7 @@ class _Training:
                 return
 
     def _due(self) -> tuple[int, int, int]:
-        """Return whether time is up, whether to save, and in how many steps to look again."""
+        """Return whether the time limit is reached, whether to save, and the number of steps until the next check."""
         now = time.monotonic()
         done = self._steps.taken == self._plan.steps
         left = math.inf if self._options.seconds is None else self._options.seconds - (now - self._began)
@@ -139,7 +139,7 @@ class _Training:
         return self._spent + time.monotonic() - self._began
 
     def _evaluated(self) -> Iterator[Event]:
-        """Yield the scores of an evaluation, and keep them. All processes share in the mean loss."""
+        """Yield the scores of an evaluation and store them. Every process must call it, for the mean loss."""
         loss, batch, found, why = self._steps.mean_loss(), self._steps.batch(), [], ""
         if self._group.leads:
             if self._steps.passes.eager_because is not None:
@@ -151,14 +151,14 @@ class _Training:
                 why = f"{error} after {self._steps.taken} steps"
             self._model.train()
         if any(self._group.decided([len(why)])):
-            raise DivergedError(why or f"the first process found that it diverged, after {self._steps.taken} steps")
+            raise DivergedError(why or f"process 0 found a non-finite metric after {self._steps.taken} steps")
         if self._group.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._group.device)  # of training, not of what evaluating takes
+            torch.cuda.reset_peak_memory_stats(self._group.device)  # excludes the memory of evaluation
         self._scores += found
         yield from (Scored(0, score) for score in found)
 
     def _measured(self, loss: float, batch: Batch) -> list[Score]:
-        """Return what an evaluation measures, in its order."""
+        """Return the scores of an evaluation, in the order of measurement."""
         evaluation = self._evaluation
         scores = list(evaluation.scores())
         measured = [*self._of_training(loss, batch), *scores, *evaluation.logged()]
@@ -170,7 +170,7 @@ class _Training:
         return measured
 
     def _is_best_yet(self, scores: Sequence[Score]) -> bool:
-        """Return whether the primary metric of the selection split is better than at any evaluation before."""
+        """Return whether the primary metric on the validation split is better than at every earlier evaluation."""
         higher = self._workload.higher_is_better
 
         def best(found: Sequence[Score]) -> float:
@@ -180,12 +180,12 @@ class _Training:
         return best(scores) < best(self._scores)
 
     def _scored(self, measured: Iterable[Score]) -> list[Score]:
-        scores = list(measured)  # before the clock is read
+        scores = list(measured)  # a generator: measure before reading the clock
         step, seconds = self._steps.taken, self._seconds()
         return [score._replace(step=step, seconds=seconds) for score in scores]
 
     def _of_training(self, loss: float, batch: Batch) -> Iterator[Score]:
-        """Yield the loss, what the optimizer was given at the last step, what tells its batch, and the speed."""
+        """Yield loss, epoch, learning rate, gradient norm, checksums of the last batch, speed and memory."""
         steps, device, workload = self._steps, self._group.device, self._workload
         yield Score("loss", loss, split="train")
         yield Score("epoch", steps.taken / self._plan.epoch, split="train")
@@ -205,7 +205,10 @@ class _Training:
 
 
 class _Clock:
-    """How fast steps are where nothing else is done: in laps that end when the device has done all, after step `first`."""
+    """The speed of training steps without evaluations and saves, timed in laps that end with the device idle.
+
+    Laps that begin before step `first` are not counted.
+    """
 
     def __init__(self, first: int) -> None:
         self._first, self._steps, self._seconds = first, 0, 0.0
@@ -213,11 +216,11 @@ class _Clock:
         self.seconds_a_step = math.inf
 
     def start(self, step: int) -> None:
-        """Begin a lap after a step."""
+        """Start a lap after `step`."""
         self._since = step, time.perf_counter()
 
     def lap(self, step: int) -> None:
-        """End a lap after a step, and begin the next."""
+        """End the lap after `step` and start the next."""
         if self._since is not None:
             began_at, began = self._since
             seconds = time.perf_counter() - began
@@ -228,7 +231,7 @@ class _Clock:
         self.start(step)
 
     def steps_a_second(self) -> float | None:
-        """Return the speed since this was last asked; None where nothing was timed."""
+        """Return the steps per second since the last call, or None if no lap was counted."""
         speed = self._steps / self._seconds if self._steps else None
         self._steps, self._seconds = 0, 0.0
         return speed

@@ -1,7 +1,7 @@
-"""Workload: what a family of tasks supplies to the trainer of epochs: a model, its data, and what is measured of it.
+"""Workload: the interface between a family of tasks and the trainer of epochs: a model, its data and its evaluation.
 
-The trainer owns steps, learning rates, checkpoints, processes and the clock; order, augmentation and metrics are the
-workload's. A batch is a tuple of tensors whose first dimension counts examples.
+The trainer controls steps, learning rates, checkpoints, processes and the clock. The workload controls data order,
+augmentation and metrics. A batch is a tuple of tensors whose first dimension counts examples.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ Batch = tuple[Tensor, ...]
 
 
 class Evaluation(Protocol):
-    """What is measured of a model that is on its device, without step and seconds, which the trainer knows."""
+    """The measurements of a model on its device. The trainer adds step and seconds to the scores."""
 
     def untrained(self) -> Iterable[Score]:
-        """Measure what tells the model's outputs, before the first step."""
+        """Yield checksums of the model's outputs before the first step."""
 
     def scores(self) -> Iterable[Score]:
-        """Measure the splits, the primary metric among them; raises `DivergedError` where one is not finite."""
+        """Yield the metrics on the splits, including the primary metric. Raises `DivergedError` if one is not finite."""
 
     def logged(self) -> Iterable[Score]:
-        """Measure the statistics that mixers log."""
+        """Yield the statistics that mixers log."""
 
     def at_best(self) -> Iterable[Score]:
-        """Measure what is measured only where the selection split is the best yet, and after the last step."""
+        """Yield the metrics that are measured only at the best validation score so far and after the last step."""
 
     def data(self) -> Iterable[Score]:
-        """Measure what tells the splits, after the last step."""
+        """Yield checksums of the splits' data, after the last step."""
 
 
 class Workload(Protocol):
     """One model on one data set.
 
-    stream: names the random numbers that a step draws. unit: what the speed is counted in, as ``tokens``; units: of them in
-    a step. epoch: steps in an epoch. higher_is_better: of the primary metric.
+    stream: name of the random-number stream of the steps. unit: unit of the speed, such as ``tokens``. units: units per
+    step. epoch: steps per epoch. higher_is_better: for the primary metric.
     """
 
     stream: str
@@ -55,10 +55,10 @@ class Workload(Protocol):
     def units(self) -> int: ...
 
     def identity(self) -> Mapping[str, Any]:
-        """Return what tells this training from all others, beside its recipe, by name."""
+        """Return the values, by name, that together with the recipe identify this training."""
 
     def batch(self, step: int, device: torch.device, rank: int = 0, ranks: int = 1) -> Batch:
-        """Return the share of a process in the batch of a step (from 1), a pure function of seed, step and rank."""
+        """Return a process's share of the batch of `step` (from 1): a pure function of seed, step and rank."""
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean loss of a batch, a scalar."""
@@ -67,10 +67,10 @@ class Workload(Protocol):
         """Return the floating-point operations of one step, forward and backward."""
 
     def compile(self) -> None:
-        """Have torch.compile make programs of the model's blocks."""
+        """Compile the model's blocks with torch.compile."""
 
     def evaluation(self, device: torch.device, rows: int, compiled: bool) -> Evaluation:
-        """Return what measures the model; rows: examples that memory suffices for."""
+        """Return the evaluation of the model. rows: maximum number of examples that fit into memory."""
 
     def of_batch(self, batch: Batch) -> Iterable[Score]:
-        """Measure what tells a training batch, of all processes."""
+        """Yield checksums of a training batch of all processes."""

@@ -1,4 +1,4 @@
-"""The backward kernel."""
+"""The backward kernel of the selective scan; the axes of its tiles are those of the package's docstring."""
 
 from __future__ import annotations
 
@@ -39,12 +39,13 @@ def backward_kernel(
     SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr, STATE: tl.constexpr, LAST: tl.constexpr, JOINT: tl.constexpr,
     EVEN: tl.constexpr, EVEN_L: tl.constexpr, FAST: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Every gradient, from the last tile to the first: the states of a tile anew from its checkpoint, then the adjoint.
+    """Compute all gradients from the last tile to the first: recompute a tile's states, then run its adjoint recurrence.
 
-    g_t = C_t grad_t + p_{t+1} and p_t = a_t g_t, so that p carries the adjoint from step to step. dB and dC hold a partial
-    sum for each of the `blocks` of channels, (blocks, S batch, L, N); dA, dskip and dbias one for each sequence, or for each
-    LB sequences if these are JOINT. A thread takes TURNS channels one after the other, and sums them before lanes are summed.
-    What is done once for a channel and step is shared among the LN lanes that hold its states.
+    g_t = C_t grad_t + p_{t+1} and p_t = a_t g_t, so p carries the adjoint from step to step. dB and dC hold one partial
+    sum per block of channels, (blocks, S batch, L, N). dA, dskip and dbias hold one per sequence, or one per LB sequences
+    if JOINT, which requires that the LB sequences belong to one model. A thread processes TURNS channels one after the
+    other and adds them up before lanes exchange sums. Work that is needed once per channel and step is divided among the
+    LN lanes of the channel.
     """
     SHARE: tl.constexpr = min(LN, T)
     CHANNELS: tl.constexpr = stride_of_channels(LN, LB, FAST)
@@ -57,6 +58,7 @@ def backward_kernel(
     own_time = tl.arange(0, T // SHARE)[:, None, None, None, None, None] * SHARE + ln % SHARE
     lane = tl.arange(0, LD)[None, None, :, None, None, None]
     d = block * (LD * TURNS) + lane
+    # 64-bit: offsets s L D and s D N may exceed 2^31
     s = (tl.program_id(0) // blocks).to(tl.int64) * LB + tl.arange(0, LB)[None, None, None, None, :, None]
     model = s // batch
     there = s < sequences
@@ -93,6 +95,7 @@ def backward_kernel(
         sums += (tl.zeros([1, V, LD, LN, LB, 1], tl.float32),)
         sums_skip += (tl.zeros([1, 1, LD, LN, LB, 1], tl.float32),)
         sums_bias += (tl.zeros([1, 1, LD, LN, LB, 1], tl.float32),)
+    # anchors of `tie`: sums of A keep its layout, with the axes of a channel (of_d) and of a state (of_n)
     of_d = tl.sum(rates[0], 1, keep_dims=True)
     of_n = over(rates[0], 2, 4, 0)
     tiles = (L + T - 1) // T
@@ -115,7 +118,7 @@ def backward_kernel(
     kept = checkpoints + (tiles - 1) * per_tile + of_first_state
     for tile in tl.range(0, tiles, num_stages=STAGES):
         left = L - start + tile * T
-        if KIND == "taylor":
+        if KIND == "taylor":  # loaded once for all TURNS; the other kinds load below, to save registers
             B_t = load_rows(B, there & (time < left), of_n, EVEN and EVEN_L, FAST)
             C_t = load_rows(C, there & (time < left), of_n, EVEN and EVEN_L, FAST)
         all_dB = ()
@@ -150,7 +153,7 @@ def backward_kernel(
             u_t = tie(u_t, of_d, FAST)
             dy = tie(dy, of_d, FAST)
             step, slope = discretise(x, cs[r], KIND, DEGREE, FAST)
-            if not EVEN_L:
+            if not EVEN_L:  # Delta of a masked argument is not 0, and these steps must not add to dA
                 step = tl.where(own_time < left, step, 0.0)
             if DELTA_ON_B:
                 source = step * u_t
@@ -163,7 +166,7 @@ def backward_kernel(
                 h = tl.load(kept + r * LD * N)
             else:
                 h = tl.load(kept + r * LD * N, mask=here, other=0.0)
-            if KIND != "taylor":  # not kept from channel to channel: the registers are needed
+            if KIND != "taylor":  # loaded again for each channel, because holding B and C would need too many registers
                 B_t = load_rows(B, there & (time < left), of_n, EVEN and EVEN_L, FAST)
                 C_t = load_rows(C, there & (time < left), of_n, EVEN and EVEN_L, FAST)
             rate = rates[r]
@@ -171,7 +174,7 @@ def backward_kernel(
             states = (h,)
             for i in tl.static_range(T):
                 a_i = transition(argument(steps[i], rate, KIND, DEGREE, LOWEST), KIND, DEGREE, FAST)
-                if not EVEN_L:
+                if not EVEN_L:  # steps beyond the end pass state and adjoint on unchanged
                     a_i = tl.where(lane * 0 + i < left, a_i, 1.0)
                 h = a_i * h + sources[i] * row(B_t, time, i)
                 a += (a_i,)
@@ -239,7 +242,7 @@ def backward_kernel(
             else:
                 next_skip += (sums_skip[r],)
             ddelta_t = dstep * slope
-            if not EVEN_L:
+            if not EVEN_L:  # the sum for dbias below must not count steps beyond the end
                 ddelta_t = tl.where(own_time < left, ddelta_t, 0.0)
             if BIAS:
                 next_bias += (sums_bias[r] + tl.sum(ddelta_t, 0, keep_dims=True),)
@@ -270,7 +273,7 @@ def backward_kernel(
         dB -= T * N
         dC -= T * N
         kept -= per_tile
-    if JOINT:  # the sequences of a program are of one model, so their sums are one
+    if JOINT:  # the program's sequences belong to one model, so the program writes a single sum for them
         s = (tl.program_id(0) // blocks).to(tl.int64)
     of_channel = s * D + d
     for r in tl.static_range(TURNS):
@@ -278,6 +281,7 @@ def backward_kernel(
         if STATE:
             tl.store(dstate + of_first_state + r * LD * N, p[r], mask=inside)
         dA_r = sums[r] * gain(KIND, DEGREE)
+        # groups of SHARE lanes hold the same steps if LN > T, so a sum over all lanes counts each step LN / SHARE times
         sum_skip = tl.sum(sums_skip[r], 3, keep_dims=True) * (SHARE / LN)
         sum_bias = tl.sum(sums_bias[r], 3, keep_dims=True) * (SHARE / LN)
         if JOINT:

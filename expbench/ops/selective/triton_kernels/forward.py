@@ -1,4 +1,4 @@
-"""The forward kernel."""
+"""The forward kernel of the selective scan; the axes of its tiles are those of the package's docstring."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ def forward_kernel(
     SKIP: tl.constexpr, GATE: tl.constexpr, BIAS: tl.constexpr, STATE: tl.constexpr, KEEP: tl.constexpr,
     EVEN: tl.constexpr, EVEN_L: tl.constexpr, FAST: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """y, the last state, and with KEEP the state before every KEEP-th step. `sequences` is S batch, `blocks` cover D."""
+    """Compute y (S, batch, L, D), the last state (S, batch, D, N) and, with KEEP, checkpoints before every KEEP-th step.
+
+    checkpoints: (L / KEEP rounded up, S, batch, D, N). `sequences` is S batch, and `blocks` of channels cover D. All
+    arithmetic is in float32. EVEN, EVEN_L: whether tiles cover channels and sequences, and steps, exactly, so that loads
+    need no mask.
+    """
     SHARE: tl.constexpr = min(LN, T)
     STATES: tl.constexpr = stride_of_states(LD, LB, FAST)
     block = tl.program_id(0) % blocks
@@ -29,6 +34,7 @@ def forward_kernel(
     n = ln * V + tl.arange(0, V)[None, :, None, None, None, None]
     n += tl.arange(0, R)[None, None, None, None, None, :] * (LN * V)
     d = block * LD + tl.arange(0, LD)[None, None, :, None, None, None]
+    # 64-bit: offsets s L D and s D N may exceed 2^31
     s = (tl.program_id(0) // blocks).to(tl.int64) * LB + tl.arange(0, LB)[None, None, None, None, :, None]
     model = s // batch
     here = (d < D) & (s < sequences)
@@ -38,6 +44,7 @@ def forward_kernel(
     else:
         rate = tl.load(A + model * (D * N) + d * N + n, mask=here, other=0.0)
     rate *= scale(KIND, DEGREE)
+    # anchors of `tie`: sums of A keep its layout, with the axes of a channel (of_d) and of a state (of_n)
     of_d = tl.sum(tl.sum(rate, 5, keep_dims=True), 1, keep_dims=True)
     of_n = over(rate, 2, 4, 0)
     of_channel = model * D + d
@@ -95,8 +102,8 @@ def forward_kernel(
                         tl.store(kept, h, mask=here & (d * 0 + (t + i) < L))
                     kept += sequences.to(tl.int64) * D * N
             a = transition(argument(steps[i], rate, KIND, DEGREE, LOWEST), KIND, DEGREE, FAST)
-            if not EVEN_L:
-                a = tl.where(d * 0 + i < L - t, a, 1.0)
+            if not EVEN_L:  # steps beyond the end keep the state (their u and B are 0), so that `last` is right
+                a = tl.where(d * 0 + i < L - t, a, 1.0)  # d * 0 gives the condition a layout
             h = a * h + sources[i] * row(B_t, time, i)
             ys += (tl.sum(tl.sum(h * row(C_t, time, i), 1, keep_dims=True), 5, keep_dims=True),)
         y_t = gathered(ys, ln, T, SHARE, LN, STATES, FAST)

@@ -1,4 +1,7 @@
-"""Rows of a tile in registers, and sums and exchanges over the lanes of a warp."""
+"""Rows of a tile in registers, and sums and exchanges over the lanes of a warp.
+
+All tensors have the axes [T, V, LD, LN, LB, R] of the package's docstring, of which some may have size 1.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ import triton.language as tl
 
 @triton.jit
 def row(x, index, i: tl.constexpr):
-    """Row i of x along its first axis, kept as an axis of size 1.
+    """Return row i of x along its first axis (steps), kept as an axis of size 1; `index` numbers the rows.
 
-    A sum of integers whose other terms are 0 is one register under another name after compilation; of floats it would not be.
+    The compiler reduces a sum of integers, all but one of which are 0, to a renamed register. It cannot do so for floats.
     """
     bits = tl.where(index == i, x.to(tl.int32, bitcast=True), 0)
     return tl.sum(bits, 0, keep_dims=True).to(tl.float32, bitcast=True)
@@ -18,22 +21,24 @@ def row(x, index, i: tl.constexpr):
 
 @triton.jit
 def column_of(x, index, i: tl.constexpr):
+    """Return column i of x along its second axis (states of a vector), as `row` does along the first."""
     bits = tl.where(index == i, x.to(tl.int32, bitcast=True), 0)
     return tl.sum(bits, 1, keep_dims=True).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def over(x, first: tl.constexpr, second: tl.constexpr, third: tl.constexpr):
-    """x summed over three axes, which stay as axes of size 1."""
+    """Sum x over three axes, which are kept with size 1."""
     return tl.sum(tl.sum(tl.sum(x, third, keep_dims=True), second, keep_dims=True), first, keep_dims=True)
 
 
 @triton.jit
 def tie(x, anchor, FAST: tl.constexpr):
-    """x itself, in the layout of `anchor`, by instructions that vanish when they are assembled.
+    """Return x in the layout of `anchor`, by move instructions that the assembler removes.
 
-    The compiler gives an operation the layout of whichever load reaches it over the fewest operations. Loads of sequences
-    spread time over lanes, where a row costs a reduction, so they are kept farther away than the anchor, which comes from A.
+    Triton gives an operation the layout of the load that is the fewest operations away. Loads of sequences spread time over
+    lanes, in which case `row` costs a reduction. The eight moves make these loads more distant than the anchor, which comes
+    from A.
     """
     if FAST:
         for _ in tl.static_range(8):
@@ -44,7 +49,7 @@ def tie(x, anchor, FAST: tl.constexpr):
 
 @triton.jit
 def load_rows(x, inside, anchor, ALL: tl.constexpr, FAST: tl.constexpr):
-    """A tile of B or C."""
+    """Load a tile [T, V, 1, LN, LB, R] of B or C as float32, in the layout of `anchor`."""
     if ALL:
         x = tl.load(x).to(tl.float32)
     else:
@@ -54,26 +59,32 @@ def load_rows(x, inside, anchor, ALL: tl.constexpr, FAST: tl.constexpr):
 
 @triton.constexpr_function
 def stride_of_channels(LN, LB, FAST):
-    """Lanes from a channel to the next: the compiler puts channels, states, sequences in this order, or in the reverse (3)."""
+    """Return the number of lanes between neighbouring channels.
+
+    The compiler orders lanes by channels, states, sequences, or in reverse (FAST of 3).
+    """
     return LN * LB if FAST == 3 else 1
 
 
 @triton.constexpr_function
 def stride_of_states(LD, LB, FAST):
+    """Return the number of lanes between neighbouring vectors of states, as `stride_of_channels`."""
     return LB if FAST == 3 else LD
 
 
 @triton.constexpr_function
 def exchange(stride):
+    """Return the instruction that exchanges values between lanes whose numbers differ in the bit `stride`."""
     return f"shfl.sync.bfly.b32 $0, $1, {stride}, 31, -1;"
 
 
 @triton.jit
 def neighbour(x, index, bit: tl.constexpr, AXIS: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
-    """x of the lane whose index along AXIS differs in `bit`; from one index to the next it is STRIDE lanes of the warp.
+    """Return x of the lane whose index along AXIS differs in `bit`; neighbouring indices are STRIDE lanes of the warp apart.
 
-    tl.gather is right in every layout, but asks for one of its own, and the conversions cost more than the exchange. A shuffle
-    (FAST of 2 or 3) is right in the layout that `tie` asks for; whether the compiler kept to it, `triton_launch.py` reads in what it made.
+    tl.gather is correct in every layout, but it requires a layout of its own, and the conversions cost more than the
+    exchange. A shuffle (FAST of 2 or 3) is correct only in the layout that `tie` requests. `triton_launch.py` checks the
+    compiler's output for this layout.
     """
     if FAST >= 2:
         return tl.inline_asm_elementwise(exchange(bit * STRIDE), "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
@@ -82,7 +93,10 @@ def neighbour(x, index, bit: tl.constexpr, AXIS: tl.constexpr, STRIDE: tl.conste
 
 @triton.jit
 def halve(low, high, index, bit: tl.constexpr, AXIS: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
-    """low + its neighbour's low in lanes where `bit` is 0, high + its neighbour's high where it is 1; neighbours differ in it."""
+    """Return sums over pairs of lanes that differ in `bit`: of low in lanes where it is 0, of high where it is 1.
+
+    Each lane sends the value that its neighbour needs, so two sums cost a single exchange.
+    """
     upper = (index & bit) != 0
     own = tl.where(upper, high, low)
     other = tl.where(upper, low, high)
@@ -91,7 +105,11 @@ def halve(low, high, index, bit: tl.constexpr, AXIS: tl.constexpr, STRIDE: tl.co
 
 @triton.jit
 def spread(x, lane, T: tl.constexpr, SHARE: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
-    """T rows, each in every lane of axis 3, from x (T / SHARE, ...), of which lane l holds the steps l, SHARE + l, ..."""
+    """Return T rows, each in all lanes of axis 3, from x (T / SHARE, ...), whose lane l holds the steps l, SHARE + l, ...
+
+    This all-gather doubles the rows with each bit of the lane, at T - T / SHARE exchanges in all. `gathered` has the same
+    layout.
+    """
     index = tl.arange(0, T // SHARE)[:, None, None, None, None, None]
     rows = ()
     for i in tl.static_range(T // SHARE):
@@ -114,7 +132,10 @@ def spread(x, lane, T: tl.constexpr, SHARE: tl.constexpr, STRIDE: tl.constexpr, 
 
 @triton.jit
 def gathered(rows, lane, T: tl.constexpr, SHARE: tl.constexpr, LN: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
-    """The sums of T rows over the lanes of axis 3, (T / SHARE, ...), of which lane l holds the steps l, SHARE + l, ..."""
+    """Sum T rows over the lanes of axis 3 into (T / SHARE, ...), whose lane l holds the steps l, SHARE + l, ...
+
+    Rows are halved with each bit of the lane (a reduce-scatter), so all T sums cost about T exchanges instead of T log2(LN).
+    """
     for k in tl.static_range(5):
         if (16 >> k) < SHARE:
             new = ()
@@ -138,7 +159,10 @@ def gathered(rows, lane, T: tl.constexpr, SHARE: tl.constexpr, LN: tl.constexpr,
 
 @triton.jit
 def fold(rows, lane, LD: tl.constexpr, STRIDE: tl.constexpr, FAST: tl.constexpr):
-    """Neighbouring rows summed over lanes that differ in bit 0, then 1, ..., while there are lanes and rows: each keeps half."""
+    """Sum rows over the lanes of axis 2, bit by bit, while there are lanes and several rows; each lane keeps half the rows.
+
+    A step adds pairs of neighbouring rows over lanes that differ in bit 0, then 1, and so on.
+    """
     for k in tl.static_range(5):
         if (1 << k) < LD and len(rows) > 1:
             new = ()
@@ -163,9 +187,10 @@ def store_sums(
     STRIDE: tl.constexpr,
     FAST: tl.constexpr,
 ):
-    """Store the sums over LD lanes of T rows [1, V, LD, LN, LB]; they come folded as far as rows go, columns are folded here.
+    """Store the sums over LD lanes of T rows [1, V, LD, LN, LB]; rows come from `fold`, and columns are folded here.
 
-    Lane l holds the steps l, LD + l, ... where LD <= T. `target` points at the first step and at column 0.
+    If LD <= T, lane l holds the steps l, LD + l, ... Otherwise a single row is left, and further lanes divide its V columns.
+    `target` points at the first step and column 0.
     """
     if LD <= T:
         for i in tl.static_range(T // LD):
@@ -180,7 +205,7 @@ def store_sums(
         tl.store(target + step * N + column + 1, two, mask=inside & (step < steps))
     else:
         step = lane % T
-        columns: tl.constexpr = V  # that are spread over lanes; further lanes hold the same sums
+        columns: tl.constexpr = V  # spread over lanes; lanes beyond T * columns hold duplicates of the sums
         x = rows[0]
         column = lane * 0
         if V == 4:
