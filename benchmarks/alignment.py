@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from expbench.console.formatting import aligned, number
 from expbench.report import drawing
 from expbench.results import compact
-from expbench.results.cells import gather, with_context
+from expbench.results.configurations import gather, with_context
 from expbench.stats.intervals import mean_interval
 
 TARGET = Path(__file__).parent.parent / "results" / "alignment"
@@ -21,11 +21,13 @@ def main(runs: Path) -> None:
     frame = with_context(compact.collect(runs, TARGET, "table"))
     places: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
     orders: dict[tuple[str, int], float] = {}
-    for cell in gather(frame):
-        family = next(part for part in cell["context"].split(", ") if part.startswith("family="))
-        place = family.removeprefix("family="), int(cell["degree"])
-        places.setdefault(place, {})[cell["model"]] = dict(zip(cell.runs["seed"], cell.runs["value"], strict=True))
-        orders[place] = cell["label_interaction_order"]
+    for configuration in gather(frame):
+        family = next(part for part in configuration["context"].split(", ") if part.startswith("family="))
+        place = family.removeprefix("family="), int(configuration["degree"])
+        places.setdefault(place, {})[configuration["model"]] = dict(
+            zip(configuration.runs["seed"], configuration.runs["value"], strict=True)
+        )
+        orders[place] = configuration["label_interaction_order"]
     lines = [["family", "degree", "mean interaction order", "s6", "attn", "linattn", "attn - s6, paired", "95 % interval"]]
     for place, models in sorted(places.items(), key=lambda item: (item[0][1], item[0][0])):
         means = [number(mean_interval(list(models[name].values())).center) for name in ("s6", "attn", "linattn")]

@@ -24,7 +24,7 @@ from expbench.regression.comparison import compare, corrected
 from expbench.regression.matching import load, match
 from expbench.results import schema
 
-CELLS = 20  # configurations per comparison
+CONFIGURATIONS = 20  # configurations per comparison
 _WORSE, _OTHER = ["regressed"], ["regressed", "improved"]
 RESULTS = Path(__file__).parent.parent / "results"
 Values = NDArray[np.float64]
@@ -35,25 +35,25 @@ def frame(values: Values, *, higher: bool = False, first_seed: int = 0, rows_a_r
 
     values: one row per configuration, one column per seed. rows_a_run: rows per run; all but the first are its curve.
     """
-    cells, seeds = values.shape
-    cell = np.repeat(np.arange(cells), seeds)
-    seed = np.tile(np.arange(first_seed, first_seed + seeds), cells)
+    configurations, seeds = values.shape
+    configuration = np.repeat(np.arange(configurations), seeds)
+    seed = np.tile(np.arange(first_seed, first_seed + seeds), configurations)
     made: dict[str, object] = dict.fromkeys(schema.COLUMNS)
     made |= {
-        "key": [f"{c:08x}{s:08x}" for c, s in zip(cell, seed, strict=True)],
+        "key": [f"{c:08x}{s:08x}" for c, s in zip(configuration, seed, strict=True)],
         "kind": "run", "status": "ok", "task": "polyreg", "task_version": "1", "model_version": "1", "model": "s6",
         "task_settings": '{"L":16,"degree":8,"family":"suffix","instance":0}', "L": 16, "degree": 8, "instance": 0,
-        "model_settings": [f'{{"N":{c}}}' for c in cell], "D": 4, "depth": 1, "norm": "layer", "positions": "none",
+        "model_settings": [f'{{"N":{c}}}' for c in configuration], "D": 4, "depth": 1, "norm": "layer", "positions": "none",
         "residual": True, "steps": 2000, "warmup": 200, "batch_size": 64, "lr": 0.01, "weight_decay": 0.0, "clip": 1.0,
         "seed": seed, "dtype": "float32", "init": "default", "init_noise": 0.0, "split": "test", "slice": "", "step": 2000,
-        "metric": "balanced_accuracy" if higher else "nmse", "value": values.ravel(), "headline": True,
-        "higher_is_better": higher, "solved_at": 0.95 if higher else 0.01, "well_posed": True, "run_seconds": 1.0,
+        "metric": "balanced_accuracy" if higher else "nmse", "value": values.ravel(), "primary": True,
+        "higher_is_better": higher, "success_threshold": 0.95 if higher else 0.01, "well_posed": True, "run_seconds": 1.0,
         "created": pd.Timestamp("2026-01-01", tz="UTC"), "device": "cpu", "device_name": "a CPU", "stack_size": seeds,
         "expbench": "0.1.0", "python": "3.11", "torch": "2.13", "git_commit": "0123abcd", "task_origin": "built-in",
         "model_origin": "built-in",
     }  # fmt: skip
-    runs = pd.DataFrame(made, index=range(cells * seeds))
-    curve = [runs.assign(split="selection", step=step) for step in range(2000, 2000 - rows_a_run + 1, -1)]
+    runs = pd.DataFrame(made, index=range(configurations * seeds))
+    curve = [runs.assign(split="validation", step=step) for step in range(2000, 2000 - rows_a_run + 1, -1)]
     return pd.concat([runs, *curve], ignore_index=True)
 
 
@@ -78,11 +78,11 @@ def kinds(source: np.random.Generator, shape: tuple[int, int]) -> dict[str, tupl
     return found
 
 
-def called(cells: pd.DataFrame, groups: NDArray[np.int64]) -> pd.DataFrame:
+def called(configurations: pd.DataFrame, groups: NDArray[np.int64]) -> pd.DataFrame:
     """Return, for each group of configurations compared separately, whether any regressed, and any regressed or improved."""
     rows = []
-    cells = cells.assign(group=groups[cells.index])
-    for _, group in cells.groupby("group"):
+    configurations = configurations.assign(group=groups[configurations.index])
+    for _, group in configurations.groupby("group"):
         known = group[group["p"].notna()]
         ratio = known["difference"].where(known["ratio"], 1.0)
         change = np.log(ratio).where(known["ratio"], known["difference"]).abs()
@@ -99,37 +99,39 @@ def alarms(repeats: int = 1000) -> None:
     found: dict[str, list[str]] = {}
     for base, new in sizes:
         source = np.random.default_rng(base * 100 + new)
-        for name, (values, higher) in kinds(source, (CELLS * repeats, base + new)).items():
+        for name, (values, higher) in kinds(source, (CONFIGURATIONS * repeats, base + new)).items():
             # settings are numbered in order, so consecutive 20 form a group
             both = frame(values[:, :base], higher=higher), frame(values[:, base:], higher=higher, first_seed=100)
-            cells = compare(*both).cells
-            number = cells["model_settings_matched"].str.extract(r"(\d+)")[0].astype(int)
-            got = called(cells, pd.Series(number // CELLS).sort_index().to_numpy())
+            configurations = compare(*both).configurations
+            number = configurations["model_settings_matched"].str.extract(r"(\d+)")[0].astype(int)
+            got = called(configurations, pd.Series(number // CONFIGURATIONS).sort_index().to_numpy())
             found.setdefault(name, []).append(f"{got['regressed'].mean():.3f} ({got['any'].mean():.3f})")
-    print(f"Share of {repeats} comparisons of {CELLS} unchanged configurations that report one as regressed (or improved):")
+    print(
+        f"Share of {repeats} comparisons of {CONFIGURATIONS} unchanged configurations that report one as regressed (or improved):"
+    )
     print(aligned([*lines, *([name, *shares] for name, shares in found.items())]))
 
 
 def committed(repeats: int = 200) -> None:
     """Measure false alarms on the runs of committed tables, split at random into two sides."""
-    lines = [["table", "cells", "runs a side", "comparisons", "call one regressed", "or improved"]]
+    lines = [["table", "configurations", "runs a side", "comparisons", "call one regressed", "or improved"]]
     for path in sorted(RESULTS.glob("*/table.parquet")):
         every = load(str(path))
-        final = every[(every["kind"] == "run") & (every["split"] == "test") & every["headline"].fillna(False).astype(bool)]
-        final = final.merge(match(final, final).runs.query("side == 0")[["key", "cell"]], on="key")
+        final = every[(every["kind"] == "run") & (every["split"] == "test") & every["primary"].fillna(False).astype(bool)]
+        final = final.merge(match(final, final).runs.query("side == 0")[["key", "configuration"]], on="key")
         for runs in (2, 3, 5, 10):
             source = np.random.default_rng(0)
             counts = []
             for _ in range(repeats):
-                rank = pd.Series(source.random(len(final))).groupby([final["cell"], final["instance"]]).rank()
+                rank = pd.Series(source.random(len(final))).groupby([final["configuration"], final["instance"]]).rank()
                 base, new = final[rank <= runs], final[(rank > runs) & (rank <= 2 * runs)]
                 if len(new) < len(base):  # too few runs of an instance
                     break
-                counts.append(compare(base.drop(columns="cell"), new.drop(columns="cell")).counts)
+                counts.append(compare(base.drop(columns="configuration"), new.drop(columns="configuration")).counts)
             if counts:
                 worse, other = (np.mean([bool({*names} & {*c}) for c in counts]) for names in (_WORSE, _OTHER))
-                cells = str(final["cell"].nunique())
-                lines.append([path.parent.name, cells, str(runs), str(len(counts)), f"{worse:.3f}", f"{other:.3f}"])
+                configurations = str(final["configuration"].nunique())
+                lines.append([path.parent.name, configurations, str(runs), str(len(counts)), f"{worse:.3f}", f"{other:.3f}"])
     print(aligned(lines))
 
 
@@ -144,27 +146,29 @@ def power(repeats: int = 300) -> None:
         shares = []
         for base, new in sizes:
             source = np.random.default_rng(0)
-            shape = (CELLS * repeats, base)
+            shape = (CONFIGURATIONS * repeats, base)
             common, own = source.normal(size=shape), source.normal(size=(2, *shape))
             logs = spread * (np.sqrt(alike) * common + np.sqrt(1 - alike) * own)
-            logs[1, ::CELLS] += np.log(factor)
-            cells = compare(frame(0.01 * np.exp(logs[0])), frame(0.01 * np.exp(logs[1][:, :new]))).cells
-            number = cells["model_settings_matched"].str.extract(r"(\d+)")[0].astype(int)
-            cells = cells.assign(number=number, repeat=number // CELLS)
+            logs[1, ::CONFIGURATIONS] += np.log(factor)
+            configurations = compare(frame(0.01 * np.exp(logs[0])), frame(0.01 * np.exp(logs[1][:, :new]))).configurations
+            number = configurations["model_settings_matched"].str.extract(r"(\d+)")[0].astype(int)
+            configurations = configurations.assign(number=number, repeat=number // CONFIGURATIONS)
             hits = 0
-            for _, group in cells.groupby("repeat"):
-                planted = group["number"] % CELLS == 0
+            for _, group in configurations.groupby("repeat"):
+                planted = group["number"] % CONFIGURATIONS == 0
                 changed = np.log(group["difference"]) >= group["margin"]
                 hits += bool(((corrected(group) <= 0.05) & planted & changed).any())
             shares.append(f"{hits / repeats:.2f}")
         lines.append([f"{spread:g}", f"{factor:g}", f"{alike:g}", *shares])
-    print(f"Share of {repeats} comparisons of {CELLS} configurations that report the one with a larger error as regressed:")
+    print(
+        f"Share of {repeats} comparisons of {CONFIGURATIONS} configurations that report the one with a larger error as regressed:"
+    )
     print(aligned(lines))
 
 
 def timed() -> None:
     """Measure time and memory to compare two tables of 100,000 rows on one core, for runs with many and few rows."""
-    lines = [["rows a run", "runs", "cells", "changed", "files", "seconds", "of a core", "MiB"]]
+    lines = [["rows a run", "runs", "configurations", "changed", "files", "seconds", "of a core", "MiB"]]
     for rows, seeds, changed, split in [
         (100, 5, False, 1),
         (10, 3, True, 1),
@@ -172,11 +176,11 @@ def timed() -> None:
         (1, 20, True, 1),
         (100, 5, True, 1000),
     ]:
-        cells = 100_000 // rows // seeds
+        configurations = 100_000 // rows // seeds
         source = np.random.default_rng(0)
         with tempfile.TemporaryDirectory() as folder:
             for side in ("base", "new"):
-                values = 0.01 * np.exp(0.3 * source.normal(size=(cells, seeds)) + (changed and side == "new") * 2)
+                values = 0.01 * np.exp(0.3 * source.normal(size=(configurations, seeds)) + (changed and side == "new") * 2)
                 rows_of = frame(values, rows_a_run=rows).sort_values("key", kind="stable")
                 made = pa.Table.from_pandas(rows_of, schema=schema.SCHEMA, preserve_index=False)
                 (Path(folder) / side).mkdir()
@@ -194,8 +198,8 @@ def timed() -> None:
         lines.append(
             [
                 str(rows),
-                str(cells * seeds),
-                str(cells),
+                str(configurations * seeds),
+                str(configurations),
                 str(changed),
                 str(split),
                 f"{seconds:.1f}",

@@ -11,15 +11,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from expbench.console.formatting import number
-from expbench.results.cells import Cell
+from expbench.results.configurations import Configuration
 from expbench.stats.intervals import Interval, nested_interval
 
 COLOURS = mpl.color_sequences["tab10"]
 
 
-def mean(cell: Cell, values: Mapping[str, float] | pd.Series[float]) -> Interval:
+def mean(configuration: Configuration, values: Mapping[str, float] | pd.Series[float]) -> Interval:
     """Return the mean over instances and seeds of `values` (by key) for the successful runs of a configuration."""
-    runs = cell.runs[cell.runs["status"] == "ok"]
+    runs = configuration.runs[configuration.runs["status"] == "ok"]
     each = runs["key"].map(values)
     return nested_interval([list(group.dropna()) for _, group in each.groupby(runs["instance"])])
 

@@ -47,7 +47,7 @@ from expbench.results import folders, provenance, store
 from expbench.sweep.expand import expand
 from expbench.task import Batch
 from expbench.training import schedule, step
-from expbench.training.batches import Stream
+from expbench.training.batches import TaskBatches
 from expbench.training.job import Job
 
 RUNS = Path("results/regress/gate")
@@ -56,7 +56,7 @@ FAILS = ["regressed", "missing", "failed"]
 TEXT = "wikitext"
 FIRST_SEED = 1000  # of honest repeats, disjoint from those of a baseline
 COLUMNS = [
-    "name", "planted", "runs", "cells", "regressed", "improved", "other_verdicts", "largest_change", "holm", "alone_fails",
+    "name", "planted", "runs", "configurations", "regressed", "improved", "other_verdicts", "largest_change", "holm", "alone_fails",
     "regressed_beside_all", "cells_beside_all", "broken", "what_is_broken", "caught_by", "seconds", "baseline", "commit",
     "device",
 ]  # fmt: skip
@@ -135,8 +135,8 @@ def labels_shifted() -> None:
         cls = discover("task")[name].load()
         whole = cls.batch
 
-        def batch(self: Any, draws: Any, size: int, whole: Callable[..., Batch] = whole) -> Batch:
-            found = whole(self, draws, size)
+        def batch(self: Any, rng: Any, size: int, whole: Callable[..., Batch] = whole) -> Batch:
+            found = whole(self, rng, size)
             return Batch(found.inputs, found.targets.roll(1, 0))
 
         cls.batch = batch
@@ -157,11 +157,11 @@ def stale_kernel() -> None:
 
 def stale_data() -> None:
     """Take each step on the batch of the previous step."""
-    mapped, own = Stream.train_at, Stream._own
-    Stream.train_at = lambda self, step: mapped(
+    mapped, own = TaskBatches.train_at, TaskBatches._own
+    TaskBatches.train_at = lambda self, step: mapped(
         self, (step - 1).clamp(min=1) if isinstance(step, Tensor) else max(1, step - 1)
     )
-    Stream._own = lambda self, i, step: own(self, i, max(1, step - 1))
+    TaskBatches._own = lambda self, i, step: own(self, i, max(1, step - 1))
 
 
 class Defect(NamedTuple):
@@ -224,7 +224,7 @@ def rows_of(path: Path) -> pd.DataFrame:
     return frame[frame["kind"] == "run"]
 
 
-def place_of(frame: pd.DataFrame) -> pd.Series:
+def pair_of(frame: pd.DataFrame) -> pd.Series:
     """Return the settings that identify a configuration within the baseline, as text."""
     return frame[["task", "model", "task_settings", "positions"]].astype(str).agg(" ".join, axis=1)
 
@@ -232,25 +232,25 @@ def place_of(frame: pd.DataFrame) -> pd.Series:
 def judged(baseline: regression_baseline.Baseline, name: str, seconds: float) -> dict[str, Any]:
     """Judge the runs of a defect or a repeat by the gate."""
     base, new = rows_of(baseline.table), rows_of(RUNS / slug(name))
-    mine = set(place_of(new))
-    alone = compare(base[place_of(base).isin(mine)], new)
+    mine = set(pair_of(new))
+    alone = compare(base[pair_of(base).isin(mine)], new)
     broken = invariants.broken(new, base)
     found: dict[str, Any] = {
         "name": name,
         "planted": (DEFECTS[name].plant.__doc__ or "").strip() if name in DEFECTS else "nothing (other seeds)",
         "runs": new["key"].nunique(),
-        "cells": len(alone.cells),
+        "configurations": len(alone.configurations),
         **{verdict: alone.counts.get(verdict, 0) for verdict in ("regressed", "improved")},
         "other_verdicts": ", ".join(f"{n} {verdict}" for verdict, n in alone.counts.items() if verdict not in COLUMNS),
         "largest_change": worst(alone),
-        "holm": number(alone.cells["holm"].min()),
+        "holm": number(alone.configurations["holm"].min()),
         "alone_fails": bool(alone.failing(FAILS)),
         "broken": len(broken),
         "what_is_broken": "; ".join(sorted({each.metric for each in broken})),
         "regressed_beside_all": "",
         "cells_beside_all": "",
         "seconds": round(seconds),
-        "baseline": fingerprint(baseline),
+        "baseline": checksum(baseline),
         "commit": provenance.git_commit(),
         "device": provenance.device_name(baseline.device),
     }
@@ -258,24 +258,24 @@ def judged(baseline: regression_baseline.Baseline, name: str, seconds: float) ->
     by_metric = found["alone_fails"]
     if name in DEFECTS and done(others):
         rest = rows_of(others)
-        whole = pd.concat([new, rest[~place_of(rest).isin(mine)]])
-        beside = compare(base[place_of(base).isin(set(place_of(whole)))], whole)
-        hit = beside.cells["verdict"].isin(FAILS)
-        own = beside.cells["model"].isin(DEFECTS[name].models)
-        found |= {"regressed_beside_all": int((hit & own).sum()), "cells_beside_all": len(beside.cells)}
+        whole = pd.concat([new, rest[~pair_of(rest).isin(mine)]])
+        beside = compare(base[pair_of(base).isin(set(pair_of(whole)))], whole)
+        hit = beside.configurations["verdict"].isin(FAILS)
+        own = beside.configurations["model"].isin(DEFECTS[name].models)
+        found |= {"regressed_beside_all": int((hit & own).sum()), "cells_beside_all": len(beside.configurations)}
     ways = [way for way, caught in (("a metric", by_metric), ("an invariant", bool(broken))) if caught]
     return found | {"caught_by": " and ".join(ways) or "nothing"}
 
 
 def worst(found: Comparison) -> str:
     """Describe the first configuration of a comparison."""
-    cell = found.cells.iloc[0]
-    values = f"{number(cell['base'])} -> {number(cell['new'])}"
-    family = json.loads(cell["task_settings_matched"]).get("family", "")
-    return f"{cell['verdict']}: {cell['model']} on {' '.join([cell['task'], family]).strip()}, {cell['metric']} {values}"
+    configuration = found.configurations.iloc[0]
+    values = f"{number(configuration['base'])} -> {number(configuration['new'])}"
+    family = json.loads(configuration["task_settings_matched"]).get("family", "")
+    return f"{configuration['verdict']}: {configuration['model']} on {' '.join([configuration['task'], family]).strip()}, {configuration['metric']} {values}"
 
 
-def fingerprint(baseline: regression_baseline.Baseline) -> str:
+def checksum(baseline: regression_baseline.Baseline) -> str:
     """Return a checksum of the committed table of a baseline."""
     return hashlib.sha256(baseline.table.read_bytes()).hexdigest()[:12]
 
@@ -325,16 +325,16 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for row in planted
     ]
-    columns = ["runs", "cells", "regressed", "improved", "holm", "other_verdicts", "caught_by"]
+    columns = ["runs", "configurations", "regressed", "improved", "holm", "other_verdicts", "caught_by"]
     repeats = [[row["name"], *(str(row[column]) for column in columns)] for row in honest]
     caught = sum(row["caught_by"] != "nothing" for row in planted)
     alarms = sum(row["caught_by"] != "nothing" for row in honest)
     better = sum(int(row["improved"]) > 0 for row in honest)
-    cells = " or ".join(sorted({str(row["cells"]) for row in honest}))
+    configurations = " or ".join(sorted({str(row["configurations"]) for row in honest}))
     parts = [
         "# Power of the regression gate",
         f"{caught} of {len(planted)} planted defects are caught. Of {len(honest)} honest repeats with other seeds, of "
-        f"{cells} configurations each, {alarms} fail, and {better} report an improvement, which is no failure. Measured "
+        f"{configurations} configurations each, {alarms} fail, and {better} report an improvement, which is no failure. Measured "
         "and described by `python benchmarks/gate_power.py`.",
         markdown_table(header, lines),
         "`regressed`: configurations that regressed when compared alone, with the seeds of the baseline. `beside all`: how "
@@ -368,7 +368,7 @@ def main() -> None:
         if name not in (*DEFECTS, "honest"):
             parser.error(f"--only {name!r} is none of {', '.join([*DEFECTS, 'honest'])}")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    now = fingerprint(baseline)
+    now = checksum(baseline)
     for name in every:
         if only and not any(name.startswith(each) for each in only):
             continue

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from expbench.console.formatting import aligned, markdown_table, number
 from expbench.report import drawing
 from expbench.results import compact, reported
-from expbench.results.cells import Cell, gather, with_context
+from expbench.results.configurations import Configuration, gather, with_context
 
 TARGET = Path(__file__).parent.parent / "results" / "generalisation"
 METRICS = ("fit", "accuracy", "gap")
@@ -30,19 +30,25 @@ COLUMNS = ("model", "L", "depth", "D", "parameters")
 HEADER = ["labels", "samples", *COLUMNS, "runs", *(name for metric in METRICS for name in (metric, "95 % interval"))]
 
 
-def setting(cell: Cell, name: str) -> str:
+def setting(configuration: Configuration, name: str) -> str:
     """Return a setting of the task."""
-    return str(dict(part.split("=") for part in cell["context"].split(", "))[name])
+    return str(dict(part.split("=") for part in configuration["context"].split(", "))[name])
 
 
-def samples(cell: Cell) -> int:
+def samples(configuration: Configuration) -> int:
     """Return the size of the training set."""
-    return int(setting(cell, "samples"))
+    return int(setting(configuration, "samples"))
 
 
-def place(cell: Cell) -> tuple[Any, ...]:
+def place(configuration: Configuration) -> tuple[Any, ...]:
     """Return the sort key of a configuration in the table."""
-    return setting(cell, "labels"), samples(cell), cell["model"], cell["depth"], cell["L"]
+    return (
+        setting(configuration, "labels"),
+        samples(configuration),
+        configuration["model"],
+        configuration["depth"],
+        configuration["L"],
+    )
 
 
 def dashes(size: int) -> str:
@@ -50,15 +56,19 @@ def dashes(size: int) -> str:
     return DASHES.get(size, "-.")
 
 
-def draw(axes: Axes, cells: Sequence[Cell], metric: str, values: pd.Series[float], column: str) -> None:
+def draw(axes: Axes, configurations: Sequence[Configuration], metric: str, values: pd.Series[float], column: str) -> None:
     """Draw a metric, given in `values` by run key, against a column, with a line per model and training set size."""
-    for size in sorted({samples(cell) for cell in cells}, reverse=True):
+    for size in sorted({samples(configuration) for configuration in configurations}, reverse=True):
         for model, colour in COLOUR.items():
-            mine = [cell for cell in cells if (cell["model"], samples(cell)) == (model, size)]
-            points = [(cell[column], mean(cell, values)) for cell in mine]
+            mine = [
+                configuration
+                for configuration in configurations
+                if (configuration["model"], samples(configuration)) == (model, size)
+            ]
+            points = [(configuration[column], mean(configuration, values)) for configuration in mine]
             style = {"color": colour, "linestyle": dashes(size), "label": f"{model}, {size} sequences"}
             line(axes, points, -1.0 if metric == "gap" else 0.0, 1.0, **style)
-    ticks = sorted({cell[column] for cell in cells})
+    ticks = sorted({configuration[column] for configuration in configurations})
     axes.set_xscale("log", base=2)
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
@@ -77,13 +87,21 @@ def draw_majority(by_length: Axes, by_depth: Axes, frame: pd.DataFrame) -> None:
             by_depth.axhline(float(fit[DEPTHS_AT]), **style)
 
 
-def draw_all(cells: Sequence[Cell], frame: pd.DataFrame, values: Mapping[str, pd.Series[float]]) -> Figure:
+def draw_all(configurations: Sequence[Configuration], frame: pd.DataFrame, values: Mapping[str, pd.Series[float]]) -> Figure:
     """Draw the fit of random labels (top) and the gap of true labels (bottom), against L (left) and depth (right)."""
     figure, grid = panels(2, 2)
     for which, metric, (by_length, by_depth) in (("random", "fit", grid[:2]), ("true", "gap", grid[2:])):
-        mine = [cell for cell in cells if setting(cell, "labels") == which]
-        draw(by_length, [cell for cell in mine if cell["depth"] == 1], metric, values[metric], "L")
-        draw(by_depth, [cell for cell in mine if cell["L"] == DEPTHS_AT], metric, values[metric], "depth")
+        mine = [configuration for configuration in configurations if setting(configuration, "labels") == which]
+        draw(
+            by_length, [configuration for configuration in mine if configuration["depth"] == 1], metric, values[metric], "L"
+        )
+        draw(
+            by_depth,
+            [configuration for configuration in mine if configuration["L"] == DEPTHS_AT],
+            metric,
+            values[metric],
+            "depth",
+        )
         by_length.set_title(f"{which} labels, depth 1", fontsize=9)
         by_depth.set_title(f"{which} labels, L={DEPTHS_AT}, equal parameters", fontsize=9)
         for axes in (by_length, by_depth):
@@ -97,20 +115,24 @@ def draw_all(cells: Sequence[Cell], frame: pd.DataFrame, values: Mapping[str, pd
 
 def main(runs: Path, target: Path) -> None:
     frame = with_context(compact.collect(runs, target, "table", reported.endings))
-    cells = sorted(gather(frame), key=place)
+    configurations = sorted(gather(frame), key=place)
     test = frame[(frame["kind"] == "run") & (frame["split"] == "test") & (frame["slice"] == "")]
     values = {metric: test[test["metric"] == metric].set_index("key")["value"] for metric in METRICS}
     lines = []
-    for cell in cells:
-        written = [setting(cell, "labels"), str(samples(cell)), *(str(cell[column]) for column in COLUMNS)]
-        written.append(f"{len(cell.values)}/{len(cell.runs)}")
+    for configuration in configurations:
+        written = [
+            setting(configuration, "labels"),
+            str(samples(configuration)),
+            *(str(configuration[column]) for column in COLUMNS),
+        ]
+        written.append(f"{len(configuration.values)}/{len(configuration.runs)}")
         for metric in METRICS:
-            interval = mean(cell, values[metric])
+            interval = mean(configuration, values[metric])
             written += [number(interval.center), spread(interval)]
         lines.append(written)
     print(aligned([HEADER, *lines]))
     (target / "table.md").write_text(markdown_table(HEADER, lines) + "\n", encoding="utf-8")
-    drawing.save(draw_all(cells, frame, values), target / "figure.svg")
+    drawing.save(draw_all(configurations, frame, values), target / "figure.svg")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ from expbench import contracts, plugins
 from expbench.console.formatting import aligned, number
 from expbench.errors import BadInput
 from expbench.language import Recipe, flops_per_token
-from expbench.language.batches import Order
+from expbench.language.batches import TokenBatches
 from expbench.language.model import LanguageModel
 from expbench.language.workload import LanguageWorkload
 from expbench.ops import backends
@@ -85,7 +85,7 @@ class Random(LanguageWorkload):
     """A model on random tokens, without a corpus."""
 
     def __init__(self, model: LanguageModel, ids: np.ndarray, recipe: Recipe) -> None:
-        self.model, self._order = model, Order(ids, recipe)
+        self.model, self._order = model, TokenBatches(ids, recipe)
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def training(variant: Variant, options: argparse.Namespace) -> Iterator[tuple[St
     recipe = Recipe(
         lr=1e-3, steps=1 << 30, batch_size=options.batch_size, context=options.context, dtype=options.dtype, warmup=1000
     )
-    how = TrainerOptions(device=options.device, at_once=options.at_once, captured=variant.captured)
+    how = TrainerOptions(device=options.device, micro_batch_size=options.micro_batch_size, captured=variant.captured)
     with backends.using(variant.backend):
         group = joined(options.device)
         model.to(group.device)
@@ -227,8 +227,8 @@ def main() -> None:
     if rank > 0:
         return
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [[v if isinstance(v := row.get(c, float("nan")), str) else number(v) for row in rows] for c in columns]
-    table = aligned([[column, *line] for column, line in zip(columns, cells, strict=True)])
+    configurations = [[v if isinstance(v := row.get(c, float("nan")), str) else number(v) for row in rows] for c in columns]
+    table = aligned([[column, *line] for column, line in zip(columns, configurations, strict=True)])
     print(table)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)

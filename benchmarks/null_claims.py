@@ -16,7 +16,7 @@ from expbench.claims.claim import Claim
 from expbench.claims.verdicts import judge
 from expbench.console.formatting import aligned, number
 from expbench.results import store
-from expbench.results.cells import gather, with_context
+from expbench.results.configurations import gather, with_context
 
 CLAIMS, SEEDS = 20, 20
 
@@ -25,21 +25,29 @@ def main(folder: Path) -> None:
     frame, problems = store.read(folder)
     if problems:
         raise SystemExit(problems[0])
-    cells = [cell for cell in gather(with_context(frame)) if set(cell.runs["seed"]) == set(range(SEEDS)) and cell.values]
-    cells = [cell for cell in cells if cell["well_posed"] is not False and cell.runs["instance"].nunique() == 1]
-    if len(cells) < CLAIMS:
+    configurations = [
+        configuration
+        for configuration in gather(with_context(frame))
+        if set(configuration.runs["seed"]) == set(range(SEEDS)) and configuration.values
+    ]
+    configurations = [
+        configuration
+        for configuration in configurations
+        if configuration["well_posed"] is not False and configuration.runs["instance"].nunique() == 1
+    ]
+    if len(configurations) < CLAIMS:
         raise SystemExit(
-            f"{folder} has {len(cells)} well-posed configurations with {SEEDS} seeds and one instance, not {CLAIMS}"
+            f"{folder} has {len(configurations)} well-posed configurations with {SEEDS} seeds and one instance, not {CLAIMS}"
         )
     parts, claims = [], []
-    for i in np.linspace(0, len(cells) - 1, CLAIMS).round().astype(int):
-        cell = cells[i]
-        own = frame[frame["key"].isin(cell.runs["key"])]
+    for i in np.linspace(0, len(configurations) - 1, CLAIMS).round().astype(int):
+        configuration = configurations[i]
+        own = frame[frame["key"].isin(configuration.runs["key"])]
         again = own[own["seed"] >= SEEDS // 2]
-        name, other = f"{cell['model']}-{i}", f"{cell['model']}-{i}-again"
+        name, other = f"{configuration['model']}-{i}", f"{configuration['model']}-{i}-again"
         parts += [own[own["seed"] < SEEDS // 2].assign(model=name)]
         parts += [again.assign(model=other, seed=again["seed"] - SEEDS // 2)]
-        claims.append(Claim(f"{name} {'>' if cell.higher_is_better else '<'} {other}", str(cell["task"])))
+        claims.append(Claim(f"{name} {'>' if configuration.higher_is_better else '<'} {other}", str(configuration["task"])))
     findings = judge(claims, pd.concat(parts))
     lines = [["claim", "difference", "95 % interval", "p", "Holm's p", "verdict"]]
     for finding in findings:

@@ -9,7 +9,7 @@ import numpy as np
 
 from expbench.report import drawing, figures
 from expbench.results import compact
-from expbench.results.cells import gather, with_context
+from expbench.results.configurations import gather, with_context
 
 TARGET = Path(__file__).parent.parent / "results" / "reference"
 
@@ -25,7 +25,7 @@ def pair_floor(L: int, r: float = 1 / 3) -> float:
 def main(runs: Path) -> None:
     frame = with_context(compact.collect(runs, TARGET, "table"))
     product = frame[frame["context"].str.contains("family=product")]
-    controls = product[(product["kind"] == "baseline") & product["headline"]]
+    controls = product[(product["kind"] == "baseline") & product["primary"]]
     figure = figures.metric_against(gather(product), controls, "L")
     (axes,) = figure.axes
     lengths = np.arange(3, 9)
@@ -35,7 +35,7 @@ def main(runs: Path) -> None:
     figure.legends[0].remove()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     drawing.save(figure, TARGET / "figure.svg")
-    test = frame[(frame["kind"] == "run") & frame["headline"].fillna(False) & (frame["split"] == "test")]
+    test = frame[(frame["kind"] == "run") & frame["primary"].fillna(False) & (frame["split"] == "test")]
     print(test.groupby(["task", "L", "D", "norm", "depth", "model"])["value"].describe()[["count", "mean", "min", "max"]])
 
 

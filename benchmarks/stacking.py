@@ -24,8 +24,8 @@ from torch.profiler import ProfilerActivity, profile
 from expbench.console.formatting import aligned, number
 from expbench.results import provenance
 from expbench.sweep.expand import expand
-from expbench.sweep.request import Request
-from expbench.training.batches import Stream
+from expbench.sweep.spec import SweepSpec
+from expbench.training.batches import TaskBatches
 from expbench.training.ensemble import Ensemble
 from expbench.training.job import Job
 from expbench.training.loop import build, surroundings
@@ -41,11 +41,11 @@ def training(jobs: Sequence[Job], device: str, captured: bool = True) -> Iterato
     runs, tasks = [job.run for job in jobs], [job.task for job in jobs]
     with surroundings(runs[0], device, len(jobs)):
         ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
-        steps = Steps(runs, tasks, ensemble, Stream(runs, tasks, device), device, captured=captured)
+        steps = Steps(runs, tasks, ensemble, TaskBatches(runs, tasks, device), device, captured=captured)
         for _ in range(ENOUGH):
             steps.take()
         if device == "cuda" and captured and not steps.captured:
-            raise SystemExit(f"{runs[0].model}: {steps.eager_because}")
+            raise SystemExit(f"{runs[0].model}: {steps.no_cuda_graph_reason}")
         yield steps
 
 
@@ -86,7 +86,7 @@ def kept_bytes(jobs: Sequence[Job], device: str) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        losses = ensemble.losses(tasks[0], Stream(runs, tasks, device).train(1))
+        losses = ensemble.losses(tasks[0], TaskBatches(runs, tasks, device).train(1))
         assert losses.requires_grad  # keep saved tensors alive until here
     return sum(storages.values())
 
@@ -143,7 +143,7 @@ def main() -> None:
         for model in options.models.split(","):
             single: dict[str, float] = {}
             for count in map(int, options.stacks.split(",")):
-                request = Request(
+                request = SweepSpec(
                     task=options.task,
                     models=model,
                     L=L,

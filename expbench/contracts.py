@@ -12,7 +12,7 @@ from torch import nn
 from expbench import settings
 from expbench.errors import BadInput, of_plugin, unknown
 from expbench.mixer import Mixer
-from expbench.ops.backends import Unable
+from expbench.ops.backends import BackendUnsupported
 from expbench.plugins import Plugin
 from expbench.run import DType, Positions
 from expbench.settings import Value
@@ -49,7 +49,7 @@ def load_task(plugin: Plugin) -> type[Task]:
             f"task {plugin.name!r} ({plugin.origin}) breaks its contract: {cls.__name__} is no expbench.task.Task dataclass"
         )
     missing = sorted(cls.__abstractmethods__) + [
-        name for name in ("headline", "higher_is_better", "solved_at") if not hasattr(cls, name)
+        name for name in ("primary_metric", "higher_is_better", "success_threshold") if not hasattr(cls, name)
     ]
     if missing:
         raise BadInput(
@@ -78,8 +78,10 @@ def _check_task(task: Task, name: str) -> None:
         if not bool(torch.isfinite(task.loss(outputs, batch.targets))):
             raise ValueError("the loss of zero outputs is not finite")
         measured = [m.metric for m in task.summary(total([task.measure(outputs, batch.targets)]))]
-        if task.headline not in measured:
-            raise ValueError(f"summary gives {', '.join(measured) or 'nothing'}, not the primary metric {task.headline}")
+        if task.primary_metric not in measured:
+            raise ValueError(
+                f"summary gives {', '.join(measured) or 'nothing'}, not the primary metric {task.primary_metric}"
+            )
     except (Exception, SystemExit) as error:  # a plugin is third-party code
         raise BadInput(f"task {name!r} breaks its contract: {type(error).__name__}: {error}") from error
 
@@ -109,7 +111,7 @@ def check_mixer(
             raise TypeError(f"forward returns {type(y).__name__}, not a tensor")
         if tuple(y.shape) != shape:
             raise ValueError(f"forward maps (B, L, D) = {shape} to {tuple(y.shape)}")
-    except Unable as error:
+    except BackendUnsupported as error:
         raise BadInput(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # a plugin is third-party code
         raise BadInput(f"model {name!r} breaks its contract: {type(error).__name__}: {error}") from error

@@ -25,7 +25,7 @@ def replacing(target: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def sweep_away(folder: Path) -> None:
+def remove_stale(folder: Path) -> None:
     """Delete temporary files of killed processes in a folder, if they are more than an hour old."""
     for left in folder.glob(".*.tmp"):
         with suppress(FileNotFoundError):  # its process may just have renamed it

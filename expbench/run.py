@@ -25,7 +25,7 @@ Positions = Literal["none", "sin", "learned", "index"]
 DType = Literal["float32", "float64", "bfloat16"]
 Init = Literal["default", "construct:lemma2", "construct:count-in-row", "construct:theorem2"]
 Shape = Literal["cosine", "constant", "linear"]
-Split = Literal["train", "selection", "test"]
+Split = Literal["train", "validation", "test"]
 Status = Literal["ok", "diverged", "unsupported", "failed"]
 
 
@@ -43,7 +43,7 @@ class Score(NamedTuple):
     split: Split = "test"
     step: int = 0
     seconds: float = 0.0
-    headline: bool = False
+    primary: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Run:
     init: the initial weights. init_noise: standard deviation of the normal noise on each of them. schedule: the learning
     rate after its linear warm-up.
 
-    Each field is declared once. The options of `expbench run` and their parsing (`sweep.request`), the command, the columns
+    Each field is declared once. The options of `expbench run` and their parsing (`sweep.spec`), the command, the columns
     of the results table (`results.schema`) and the identity of runs (`results.identity`) are derived from these fields.
     """
 

@@ -8,14 +8,14 @@ loop knows no task by name. Letters: B batch, L length, C input channels, O outp
         \"\"\"Repeat the last bit.\"\"\"
 
         L: int = 8
-        headline = "accuracy"
+        primary_metric = "accuracy"
         higher_is_better = True
-        solved_at = 0.95
+        success_threshold = 0.95
         vocabulary = 2
         outputs = 2
 
-        def batch(self, draws, size):
-            bits = draws.coins(size, self.L).long()
+        def batch(self, rng, size):
+            bits = rng.coins(size, self.L).long()
             return Batch(bits, bits[:, -1])
 
         def loss(self, outputs, targets):
@@ -42,7 +42,7 @@ from torch import Tensor
 
 from expbench.algebra.floors import Floor
 from expbench.algebra.reach import Reach
-from expbench.data.rng import Draws, advance, fold
+from expbench.data.rng import CounterRNG, advance, fold
 from expbench.run import Score as Score  # for task authors to import
 from expbench.run import Split, canonical
 from expbench.settings import Value
@@ -90,22 +90,22 @@ class Task(ABC):
     """A supervised sequence task. Subclasses add settings as fields; `__post_init__` raises ValueError for invalid ones.
 
     L: sequence length. instance: index into a random family, e.g. which polynomial. The data depend only on the settings,
-    the instance and the split, so all models share them. test_size, selection_size: sequences in the test and validation
+    the instance and the split, so all models share them. test_size, validation_size: sequences in the test and validation
     splits (test_size None: as many as the task needs, by default 4096).
     """
 
     L: int = 64
     instance: int = 0
     test_size: int | None = None
-    selection_size: int = 1024
+    validation_size: int = 1024
 
     trained_as: ClassVar[str] = "stacked"  # its task family, see training/family.py
     fresh: ClassVar[bool] = True  # `batch` draws new data at every step; if False, the family reads a data set in epochs
     local: ClassVar[tuple[str, ...]] = ()  # settings that locate data without changing it; excluded from the run key
     version: ClassVar[int] = 1  # raise it when the same settings would give other data, losses or metrics
-    headline: ClassVar[str]
+    primary_metric: ClassVar[str]
     higher_is_better: ClassVar[bool]
-    solved_at: ClassVar[float]  # success threshold of the primary metric
+    success_threshold: ClassVar[float]  # success threshold of the primary metric
 
     @property
     def vocabulary(self) -> int | None:
@@ -128,7 +128,7 @@ class Task(ABC):
         return "last"
 
     @abstractmethod
-    def batch(self, draws: Draws, size: int) -> Batch:
+    def batch(self, rng: CounterRNG, size: int) -> Batch:
         """Draw `size` fresh sequences with targets, using only tensor operations, which may be batched over many runs."""
 
     @abstractmethod
@@ -163,7 +163,7 @@ class Task(ABC):
         """Yield (name, kind, metrics on the test split) of each control, and of chance if it has a closed form."""
         chance = self.chance()
         if chance is not None:
-            yield "chance", "chance", [Score(self.headline, chance)]
+            yield "chance", "chance", [Score(self.primary_metric, chance)]
         for control in self.controls():
             parts = [self.measure(control.predict(batch.inputs), batch.targets) for batch in self.split("test")]
             yield control.name, control.kind, self.summary(total(parts))
@@ -191,34 +191,34 @@ class Task(ABC):
 
     def stream(self, split: Split, seed: int = 0) -> int:
         """Return the random key of a stream of batches; splits never share keys, and `seed` sets the training order."""
-        sizes = ("test_size", "selection_size")  # excluded, so that a larger test set begins with the smaller one
+        sizes = ("test_size", "validation_size")  # excluded, so that a larger test set begins with the smaller one
         settings = canonical({f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in sizes})
         return fold(f"{type(self).__name__} {self.version} {settings} {split}", seed)
 
-    def draws(self, split: Split, *, seed: int = 0, step: int = 0, device: torch.device | str = "cpu") -> Draws:
+    def rng(self, split: Split, *, seed: int = 0, step: int = 0, device: torch.device | str = "cpu") -> CounterRNG:
         """Return the random numbers (counter-based) of one batch."""
-        return Draws(advance(self.stream(split, seed), step), device)
+        return CounterRNG(advance(self.stream(split, seed), step), device)
 
     def train_batch(self, size: int, *, seed: int, step: int, device: torch.device | str = "cpu") -> Batch:
         """Draw batch number `step` of the training stream of `seed`; its data are new at every step."""
-        return self.batch(self.draws("train", seed=seed, step=step, device=device), size)
+        return self.batch(self.rng("train", seed=seed, step=step, device=device), size)
 
     def split(self, name: Split, device: torch.device | str = "cpu") -> Iterator[Batch]:
         """Yield the fixed validation or test split in chunks."""
-        size = self.test_size if name == "test" and self.test_size else self.selection_size
+        size = self.test_size if name == "test" and self.test_size else self.validation_size
         for chunk, start in enumerate(range(0, size, CHUNK)):
-            batch = self.batch(self.draws(name, step=chunk, device=device), CHUNK)
+            batch = self.batch(self.rng(name, step=chunk, device=device), CHUNK)
             yield Batch(*(tensor[: size - start] for tensor in batch))
 
     def solved(self, value: float) -> bool:
         """Return whether a primary metric of `value` reaches the success threshold."""
-        return value >= self.solved_at if self.higher_is_better else value <= self.solved_at
+        return value >= self.success_threshold if self.higher_is_better else value <= self.success_threshold
 
     def __post_init__(self) -> None:
         if self.test_size is None:
             resolve_setting(self, "test_size", DEFAULT_TEST_SIZE)
-        require_positive(self, "L", "test_size", "selection_size")
-        for name, most in (("L", LONGEST), ("test_size", LARGEST_SPLIT), ("selection_size", LARGEST_SPLIT)):
+        require_positive(self, "L", "test_size", "validation_size")
+        for name, most in (("L", LONGEST), ("test_size", LARGEST_SPLIT), ("validation_size", LARGEST_SPLIT)):
             require_at_most(self, name, most)
         if not 0 <= self.instance < 2**63:
             raise ValueError(f"instance={self.instance} must be 0 or more, and below 2^63")

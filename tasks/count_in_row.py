@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expbench.data.rng import Draws
+from expbench.data.rng import CounterRNG
 from expbench.task import Batch, Control, Score, Task
 
 _FITTED_ON = 16384  # sequences used to fit the tables of the oracles
@@ -37,9 +37,9 @@ class CountInRow(Task):
     head: Literal["classes", "scalar"] = "classes"
     q: float = 0.5
 
-    headline = "balanced_accuracy"
+    primary_metric = "balanced_accuracy"
     higher_is_better = True
-    solved_at = 0.95
+    success_threshold = 0.95
     vocabulary = 2
 
     def __post_init__(self) -> None:
@@ -57,20 +57,20 @@ class CountInRow(Task):
     def readout(self) -> Literal["last", "all"]:
         return self.supervise
 
-    def batch(self, draws: Draws, size: int) -> Batch:
-        bits = self._last(draws, size) if self.supervise == "last" else self._runs(draws, size)
+    def batch(self, rng: CounterRNG, size: int) -> Batch:
+        bits = self._last(rng, size) if self.supervise == "last" else self._runs(rng, size)
         labels = run_lengths(bits)
         return Batch(bits, labels[:, -1] if self.supervise == "last" else labels)
 
-    def _last(self, draws: Draws, size: int) -> Tensor:
-        count = draws.integers(size, n=self.classes)[:, None]
-        others = draws.coins(size, self.L, p=self.q).long()
+    def _last(self, rng: CounterRNG, size: int) -> Tensor:
+        count = rng.integers(size, n=self.classes)[:, None]
+        others = rng.coins(size, self.L, p=self.q).long()
         from_end = torch.arange(self.L - 1, -1, -1, device=others.device)
         return torch.where(from_end < count, 1, torch.where(from_end == count, 0, others))
 
-    def _runs(self, draws: Draws, size: int) -> Tensor:
-        runs = draws.integers(size, self.L + self.classes, n=self.classes)  # sufficient even if every run is empty
-        offset = draws.integers(size, n=self.classes)[:, None]
+    def _runs(self, rng: CounterRNG, size: int) -> Tensor:
+        runs = rng.integers(size, self.L + self.classes, n=self.classes)  # sufficient even if every run is empty
+        offset = rng.integers(size, n=self.classes)[:, None]
         zeros = (runs + 1).T.cumsum(0).T - 1 - offset
         inside = torch.where((zeros >= 0) & (zeros < self.L), zeros, self.L)
         return torch.ones_like(inside[:, :1]).expand(-1, self.L + 1).scatter(1, inside, 0)[:, : self.L]

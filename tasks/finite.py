@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expbench.data.rng import Draws, fold
+from expbench.data.rng import CounterRNG, fold
 from expbench.task import CHUNK, DEFAULT_TEST_SIZE, Batch, Control, Score, Task, require_at_most, resolve_setting
 
 from .count_in_row import automaton, run_lengths
@@ -42,9 +42,9 @@ class Finite(Task):
     classes: int = 4
     labels: Literal["true", "random"] = "true"
 
-    headline = "accuracy"
+    primary_metric = "accuracy"
     higher_is_better = True
-    solved_at = 0.95
+    success_threshold = 0.95
     vocabulary = 2
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Finite(Task):
         require_at_most(self, "L", _MOST_BITS // self.samples)
         if not 2 <= self.classes <= self.L + 1:
             raise ValueError(f"classes={self.classes} must be 2 to {self.L + 1} at L={self.L}")
-        for name in ("test_size", "selection_size"):
+        for name in ("test_size", "validation_size"):
             if getattr(self, name) < 2:
                 raise ValueError(
                     f"{name}={getattr(self, name)} must be 2 or more, for fresh sequences and members of the set"
@@ -71,7 +71,7 @@ class Finite(Task):
     def _members(self) -> dict[bytes, int]:
         """Sequences of the set as bytes, mapped to their numbers."""
         found: dict[bytes, int] = {}
-        stream = _sequences(Draws(fold(f"finite set {self.L}", self.instance)), self.L)
+        stream = _sequences(CounterRNG(fold(f"finite set {self.L}", self.instance)), self.L)
         while len(found) < self.samples:
             found.setdefault(next(stream), len(found))
         return found
@@ -85,22 +85,22 @@ class Finite(Task):
         device = torch.device(device)
         if device not in self._copies:
             bits = self._bits(self._members)
-            random_labels = Draws(fold(f"finite labels {self.L}", self.instance)).integers(self.samples, n=self.classes)
+            random_labels = CounterRNG(fold(f"finite labels {self.L}", self.instance)).integers(self.samples, n=self.classes)
             labels = random_labels if self.labels == "random" else self._true(bits)
             self._copies[device] = Batch(bits.to(device), labels.to(device))
         return self._copies[device]
 
-    def batch(self, draws: Draws, size: int) -> Batch:
+    def batch(self, rng: CounterRNG, size: int) -> Batch:
         """Draw `size` members of the set with replacement."""
-        index = draws.integers(size, n=self.samples)
+        index = rng.integers(size, n=self.samples)
         return Batch(*(x[index] for x in self.training_set(index.device)))
 
-    def split(self, name: Literal["train", "selection", "test"], device: torch.device | str = "cpu") -> Iterator[Batch]:
+    def split(self, name: Literal["train", "validation", "test"], device: torch.device | str = "cpu") -> Iterator[Batch]:
         """Yield chunks of alternating fresh sequences and members; the target of a member is its label + classes."""
-        size = self.test_size if name == "test" and self.test_size else self.selection_size
+        size = self.test_size if name == "test" and self.test_size else self.validation_size
         bits, labels = self.training_set()
         for chunk, start in enumerate(range(0, size, CHUNK)):
-            fresh = self._fresh(self.draws(name, step=chunk))
+            fresh = self._fresh(self.rng(name, step=chunk))
             at = torch.arange(start, start + CHUNK)
             member = (at % 2 == 1) & (at // 2 < self.samples)
             number = torch.where(member, at // 2, 0)
@@ -108,10 +108,10 @@ class Finite(Task):
             targets = torch.where(member, labels[number] + self.classes, fresh.targets)
             yield Batch(*(x[: size - start].to(device) for x in (inputs, targets)))
 
-    def _fresh(self, draws: Draws) -> Batch:
+    def _fresh(self, rng: CounterRNG) -> Batch:
         """Draw a chunk of sequences that are not in the set, with plain labels."""
-        random_labels = draws.integers(CHUNK, n=self.classes)
-        bits = self._bits(islice((row for row in _sequences(draws, self.L) if row not in self._members), CHUNK))
+        random_labels = rng.integers(CHUNK, n=self.classes)
+        bits = self._bits(islice((row for row in _sequences(rng, self.L) if row not in self._members), CHUNK))
         return Batch(bits, random_labels if self.labels == "random" else self._true(bits))
 
     def _bits(self, rows: Iterable[bytes]) -> Tensor:
@@ -172,10 +172,10 @@ class Finite(Task):
         return f"{what}; a training set of {self.samples} sequences"
 
 
-def _sequences(draws: Draws, L: int) -> Iterator[bytes]:
+def _sequences(rng: CounterRNG, L: int) -> Iterator[bytes]:
     """Yield sequences of L bits indefinitely, one byte per bit, each with its own probability of 1s."""
     while True:
-        yield from _rows(draws.uniform(CHUNK, L) < draws.uniform(CHUNK, 1))
+        yield from _rows(rng.uniform(CHUNK, L) < rng.uniform(CHUNK, 1))
 
 
 def _rows(bits: Tensor) -> Iterator[bytes]:

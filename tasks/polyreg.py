@@ -30,7 +30,7 @@ from expbench.algebra import floors
 from expbench.algebra.parsing import parse
 from expbench.algebra.polynomial import Inputs, Moments, Monomials, Polynomial, Suffix
 from expbench.algebra.reach import Reach
-from expbench.data.rng import Draws, fold
+from expbench.data.rng import CounterRNG, fold
 from expbench.errors import BadInput
 from expbench.task import (
     LONGEST,
@@ -80,9 +80,9 @@ class PolyReg(Task):
     formula: str | None = None
 
     version = 2  # raised when a setting was added, which changes the key of the random numbers
-    headline = "nmse"
+    primary_metric = "nmse"
     higher_is_better = False
-    solved_at = 0.01
+    success_threshold = 0.01
 
     def __post_init__(self) -> None:
         require_positive(self, "L", "label_var", "max_exponent")
@@ -178,25 +178,25 @@ class PolyReg(Task):
         if self.formula is not None:
             parsed = parse(self.formula, self.L)
             return Monomials(parsed.coefficients, parsed.exponents)  # a constant has no effect on standardised labels
-        draws = Draws(fold(family, self.instance))
+        rng = CounterRNG(fold(family, self.instance))
         degree = self.degree or 0
         if self.family == "suffix":
             return Suffix(self.L, degree)
         if self.family == "product":
             exponents = dict.fromkeys(range(self.L), 1)
-            for variable in draws.integers(degree - self.L, n=self.L).tolist():
+            for variable in rng.integers(degree - self.L, n=self.L).tolist():
                 exponents[variable] += 1
             return Monomials([1.0], [exponents])
         if self.family == "sparse":
-            return Monomials([1.0], [dict.fromkeys(draws.subset(self.L, degree), 1)])
+            return Monomials([1.0], [dict.fromkeys(rng.subset(self.L, degree), 1)])
         if self.family == "distant":
             gaps = max(1, degree - 1)
             return Monomials([1.0], [dict.fromkeys((round(i * (self.L - 1) / gaps) for i in range(degree)), 1)])
         if self.family == "pairwise":
-            order = draws.permutation(self.L)
+            order = rng.permutation(self.L)
             pairs = [sorted(order[2 * i : 2 * i + 2]) for i in range(self.terms or self.L // 2)]
             return Monomials([1.0] * len(pairs), [dict.fromkeys(pair, 1) for pair in pairs])
-        return _random_polynomial(draws, self.L, self.terms or _TERMS, self.max_exponent, self.degree)
+        return _random_polynomial(rng, self.L, self.terms or _TERMS, self.max_exponent, self.degree)
 
     @cached_property
     def moments(self) -> Moments:
@@ -207,8 +207,8 @@ class PolyReg(Task):
         """Standardise raw values y of the polynomial to labels (same shape) of mean 0 and variance `label_var`."""
         return (y - self.moments.mean) * math.sqrt(self.label_var / self.moments.variance)
 
-    def batch(self, draws: Draws, size: int) -> Batch:
-        x = self.distribution.draw(draws, size, self.L)
+    def batch(self, rng: CounterRNG, size: int) -> Batch:
+        x = self.distribution.draw(rng, size, self.L)
         return Batch(x.unsqueeze(-1), self.standardise(self.polynomial.evaluate(x)).unsqueeze(-1))
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -295,18 +295,18 @@ class PolyReg(Task):
         return f"uniform on [{self.lo:g}, {self.hi:g}]"
 
 
-def _random_polynomial(draws: Draws, L: int, terms: int, most: int, degree: int | None) -> Monomials:
+def _random_polynomial(rng: CounterRNG, L: int, terms: int, most: int, degree: int | None) -> Monomials:
     """Draw a polynomial as in Eq. 14 of arXiv 2502.02209 (reconstructed), of a degree above L if possible.
 
     If a degree is given, random unit powers are removed from terms above it, or added to the highest term if all are below.
     """
-    coefficients = draws.normal(terms).tolist()
+    coefficients = rng.normal(terms).tolist()
     while True:
-        e = draws.integers(terms, L, n=most + 1)
+        e = rng.integers(terms, L, n=most + 1)
         if degree is not None or int(e.sum(1).max()) > (0 if most == 1 else L):
             break
     if degree is not None:
-        order = [draws.permutation(L * most) for _ in range(terms)]
+        order = [rng.permutation(L * most) for _ in range(terms)]
         highest = int(e.sum(1).argmax())
         for term in range(terms):
             for slot in itertools.cycle(order[term]):

@@ -19,10 +19,10 @@ if not torch.cuda.is_available():
 import expbench.models as expbench_models
 from expbench.cli.main import main
 
-TINY = ["--steps", "20", "--seeds", "0:2", "--L", "4", "-t", "test_size=256", "-t", "selection_size=256"]
+TINY = ["--steps", "20", "--seeds", "0:2", "--L", "4", "-t", "test_size=256", "-t", "validation_size=256"]
 
 
-class Answer(NamedTuple):
+class CommandResult(NamedTuple):
     """What a command printed and how it exited."""
 
     code: int
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
     err: str
 
 
-CommandLine = Callable[..., Answer]
+CommandLine = Callable[..., CommandResult]
 
 
 @pytest.fixture(autouse=True)
@@ -49,16 +49,16 @@ def expbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
         monkeypatch.setenv(variable, "")
     monkeypatch.setenv("EXPBENCH_CACHE", str(tmp_path / "cache"))
 
-    def call(*words: str) -> Answer:
+    def call(*words: str) -> CommandResult:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
             main(list(words))
-        return Answer(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+        return CommandResult(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
     return call
 
 
-def is_bad_input(answer: Answer, *words: str) -> None:
+def is_bad_input(answer: CommandResult, *words: str) -> None:
     """Assert that a command was refused as bad input is: exit code 2 and one line, which holds all these words."""
     lines = answer.err.strip().splitlines()
     assert (answer.code, len(lines)) == (2, 1), answer

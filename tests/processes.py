@@ -14,7 +14,7 @@ _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(
     [
         "expbench.cli.run",
-        "expbench.sweep.campaign",
+        "expbench.sweep.sweep",
         "expbench.sweep.expand",
         "expbench.training.loop",
         "expbench.training.stacked",

@@ -9,7 +9,7 @@ from tests.conftest import CommandLine
 from tests.documents import DOCS, PAGES, README, ROOT, blocks, commands, links, missing_links, name, write_files
 from tests.small_language import write_text
 
-SHORT = ["--steps", "3", "--seeds", "0", "-t", "test_size=64", "-t", "selection_size=64"]
+SHORT = ["--steps", "3", "--seeds", "0", "-t", "test_size=64", "-t", "validation_size=64"]
 SHORT_TEXT = SHORT[:4]
 SHORTER = {"run": SHORT, "reproduce": ["--shard", "1/9"], "baseline": ["--yes"]}
 LINKED = [*PAGES, *(ROOT / page for page in ("CONTRIBUTING.md", "CHANGELOG.md", "results/README.md", "benchmarks/NOTES.md"))]
@@ -34,9 +34,9 @@ KNOWN = {
 def a_text_and_a_baseline(tmp_path: Path) -> None:
     """The text that pages name, and a small baseline where they expect the committed one."""
     write_text(tmp_path / "wikitext-2")
-    cells = tmp_path / "results" / "baselines" / "cpu" / "cells.toml"
-    cells.parent.mkdir(parents=True)
-    cells.write_text("cells = [{ task = 'polyreg', models = 'ssm', L = 4, steps = 3, seeds = '0:2' }]")
+    configurations = tmp_path / "results" / "baselines" / "cpu" / "configurations.toml"
+    configurations.parent.mkdir(parents=True)
+    configurations.write_text("cells = [{ task = 'polyreg', models = 'ssm', L = 4, steps = 3, seeds = '0:2' }]")
 
 
 @pytest.mark.usefixtures("a_text_and_a_baseline")

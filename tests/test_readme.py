@@ -26,9 +26,9 @@ def test_the_queries_beside_the_results(expbench: CommandLine) -> None:
 
 def test_defaults_are_those_that_are_documented() -> None:
     from expbench.sweep.expand import expand
-    from expbench.sweep.request import Request
+    from expbench.sweep.spec import SweepSpec
 
-    runs = [job.run for job in expand(Request(task="polyreg", models="s6"), "cpu")]
+    runs = [job.run for job in expand(SweepSpec(task="polyreg", models="s6"), "cpu")]
     assert [run.seed for run in runs] == [0, 1, 2]
     run = runs[0]
     assert (run.D, run.model_settings["N"], run.depth, run.norm, run.residual) == (4, 4, 1, "layer", True)

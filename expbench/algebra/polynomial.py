@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from expbench.data.rng import Draws
+from expbench.data.rng import CounterRNG
 
 _DIGITS = Context(prec=150)
 
@@ -39,11 +39,11 @@ class Inputs(NamedTuple):
             return Decimal(1) if k % 2 == 0 else 1 - 2 * eps
         return (high ** (k + 1) - low ** (k + 1)) / ((k + 1) * (high - low)) if k else Decimal(1)
 
-    def draw(self, draws: Draws, *shape: int) -> Tensor:
+    def draw(self, rng: CounterRNG, *shape: int) -> Tensor:
         """Draw float64 inputs of the given shape."""
         if self.kind == "signs":
-            return 1.0 - 2.0 * draws.coins(*shape, p=self.eps).double()
-        return draws.uniform(*shape, low=self.low, high=self.high)
+            return 1.0 - 2.0 * rng.coins(*shape, p=self.eps).double()
+        return rng.uniform(*shape, low=self.low, high=self.high)
 
 
 class Moments(NamedTuple):

@@ -170,7 +170,7 @@ def plan(found: Sequence[Case], names: str | None, device: str) -> tuple[list[Pl
 def _available(device: str, notes: list[str]) -> list[str]:
     names = []
     for name in backends.BACKENDS:
-        reason = backends.absent(name)
+        reason = backends.unavailable_reason(name)
         if reason is None and name == "triton" and device == "cpu":
             reason = "on a CPU it needs the interpreter; --backend triton includes it"
         if reason is None:

@@ -227,7 +227,7 @@ def _both(row: Row) -> float:
 
 def _provenance(device: str) -> Row:
     mamba = provenance.installed("mamba-ssm")
-    if mamba is None and device == "cuda" and backends.absent("mamba") is None:
+    if mamba is None and device == "cuda" and backends.unavailable_reason("mamba") is None:
         mamba = "extension only"
     return {
         "device_name": provenance.device_name(device),

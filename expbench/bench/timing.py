@@ -98,7 +98,7 @@ def exp_rate(clock: Clock) -> float | None:
     """Return the GPU's rate of exponentials per second; None on a CPU or without Triton."""
     from expbench.ops import backends
 
-    if clock.device != "cuda" or backends.absent("triton") is not None:
+    if clock.device != "cuda" or backends.unavailable_reason("triton") is not None:
         return None
     from expbench.bench.exp_kernel import exps
 

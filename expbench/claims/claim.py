@@ -22,7 +22,7 @@ from expbench.errors import BadInput
 from expbench.run import content_key
 
 FOLDER = "claims"
-_OF_TASK = ("L", "degree", "test_size", "selection_size")
+_OF_TASK = ("L", "degree", "test_size", "validation_size")
 _TRIED_OVER = ("instance", "seed")
 _FIELDS = ("claim", "task", "where", "margin", "created")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from expbench.claims.verdicts import Finding, Judgement, rests_on
+from expbench.claims.verdicts import ClaimResult, Judgement, rests_on
 from expbench.console.formatting import aligned, markdown_table, number
 from expbench.stats.intervals import Interval
 from expbench.stats.resampling import LEAST_UNITS
@@ -41,20 +41,20 @@ def sentence(judgement: Judgement, columns: Sequence[str] = ()) -> str:
     return "; ".join([f"{said}: {_evidence(j)}", *_marks(j)])
 
 
-def brief(finding: Finding) -> str:
+def brief(finding: ClaimResult) -> str:
     """Return the result of a claim in a few words: the difference for one matched pair, otherwise the counts of verdicts."""
     if len(finding.judgements) != 1:
-        return finding.summary if finding.judgements else str(finding.nowhere)
+        return finding.summary if finding.judgements else str(finding.unmatched_reason)
     (j,) = finding.judgements
     return f"{number(j.difference.center)} ({_ends(j.difference)})" if j.pairs else "no pairs"
 
 
-def text(findings: Sequence[Finding]) -> str:
+def text(findings: Sequence[ClaimResult]) -> str:
     """Return the claims for the terminal: a sentence each, and a table for claims with several matched pairs."""
     return "\n\n".join("\n".join([_said(f), *([aligned(table(f))] if len(f.judgements) > 1 else [])]) for f in findings)
 
 
-def markdown(findings: Sequence[Finding]) -> str:
+def markdown(findings: Sequence[ClaimResult]) -> str:
     """Return the claims as Markdown: an explanation, then a sentence and a table for each claim."""
     parts = [PREFACE]
     for finding in findings:
@@ -65,10 +65,10 @@ def markdown(findings: Sequence[Finding]) -> str:
     return "\n\n".join(parts)
 
 
-def _said(finding: Finding) -> str:
+def _said(finding: ClaimResult) -> str:
     title = finding.claim.title
     if not finding.judgements:
-        return f"{title} cannot be tested: {finding.nowhere}."
+        return f"{title} cannot be tested: {finding.unmatched_reason}."
     if len(finding.judgements) > MOST_SENTENCES:
         return f"{title} {finding.summary}."
     if len(finding.judgements) > 1:
@@ -80,7 +80,7 @@ def _said(finding: Finding) -> str:
 
 
 def _marks(j: Judgement) -> list[str]:
-    return [*(["budget-dependent"] if j.budget_dependent else []), *(["post hoc"] if j.after_the_fact else [])]
+    return [*(["budget-dependent"] if j.budget_dependent else []), *(["post hoc"] if j.is_post_hoc else [])]
 
 
 def _evidence(j: Judgement) -> str:
@@ -91,18 +91,24 @@ def _evidence(j: Judgement) -> str:
     return f"difference {number(j.difference.center)} ({ends}{rests_on(j)}, {p})"
 
 
-def table(finding: Finding) -> list[list[str]]:
+def table(finding: ClaimResult) -> list[list[str]]:
     """Return the header and a line for each matched pair."""
     columns = finding.columns
     return [[*columns, *_HEADER], *([*(j.where.get(c, "-") for c in columns), *_line(j)] for j in finding.judgements)]
 
 
 def _line(j: Judgement) -> list[str]:
-    cells = (j.left, j.right)
+    configurations = (j.left, j.right)
     verdict = f"{j.verdict} ({', '.join(_marks(j))})" if _marks(j) else j.verdict
-    solved = [f"{cell.solved}/{cell.trials} ({_ends(cell.solved_share)})" for cell in cells]
+    solved = [
+        f"{configuration.solved}/{configuration.trials} ({_ends(configuration.solved_share)})"
+        for configuration in configurations
+    ]
     best = f"{number(j.best[0])} against {number(j.best[1])} (k={j.k})" if j.k else "-"
-    rates = [f"{number(cell['lr'])}{f' of {n}' if n > 1 else ''}" for cell, n in zip(cells, j.rates, strict=True)]
+    rates = [
+        f"{number(configuration['lr'])}{f' of {n}' if n > 1 else ''}"
+        for configuration, n in zip(configurations, j.rates, strict=True)
+    ]
     tested = [number(j.difference.center), _ends(j.difference), rests_on(j), number(j.p), number(j.holm)]
     return [verdict, *tested, " against ".join(solved), best, " against ".join(rates), j.reason]
 

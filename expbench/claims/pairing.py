@@ -18,7 +18,7 @@ from expbench.claims.claim import Claim
 from expbench.claims.parsing import Side, plain
 from expbench.errors import unknown
 from expbench.results import identity
-from expbench.results.cells import Cell
+from expbench.results.configurations import Configuration
 from expbench.results.reported import choosing
 
 _AROUND = identity.columns({"model", "model_version", "rate", "seed", "instance"})
@@ -26,14 +26,14 @@ _KNOWN_OTHERWISE = ("task", "context")  # the claim fixes the task; the context 
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class Candidate:
     """Candidate of a comparison: a configuration with its settings as `plain` texts.
 
     selection: the reported primary metric of each run on the validation split.
     """
 
-    cell: Cell
-    selection: list[float]
+    configuration: Configuration
+    validation: list[float]
 
     @cached_property
     def task(self) -> dict[str, str]:
@@ -43,79 +43,84 @@ class Subject:
     @cached_property
     def around(self) -> dict[str, str]:
         """Values of the columns that do not depend on the model."""
-        return {name: plain(self.cell[name]) for name in _AROUND if name not in _KNOWN_OTHERWISE}
+        return {name: plain(self.configuration[name]) for name in _AROUND if name not in _KNOWN_OTHERWISE}
 
     @cached_property
     def own(self) -> dict[str, str]:
         """Settings and version of the model."""
-        return self._settings("model_settings") | {"model_version": str(self.cell["model_version"])}
+        return self._settings("model_settings") | {"model_version": str(self.configuration["model_version"])}
 
     @cached_property
     def results(self) -> pd.DataFrame:
         """Finished and diverged runs on well-posed labels: one row, the latest, for each instance and seed."""
-        runs = self.cell.runs[["instance", "seed", "value", "created", "status"]]
+        runs = self.configuration.runs[["instance", "seed", "value", "created", "status"]]
         runs = runs[runs["status"].isin(["ok", "diverged"]) & ~self._ill_posed].sort_values("created", kind="stable")
         return runs.drop_duplicates(["instance", "seed"], keep="last")
 
     @property
-    def set_aside(self) -> int:
+    def excluded(self) -> int:
         """Number of ill-posed instances."""
-        return int(self.cell.runs.loc[self._ill_posed, "instance"].nunique())
+        return int(self.configuration.runs.loc[self._ill_posed, "instance"].nunique())
 
     @property
     def _ill_posed(self) -> pd.Series[bool]:
-        return self.cell.runs["well_posed"].isin([False])  # an unknown value does not count as ill-posed
+        return self.configuration.runs["well_posed"].isin([False])  # an unknown value does not count as ill-posed
 
     @property
     def lr(self) -> dict[str, str]:
         """Learning rate; both sides and filters may refer to it."""
-        return {"lr": plain(self.cell["lr"])}
+        return {"lr": plain(self.configuration["lr"])}
 
     def fits(self, side: Side) -> bool:
         """Return whether the configuration belongs to a side of a claim."""
         known = self.own | self.around | self.lr
-        return self.cell["model"] == side.name and all(known.get(name) == value for name, value in side.settings.items())
+        return self.configuration["model"] == side.name and all(
+            known.get(name) == value for name, value in side.settings.items()
+        )
 
     def admitted(self, claim: Claim) -> bool:
         """Return whether the configuration satisfies the task and the restrictions of a claim."""
         known = self.task | self.around | self.lr
         where = all(known.get(name) in list(values) for name, values in claim.where.items())
-        return bool(self.cell["task"] == claim.task and where)
+        return bool(self.configuration["task"] == claim.task and where)
 
     def shared(self, fixed: Iterable[str]) -> dict[str, str]:
         """Return the settings in which the other side must agree."""
         return self.task | {name: value for name, value in self.around.items() if name not in fixed}
 
     def _settings(self, column: str) -> dict[str, str]:
-        return {name: plain(value) for name, value in json.loads(self.cell.each(column)[0]).items()}
+        return {name: plain(value) for name, value in json.loads(self.configuration.each(column)[0]).items()}
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
+class MatchedPair:
     """Matched pair of candidates.
 
     where: settings that identify the pair, as texts. rates: number of learning rates that each side was chosen from.
     """
 
-    left: Subject
-    right: Subject
+    left: Candidate
+    right: Candidate
     where: dict[str, str]
     rates: tuple[int, int]
 
 
-def subjects(frame: pd.DataFrame, cells: Iterable[Cell]) -> list[Subject]:
+def candidates(frame: pd.DataFrame, configurations: Iterable[Configuration]) -> list[Candidate]:
     """Return the configurations of a results table as candidates, with their validation metrics from its rows."""
     rows = frame[choosing(frame) & (frame["status"] == "ok")]
     known = dict(zip(rows["key"], rows["value"], strict=True))
-    return [Subject(cell, [known.get(key, math.nan) for key in cell.each("key")]) for cell in cells]
+    return [
+        Candidate(configuration, [known.get(key, math.nan) for key in configuration.each("key")])
+        for configuration in configurations
+    ]
 
 
-def places(claim: Claim, among: Sequence[Subject]) -> list[Place]:
+def places(claim: Claim, among: Sequence[Candidate]) -> list[MatchedPair]:
     """Return all matched pairs of a claim in the order of the left side's configurations."""
     fixed = {*claim.left.settings, *claim.right.settings}
     admitted = [s for s in among if s.admitted(claim)]
     lefts, rights = (_tuned([s for s in admitted if s.fits(side)]) for side in (claim.left, claim.right))
-    by_shared: dict[frozenset[tuple[str, str]], list[tuple[Subject, int]]] = {}
+    by_shared: dict[frozenset[tuple[str, str]], list[tuple[Candidate, int]]] = {}
     for right, tried in rights:
         by_shared.setdefault(frozenset(right.shared(fixed).items()), []).append((right, tried))
     found = []
@@ -131,58 +136,62 @@ def places(claim: Claim, among: Sequence[Subject]) -> list[Place]:
             for side, subject in ((claim.left, left), (claim.right, right)):
                 free = {n: v for n, v in (subject.own | subject.around).items() if n not in {*where, *side.settings}}
                 where |= {f"{side.name} {name}": value for name, value in free.items()}
-            found.append(Place(left, right, where, (rates, tried)))
+            found.append(MatchedPair(left, right, where, (rates, tried)))
     return found
 
 
-def _tuned(among: Sequence[Subject]) -> list[tuple[Subject, int]]:
+def _tuned(among: Sequence[Candidate]) -> list[tuple[Candidate, int]]:
     """Select one of the candidates that differ only in the learning rate; return it and the number of rates tried.
 
     If tuning chose a rate, use that one. Otherwise consider only the rates with the most runs (rates that were only tried in
     the search have fewer), and choose the best mean on the validation split, never on the test split. A run without a result
     counts as the worst run of all.
     """
-    alike: dict[frozenset[tuple[str, str]], list[Subject]] = {}
+    alike: dict[frozenset[tuple[str, str]], list[Candidate]] = {}
     for subject in among:
         alike.setdefault(frozenset((subject.task | subject.own | subject.around).items()), []).append(subject)
     chosen = []
     for group in alike.values():
-        tuned = next((s for s in group if s.cell.tuned), None)
-        if tuned is not None and tuned.cell.tuning is not None:
-            chosen.append((tuned, len(tuned.cell.tuning.rates)))
+        tuned = next((s for s in group if s.configuration.tuned), None)
+        if tuned is not None and tuned.configuration.tuning is not None:
+            chosen.append((tuned, len(tuned.configuration.tuning.rates)))
             continue
-        most = max(s.cell.trials for s in group)
-        full = [s for s in group if s.cell.trials == most]
-        sign = -1 if full[0].cell.higher_is_better else 1
-        losses = [[sign * value for value in s.selection] for s in full]
+        most = max(s.configuration.trials for s in group)
+        full = [s for s in group if s.configuration.trials == most]
+        sign = -1 if full[0].configuration.higher_is_better else 1
+        losses = [[sign * value for value in s.validation] for s in full]
         worst = max((loss for own in losses for loss in own if not math.isnan(loss)), default=0.0)
         means = [sum(worst if math.isnan(loss) else loss for loss in own) / len(own) for own in losses]
-        _, best = min(zip(means, full, strict=True), key=lambda rated: (rated[0], rated[1].cell["lr"]))
+        _, best = min(zip(means, full, strict=True), key=lambda rated: (rated[0], rated[1].configuration["lr"]))
         chosen.append((best, len(group)))
     return chosen
 
 
-def nowhere(claim: Claim, among: Sequence[Subject]) -> str:
+def unmatched_reason(claim: Claim, among: Sequence[Candidate]) -> str:
     """Return the reason why a claim has no matched pair, in one line that names the closest match."""
     if not among:
         return "there are no runs"
-    of_task = [s for s in among if s.cell["task"] == claim.task]
+    of_task = [s for s in among if s.configuration["task"] == claim.task]
     if not of_task:
-        return str(unknown("task among the runs:", claim.task, {s.cell["task"] for s in among}))
+        return str(unknown("task among the runs:", claim.task, {s.configuration["task"] for s in among}))
     for name, values in claim.where.items():
-        absent = _absent("setting or column", name, list(map(str, values)), [s.task | s.around | s.lr for s in of_task])
-        if absent:
-            return absent
+        unavailable_reason = _absent(
+            "setting or column", name, list(map(str, values)), [s.task | s.around | s.lr for s in of_task]
+        )
+        if unavailable_reason:
+            return unavailable_reason
     for side in (claim.left, claim.right):
-        own = [s.own | s.around | s.lr for s in of_task if s.cell["model"] == side.name]
+        own = [s.own | s.around | s.lr for s in of_task if s.configuration["model"] == side.name]
         if not own:
-            return str(unknown(f"model among the runs on {claim.task}:", side.name, {s.cell["model"] for s in of_task}))
+            return str(
+                unknown(f"model among the runs on {claim.task}:", side.name, {s.configuration["model"] for s in of_task})
+            )
         for name, value in side.settings.items():
             if name in of_task[0].task and not any(name in known for known in own):
                 return f"{name} belongs to the task, not to {side}; use --where instead"
-            absent = _absent(f"setting of {side.name}", name, [value], own)
-            if absent:
-                return absent
+            unavailable_reason = _absent(f"setting of {side.name}", name, [value], own)
+            if unavailable_reason:
+                return unavailable_reason
     return _apart(claim, [s for s in of_task if s.admitted(claim)])
 
 
@@ -196,7 +205,7 @@ def _absent(kind: str, name: str, values: Sequence[str], known: Sequence[Mapping
     return ""
 
 
-def _apart(claim: Claim, admitted: Sequence[Subject]) -> str:
+def _apart(claim: Claim, admitted: Sequence[Candidate]) -> str:
     """Return the setting in which the runs of the two sides never agree, as a message."""
     fixed = {*claim.left.settings, *claim.right.settings}
     sides = [(side, [s for s in admitted if s.fits(side)]) for side in (claim.left, claim.right)]

@@ -23,9 +23,9 @@ from typing import Literal
 import pandas as pd
 
 from expbench.claims.claim import Claim
-from expbench.claims.pairing import Place, nowhere, places, subjects
+from expbench.claims.pairing import MatchedPair, candidates, places, unmatched_reason
 from expbench.console.formatting import number
-from expbench.results.cells import SIZES, Cell, gather, with_context
+from expbench.results.configurations import SIZES, Configuration, gather, with_context
 from expbench.stats.intervals import ABSOLUTE_MARGIN, RELATIVE_MARGIN, Interval, best_of, holm
 from expbench.stats.resampling import LEAST_UNITS, Paired, paired
 
@@ -47,8 +47,8 @@ class Judgement:
     """
 
     claim: Claim
-    left: Cell
-    right: Cell
+    left: Configuration
+    right: Configuration
     where: dict[str, str]
     rates: tuple[int, int]
     verdict: Verdict
@@ -61,8 +61,8 @@ class Judgement:
     margin: float
     k: int
     best: tuple[float, float]
-    after_the_fact: bool
-    set_aside: int = 0
+    is_post_hoc: bool
+    excluded: int = 0
     budget_dependent: bool = False
 
     @property
@@ -77,12 +77,12 @@ class Judgement:
 
 
 @dataclass(frozen=True, eq=False)
-class Finding:
+class ClaimResult:
     """Result of a claim: a judgement for each matched pair. nowhere: the reason if there is no matched pair."""
 
     claim: Claim
     judgements: list[Judgement]
-    nowhere: str
+    unmatched_reason: str
 
     @property
     def columns(self) -> list[str]:
@@ -108,7 +108,7 @@ class Finding:
             rest = [f"{v} in {n}" for v, n in failed] + ([f"all with {common}"] if common else [])
         rest += [f"undecided in {undecided}"] if undecided else []
         parts = [f"holds in {held} of {total} protocol{'s' * (total != 1)}", *([", ".join(rest)] if rest else [])]
-        budget, late = sum(j.budget_dependent for j in self.judgements), sum(j.after_the_fact for j in self.judgements)
+        budget, late = sum(j.budget_dependent for j in self.judgements), sum(j.is_post_hoc for j in self.judgements)
         parts += [f"depends on the budget in {budget}"] if budget else []
         parts += [f"post hoc in {late}" if late < total else "post hoc"] if late else []
         return "; ".join(parts)
@@ -126,26 +126,26 @@ class _Comparison:
     """Matched pair with its tests: one of the finished pairs; if runs diverged, another with these as the worst value."""
 
     claim: Claim
-    place: Place
+    place: MatchedPair
     tests: list[Paired]
     margin: float
-    after_the_fact: bool
+    is_post_hoc: bool
 
     @property
-    def cells(self) -> tuple[Cell, Cell]:
-        return self.place.left.cell, self.place.right.cell
+    def configurations(self) -> tuple[Configuration, Configuration]:
+        return self.place.left.configuration, self.place.right.configuration
 
     @property
     def p(self) -> float:
         return max(test.p for test in self.tests)
 
     @property
-    def set_aside(self) -> int:
-        return max(side.set_aside for side in (self.place.left, self.place.right))
+    def excluded(self) -> int:
+        return max(side.excluded for side in (self.place.left, self.place.right))
 
     @property
     def posed(self) -> bool:
-        return bool(self.tests[0].pairs or not self.set_aside)
+        return bool(self.tests[0].pairs or not self.excluded)
 
     @property
     def decidable(self) -> bool:
@@ -153,16 +153,18 @@ class _Comparison:
         return self.posed and self.tests[0].units >= LEAST_UNITS
 
 
-def judge(claims: Sequence[Claim], frame: pd.DataFrame, cells: Sequence[Cell] | None = None) -> list[Finding]:
+def judge(
+    claims: Sequence[Claim], frame: pd.DataFrame, configurations: Sequence[Configuration] | None = None
+) -> list[ClaimResult]:
     """Return a finding for each claim, in order, from a results table. cells: configurations of the frame, if known."""
-    among = subjects(frame, gather(with_context(frame)) if cells is None else cells)
+    among = candidates(frame, gather(with_context(frame)) if configurations is None else configurations)
     comparisons = [[_compared(claim, place) for place in places(claim, among)] for claim in claims]
     decidable = [c for of_claim in comparisons for c in of_claim if c.decidable]
     adjusted = dict(zip(map(id, decidable), holm([c.p for c in decidable]), strict=True))
     findings = []
     for claim, of_claim in zip(claims, comparisons, strict=True):
         judgements = _with_budgets([_judgement(c, adjusted.get(id(c), math.nan)) for c in of_claim])
-        findings.append(Finding(claim, judgements, "" if judgements else nowhere(claim, among)))
+        findings.append(ClaimResult(claim, judgements, "" if judgements else unmatched_reason(claim, among)))
     return findings
 
 
@@ -171,7 +173,7 @@ def rests_on(tested: Paired | Judgement) -> str:
     pairs = f"{tested.pairs} pair{'s' * (tested.pairs != 1)}"
     if tested.pairs != tested.units:
         pairs += f" of {tested.units} instance{'s' * (tested.units != 1)}"
-    aside = tested.set_aside if isinstance(tested, Judgement) else 0
+    aside = tested.excluded if isinstance(tested, Judgement) else 0
     return f"{pairs}, {aside} ill-posed excluded" if aside else pairs
 
 
@@ -179,10 +181,10 @@ def _values(where: Mapping[str, str], columns: Iterable[str]) -> tuple[str | Non
     return tuple(where.get(name) for name in columns)
 
 
-def _compared(claim: Claim, place: Place) -> _Comparison:
+def _compared(claim: Claim, place: MatchedPair) -> _Comparison:
     pairs = place.left.results.merge(place.right.results, on=["instance", "seed"], suffixes=("_left", "_right"))
     values = ["value_left", "value_right"]
-    higher = place.left.cell.higher_is_better
+    higher = place.left.configuration.higher_is_better
     ended = pairs.dropna(subset=values)
     tests = [_tested(ended)]
     worst = pairs[values].min().min() if higher else pairs[values].max().max()
@@ -205,7 +207,7 @@ def _mean(pairs: pd.DataFrame, value: str) -> float:
 
 def _judgement(c: _Comparison, adjusted: float) -> Judgement:
     verdict, reason = _verdict(c, adjusted)
-    left, right = c.cells
+    left, right = c.configurations
     k = min(len(left.values), len(right.values))
     test = c.tests[0]
     return Judgement(
@@ -224,13 +226,13 @@ def _judgement(c: _Comparison, adjusted: float) -> Judgement:
         margin=c.margin,
         k=k,
         best=(_best(left, k), _best(right, k)),
-        after_the_fact=c.after_the_fact,
-        set_aside=c.set_aside,
+        is_post_hoc=c.is_post_hoc,
+        excluded=c.excluded,
     )
 
 
-def _best(cell: Cell, k: int) -> float:
-    return best_of(cell.values, k, higher_is_better=cell.higher_is_better)
+def _best(configuration: Configuration, k: int) -> float:
+    return best_of(configuration.values, k, higher_is_better=configuration.higher_is_better)
 
 
 def _verdict(c: _Comparison, adjusted: float) -> tuple[Verdict, str]:
@@ -262,7 +264,11 @@ def _decided(c: _Comparison, interval: Interval, adjusted: float) -> Verdict:
 
 
 def _diverged(c: _Comparison) -> str:
-    said = [f"{cell.count('diverged')} of {cell.trials} of {cell['model']}" for cell in c.cells if cell.count("diverged")]
+    said = [
+        f"{configuration.count('diverged')} of {configuration.trials} of {configuration['model']}"
+        for configuration in c.configurations
+        if configuration.count("diverged")
+    ]
     return f" ({', '.join(said)} diverged)" if said else ""
 
 

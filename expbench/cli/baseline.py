@@ -28,7 +28,8 @@ baseline_app = typer.Typer(
 _DEFAULT = "cpu"
 _FAIL_ON = "regressed,missing,failed"
 BaselineOption = Annotated[
-    str, typer.Option("--baseline", metavar="NAME", help="A name in results/baselines, or a folder with a cells.toml.")
+    str,
+    typer.Option("--baseline", metavar="NAME", help="A name in results/baselines, or a folder with a configurations.toml."),
 ]
 FolderOption = Annotated[
     str | None, typer.Option("--results", metavar="FOLDER", help="Folder for the runs. (default: results/regress/NAME)")

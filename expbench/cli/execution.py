@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from logging.handlers import MemoryHandler
 
     from expbench.claims.claim import Claim
-    from expbench.sweep.campaign import How
+    from expbench.sweep.sweep import SweepOptions
     from expbench.training.job import Job
 
 
@@ -56,12 +56,12 @@ class Execution:
     tasks_dir: TasksDir = None
     models_dir: ModelsDir = None
 
-    def how(self, device: str, *, tunes: bool) -> How:
+    def options(self, device: str, *, tunes: bool) -> SweepOptions:
         """Return the options of a sweep on this device; raise `BadInput` for bad values."""
         from expbench.results import folders
-        from expbench.sweep import campaign
+        from expbench.sweep import sweep
 
-        return campaign.How(
+        return sweep.SweepOptions(
             folders.named_folder(self.results),
             device,
             tunes=tunes,
@@ -73,7 +73,9 @@ class Execution:
         )
 
 
-def carry_out(jobs: Sequence[Job], how: How, held: MemoryHandler, claimed: Sequence[Claim] = (), *, dry_run: bool) -> bool:
+def carry_out(
+    jobs: Sequence[Job], options: SweepOptions, held: MemoryHandler, claimed: Sequence[Claim] = (), *, dry_run: bool
+) -> bool:
     """Register the claims and run the jobs; or print a dry run; or join the worker loop of another process.
 
     Return whether this process ran the jobs and has results to report.
@@ -84,34 +86,34 @@ def carry_out(jobs: Sequence[Job], how: How, held: MemoryHandler, claimed: Seque
     from expbench.sweep.plan import plan
 
     if torchrun.takes_part():
-        torchrun.worker_loop(jobs, how)
+        torchrun.worker_loop(jobs, options)
         return False
     if dry_run:
-        print(torchrun.preview(jobs, how))
+        print(torchrun.dry_run(jobs, options))
         return False
-    folders.open_folder(str(how.folder))
-    if how.save_weights:
-        folders.open_folder(str(how.folder / "weights"))
-    plan(jobs, how.folder)  # raises if the folder holds files that are no results table
+    folders.open_folder(str(options.folder))
+    if options.save_weights:
+        folders.open_folder(str(options.folder / "weights"))
+    plan(jobs, options.folder)  # raises if the folder holds files that are no results table
     for claim in claimed:
-        write(claim, how.folder)
+        write(claim, options.folder)
     show_log(held)
-    _train(jobs, how)
+    _train(jobs, options)
     return True
 
 
-def _train(jobs: Sequence[Job], how: How) -> None:
+def _train(jobs: Sequence[Job], options: SweepOptions) -> None:
     """Run jobs, print a summary, and exit with code 1 if a run failed or was lost, 130 if interrupted."""
     from expbench.sweep import torchrun
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        ended = torchrun.run(jobs, how, say)
+        ended = torchrun.run(jobs, options, say)
     except KeyboardInterrupt:
         say("interrupted; the same command resumes")
         raise SystemExit(130) from None
     ran = ", ".join(f"{n} {status}" for status, n in sorted(ended.counts.items())) or "none"
-    say(f"ran {ended.counts.total()} ({ran}); results in {how.folder}; expbench report plots them")
+    say(f"ran {ended.counts.total()} ({ran}); results in {options.folder}; expbench report plots them")
     if ended.counts["failed"]:
         say("some runs failed: their rows hold the error, and the same command retries them")
     if ended.counts["lost"]:

@@ -73,10 +73,10 @@ def check(
     check_choice("--backend", backend, ("auto", *backends.BACKENDS))
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench.inspection.layer_check import run as checking
-    from expbench.sweep import request
+    from expbench.sweep import spec
 
     with backends.using(None if backend == "auto" else backend):
-        widths, lengths = request.whole("--D", D, most=256), request.whole("--L", L, most=512)
+        widths, lengths = spec.whole("--D", D, most=256), spec.whole("--L", L, most=512)
         findings = checking.check(layer, widths=widths, lengths=lengths, settings=model_setting or [])
     print(checking.text(findings))
     if any(finding.verdict == "fail" for finding in findings):

@@ -59,7 +59,7 @@ def reproduce(
 
     from expbench.report.build import write_report
     from expbench.results import store
-    from expbench.sweep import campaign, torchrun
+    from expbench.sweep import sweep, torchrun
     from expbench.training.device import choose_device
 
     study = chosen(preset, data, path, small=smoke)
@@ -67,8 +67,10 @@ def reproduce(
     held = hold_log()
     jobs = torchrun.expand(study.requests, where)
     folder = Path(results or f"results/{called(preset, study, jobs, small=smoke)}")
-    how = campaign.How(folder, where, tunes=study.tunes, shard=part, seconds=seconds, tuning_runs=study.tuning_runs)
-    trained = carry_out(jobs, how, held, study.claims, dry_run=dry_run)
+    options = sweep.SweepOptions(
+        folder, where, tunes=study.tunes, shard=part, seconds=seconds, tuning_runs=study.tuning_runs
+    )
+    trained = carry_out(jobs, options, held, study.claims, dry_run=dry_run)
     if not trained or no_report or part != (1, 1):
         return
     frame, problems = store.read(folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 from expbench.cli.execution import Execution, carry_out
 from expbench.cli.options import DEVICES, add_folders, check_choice, hold_log, of_fields, of_options, shard_of, takes
-from expbench.sweep.request import OPTIONS, Request
+from expbench.sweep.spec import OPTIONS, SweepSpec
 
 
 # The options are declared by Request and Execution; typer reads them from a generated signature.
@@ -18,7 +18,7 @@ def run(**options: Any) -> None:
     Lists are written 1,2,3 and ranges 0:5 (without the end). The same command resumes an interrupted sweep.
     """
     asked = {name: options.pop(name) for name in OPTIONS}
-    request = Request(**{name: tuple(text or ()) if OPTIONS[name].repeats else text for name, text in asked.items()})
+    spec = SweepSpec(**{name: tuple(text or ()) if OPTIONS[name].repeats else text for name, text in asked.items()})
     execution = Execution(**options)
     add_folders(execution.tasks_dir, execution.models_dir)
     shard_of(execution.shard)
@@ -34,6 +34,6 @@ def run(**options: Any) -> None:
     chosen = choose_device(execution.device)
     held = hold_log()
     with backends.using(None if execution.backend == "auto" else execution.backend):
-        jobs = torchrun.expand([request], chosen)
-        how = execution.how(chosen, tunes=request.lr == "auto")
+        jobs = torchrun.expand([spec], chosen)
+        how = execution.how(chosen, tunes=spec.lr == "auto")
         carry_out(jobs, how, held, dry_run=execution.dry_run)

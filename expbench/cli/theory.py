@@ -54,10 +54,10 @@ def theory_degree(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench.results import folders
     from expbench.sweep.expand import expand
-    from expbench.sweep.request import Request
+    from expbench.sweep.spec import SweepSpec
     from expbench.theory.survey import survey, text, write
 
-    request = Request(
+    spec = SweepSpec(
         task="polyreg",
         models=models,
         L=L,
@@ -69,7 +69,7 @@ def theory_degree(
         dtype="float64",
         model_settings=tuple(model_setting or ()),
     )
-    jobs = expand(request, "cpu")
+    jobs = expand(spec, "cpu")
     folder = folders.open_folder(out, "--out", "results/theory")
     lines = []
     for line in survey(jobs, limit):
@@ -120,7 +120,7 @@ def theory_realise(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench.console.progress import counting
     from expbench.results import folders
-    from expbench.sweep.request import real, whole
+    from expbench.sweep.spec import real, whole
     from expbench.theory.realise import realise, text, write
     from expbench.training.device import choose_device
 

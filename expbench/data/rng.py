@@ -80,7 +80,7 @@ def _triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-class Draws:
+class CounterRNG:
     """The random numbers of one key: an int or an int64 tensor without axes (an element of `as_tensor`).
 
     Each call draws new numbers, so the numbers depend on the order of the calls.

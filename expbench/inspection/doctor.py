@@ -33,14 +33,14 @@ def _device() -> str:
 def _triton() -> str:
     from expbench.ops.selective import backend_triton
 
-    reason = backend_triton.absent()
+    reason = backend_triton.unavailable_reason()
     return f"works ({provenance.installed('triton')})" if reason is None else f"not available: {reason}"
 
 
 def _mamba() -> str:
     from expbench.ops.selective import backend_mamba
 
-    reason = backend_mamba.absent()
+    reason = backend_mamba.unavailable_reason()
     if reason is not None:
         return f"not available: {reason}"
     return f"works ({provenance.installed('mamba-ssm') or 'only its extension'})"

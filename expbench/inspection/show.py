@@ -15,7 +15,7 @@ from expbench.console.formatting import aligned, number
 from expbench.errors import BadInput, unknown
 from expbench.mixer import flops, state_size, unsupported
 from expbench.nn.network import stack_reach
-from expbench.sweep import request
+from expbench.sweep import spec
 from expbench.task import LONGEST, Task
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ def _show_task(plugin: plugins.Plugin, L: str | None, assignments: Sequence[str]
             *head,
             _settings_table(cls, contracts.task_values(task)),
             "",
-            f"primary metric: {task.headline}, success {better} {task.solved_at:g}; chance {number(task.chance())}",
+            f"primary metric: {task.primary_metric}, success {better} {task.success_threshold:g}; chance {number(task.chance())}",
             f"controls: {', '.join(kinds) or 'none'}",
             *([f"labels: {known}"] if known else []),
             *([f"this instance: {_cut(task.describe())}"] if task.describe() else []),
@@ -140,7 +140,7 @@ def _settings_table(cls: type, values: dict[str, settings.Value]) -> str:
 
 
 def _single(assignments: Sequence[str], option: str, kind: str, name: str) -> dict[str, str]:
-    given = request.assignments(assignments, option, [name], kind, name)
+    given = spec.assignments(assignments, option, [name], kind, name)
     for setting, values in given.items():
         if len(values) != 1:
             raise BadInput(f"{option} {setting}={','.join(values)}: show takes one value per setting")

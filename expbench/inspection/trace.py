@@ -49,11 +49,11 @@ def _curve(rows: pd.DataFrame) -> str:
     """Return a table of the training loss and the primary metric on the validation split by step."""
     whole = rows[rows["slice"].fillna("") == ""]
     loss = whole[(whole["split"] == "train") & (whole["metric"] == "loss")].set_index("step")["value"]
-    headline = whole[(whole["split"] == "selection") & whole["headline"].fillna(False).astype(bool)]
+    primary = whole[(whole["split"] == "validation") & whole["primary"].fillna(False).astype(bool)]
     if loss.empty:
         return ""
-    metric = headline["metric"].iloc[0] if not headline.empty else "metric"
-    values = headline.set_index("step")["value"]
+    metric = primary["metric"].iloc[0] if not primary.empty else "metric"
+    values = primary.set_index("step")["value"]
     lines = [["step", "train loss", f"selection {metric}"]]
     lines += [[str(step), number(loss.get(step)), number(values.get(step))] for step in sorted({*loss.index, *values.index})]
     return aligned(lines)

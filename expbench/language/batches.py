@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from expbench.data.rng import Draws, fold
+from expbench.data.rng import CounterRNG, fold
 from expbench.language.recipe import Recipe, windows
 
 
-class Order:
+class TokenBatches:
     """Batches of a training split: ids (tokens,), unsigned integers."""
 
     def __init__(self, ids: NDArray[np.unsignedinteger[Any]], recipe: Recipe) -> None:
@@ -31,9 +31,9 @@ class Order:
         """Return the positions (B,) in the text at which the sequences of `step` (from 1) start."""
         epoch, at = divmod(step - 1, self._steps)
         if epoch != self._epoch:
-            draws = Draws(fold("language", self._recipe.seed, epoch))
-            offset = int(draws.integers(1, n=self._recipe.context))
-            order = np.array(draws.permutation(self._windows), dtype=np.int64)
+            rng = CounterRNG(fold("language", self._recipe.seed, epoch))
+            offset = int(rng.integers(1, n=self._recipe.context))
+            order = np.array(rng.permutation(self._windows), dtype=np.int64)
             self._epoch, self._starts = epoch, offset + order * self._recipe.context
         return self._starts[at * self._recipe.batch_size :][: self._recipe.batch_size]
 

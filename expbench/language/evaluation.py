@@ -19,10 +19,10 @@ from expbench.language.model import LanguageModel
 from expbench.language.recipe import Recipe
 from expbench.run import Score, Split
 from expbench.training.family import DivergedError
-from expbench.training.monitors import fingerprint
+from expbench.training.monitors import checksum
 from expbench.training.precision import precision_context
 
-SPLITS: dict[Split, Part] = {"selection": "validation", "test": "test"}
+SPLITS: dict[Split, Part] = {"validation": "validation", "test": "test"}
 _PROBE = 4096  # tokens on which mixers log their statistics
 _TOLD = 256  # sequences in the checksum of a split
 
@@ -44,7 +44,7 @@ class LanguageEvaluation:
         with self._uncompiled():
             probe = self._probe(ahead=1)
             losses = self._model.token_losses(probe[:, :-1], probe[:, 1:])
-        yield Score("outputs_fingerprint", float(fingerprint(losses[None])), split="selection")
+        yield Score("outputs_checksum", float(checksum(losses[None])), split="validation")
 
     def scores(self) -> Iterator[Score]:
         """Yield the perplexities per token and per word of all splits except the training split.
@@ -55,7 +55,7 @@ class LanguageEvaluation:
             found = self._perplexity(tokens)
             if not math.isfinite(found.nll) or math.isinf(found.per_token):
                 raise DivergedError(f"the perplexity of the {SPLITS[split]} split is not finite")
-            yield Score("perplexity", found.per_token, split=split, headline=True)
+            yield Score("perplexity", found.per_token, split=split, primary=True)
             if found.per_word is not None:
                 yield Score("word_perplexity", found.per_word, split=split)
 
@@ -90,10 +90,10 @@ class LanguageEvaluation:
         with precision_context(self._recipe.dtype, self._device.type):
             found = {of: float(value) for of, value in self._model.statistics(self._probe()).items()}
         for (layer, name), value in found.items():
-            yield Score(name, value, f"layer={layer}", "selection")
+            yield Score(name, value, f"layer={layer}", "validation")
         largest = [value for (_, name), value in found.items() if name == "abar_max"]
         if largest:
-            yield Score("k_hat", max(largest), split="selection")
+            yield Score("k_hat", max(largest), split="validation")
 
     def data(self) -> Iterator[Score]:
         """Yield checksums of all splits except the training split."""
@@ -140,5 +140,5 @@ class LanguageEvaluation:
 
 def of_tokens(split: Split, tokens: Tensor) -> Iterator[Score]:
     """Yield checksums of the inputs and the targets in tokens (R, n + 1)."""
-    yield Score("inputs_fingerprint", float(fingerprint(tokens[None, :, :-1])), split=split)
-    yield Score("targets_fingerprint", float(fingerprint(tokens[None, :, 1:])), split=split)
+    yield Score("inputs_checksum", float(checksum(tokens[None, :, :-1])), split=split)
+    yield Score("targets_checksum", float(checksum(tokens[None, :, 1:])), split=split)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expbench.data.corpus import NAMES, Choice, Corpus, Source, prepare
-from expbench.data.rng import Draws
+from expbench.data.rng import CounterRNG
 from expbench.language import perplexity
 from expbench.run import content_key
 from expbench.task import Batch, Score, Task, resolve_setting
@@ -36,7 +36,7 @@ class TextTask(Task):
     tokens), gpt2 (files in `tokenizer_path`, or from the hub), or word. stride: of evaluation, by default the context.
     lengths: further context lengths for evaluation, such as 256+512+1024, used at each best validation score so far and
     after the last step. All lengths share their targets, those preceded by at least the longest context, and a stride of
-    at most the shortest. test_size, selection_size: tokens of the test and the validation split.
+    at most the shortest. test_size, validation_size: tokens of the test and the validation split.
     """
 
     L: int = 1024
@@ -52,10 +52,10 @@ class TextTask(Task):
     trained_as = "language"
     fresh = False
     local = ("path", "tokenizer_path")
-    headline = "perplexity"
+    primary_metric = "perplexity"
     higher_is_better = False
     readout = "all"
-    solved_at = 1.0  # only for a memorised text: in practice no perplexity solves the task
+    success_threshold = 1.0  # only for a memorised text: in practice no perplexity solves the task
 
     def __post_init__(self) -> None:
         if self.instance:
@@ -71,7 +71,7 @@ class TextTask(Task):
         resolve_setting(self, "text", text)
         if self.test_size not in (None, corpus["test"].tokens):
             raise ValueError(f"test_size={self.test_size}: the test split has {corpus['test'].tokens} tokens, and all count")
-        for setting, part in (("test_size", corpus["test"]), ("selection_size", corpus["validation"])):
+        for setting, part in (("test_size", corpus["test"]), ("validation_size", corpus["validation"])):
             resolve_setting(self, setting, part.tokens)
         super().__post_init__()
         shortest = min(tokens.tokens for tokens in corpus.splits.values())
@@ -102,10 +102,10 @@ class TextTask(Task):
         """One logit per token of the vocabulary."""
         return self.vocabulary
 
-    def batch(self, draws: Draws, size: int) -> Batch:
+    def batch(self, rng: CounterRNG, size: int) -> Batch:
         """Draw windows of the training split at random positions; training reads it in epochs (`language.batches`)."""
         ids = self.corpus["train"].ids
-        starts = draws.integers(size, n=len(ids) - self.L).tolist()
+        starts = rng.integers(size, n=len(ids) - self.L).tolist()
         windows = torch.from_numpy(np.stack([ids[start : start + self.L + 1] for start in starts]).astype(np.int64))
         return Batch(windows[:, :-1], windows[:, 1:])
 
@@ -127,7 +127,7 @@ class TextTask(Task):
 
     def measured_controls(self) -> Iterator[tuple[str, str, list[Score]]]:
         """Yield the test scores of a uniform model and of the training split's unigram model."""
-        yield "chance", "chance", [Score(self.headline, self.chance())]
+        yield "chance", "chance", [Score(self.primary_metric, self.chance())]
         test, training = self.corpus["test"], self.corpus["train"]
         costs = perplexity.unigram(perplexity.counts(training.ids, self.vocabulary))
         found = perplexity.without_context(costs, test.ids, words=test.words)

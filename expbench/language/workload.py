@@ -10,7 +10,7 @@ from torch import Tensor
 
 from expbench.data.corpus import Corpus
 from expbench.errors import BadInput
-from expbench.language.batches import Order
+from expbench.language.batches import TokenBatches
 from expbench.language.evaluation import SPLITS, LanguageEvaluation, of_tokens
 from expbench.language.flops import flops_per_token
 from expbench.language.model import LanguageModel
@@ -43,7 +43,7 @@ class LanguageWorkload:
     def __init__(self, model: LanguageModel, corpus: Corpus, recipe: Recipe) -> None:
         _check_fit(model, corpus, recipe)
         self.model, self._corpus, self._recipe = model, corpus, recipe
-        self._order = Order(corpus["train"].ids, recipe)
+        self._order = TokenBatches(corpus["train"].ids, recipe)
         self.epoch = windows(recipe, corpus["train"].tokens) // recipe.batch_size
         self.units = recipe.batch_size * recipe.context
 

@@ -13,7 +13,7 @@ from expbench.run import Norm, Positions
 from expbench.settings import Value
 from expbench.task import Task
 
-What = Literal["params", "state"]
+SizeKind = Literal["params", "state"]
 WITHIN = 0.05  # of the target
 _WIDEST, _MOST_STATES = 4096, 1024
 
@@ -21,7 +21,7 @@ _WIDEST, _MOST_STATES = 4096, 1024
 class Target(NamedTuple):
     """The quantity to match and its target value."""
 
-    what: What
+    what: SizeKind
     size: int
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class Target(NamedTuple):
         return cls("params" if what == "params" else "state", int(size))
 
 
-class Around(NamedTuple):
+class NetworkConfig(NamedTuple):
     """The architecture of a network around its layers, and their number."""
 
     depth: int
@@ -59,7 +59,7 @@ class Sized(NamedTuple):
 
 
 def match(
-    task: Task, model: type, name: str, values: Mapping[str, Value], around: Around, target: Target
+    task: Task, model: type, name: str, values: Mapping[str, Value], around: NetworkConfig, target: Target
 ) -> tuple[int, dict[str, Value]]:
     """Return a width and model settings for which the network is within 5 % of the target.
 

@@ -2,7 +2,7 @@
 
 An operator implements some of the names in `BACKENDS`; the default depends on the device. A forced backend is never
 silently replaced: a name that is unknown or unavailable on this machine raises `BadInput`, and a problem that the named
-implementation cannot solve raises `Unable`.
+implementation cannot solve raises `BackendUnsupported`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = logging.getLogger("expbench")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-class Unable(ValueError):
+class BackendUnsupported(ValueError):
     """A forced backend works on this machine but does not support the given problem."""
 
 
@@ -81,19 +81,19 @@ def require(name: str) -> None:
     """Raise `BadInput` if the backend is unknown or unavailable on this machine; the message says how to install it."""
     if name not in BACKENDS:
         raise unknown("backend", name, BACKENDS)
-    reason = absent(name)
+    reason = unavailable_reason(name)
     if reason is not None:
         raise BadInput(f"backend {name} does not work here: {reason}")
 
 
-def absent(name: str) -> str | None:
+def unavailable_reason(name: str) -> str | None:
     """Return why the backend is unavailable on this machine and how to install it, or None; it is probed once, by a call."""
     if name not in _PROBED:
         return None
     from torch.utils._python_dispatch import _disable_current_modes
 
     with _disable_current_modes():  # torch.compile traces with tensors that have no data; the probe would fail on them
-        reason: str | None = import_module(_PROBED[name]).absent()
+        reason: str | None = import_module(_PROBED[name]).unavailable_reason()
     return reason
 
 

@@ -18,12 +18,14 @@ _IMPLEMENTATIONS = ("reference", "torch")
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> Tensor:
     """Return y (B, L, D) for q, k, v (B, L, D) in O(L) time; autograd differentiates it to any order.
 
-    backend: ``reference`` or ``torch``; None takes the one that `backends.using` forces, else ``torch``. Raises `Unable` for
+    backend: ``reference`` or ``torch``; None takes the one that `backends.using` forces, else ``torch``. Raises `BackendUnsupported` for
     any other backend.
     """
     name = backends.requested(backend) or "torch"
     if name not in _IMPLEMENTATIONS:
-        raise backends.Unable(f"linear attention has no backend {name!r} (it has: {', '.join(_IMPLEMENTATIONS)})")
+        raise backends.BackendUnsupported(
+            f"linear attention has no backend {name!r} (it has: {', '.join(_IMPLEMENTATIONS)})"
+        )
     backends.ran("linear attention", name)
     return reference(q, k, v) if name == "reference" else chunked(q, k, v)
 

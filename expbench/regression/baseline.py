@@ -1,6 +1,6 @@
 """Baselines: committed results and the runs that produce them, declared in one place.
 
-A baseline is a folder: each line of ``cells.toml`` declares a set of configurations, and ``table.parquet`` holds their
+A baseline is a folder: each line of ``configurations.toml`` declares a set of configurations, and ``table.parquet`` holds their
 results. A check reruns all of them and compares metrics, not bits, so that it also works on another machine. The key of a
 run contains the versions of the code, which do not change when an error slips in. A check therefore never reuses earlier
 runs unless their folder is named.
@@ -22,17 +22,17 @@ from expbench.regression.comparison import Comparison
 from expbench.regression.invariants import Broken
 from expbench.results import compact, folders, reported, schema, store
 from expbench.stats.intervals import CONFIDENCE
-from expbench.sweep import campaign
+from expbench.sweep import sweep
 from expbench.sweep.expand import expand
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.training.device import choose_device
 from expbench.training.epochs.checkpoint import FOLDER as CHECKPOINTS
 from expbench.training.job import Job
 
 FOLDER = Path("results/baselines")
 CHECKED = Path("results/regress")  # runs of checks, by the name of the baseline
-_CELLS, _TABLE = "cells.toml", "table"
-_FIELDS = {field.name for field in dataclasses.fields(Request)}
+_CONFIGURATIONS, _TABLE = "configurations.toml", "table"
+_FIELDS = {field.name for field in dataclasses.fields(SweepSpec)}
 _LISTS = ("task_settings", "model_settings")
 
 
@@ -42,7 +42,7 @@ class Baseline(NamedTuple):
     name: str
     folder: Path
     device: str
-    requests: tuple[Request, ...]
+    requests: tuple[SweepSpec, ...]
 
     @property
     def table(self) -> Path:
@@ -74,31 +74,45 @@ class Checked(NamedTuple):
 
 def load(name: str) -> Baseline:
     """Load a baseline by its name below results/baselines or by its folder; raise `BadInput` if missing or malformed."""
-    folder = Path(name) if (Path(name) / _CELLS).is_file() else FOLDER / name
-    path = folder / _CELLS
+    folder = Path(name) if (Path(name) / _CONFIGURATIONS).is_file() else FOLDER / name
+    path = folder / _CONFIGURATIONS
     if not path.is_file():
-        known = sorted(each.parent.name for each in FOLDER.glob(f"*/{_CELLS}"))
-        raise unknown("baseline", name, [*known, f"any folder with a {_CELLS}"] if known else [f"a folder with a {_CELLS}"])
+        known = sorted(each.parent.name for each in FOLDER.glob(f"*/{_CONFIGURATIONS}"))
+        raise unknown(
+            "baseline",
+            name,
+            [*known, f"any folder with a {_CONFIGURATIONS}"] if known else [f"a folder with a {_CONFIGURATIONS}"],
+        )
     try:
         declared = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise BadInput(f"{path} cannot be read ({first_line(error)})") from error
     for key in declared:
-        if key not in ("device", "every", "cells"):
-            raise unknown(f"entry of {path}:", key, ("device", "every", "cells"))
-    device, every, cells = declared.get("device", "cpu"), declared.get("every", {}), declared.get("cells", [])
+        if key not in ("device", "every", "configurations"):
+            raise unknown(f"entry of {path}:", key, ("device", "every", "configurations"))
+    device, every, configurations = (
+        declared.get("device", "cpu"),
+        declared.get("every", {}),
+        declared.get("configurations", []),
+    )
     if device not in ("cpu", "cuda"):
         raise unknown(f"device of {path}:", device, ("cpu", "cuda"))
-    if not isinstance(every, dict) or not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
+    if (
+        not isinstance(every, dict)
+        or not isinstance(configurations, list)
+        or not all(isinstance(configuration, dict) for configuration in configurations)
+    ):
         raise BadInput(
             f"{path}: every must be a table of options, and cells a list of tables, e.g. cells = [{{ task = ... }}]"
         )
-    if not cells:
+    if not configurations:
         raise BadInput(f"{path} declares no cells; write e.g. cells = [{{ task = 'polyreg', models = 's6' }}]")
-    return Baseline(folder.name, folder, device, tuple(_request({**every, **cell}, path) for cell in cells))
+    return Baseline(
+        folder.name, folder, device, tuple(_request({**every, **configuration}, path) for configuration in configurations)
+    )
 
 
-def _request(options: Mapping[str, Any], path: Path) -> Request:
+def _request(options: Mapping[str, Any], path: Path) -> SweepSpec:
     """Build a request from options of `expbench run`, with _ for -; settings are lists of NAME=V."""
     given: dict[str, Any] = {}
     for name, value in options.items():
@@ -119,7 +133,7 @@ def _request(options: Mapping[str, Any], path: Path) -> Request:
     for name in ("task", "models"):
         if name not in given:
             raise BadInput(f"{path}: an entry lacks {name} (it has {', '.join(given) or 'nothing'})")
-    return Request(**given)
+    return SweepSpec(**given)
 
 
 def fresh(folder: Path, own: bool) -> Path:
@@ -139,7 +153,7 @@ def fresh(folder: Path, own: bool) -> Path:
 
 def run(jobs: Sequence[Job], folder: Path, device: str, say: Callable[[str], None]) -> None:
     """Run jobs into a folder; a failed run is a row there."""
-    campaign.run(jobs, campaign.How(folder, device), say)
+    sweep.run(jobs, sweep.SweepOptions(folder, device), say)
 
 
 def check(baseline: Baseline, jobs: Sequence[Job], folder: Path, command: str, confidence: float = CONFIDENCE) -> Checked:
@@ -167,7 +181,7 @@ def replace(baseline: Baseline, jobs: Sequence[Job], folder: Path) -> int:
     lacks = [job for job in jobs if status.get(job.run.key, "failed") == "failed"]
     if lacks:
         raise BadInput(
-            f"{len(lacks)} of the {len(jobs)} runs in {baseline.folder / _CELLS} are missing from {folder} or failed, "
+            f"{len(lacks)} of the {len(jobs)} runs in {baseline.folder / _CONFIGURATIONS} are missing from {folder} or failed, "
             f"e.g. {lacks[0].run.title()}"
         )
     return len(compact.collect(folder, baseline.folder, _TABLE, lambda frame: frame["key"].isin(keys) & _kept(frame)))
@@ -176,7 +190,7 @@ def replace(baseline: Baseline, jobs: Sequence[Job], folder: Path) -> int:
 def _kept(frame: pd.DataFrame) -> pd.Series[bool]:
     """Select the rows that a check compares: results and checksums. Learning rates and norms follow from the declaration."""
     results = reported.endings(frame) & ~frame["metric"].isin([invariants.RATE, invariants.NORM])
-    return results | frame["metric"].isin(invariants.FINGERPRINTS)
+    return results | frame["metric"].isin(invariants.CHECKSUMS)
 
 
 def columns() -> list[str]:

@@ -30,8 +30,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from expbench.console.formatting import number
+from expbench.regression.losses import losses, on_metric, summarised
 from expbench.regression.matching import VERSIONS, match
-from expbench.regression.outcomes import on_metric, outcomes, summarised
 from expbench.run import Run
 from expbench.stats.differences import estimated
 from expbench.stats.intervals import CONFIDENCE, holm
@@ -59,36 +59,36 @@ class Side(NamedTuple):
 class Comparison:
     """Two compared tables. cells: one row per configuration, worst first. confidence: joint confidence of all verdicts.
 
-    Columns of cells: those of `matching.IDENTITY` and of `outcomes.summarised`; verdict, because; difference, low, high
+    Columns of cells: those of `matching.IDENTITY` and of `losses.summarised`; verdict, because; difference, low, high
     (new / base where `ratio`, else new - base); p, holm, design (NaN and empty where not tested); slower. runs: one row per
-    run of either table, as returned by `outcomes.outcomes`.
+    run of either table, as returned by `losses.outcomes`.
     """
 
     base: Side
     new: Side
-    cells: pd.DataFrame
+    configurations: pd.DataFrame
     runs: pd.DataFrame
     confidence: float
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of configurations with each verdict that occurs, worst first."""
-        found = self.cells["verdict"].value_counts()
+        found = self.configurations["verdict"].value_counts()
         return {verdict: int(found[verdict]) for verdict in VERDICTS if verdict in found}
 
     @property
     def tests(self) -> int:
         """Number of configurations that were tested."""
-        return int(self.cells["holm"].notna().sum())
+        return int(self.configurations["holm"].notna().sum())
 
     def failing(self, names: Sequence[str]) -> dict[str, int]:
         """Return the number of configurations with each of these verdicts that occurs; slower counts as one."""
-        counts = self.counts | {SLOWER: int(self.cells[SLOWER].sum())}
+        counts = self.counts | {SLOWER: int(self.configurations[SLOWER].sum())}
         return {name: count for name, count in counts.items() if name in names and count}
 
-    def command(self, cell: int) -> str:
+    def command(self, configuration: int) -> str:
         """Return the command that reruns one run of a configuration, from NEW if it has one."""
-        runs = self.runs[self.runs["cell"] == cell].sort_values("side", ascending=False, kind="stable")
+        runs = self.runs[self.runs["configuration"] == configuration].sort_values("side", ascending=False, kind="stable")
         row = {str(name): value for name, value in runs.iloc[0].items()}
         model, task = (row[name] if isinstance(row[name], str) else "" for name in ("model_origin", "task_origin"))
         return Run.from_row(row).command(model, task)
@@ -106,27 +106,35 @@ def compare(
     names: sources of the tables. times: ratio of NEW to BASE seconds from which a configuration counts as slower. Raise
     `BadInput` if the tables have no configuration in common.
     """
-    cells, runs = match(base, new)
-    runs = outcomes(runs)
-    cells = cells.join(summarised(runs))
-    open_ = (cells["trials0"] > 0) & (cells["trials1"] > 0) & (cells["failed1"] == 0) & ~cells["same"] & ~cells["unlike"]
-    spread = cells.loc[open_, "margin"] * _LEAST_SPREAD
-    trials = runs[runs["trials"] & runs["posed"] & runs["cell"].isin(spread.index)]
-    cells = cells.join(estimated(trials, spread, confidence)).fillna({"design": ""})
-    cells["holm"] = corrected(cells)
-    cells["verdict"] = _verdicts(cells, 1 - confidence)
-    cells["because"] = [_because(cell, 1 - confidence) for cell in cells.astype(object).to_dict("records")]
-    broken = spread[spread.index.isin(trials.loc[trials["diverged"], "cell"])]
+    configurations, runs = match(base, new)
+    runs = losses(runs)
+    configurations = configurations.join(summarised(runs))
+    open_ = (
+        (configurations["trials0"] > 0)
+        & (configurations["trials1"] > 0)
+        & (configurations["failed1"] == 0)
+        & ~configurations["same"]
+        & ~configurations["unlike"]
+    )
+    spread = configurations.loc[open_, "margin"] * _LEAST_SPREAD
+    trials = runs[runs["trials"] & runs["posed"] & runs["configuration"].isin(spread.index)]
+    configurations = configurations.join(estimated(trials, spread, confidence)).fillna({"design": ""})
+    configurations["holm"] = corrected(configurations)
+    configurations["verdict"] = _verdicts(configurations, 1 - confidence)
+    configurations["because"] = [
+        _because(configuration, 1 - confidence) for configuration in configurations.astype(object).to_dict("records")
+    ]
+    broken = spread[spread.index.isin(trials.loc[trials["diverged"], "configuration"])]
     if len(broken):
-        cells.loc[broken.index, _SHOWN] = estimated(trials[trials["ended"]], broken, confidence)[_SHOWN]
-    falls = cells["higher"] & ~cells["ratio"]  # the loss is the negated metric there
-    cells.loc[falls, ["low", "high"]] = cells.loc[falls, ["high", "low"]].to_numpy()
-    cells[_SHOWN] = cells[_SHOWN].apply(on_metric, cells=cells)
-    cells[SLOWER] = cells["seconds"] >= times
-    order = pd.DataFrame({"verdict": cells["verdict"].map(VERDICTS.index), "p": cells["p"]})
-    cells = cells.loc[order.sort_values(["verdict", "p"], kind="stable").index]
+        configurations.loc[broken.index, _SHOWN] = estimated(trials[trials["ended"]], broken, confidence)[_SHOWN]
+    falls = configurations["higher"] & ~configurations["ratio"]  # the loss is the negated metric there
+    configurations.loc[falls, ["low", "high"]] = configurations.loc[falls, ["high", "low"]].to_numpy()
+    configurations[_SHOWN] = configurations[_SHOWN].apply(on_metric, configurations=configurations)
+    configurations[SLOWER] = configurations["seconds"] >= times
+    order = pd.DataFrame({"verdict": configurations["verdict"].map(VERDICTS.index), "p": configurations["p"]})
+    configurations = configurations.loc[order.sort_values(["verdict", "p"], kind="stable").index]
     base_side, new_side = (_side(name, runs[runs["side"] == i]) for i, name in enumerate(names))
-    return Comparison(base_side, new_side, cells, runs, confidence)
+    return Comparison(base_side, new_side, configurations, runs, confidence)
 
 
 def _side(name: str, runs: pd.DataFrame) -> Side:
@@ -134,11 +142,11 @@ def _side(name: str, runs: pd.DataFrame) -> Side:
     return Side(name, len(runs), *stated)
 
 
-def corrected(cells: pd.DataFrame) -> pd.Series[float]:
+def corrected(configurations: pd.DataFrame) -> pd.Series[float]:
     """Return Holm's p of configurations compared together, bounded below by the chance of a split of bimodal runs."""
-    known = cells["p"].dropna()
-    adjusted = pd.Series(holm(list(known)), known.index, dtype="float64").reindex(cells.index)
-    return adjusted.clip(lower=_chance_of_split(cells["trials0"], cells["trials1"]))
+    known = configurations["p"].dropna()
+    adjusted = pd.Series(holm(list(known)), known.index, dtype="float64").reindex(configurations.index)
+    return adjusted.clip(lower=_chance_of_split(configurations["trials0"], configurations["trials1"]))
 
 
 def _chance_of_split(base: Any, new: Any) -> Any:
@@ -146,63 +154,66 @@ def _chance_of_split(base: Any, new: Any) -> Any:
     return 2 * (base / (base + new)) ** base * (new / (base + new)) ** new
 
 
-def _verdicts(cells: pd.DataFrame, error: float) -> NDArray[np.str_]:
+def _verdicts(configurations: pd.DataFrame, error: float) -> NDArray[np.str_]:
     """Return the verdict of the first condition that holds for each configuration."""
-    none0, none1 = cells["trials0"] == 0, cells["trials1"] == 0
-    called = (cells["holm"] <= error) & (cells["difference"].abs() >= cells["margin"])
-    within = (cells["low"] >= -cells["margin"]) & (cells["high"] <= cells["margin"])
+    none0, none1 = configurations["trials0"] == 0, configurations["trials1"] == 0
+    called = (configurations["holm"] <= error) & (configurations["difference"].abs() >= configurations["margin"])
+    within = (configurations["low"] >= -configurations["margin"]) & (configurations["high"] <= configurations["margin"])
     known: list[tuple[pd.Series[bool], Verdict]] = [
-        (cells["failed1"] > 0, "failed"),
-        (none0 & none1 & (cells["runs0"] > 0) & (cells["runs1"] > 0), "unchanged"),
-        (cells["unlike"] | none1, "missing"),
+        (configurations["failed1"] > 0, "failed"),
+        (none0 & none1 & (configurations["runs0"] > 0) & (configurations["runs1"] > 0), "unchanged"),
+        (configurations["unlike"] | none1, "missing"),
         (none0, "new"),
-        (cells["same"], "unchanged"),
-        (called & (cells["difference"] > 0), "regressed"),
+        (configurations["same"], "unchanged"),
+        (called & (configurations["difference"] > 0), "regressed"),
         (called, "improved"),
         (within, "unchanged"),
     ]
     return np.select([holds for holds, _ in known], [verdict for _, verdict in known], "undecided")
 
 
-def _because(cell: dict[Hashable, Any], error: float) -> str:
+def _because(configuration: dict[Hashable, Any], error: float) -> str:
     """Return the reason for the verdict where the numbers do not show it, and other changes."""
-    said = [_reason(cell, error)]
-    if cell["diverged0"] or cell["diverged1"]:
-        said.append("diverged: " + " against ".join(f"{cell[f'diverged{i}']} of {cell[f'trials{i}']}" for i in (0, 1)))
-    if cell["runs0"] and cell["runs1"]:
+    said = [_reason(configuration, error)]
+    if configuration["diverged0"] or configuration["diverged1"]:
+        said.append(
+            "diverged: "
+            + " against ".join(f"{configuration[f'diverged{i}']} of {configuration[f'trials{i}']}" for i in (0, 1))
+        )
+    if configuration["runs0"] and configuration["runs1"]:
         changed = {"lr": "rate"} | {name: name.replace("_", " ") for name in VERSIONS}
-        pairs = [(name, cell[f"{column}0"], cell[f"{column}1"]) for column, name in changed.items()]
+        pairs = [(name, configuration[f"{column}0"], configuration[f"{column}1"]) for column, name in changed.items()]
         said += [f"{name} {_plain(a)} -> {_plain(b)}" for name, a, b in pairs if a != b]
     return "; ".join(part for part in said if part)
 
 
-def _reason(cell: dict[Hashable, Any], error: float) -> str:
-    verdict = cell["verdict"]
+def _reason(configuration: dict[Hashable, Any], error: float) -> str:
+    verdict = configuration["verdict"]
     if verdict == "failed":
-        return f"{cell['failed1']} of {cell['runs1']} runs: {cell['error1']}"
+        return f"{configuration['failed1']} of {configuration['runs1']} runs: {configuration['error1']}"
     if verdict == "missing":
-        if cell["unlike"]:
-            return f"judged by {cell['metric1']} instead of {cell['metric0']}"
-        return _without_result(cell, 1) if cell["runs1"] else "not in NEW"
+        if configuration["unlike"]:
+            return f"judged by {configuration['metric1']} instead of {configuration['metric0']}"
+        return _without_result(configuration, 1) if configuration["runs1"] else "not in NEW"
     if verdict == "new":
-        return _without_result(cell, 0) if cell["runs0"] else "not in BASE"
+        return _without_result(configuration, 0) if configuration["runs0"] else "not in BASE"
     if verdict == "unchanged":
-        return "the same numbers" if cell["same"] else "" if cell["design"] else "no result on either side"
+        return "the same numbers" if configuration["same"] else "" if configuration["design"] else "no result on either side"
     if verdict != "undecided":
         return ""
-    if not cell["posed"]:
+    if not configuration["posed"]:
         return "the labels are ill-posed"
-    if not cell["design"]:
-        return f"too few comparable runs: {cell['trials0']} against {cell['trials1']}"
-    if cell["holm"] <= error:
+    if not configuration["design"]:
+        return f"too few comparable runs: {configuration['trials0']} against {configuration['trials1']}"
+    if configuration["holm"] <= error:
         return "a difference, but below the margin"
-    if _chance_of_split(cell["trials0"], cell["trials1"]) > error:
-        return f"{cell['trials0']} against {cell['trials1']} runs cannot distinguish a change from chance"
-    return f"Holm's p is {number(cell['holm'])}"
+    if _chance_of_split(configuration["trials0"], configuration["trials1"]) > error:
+        return f"{configuration['trials0']} against {configuration['trials1']} runs cannot distinguish a change from chance"
+    return f"Holm's p is {number(configuration['holm'])}"
 
 
-def _without_result(cell: dict[Hashable, Any], side: int) -> str:
-    return f"no result in {('BASE', 'NEW')[side]}: {cell[f'status{side}']}"
+def _without_result(configuration: dict[Hashable, Any], side: int) -> str:
+    return f"no result in {('BASE', 'NEW')[side]}: {configuration[f'status{side}']}"
 
 
 def _plain(value: Any) -> str:

@@ -32,22 +32,22 @@ below all others."""
 
 def text(comparison: Comparison, fail_on: Sequence[str], speed: bool) -> str:
     """Return one line per configuration, worst first, and a summary line. speed: include time ratios."""
-    header, lines = _table(comparison, comparison.cells[:_MOST_LINES], speed, wilson=False)
+    header, lines = _table(comparison, comparison.configurations[:_MOST_LINES], speed, wilson=False)
     parts = [aligned([header, *lines])]
-    if len(comparison.cells) > _MOST_LINES:
-        parts.append(f"and {_counted(comparison.cells['verdict'][_MOST_LINES:])}, not shown")
+    if len(comparison.configurations) > _MOST_LINES:
+        parts.append(f"and {_counted(comparison.configurations['verdict'][_MOST_LINES:])}, not shown")
     return "\n".join([*parts, "", summary(comparison, fail_on, speed)])
 
 
 def summary(comparison: Comparison, fail_on: Sequence[str], speed: bool) -> str:
     """Return one line with the number of configurations per verdict and the failing ones."""
-    number_of = len(comparison.cells)
+    number_of = len(comparison.configurations)
     parts = [f"{number_of} configuration{'s' * (number_of != 1)}: {_listed(comparison.counts)}"]
     if comparison.tests:
         parts.append(f"{comparison.tests} tested, at a joint confidence of {100 * comparison.confidence:g} %")
     if speed:
-        times = np.log(comparison.cells["seconds"].dropna())
-        mean = f"time x {number(float(np.exp(times.mean())))}, {int(comparison.cells[SLOWER].sum())} slower"
+        times = np.log(comparison.configurations["seconds"].dropna())
+        mean = f"time x {number(float(np.exp(times.mean())))}, {int(comparison.configurations[SLOWER].sum())} slower"
         parts.append(mean if len(times) else "no times to compare (no runs on the same device with the same stack size)")
     failing = comparison.failing(fail_on)
     return "; ".join([*parts, f"FAILS: {_listed(failing)}" if failing else f"passes (fails on {_listed(fail_on)})"])
@@ -58,23 +58,23 @@ def markdown(comparison: Comparison, fail_on: Sequence[str], speed: bool, comman
 
     command: the command that repeats the comparison.
     """
-    cells = comparison.cells
-    folded = cells["verdict"].isin(_FOLDED) & ~(cells[SLOWER] & speed)
+    configurations = comparison.configurations
+    folded = configurations["verdict"].isin(_FOLDED) & ~(configurations[SLOWER] & speed)
     verdict = _listed(comparison.failing(fail_on))
     head = [f"### expbench compare: {f'fails, {verdict}' if comparison.failing(fail_on) else 'passes'}"]
     head.append(summary(comparison, fail_on, speed) + ".")
     tail = [f"To repeat this comparison:\n\n```sh\n{command}\n```"]
     if not folded.all():
         tail.append(
-            f"To rerun a run of the first configuration:\n\n```sh\n{comparison.command(cells.index[~folded][0])}\n```"
+            f"To rerun a run of the first configuration:\n\n```sh\n{comparison.command(configurations.index[~folded][0])}\n```"
         )
     tail += [_sides(comparison), _details("How to read this", _PREFACE.format(error=1 - comparison.confidence))]
     room = _MOST_CHARACTERS - sum(map(len, [*head, *tail]))
-    shown = _within(comparison, cells[~folded], speed, room) if not folded.all() else "No changes found."
+    shown = _within(comparison, configurations[~folded], speed, room) if not folded.all() else "No changes found."
     parts = [*head, shown]
     if folded.any():
-        table = _within(comparison, cells[folded], speed, room - len(shown))
-        parts.append(_details(_counted(cells.loc[folded, "verdict"]), table))
+        table = _within(comparison, configurations[folded], speed, room - len(shown))
+        parts.append(_details(_counted(configurations.loc[folded, "verdict"]), table))
     return "\n\n".join([*parts, *tail]) + "\n"
 
 
@@ -91,41 +91,54 @@ def _counted(verdicts: pd.Series[str]) -> str:
     return _listed({str(verdict): int(count) for verdict, count in verdicts.value_counts(sort=False).items()})
 
 
-def _within(comparison: Comparison, cells: pd.DataFrame, speed: bool, room: int) -> str:
+def _within(comparison: Comparison, configurations: pd.DataFrame, speed: bool, room: int) -> str:
     """Return a Markdown table of the configurations that fit into `room` characters, and the number of omitted ones."""
-    header, lines = _table(comparison, cells[: room // 50], speed, wilson=True)  # no line is shorter than 50 characters
+    header, lines = _table(
+        comparison, configurations[: room // 50], speed, wilson=True
+    )  # no line is shorter than 50 characters
     sizes = np.cumsum([sum(map(len, line)) + 3 * len(line) + 2 for line in lines])
     kept = int(np.searchsorted(sizes, room - 500))
-    rest = f"\n\nand {_counted(cells['verdict'][kept:])}, omitted for length" if kept < len(cells) else ""
+    rest = f"\n\nand {_counted(configurations['verdict'][kept:])}, omitted for length" if kept < len(configurations) else ""
     return markdown_table(header, lines[:kept]) + rest
 
 
-def _table(comparison: Comparison, cells: pd.DataFrame, speed: bool, wilson: bool) -> tuple[list[str], list[list[str]]]:
-    names = _names(comparison.cells, cells)
+def _table(
+    comparison: Comparison, configurations: pd.DataFrame, speed: bool, wilson: bool
+) -> tuple[list[str], list[list[str]]]:
+    names = _names(comparison.configurations, configurations)
     interval = f"{100 * comparison.confidence:g} % interval"
     header = ["verdict", "model", "task", "where", "metric", "BASE", "NEW", "change", interval, "runs", "solved", "Holm's p"]
     header += ["time", "because"] if speed else ["because"]
     lines = []
-    for cell, where in zip(cells.to_dict("records"), names, strict=True):
-        solved = [_solved(cell[f"solved{side}"], cell[f"trials{side}"], wilson) for side in (0, 1)]
+    for configuration, where in zip(configurations.to_dict("records"), names, strict=True):
+        solved = [_solved(configuration[f"solved{side}"], configuration[f"trials{side}"], wilson) for side in (0, 1)]
         line = [
-            cell["verdict"],
-            cell["model"],
-            cell["task"],
+            configuration["verdict"],
+            configuration["model"],
+            configuration["task"],
             where,
-            str(cell["metric"] if pd.notna(cell["metric"]) else "-"),
+            str(configuration["metric"] if pd.notna(configuration["metric"]) else "-"),
         ]
-        line += [number(cell["base"]), number(cell["new"]), _change(cell, cell["difference"]), _interval(cell)]
-        line += [_runs(cell), " -> ".join(solved), number(cell["holm"])]
+        line += [
+            number(configuration["base"]),
+            number(configuration["new"]),
+            _change(configuration, configuration["difference"]),
+            _interval(configuration),
+        ]
+        line += [_runs(configuration), " -> ".join(solved), number(configuration["holm"])]
         if speed:
-            line += [f"x {number(cell['seconds'])}{' slower' if cell[SLOWER] else ''}" if cell["seconds"] > 0 else "-"]
-        lines.append([*line, cell["because"]])
+            line += [
+                f"x {number(configuration['seconds'])}{' slower' if configuration[SLOWER] else ''}"
+                if configuration["seconds"] > 0
+                else "-"
+            ]
+        lines.append([*line, configuration["because"]])
     return header, lines
 
 
-def _names(every: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
+def _names(every: pd.DataFrame, configurations: pd.DataFrame) -> list[str]:
     """Return the settings that distinguish each configuration within its task and model, without redundant ones."""
-    shown = set(zip(cells["task"], cells["model"], strict=True))
+    shown = set(zip(configurations["task"], configurations["model"], strict=True))
     names: dict[Hashable, str] = {}
     for place, group in every.groupby(["task", "model"], sort=False):
         if place in shown:
@@ -137,10 +150,12 @@ def _names(every: pd.DataFrame, cells: pd.DataFrame) -> list[str]:
                 if finer.max() > groups.max():
                     groups = finer
                     kept.append(index)
-            for cell, values_of in facts.iloc[:, kept].loc[group.index.intersection(cells.index)].iterrows():
+            for configuration, values_of in (
+                facts.iloc[:, kept].loc[group.index.intersection(configurations.index)].iterrows()
+            ):
                 words = [f"{'lr' if name == 'rate' else name}={_plain(value)}" for name, value in values_of.items()]
-                names[cell] = " ".join(words) or "-"
-    return [names[cell] for cell in cells.index]
+                names[configuration] = " ".join(words) or "-"
+    return [names[configuration] for configuration in configurations.index]
 
 
 def _settings(texts: pd.Series[str]) -> pd.DataFrame:
@@ -157,19 +172,21 @@ def _plain(value: object) -> str:
     return str(value).lower() if value is None or isinstance(value, bool | np.bool_) else str(value)
 
 
-def _change(cell: Mapping[Hashable, Any], value: float) -> str:
+def _change(configuration: Mapping[Hashable, Any], value: float) -> str:
     if not np.isfinite(value):
         return "-"
-    return f"x {number(value)}" if cell["ratio"] else f"{'+' if value > 0 else ''}{number(value)}"
+    return f"x {number(value)}" if configuration["ratio"] else f"{'+' if value > 0 else ''}{number(value)}"
 
 
-def _interval(cell: Mapping[Hashable, Any]) -> str:
-    ends = [_change(cell, cell[end]) for end in ("low", "high")]
+def _interval(configuration: Mapping[Hashable, Any]) -> str:
+    ends = [_change(configuration, configuration[end]) for end in ("low", "high")]
     return "-" if ends == ["-", "-"] else " to ".join(ends)
 
 
-def _runs(cell: Mapping[Hashable, Any]) -> str:
-    return " ".join(part for part in (f"{cell['trials0']} -> {cell['trials1']}", cell["design"]) if part)
+def _runs(configuration: Mapping[Hashable, Any]) -> str:
+    return " ".join(
+        part for part in (f"{configuration['trials0']} -> {configuration['trials1']}", configuration["design"]) if part
+    )
 
 
 def _solved(solved: int, trials: int, wilson: bool) -> str:

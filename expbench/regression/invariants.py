@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 RATE, NORM = "learning_rate", "gradient_norm"
-FINGERPRINTS = ("inputs_fingerprint", "targets_fingerprint", "outputs_fingerprint")
+CHECKSUMS = ("inputs_checksum", "targets_checksum", "outputs_checksum")
 COLUMNS = [
     *("key", "kind", "status", "task", "model", "lr", "steps", "warmup", "schedule", "clip"),
     *("split", "step", "metric", "value"),
@@ -49,7 +49,7 @@ def broken(new: pd.DataFrame, base: pd.DataFrame | None = None) -> list[Broken]:
     runs = new[new["kind"] == "run"]
     found = [_rates(runs), _norms(runs)]
     if base is not None:
-        found.append(_fingerprints(base[base["kind"] == "run"], runs))
+        found.append(_checksums(base[base["kind"] == "run"], runs))
     every = pd.concat(found, ignore_index=True)
     return [
         Broken(str(metric), str(task), str(model), int(part["key"].nunique()), str(part["said"].iloc[0]))
@@ -76,8 +76,8 @@ def _norms(runs: pd.DataFrame) -> pd.DataFrame:
     return _said(rows[over], "{value:.6g} at step {step}, above the clipping threshold {clip:g}")
 
 
-def _fingerprints(base: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    before = base.loc[base["metric"].isin(FINGERPRINTS), [*_PLACE, "value"]]
+def _checksums(base: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    before = base.loc[base["metric"].isin(CHECKSUMS), [*_PLACE, "value"]]
     ended = runs[runs["status"] == "ok"].drop_duplicates("key")[["key", "task", "model"]]
     due = before.merge(ended, on="key").rename(columns={"value": "due"})
     both = due.merge(runs[[*_PLACE, "value"]], on=_PLACE, how="left")

@@ -24,7 +24,7 @@ VERSIONS = [name for name, field in FIELDS.items() if field.role == "version"]
 _SETTINGS = {"task_settings": "task", "model_settings": "model"}  # with their owners
 _ALIKE = [*identity.fields({"version", "rate", "seed", *_SETTINGS}), *(f"{s}_matched" for s in _SETTINGS)]
 IDENTITY = [*_ALIKE, "rate"]  # rate: null where both sides tuned it
-_MEASURED = ["split", "slice", "step", "metric", "value", "headline", "higher_is_better", "solved_at", "well_posed"]
+_MEASURED = ["split", "slice", "step", "metric", "value", "primary", "higher_is_better", "success_threshold", "well_posed"]
 _ORIGIN = ["run_seconds", "created", "device_name", "stack_size", "expbench", "python", "torch", "git_commit"]
 COLUMNS = [
     *("key", "kind", "status", "error", "instance", *FIELDS, *_MEASURED, *_ORIGIN),
@@ -39,7 +39,7 @@ class Matched(NamedTuple):
     1 NEW); `value` is the primary metric on the test split, NaN if there is none.
     """
 
-    cells: pd.DataFrame
+    configurations: pd.DataFrame
     runs: pd.DataFrame
 
 
@@ -70,19 +70,23 @@ def match(base: pd.DataFrame, new: pd.DataFrame) -> Matched:
     tuned = runs["lr"] == _chosen_rates(both[both["kind"] == "tuning"], runs)
     chosen = tuned & runs["alike"].isin(_on_both(runs[tuned], "alike"))
     runs = runs.assign(rate=runs["lr"].mask(chosen))
-    runs["cell"] = runs.groupby(["alike", "rate"], dropna=False, sort=False).ngroup()
-    runs = runs.drop_duplicates(["cell", "side", "instance", "seed"], keep="last")  # keep the latest run
-    cells = runs.drop_duplicates("cell").set_index("cell")[IDENTITY].sort_values(IDENTITY, kind="stable", key=_sortable)
-    if runs["side"].nunique() == 2 and not _on_both(runs, "cell"):
-        raise BadInput(f"BASE and NEW have no configuration in common: {_apart(runs, cells)}")
-    return Matched(cells, runs.sort_values(["cell", "instance", "side", "seed"], ignore_index=True))
+    runs["configuration"] = runs.groupby(["alike", "rate"], dropna=False, sort=False).ngroup()
+    runs = runs.drop_duplicates(["configuration", "side", "instance", "seed"], keep="last")  # keep the latest run
+    configurations = (
+        runs.drop_duplicates("configuration")
+        .set_index("configuration")[IDENTITY]
+        .sort_values(IDENTITY, kind="stable", key=_sortable)
+    )
+    if runs["side"].nunique() == 2 and not _on_both(runs, "configuration"):
+        raise BadInput(f"BASE and NEW have no configuration in common: {_apart(runs, configurations)}")
+    return Matched(configurations, runs.sort_values(["configuration", "instance", "side", "seed"], ignore_index=True))
 
 
 def _runs(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each run and tuning run, with its primary metric on the test or validation split, respectively."""
     ended = frame[reported(frame) & (frame["status"] == "ok")]
     final = ended[(ended["kind"] == "run") & (ended["split"] == "test")]
-    chosen_by = ended[(ended["kind"] == "tuning") & (ended["split"] == "selection")]
+    chosen_by = ended[(ended["kind"] == "tuning") & (ended["split"] == "validation")]
     values = pd.concat([final, chosen_by]).drop_duplicates("key", keep="last")[["key", "metric", "value"]]
     runs = frame[frame["kind"].isin(["run", "tuning"])].drop_duplicates("key").drop(columns=["metric", "value"])
     return runs.merge(values, on="key", how="left").astype({"seed": "int64", "instance": "int64"})
@@ -122,12 +126,12 @@ def _chosen_rates(tuning: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[float]:
     where = ["side", "alike", *VERSIONS]
     tried: dict[tuple[Any, ...], dict[float, list[float | None]]] = {}
     higher: dict[tuple[Any, ...], bool] = {}
-    for *cell, lr, value, better in tuning[[*where, "lr", "value", "higher_is_better"]].itertuples(index=False):
-        higher[tuple(cell)] = better is True
-        tried.setdefault(tuple(cell), {}).setdefault(lr, []).append(value)
-    chosen = {cell: choose(rates, higher[cell]) for cell, rates in tried.items()}
-    cells = runs[where].itertuples(index=False, name=None)
-    return pd.Series([chosen.get(cell, math.nan) for cell in cells], runs.index, dtype="float64")
+    for *configuration, lr, value, better in tuning[[*where, "lr", "value", "higher_is_better"]].itertuples(index=False):
+        higher[tuple(configuration)] = better is True
+        tried.setdefault(tuple(configuration), {}).setdefault(lr, []).append(value)
+    chosen = {configuration: choose(rates, higher[configuration]) for configuration, rates in tried.items()}
+    configurations = runs[where].itertuples(index=False, name=None)
+    return pd.Series([chosen.get(configuration, math.nan) for configuration in configurations], runs.index, dtype="float64")
 
 
 def _on_both(runs: pd.DataFrame, column: str) -> set[int]:
@@ -139,19 +143,26 @@ def _sortable(column: pd.Series[Any]) -> pd.Series[Any]:
     return column if column.dtype.kind in "biufM" else column.astype(str)
 
 
-def _apart(runs: pd.DataFrame, cells: pd.DataFrame) -> str:
+def _apart(runs: pd.DataFrame, configurations: pd.DataFrame) -> str:
     """Describe the difference between the most similar configurations of the two sides."""
-    facts = cells.assign(**{f"{s}_matched": cells[f"{s}_matched"].map(json.loads) for s in _SETTINGS})
-    sides = [facts.loc[sorted(set(runs.loc[runs["side"] == side, "cell"]))[:60]].to_dict("records") for side in (0, 1)]
+    facts = configurations.assign(**{f"{s}_matched": configurations[f"{s}_matched"].map(json.loads) for s in _SETTINGS})
+    sides = [
+        facts.loc[sorted(set(runs.loc[runs["side"] == side, "configuration"]))[:60]].to_dict("records") for side in (0, 1)
+    ]
     found = min(([_difference(a, b) for a in sides[0] for b in sides[1]]), key=len)
     return "the nearest differ in " + ", ".join(f"{name} ({a} in BASE, {b} in NEW)" for name, a, b in found)
 
 
 def _difference(one: Mapping[Hashable, Any], other: Mapping[Hashable, Any]) -> list[tuple[Hashable, Any, Any]]:
     flat = [
-        {name: value for name, value in cell.items() if not isinstance(value, dict)}
-        | {name: value for settings in cell.values() if isinstance(settings, dict) for name, value in settings.items()}
-        for cell in (one, other)
+        {name: value for name, value in configuration.items() if not isinstance(value, dict)}
+        | {
+            name: value
+            for settings in configuration.values()
+            if isinstance(settings, dict)
+            for name, value in settings.items()
+        }
+        for configuration in (one, other)
     ]
     names = list(dict.fromkeys([*flat[0], *flat[1]]))
     pairs = [("lr" if name == "rate" else name, flat[0].get(name), flat[1].get(name)) for name in names]

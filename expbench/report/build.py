@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 from expbench.claims import claim, post_hoc, verdicts
 from expbench.errors import BadInput, unknown
 from expbench.report import language, latex, overview_figures, published, tables
-from expbench.report.document import Block, Claims, Document, Picture, Section, Table, markdown
+from expbench.report.document import Block, Claims, Document, FigureBlock, Section, Table, markdown
 from expbench.report.drawing import save
 from expbench.report.figures import beside_controls, curves, depth_against_degree, metric_against
 from expbench.report.html import page
 from expbench.report.labels import labels
-from expbench.results.cells import Cell, gather, with_context
+from expbench.results.configurations import Configuration, gather, with_context
 from expbench.results.schema import TRAINED
 
 _MOST_DRAWN = 24  # names that a figure can distinguish
@@ -66,7 +66,7 @@ def write_report(
     if models is not None and against is not None:
         models = list(dict.fromkeys([*models, against]))
     kept = with_context(_chosen(frame, folder, tasks, models, against))
-    cells = gather(kept)
+    configurations = gather(kept)
     target = folder / "report"
     try:
         shutil.rmtree(target / "figures", ignore_errors=True)
@@ -75,18 +75,26 @@ def write_report(
         raise BadInput(
             f"{target} cannot be written ({error.strerror or error}); move it away or give another --results"
         ) from error
-    every = cells if len(kept) == len(frame) else None
-    sections = [*_against(cells, kept, against), *_claims(frame, every, cells, folder, compared=against is not None)]
-    settings = {place: list(own) for place, own in groupby(cells, key=lambda cell: (cell["task"], cell["context"]))}
+    every = configurations if len(kept) == len(frame) else None
+    sections = [
+        *_against(configurations, kept, against),
+        *_claims(frame, every, configurations, folder, compared=against is not None),
+    ]
+    settings = {
+        place: list(own)
+        for place, own in groupby(
+            configurations, key=lambda configuration: (configuration["task"], configuration["context"])
+        )
+    }
     by_setting = [
         replace(_section(own, kept, task, context, f"{index}-{task}", target), apart=_apart(task, context, settings))
         for index, ((task, context), own) in enumerate(settings.items(), start=1)
     ]
     main = [block for section in by_setting for block in section.blocks if isinstance(block, Table) and block.main]
-    sections += [*_depths(cells, target, main), *language.sections(kept, cells, target)]
+    sections += [*_depths(configurations, target, main), *language.sections(kept, configurations, target)]
     sections += [Section("How to read the tables", [_PREFACE], aside=True), *by_setting]
-    sections += [*_ledger(kept, cells, target), Section("Provenance", [tables.provenance(kept)])]
-    document = Document(_headline(kept, cells), sections, _command(folder, tasks, models, against))
+    sections += [*_ledger(kept, configurations, target), Section("Provenance", [tables.provenance(kept)])]
+    document = Document(_primary(kept, configurations), sections, _command(folder, tasks, models, against))
     path = target / "report.md"
     path.write_text(markdown(document, target), encoding="utf-8")
     (target / "report.html").write_text(page.render(document), encoding="utf-8")
@@ -132,18 +140,23 @@ def _command(folder: Path, tasks: Sequence[str] | None, models: Sequence[str] | 
     return shlex.join(words)
 
 
-def _against(cells: Sequence[Cell], frame: pd.DataFrame, reference: str | None) -> list[Section]:
+def _against(configurations: Sequence[Configuration], frame: pd.DataFrame, reference: str | None) -> list[Section]:
     """Return the section that compares every other model to the reference, if there is one."""
     if reference is None:
         return []
-    made = post_hoc.against(cells, reference)
+    made = post_hoc.against(configurations, reference)
     if not made:
         raise BadInput(f"--against {reference}: no other model in this report was run on the same task")
-    return [Section(f"Each model against {reference}", [Claims(verdicts.judge(made, frame, cells))])]
+    return [Section(f"Each model against {reference}", [Claims(verdicts.judge(made, frame, configurations))])]
 
 
 def _claims(
-    frame: pd.DataFrame, every: Sequence[Cell] | None, shown: Sequence[Cell], folder: Path, *, compared: bool
+    frame: pd.DataFrame,
+    every: Sequence[Configuration] | None,
+    shown: Sequence[Configuration],
+    folder: Path,
+    *,
+    compared: bool,
 ) -> list[Section]:
     """Return the section on the folder's claims about the models and tasks shown.
 
@@ -153,7 +166,7 @@ def _claims(
     title, made = "Claims", claim.read(folder)
     if not made and not compared:
         title, made = "Comparisons that were not claimed beforehand", post_hoc.of_models(shown)
-    names = {(cell["task"], cell["model"]) for cell in shown}
+    names = {(configuration["task"], configuration["model"]) for configuration in shown}
     findings = verdicts.judge(made, frame, every) if made else []
     concerned = [f for f in findings if every or {(f.claim.task, s.name) for s in (f.claim.left, f.claim.right)} <= names]
     if not concerned:
@@ -163,23 +176,23 @@ def _claims(
     return [Section(title, [Claims(concerned), *said])]
 
 
-def _ledger(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[Section]:
+def _ledger(frame: pd.DataFrame, configurations: Sequence[Configuration], target: Path) -> list[Section]:
     """Return the section on published numbers, if some of these configurations were run."""
-    found = published.entries(frame, cells)
-    if not any(entry.cell for entry in found):
+    found = published.entries(frame, configurations)
+    if not any(entry.configuration for entry in found):
         return []
     table = published.table(found)
     parts: list[Block] = [published.summary(found), table]
     figure = overview_figures.beside_published([entry for entry in found if entry.verdict in ("reproduces", "differs")])
     if figure is not None:
         save(figure, target / "figures" / "published.svg")
-        parts.insert(0, Picture("published numbers and ours", target / "figures" / "published.svg", [table]))
+        parts.insert(0, FigureBlock("published numbers and ours", target / "figures" / "published.svg", [table]))
     return [Section("Comparison with published numbers", parts)]
 
 
-def _depths(cells: Sequence[Cell], target: Path, data: Sequence[Table]) -> list[Section]:
+def _depths(configurations: Sequence[Configuration], target: Path, data: Sequence[Table]) -> list[Section]:
     """Return the section on the largest degree solved at each depth, if several depths and degrees were run."""
-    figure = overview_figures.solved_by_depth(cells)
+    figure = overview_figures.solved_by_depth(configurations)
     if figure is None:
         return []
     path = target / "figures" / "solved-by-depth.svg"
@@ -189,76 +202,85 @@ def _depths(cells: Sequence[Cell], target: Path, data: Sequence[Table]) -> list[
         "the success threshold. Above it no network of that reach can solve the task. Up to it no bound rules out a "
         "solution, which does not prove that one exists."
     )
-    picture = Picture("the largest degree solved against depth", path, data)
+    picture = FigureBlock("the largest degree solved against depth", path, data)
     return [Section("Depth against degree", [picture, said], results=True)]
 
 
-def _headline(frame: pd.DataFrame, cells: Sequence[Cell]) -> str:
-    count = sum(len(cell.runs) for cell in cells)
-    models = len({cell["model"] for cell in cells})
+def _primary(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> str:
+    count = sum(len(configuration.runs) for configuration in configurations)
+    models = len({configuration["model"] for configuration in configurations})
     devices = ", ".join(sorted(frame["device_name"].dropna().unique()))
     versions = ", ".join(f"{name} {'/'.join(sorted(frame[name].dropna().unique()))}" for name in ("expbench", "torch"))
-    ended = {status: sum(cell.count(status) for cell in cells) for status in ("diverged", "failed", "unsupported")}
+    ended = {
+        status: sum(configuration.count(status) for configuration in configurations)
+        for status in ("diverged", "failed", "unsupported")
+    }
     bad = "".join(f", {n} {status}" for status, n in ended.items() if n)
     return f"{count} runs{bad} of {models} models; {versions}; {devices}."
 
 
-def _section(cells: list[Cell], frame: pd.DataFrame, task: str, context: str, name: str, target: Path) -> Section:
+def _section(
+    configurations: list[Configuration], frame: pd.DataFrame, task: str, context: str, name: str, target: Path
+) -> Section:
     controls = frame[
         ~frame["kind"].isin(TRAINED)
         & (frame["task"] == task)
         & (frame["context"] == context)
-        & frame["headline"].fillna(False).astype(bool)
+        & frame["primary"].fillna(False).astype(bool)
     ]
-    metric = next((cell.metric for cell in cells if cell.metric), "")
+    metric = next((configuration.metric for configuration in configurations if configuration.metric), "")
     parts: list[Block] = []
     if metric:
-        sign, better = (">=", "higher") if cells[0].higher_is_better else ("<=", "lower")
+        sign, better = (">=", "higher") if configurations[0].higher_is_better else ("<=", "lower")
         parts.append(
             f"Primary metric: **{metric}** on the test split ({better} is better). "
-            f"Success threshold: {sign} {cells[0].solved_at:g}."
+            f"Success threshold: {sign} {configurations[0].success_threshold:g}."
         )
-    main = tables.results(cells, metric or "result", f"{task}: results")
-    others = [tables.of_labels(cells, f"{task}: labels"), tables.of_controls(controls, f"{task}: controls")]
-    parts += [tables.same(cells), main]
-    keys = {key for cell in cells for key in cell.each("key")}
-    headline = frame[
-        frame["headline"].fillna(False).astype(bool) & (frame["split"] == "selection") & frame["key"].isin(keys)
-    ]
-    drawn = [cell for cell in cells if cell.values]
+    main = tables.results(configurations, metric or "result", f"{task}: results")
+    others = [tables.of_labels(configurations, f"{task}: labels"), tables.of_controls(controls, f"{task}: controls")]
+    parts += [tables.same(configurations), main]
+    keys = {key for configuration in configurations for key in configuration.each("key")}
+    primary = frame[frame["primary"].fillna(False).astype(bool) & (frame["split"] == "validation") & frame["key"].isin(keys)]
+    drawn = [configuration for configuration in configurations if configuration.values]
     names = len(set(labels(drawn).values()))
     if names > _MOST_DRAWN:
         parts.append(
             f"{names} models and settings are too many for one figure; select some with `expbench report --models`."
         )
     elif drawn:
-        for title, draw in _figures(drawn, controls, headline).items():
+        for title, draw in _figures(drawn, controls, primary).items():
             path = target / "figures" / f"{name}-{title.replace(' ', '-')}.svg"
             save(draw(), path)
-            parts.append(Picture(f"{task}: {title}", path, [main]))
+            parts.append(FigureBlock(f"{task}: {title}", path, [main]))
     parts += [table for table in others if table is not None]
     return Section(task, parts, context, results=True)
 
 
-def _figures(cells: list[Cell], controls: pd.DataFrame, headline: pd.DataFrame) -> dict[str, Callable[[], Figure]]:
+def _figures(
+    configurations: list[Configuration], controls: pd.DataFrame, primary: pd.DataFrame
+) -> dict[str, Callable[[], Figure]]:
     """Return functions that draw the figures suited to these configurations, by title."""
     figures: dict[str, Callable[[], Figure]] = {}
-    depths = {cell["depth"] for cell in cells}
-    degrees = {cell["degree"] for cell in cells} - {None}
-    for axis in _axes(cells):
-        figures[f"metric against {axis}"] = partial(metric_against, cells, controls, axis)
+    depths = {configuration["depth"] for configuration in configurations}
+    degrees = {configuration["degree"] for configuration in configurations} - {None}
+    for axis in _axes(configurations):
+        figures[f"metric against {axis}"] = partial(metric_against, configurations, controls, axis)
     if len(degrees) > 1 or len(depths) > 1:
-        figures["depth against degree"] = lambda: depth_against_degree(cells)
-    if headline["key"].value_counts().median() > 1:  # a compacted table has only the last point of most runs
-        figures["curves"] = lambda: curves(cells, headline)
+        figures["depth against degree"] = lambda: depth_against_degree(configurations)
+    if primary["key"].value_counts().median() > 1:  # a compacted table has only the last point of most runs
+        figures["curves"] = lambda: curves(configurations, primary)
     if len(controls):
-        figures["controls"] = lambda: beside_controls(cells, controls)
+        figures["controls"] = lambda: beside_controls(configurations, controls)
     return figures
 
 
-def _axes(cells: Sequence[Cell]) -> list[str]:
+def _axes(configurations: Sequence[Configuration]) -> list[str]:
     """Return the x axes to draw the metric against: those of L and degree that vary; only L if it determines the degree."""
-    lengths = {cell["L"] for cell in cells}
-    places = {(cell["L"], cell["degree"]) for cell in cells if cell["degree"] is not None}
+    lengths = {configuration["L"] for configuration in configurations}
+    places = {
+        (configuration["L"], configuration["degree"])
+        for configuration in configurations
+        if configuration["degree"] is not None
+    }
     several = len({degree for _, degree in places}) > 1 and len(places) > len(lengths)
     return [*(["L"] if len(lengths) > 1 else []), *(["degree"] if several else [])]

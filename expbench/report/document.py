@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expbench.claims import formatting
-from expbench.claims.verdicts import Finding
+from expbench.claims.verdicts import ClaimResult
 from expbench.console.formatting import markdown_table
-from expbench.results.cells import IDENTITY, Cell
+from expbench.results.configurations import IDENTITY, Configuration
 from expbench.run import FIELDS, LATER, content_key
 
 _MARKS = re.compile(r"([\\`*\[<])")
@@ -33,14 +33,14 @@ class Table:
     title: str
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
-    cells: Sequence[Sequence[Cell]] = ()
+    configurations: Sequence[Sequence[Configuration]] = ()
     main: bool = False
     folded: str = ""
     brief: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
+class FigureBlock:
     """A figure in a file, and the tables with its data."""
 
     title: str
@@ -52,10 +52,10 @@ class Picture:
 class Claims:
     """Claims with their verdicts."""
 
-    findings: Sequence[Finding]
+    findings: Sequence[ClaimResult]
 
 
-Block = str | Table | Picture | Claims  # a text is Markdown
+Block = str | Table | FigureBlock | Claims  # a text is Markdown
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +85,10 @@ class Document:
         return (block for section in self.sections for block in section.blocks if isinstance(block, Table))
 
 
-def name(cell: Cell) -> str:
+def name(configuration: Configuration) -> str:
     """Return a name of a configuration that is the same in every report: ten hexadecimal digits of its identity's hash."""
-    later = {name for name, default in LATER.items() if FIELDS[name].since > _LINKED and cell[name] == default}
-    return content_key({column: str(cell[column]) for column in IDENTITY if column not in later})[:10]
+    later = {name for name, default in LATER.items() if FIELDS[name].since > _LINKED and configuration[name] == default}
+    return content_key({column: str(configuration[column]) for column in IDENTITY if column not in later})[:10]
 
 
 def markdown(document: Document, folder: Path) -> str:
@@ -106,7 +106,7 @@ def _markdown(block: Block, folder: Path) -> str:
     match block:
         case Table():
             return markdown_table(block.header, block.lines)
-        case Picture():
+        case FigureBlock():
             return f"![{block.title}]({block.path.relative_to(folder).as_posix()})"
         case Claims():
             return formatting.markdown(block.findings)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from expbench.results.cells import Cell
+from expbench.results.configurations import Configuration
 
 Value = TypeVar("Value")
 
@@ -69,9 +69,14 @@ def draw_legend(figure: Figure, handles: list[Any], names: list[str]) -> None:
     figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
 
 
-def drawn_places(cells: Sequence[Cell]) -> list[tuple[int, int | None]]:
+def drawn_panels(configurations: Sequence[Configuration]) -> list[tuple[int, int | None]]:
     """Return the sorted pairs of L and degree, or an evenly spaced subset if there are more pairs than panels."""
-    return spread(sorted({(cell["L"], cell["degree"]) for cell in cells}, key=lambda place: (place[0], place[1] or 0)))
+    return spread(
+        sorted(
+            {(configuration["L"], configuration["degree"]) for configuration in configurations},
+            key=lambda place: (place[0], place[1] or 0),
+        )
+    )
 
 
 def spread(values: Sequence[Value]) -> list[Value]:
@@ -79,18 +84,18 @@ def spread(values: Sequence[Value]) -> list[Value]:
     return [values[round(i)] for i in np.linspace(0, len(values) - 1, min(_PANELS, len(values)))]
 
 
-def place_title(L: int, degree: int | None) -> str:
+def panel_title(L: int, degree: int | None) -> str:
     return f"L={L}" if degree is None else f"L={L}, degree {degree}"
 
 
-def draw_metric_axis(axes: Axes, cells: Sequence[Cell], split: str) -> None:
+def draw_metric_axis(axes: Axes, configurations: Sequence[Configuration], split: str) -> None:
     """Set up the metric axis: errors on a log scale, cut below the best run, and the success threshold as a line."""
-    axes.axhline(cells[0].solved_at, color="0.8", linewidth=0.8, zorder=0)
-    axes.set_ylabel(f"{cells[0].metric} ({split})")
-    if not cells[0].higher_is_better:
+    axes.axhline(configurations[0].success_threshold, color="0.8", linewidth=0.8, zorder=0)
+    axes.set_ylabel(f"{configurations[0].metric} ({split})")
+    if not configurations[0].higher_is_better:
         make_logarithmic(axes, "y")
-        best = min(min(cell.values) for cell in cells)
-        axes.set_ylim(bottom=max(LEAST, 0.5 * min(best, cells[0].solved_at)))
+        best = min(min(configuration.values) for configuration in configurations)
+        axes.set_ylim(bottom=max(LEAST, 0.5 * min(best, configurations[0].success_threshold)))
 
 
 def make_logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:

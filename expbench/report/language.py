@@ -17,10 +17,10 @@ from matplotlib.ticker import LogLocator
 
 from expbench.console.formatting import number
 from expbench.report import drawing
-from expbench.report.document import Block, Picture, Section, Table
+from expbench.report.document import Block, FigureBlock, Section, Table
 from expbench.report.labels import labels
 from expbench.report.language_orders import ends, orders, perplexity, published, with_ends
-from expbench.results.cells import SIZES, Cell
+from expbench.results.configurations import SIZES, Configuration
 from expbench.results.histories import Epoch, Trained, of_texts
 from expbench.stats.intervals import Interval, mean_interval
 
@@ -33,17 +33,17 @@ _MOST_EPOCHS = 24  # lines of a table
 _TICKS = (1, 1.5, 2, 3, 4, 5, 7)  # multiples of each power of ten
 
 
-def sections(frame: pd.DataFrame, cells: Sequence[Cell], target: Path) -> list[Section]:
+def sections(frame: pd.DataFrame, configurations: Sequence[Configuration], target: Path) -> list[Section]:
     """Return the sections on runs trained in epochs, one per text, and write their figures below `target`."""
     found = []
-    for index, (text, trained) in enumerate(of_texts(frame, cells).items(), start=1):
+    for index, (text, trained) in enumerate(of_texts(frame, configurations).items(), start=1):
         names = _names(trained)
         path = target / "figures" / f"epochs-{index}.svg"
         figure = against_epochs(trained, names)
         reached, blocks = table(trained, names), list[Block]()
         if figure is not None:
             drawing.save(figure, path)
-            blocks += [Picture("perplexity against epochs", path, [reached]), _CAPTION]
+            blocks += [FigureBlock("perplexity against epochs", path, [reached]), _CAPTION]
         else:
             blocks.append("No run has evaluations at more than one epoch, or its curve was not kept.")
         blocks += [_PREFACE, reached, *_largest(trained, names)]
@@ -59,9 +59,9 @@ runs that diverged, with a cross at their last evaluation."""
 
 def _names(trained: Sequence[Trained]) -> dict[int, str]:
     """Return a name for each configuration (by its `id`), without the settings that follow from L if L suffices."""
-    cells = [each.cell for each in trained]
-    names = labels(cells, also=["L"], without=["steps", "warmup", "batch_size", *SIZES])
-    return names if len(set(names.values())) == len(cells) else labels(cells, also=["L"], without=SIZES)
+    configurations = [each.configuration for each in trained]
+    names = labels(configurations, also=["L"], without=["steps", "warmup", "batch_size", *SIZES])
+    return names if len(set(names.values())) == len(configurations) else labels(configurations, also=["L"], without=SIZES)
 
 
 def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> Figure | None:
@@ -78,7 +78,7 @@ def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> Figu
             if ended:
                 runs = pd.concat([run.table.set_index("epoch")[split] for run in ended], axis=1).sort_index()
                 drawn = axes.plot(runs.index, runs.mean(axis=1), color=colour, linewidth=1.5)
-                named.setdefault(names[id(each.cell)], drawn[0])
+                named.setdefault(names[id(each.configuration)], drawn[0])
                 axes.fill_between(runs.index, runs.min(axis=1), runs.max(axis=1), color=colour, alpha=0.15, linewidth=0)
             for epoch in each.of_ended("chosen").values():
                 axes.plot([epoch.number], [getattr(epoch, split)], "o", color=colour, markersize=4, markerfacecolor="none")
@@ -86,7 +86,7 @@ def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> Figu
                 if run.status == "diverged" and len(run.table):
                     x, y = run.table["epoch"], run.table[split]
                     drawn = axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.7)
-                    named.setdefault(names[id(each.cell)], drawn[0])
+                    named.setdefault(names[id(each.configuration)], drawn[0])
                     axes.plot(x.iloc[-1:], y.iloc[-1:], "x", color=colour, markersize=7)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=_TICKS))
@@ -116,13 +116,15 @@ def table(trained: Sequence[Trained], names: Mapping[int, str]) -> Table:
     for each in best_first:
         epochs = [f"{run.seed}: {run.chosen.number:.3g}" if run.chosen else f"{run.seed}: {run.ended}" for run in each.runs]
         there, at_end = (_interval(each, what, lambda epoch: epoch.test) for what in ("chosen", "last"))
-        line = [names[id(each.cell)], ", ".join(epochs), perplexity(_mean(each, "chosen", "validation"))]
+        line = [names[id(each.configuration)], ", ".join(epochs), perplexity(_mean(each, "chosen", "validation"))]
         line += [perplexity(there.center), ends(there), number(_mean(each, "chosen", "gap"))]
         line += [perplexity(at_end.center), ends(at_end), number(_mean(each, "last", "gap"))]
         abar = [epoch.abar for epoch in each.of_ended("chosen").values()]
         speeds = [run.table["speed"].median() for run in each.runs if run.table["speed"].notna().any()]
-        lines.append([*line, number(max(abar, default=math.nan)), _rounded(speeds), str(each.cell["parameters"] or "-")])
-    return Table("perplexity over epochs", header, lines, [[each.cell] for each in best_first])
+        lines.append(
+            [*line, number(max(abar, default=math.nan)), _rounded(speeds), str(each.configuration["parameters"] or "-")]
+        )
+    return Table("perplexity over epochs", header, lines, [[each.configuration] for each in best_first])
 
 
 def _largest(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
@@ -132,7 +134,7 @@ def _largest(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[B
         runs = [run.table.set_index("epoch")["abar"].dropna() for run in each.runs]
         runs = [run for run in runs if len(run)]
         if runs:
-            columns[names[id(each.cell)]] = pd.concat(runs, axis=1).max(axis=1)
+            columns[names[id(each.configuration)]] = pd.concat(runs, axis=1).max(axis=1)
     if not columns:
         return
     wide = pd.DataFrame(columns).sort_index()
@@ -169,8 +171,8 @@ def _lengths(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int
         found = ([values[run.key, L] for run in each.runs if (run.key, L) in values] for L in lengths)
         shown = [mean_interval(own) for own in found]
         if any(not math.isnan(interval.center) for interval in shown):
-            lines.append([names[id(each.cell)], str(each.cell["L"]), *map(with_ends, shown)])
-            about.append([each.cell])
+            lines.append([names[id(each.configuration)], str(each.configuration["L"]), *map(with_ends, shown)])
+            about.append([each.configuration])
     yield (
         f"Test perplexity {at} when the same model reads contexts of other lengths. The columns are comparable, since all "
         "lengths predict the same tokens: those preceded by at least the longest context. The perplexities above differ, "

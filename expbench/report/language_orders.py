@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from expbench.claims.pairing import Place, places, subjects
+from expbench.claims.pairing import MatchedPair, candidates, places
 from expbench.console.formatting import number
 from expbench.report.document import Block, Table
 from expbench.report.published import beside_table1
@@ -22,21 +22,21 @@ from expbench.studies.published import numbers
 
 def orders(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:
     """Yield the table of differences in test perplexity for pairs of rows of Table 1, published and ours, paired by seed."""
-    histories = {id(each.cell): each for each in trained}
-    among = subjects(frame, [each.cell for each in trained])
+    histories = {id(each.configuration): each for each in trained}
+    among = candidates(frame, [each.configuration for each in trained])
     value = {row.model: row.value for row in numbers.table1()}
     lines, about = [], []
-    for claim in numbers.orders(str(trained[0].cell["task"])):
+    for claim in numbers.orders(str(trained[0].configuration["task"])):
         for place in places(claim, among):
-            left, right = (histories[id(side.cell)] for side in (place.left, place.right))
-            line = [f"{names[id(left.cell)]} < {names[id(right.cell)]}"]
-            if len({each.cell["L"] for each in trained}) > 1:
-                line[0] += f" (L={left.cell['L']})" if "L=" not in line[0] else ""
+            left, right = (histories[id(side.configuration)] for side in (place.left, place.right))
+            line = [f"{names[id(left.configuration)]} < {names[id(right.configuration)]}"]
+            if len({each.configuration["L"] for each in trained}) > 1:
+                line[0] += f" (L={left.configuration['L']})" if "L=" not in line[0] else ""
             line.append(perplexity(value[claim.left.model] - value[claim.right.model]))
             lines.append(
                 [*line, *(text for what in ("chosen", "last") for text in _difference(left, right, what)), _lost(place)]
             )
-            about.append([left.cell, right.cell])
+            about.append([left.configuration, right.configuration])
     if lines:
         yield (
             f"Orders of {numbers.TEXT_SOURCE}, the lower perplexity first, with our differences in test perplexity, left "
@@ -63,8 +63,8 @@ def _difference(left: Trained, right: Trained, what: str) -> list[str]:
     return [with_ends(paired([found]).difference), said]
 
 
-def _lost(place: Place) -> str:
-    sides = [side.cell for side in (place.left, place.right)]
+def _lost(place: MatchedPair) -> str:
+    sides = [side.configuration for side in (place.left, place.right)]
     return ", ".join(f"{c.count('diverged')} of {c.trials} of {c['model']}" for c in sides if c.count("diverged")) or "-"
 
 
@@ -72,18 +72,18 @@ def published(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[
     """Yield the rows of Table 1 with every configuration of their model; nothing if none was run."""
     lines, about = [], []
     for row in numbers.table1():
-        for each in (each for each in trained if each.cell["model"] == row.model):
+        for each in (each for each in trained if each.configuration["model"] == row.model):
             values = [epoch.test for epoch in each.of_ended("chosen").values()]
-            ours, verdict = beside_table1(row, each.cell, values)
+            ours, verdict = beside_table1(row, each.configuration, values)
             line = [
                 row.row,
                 row.parameters,
                 perplexity(row.value),
-                names[id(each.cell)],
-                str(each.cell["parameters"] or "-"),
+                names[id(each.configuration)],
+                str(each.configuration["parameters"] or "-"),
             ]
             lines.append([*line, perplexity(ours.center), ends(ours), verdict])
-            about.append([each.cell])
+            about.append([each.configuration])
     if lines:
         yield (
             f"Published: {numbers.TEXT_SOURCE}. Ours: test perplexity at the chosen epochs, and a 95 % prediction interval "

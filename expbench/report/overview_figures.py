@@ -14,32 +14,39 @@ from matplotlib.figure import Figure
 from expbench.report.drawing import COLOURS, STYLE
 from expbench.report.labels import labels
 from expbench.report.published import Entry, around
-from expbench.results.cells import SIZES, Cell
+from expbench.results.configurations import SIZES, Configuration
 
 _MOST_MODELS = 8
 _NONE = 0.5  # y value if no degree is solved
 
 
-def solved_by_depth(cells: Sequence[Cell]) -> Figure | None:
+def solved_by_depth(configurations: Sequence[Configuration]) -> Figure | None:
     """Draw the largest degree that at least half of the runs solve, against depth; one panel per L and task configuration.
 
     Dashed: the largest degree whose floor lies below the success threshold; above it no network of that reach solves the
     task. Configurations with ill-posed labels are omitted. Return None if degree and depth do not vary, or for too many
     models.
     """
-    cells = [cell for cell in cells if cell["degree"] and cell.trials and not cell.higher_is_better]
-    cells = [cell for cell in cells if cell["well_posed"] is not False]
-    apart = _settings_apart(cells)
-    grids: dict[tuple[str, int], list[Cell]] = {}
-    for cell in cells:
-        grids.setdefault((apart[cell["context"]] or cell["task"], cell["L"]), []).append(cell)
+    configurations = [
+        configuration
+        for configuration in configurations
+        if configuration["degree"] and configuration.trials and not configuration.higher_is_better
+    ]
+    configurations = [configuration for configuration in configurations if configuration["well_posed"] is not False]
+    apart = _settings_apart(configurations)
+    grids: dict[tuple[str, int], list[Configuration]] = {}
+    for configuration in configurations:
+        grids.setdefault((apart[configuration["context"]] or configuration["task"], configuration["L"]), []).append(
+            configuration
+        )
     grids = {
         place: own
         for place, own in grids.items()
-        if len({cell["degree"] for cell in own}) > 2 and len({cell["depth"] for cell in own}) > 1
+        if len({configuration["degree"] for configuration in own}) > 2
+        and len({configuration["depth"] for configuration in own}) > 1
     }
-    names = labels(cells, without=["depth", "positions", *SIZES])
-    models = list(dict.fromkeys(names[id(cell)] for own in grids.values() for cell in own))
+    names = labels(configurations, without=["depth", "positions", *SIZES])
+    models = list(dict.fromkeys(names[id(configuration)] for own in grids.values() for configuration in own))
     if not grids or len(models) > _MOST_MODELS:
         return None
     rows = list(dict.fromkeys(setting for setting, _ in grids))
@@ -54,7 +61,7 @@ def solved_by_depth(cells: Sequence[Cell]) -> Figure | None:
             axes.remove()
             continue
         for i, model in enumerate(models):
-            mine = [cell for cell in own if names[id(cell)] == model]
+            mine = [configuration for configuration in own if names[id(configuration)] == model]
             named |= _lines(axes, mine, model, COLOURS[i], (i - (len(models) - 1) / 2) * 0.04)
         _degree_axis(axes, own)
         axes.set_title(f"L = {columns[column]}", fontsize=8)
@@ -67,16 +74,16 @@ def solved_by_depth(cells: Sequence[Cell]) -> Figure | None:
     return figure
 
 
-def _lines(axes: Axes, cells: Sequence[Cell], name: str, colour: Any, aside: float) -> dict[str, Any]:
+def _lines(axes: Axes, configurations: Sequence[Configuration], name: str, colour: Any, aside: float) -> dict[str, Any]:
     """Draw the degrees that a model solves, and the limit set by floors if there is one; return its legend entry."""
-    if not cells:
+    if not configurations:
         return {}
-    depths = sorted({cell["depth"] for cell in cells})
-    highest = max(cell["degree"] for cell in cells)
+    depths = sorted({configuration["depth"] for configuration in configurations})
+    highest = max(configuration["degree"] for configuration in configurations)
     solved, possible = [], []
     for depth in depths:
-        own = [cell for cell in cells if cell["depth"] == depth]
-        allowed = [c for c in own if c.floor is None or c.floor <= c.solved_at]
+        own = [configuration for configuration in configurations if configuration["depth"] == depth]
+        allowed = [c for c in own if c.floor is None or c.floor <= c.success_threshold]
         solved.append(max((c["degree"] for c in own if 2 * c.solved >= c.trials), default=_NONE))
         # a degree without runs at this depth is not ruled out by a floor
         possible.append(highest if len(allowed) == len(own) else max((c["degree"] for c in allowed), default=_NONE))
@@ -86,20 +93,23 @@ def _lines(axes: Axes, cells: Sequence[Cell], name: str, colour: Any, aside: flo
     return {name: axes.plot(x, solved, "o-", color=colour, markersize=4, linewidth=1.4)[0]}
 
 
-def _degree_axis(axes: Axes, cells: Sequence[Cell]) -> None:
-    degrees = sorted({cell["degree"] for cell in cells})
+def _degree_axis(axes: Axes, configurations: Sequence[Configuration]) -> None:
+    degrees = sorted({configuration["degree"] for configuration in configurations})
     ticks = [degree for i, degree in enumerate(degrees) if i in (0, len(degrees) - 1) or math.log2(degree) % 1 == 0]
     axes.set_yscale("log", base=2)
     axes.set_yticks([_NONE, *ticks], ["none", *map(str, ticks)])
     axes.minorticks_off()
     axes.set_ylim(_NONE * 0.8, degrees[-1] * 1.25)
-    axes.set_xticks(sorted({cell["depth"] for cell in cells}))
+    axes.set_xticks(sorted({configuration["depth"] for configuration in configurations}))
     axes.margins(x=0.12)
 
 
-def _settings_apart(cells: Sequence[Cell]) -> dict[str, str]:
+def _settings_apart(configurations: Sequence[Configuration]) -> dict[str, str]:
     """Return for each context a text of the settings needed to distinguish it from the others."""
-    contexts = {cell["context"]: dict(part.partition("=")[::2] for part in cell["context"].split(", ")) for cell in cells}
+    contexts = {
+        configuration["context"]: dict(part.partition("=")[::2] for part in configuration["context"].split(", "))
+        for configuration in configurations
+    }
     kept: list[str] = []
     told_apart = 1
     for name in dict.fromkeys(name for settings in contexts.values() for name in settings):
@@ -144,6 +154,6 @@ def beside_published(entries: Sequence[Entry]) -> Figure | None:
 
 
 def _setting_of(entry: Entry, entries: Sequence[Entry]) -> str:
-    assert entry.cell is not None
-    readings = [part for part in str(entry.cell["context"]).split(", ") if part.startswith(("head", "supervise"))]
-    return ", ".join([*readings, *around(entry.cell, entries)])
+    assert entry.configuration is not None
+    readings = [part for part in str(entry.configuration["context"]).split(", ") if part.startswith(("head", "supervise"))]
+    return ", ".join([*readings, *around(entry.configuration, entries)])

@@ -16,7 +16,7 @@ import pandas as pd
 
 from expbench.console.formatting import number
 from expbench.report.document import Table
-from expbench.results.cells import Cell
+from expbench.results.configurations import Configuration
 from expbench.stats.intervals import Interval, further_interval
 from expbench.stats.resampling import further_mean_interval
 from expbench.studies.published.numbers import SOURCE, Perplexity, Published, table2
@@ -39,19 +39,19 @@ class Entry(NamedTuple):
     """
 
     published: Published
-    cell: Cell | None
+    configuration: Configuration | None
     ours: Interval | None
     verdict: Verdict
 
 
-def beside_table1(published: Perplexity, cell: Cell, values: Sequence[float]) -> tuple[Interval, str]:
+def beside_table1(published: Perplexity, configuration: Configuration, values: Sequence[float]) -> tuple[Interval, str]:
     """Return the prediction interval for the mean of three further seeds, from our `values`, and the verdict.
 
     Perplexities are comparable for the same text, tokenizer and model size; otherwise the verdict names the differences.
     With a single seed there is no interval, and the verdict is "not comparable".
     """
     ours = further_interval(values)  # with few seeds a bootstrap interval is too narrow
-    known = json.loads(cell.each("task_settings")[0]) | {name: cell[name] for name in ("L", "D", "depth")}
+    known = json.loads(configuration.each("task_settings")[0]) | {name: configuration[name] for name in ("L", "D", "depth")}
     apart = [f"{name}={known.get(name)}" for name, meant in _OF_TABLE1.items() if known.get(name) != meant]
     if apart:
         return ours, f"not comparable ({', '.join(apart)})"
@@ -60,37 +60,39 @@ def beside_table1(published: Perplexity, cell: Cell, values: Sequence[float]) ->
     return ours, "reproduces" if ours.low <= published.value <= ours.high else "differs"
 
 
-def entries(frame: pd.DataFrame, cells: Sequence[Cell]) -> list[Entry]:
+def entries(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> list[Entry]:
     """Return each published number with each of our matching configurations; frame: the rows of these configurations."""
     runs = (frame["kind"] == "run") & (frame["status"] == "ok")
     test = frame[runs & (frame["split"] == "test") & (frame["slice"] == "")]
     by_metric = {str(metric): dict(zip(own["key"], own["value"], strict=True)) for metric, own in test.groupby("metric")}
-    return [entry for published in table2() for entry in _entries(published, cells, by_metric)]
+    return [entry for published in table2() for entry in _entries(published, configurations, by_metric)]
 
 
-def _entries(published: Published, cells: Sequence[Cell], values: dict[str, dict[str, float]]) -> Iterator[Entry]:
-    meant = [cell for cell in cells if _may_be(published, cell)]
+def _entries(
+    published: Published, configurations: Sequence[Configuration], values: dict[str, dict[str, float]]
+) -> Iterator[Entry]:
+    meant = [configuration for configuration in configurations if _may_be(published, configuration)]
     if not meant:
         yield Entry(published, None, None, "not run")
     percent = published.metric == "accuracy_percent"
-    for cell in meant:
+    for configuration in meant:
         mine = values.get("accuracy" if percent else "mse", {})
         by_instance: dict[int, list[float]] = {}
-        for instance, key in zip(cell.each("instance"), cell.each("key"), strict=True):
+        for instance, key in zip(configuration.each("instance"), configuration.each("key"), strict=True):
             own = by_instance.setdefault(instance, [])
             own += [mine[key] * (100 if percent else 1)] if key in mine else []
         ours = further_mean_interval(list(by_instance.values()))
         verdict: Verdict = "not comparable" if not percent else "differs"
         if percent and ours.low <= published.value <= ours.high:
             verdict = "reproduces"
-        yield Entry(published, cell, ours, verdict)
+        yield Entry(published, configuration, ours, verdict)
 
 
-def _may_be(published: Published, cell: Cell) -> bool:
+def _may_be(published: Published, configuration: Configuration) -> bool:
     fixed = ("task", "model", "positions", "depth", "D")
-    if not cell.values or any(cell[name] != getattr(published, name) for name in fixed):
+    if not configuration.values or any(configuration[name] != getattr(published, name) for name in fixed):
         return False
-    task = json.loads(cell.each("task_settings")[0])
+    task = json.loads(configuration.each("task_settings")[0])
     return all(task.get(name) == value for name, value in _RECONSTRUCTED[published.task].items())
 
 
@@ -102,15 +104,15 @@ def table(found: Sequence[Entry]) -> Table:
     for entry in found:
         row = [entry.published.row, entry.verdict, number(entry.published.value)]
         printed = str(entry.published.parameters)
-        if entry.cell is None or entry.ours is None:
+        if entry.configuration is None or entry.ours is None:
             lines.append([*row, "-", "-", printed, "-", "-"])
             continue
         spread = f"{number(entry.ours.low)} to {number(entry.ours.high)}"
-        parts = [str(entry.cell["context"]), *around(entry.cell, found), *_layout(entry.cell)]
+        parts = [str(entry.configuration["context"]), *around(entry.configuration, found), *_layout(entry.configuration)]
         setting = ", ".join(part for part in parts if part)
-        lines.append([*row, number(entry.ours.center), spread, printed, str(entry.cell["parameters"]), setting])
-    cells = [[entry.cell] if entry.cell else [] for entry in found]
-    return Table("Published numbers and ours", header, lines, cells)
+        lines.append([*row, number(entry.ours.center), spread, printed, str(entry.configuration["parameters"]), setting])
+    configurations = [[entry.configuration] if entry.configuration else [] for entry in found]
+    return Table("Published numbers and ours", header, lines, configurations)
 
 
 def summary(found: Sequence[Entry]) -> str:
@@ -119,12 +121,12 @@ def summary(found: Sequence[Entry]) -> str:
     return f"Published: {SOURCE}. {', '.join(f'{verdict}: {n}' for verdict, n in sorted(counts.items()))}."
 
 
-def around(cell: Cell, found: Sequence[Entry]) -> list[str]:
+def around(configuration: Configuration, found: Sequence[Entry]) -> list[str]:
     """Return the norm of a configuration, and its steps if entries differ in them."""
-    lengths = {entry.cell["steps"] for entry in found if entry.cell}
-    return [f"norm={cell['norm']}", *([f"steps={cell['steps']}"] if len(lengths) > 1 else [])]
+    lengths = {entry.configuration["steps"] for entry in found if entry.configuration}
+    return [f"norm={configuration['norm']}", *([f"steps={configuration['steps']}"] if len(lengths) > 1 else [])]
 
 
-def _layout(cell: Cell) -> list[str]:
-    layout = json.loads(cell["model_settings"]).get("layout")
+def _layout(configuration: Configuration) -> list[str]:
+    layout = json.loads(configuration["model_settings"]).get("layout")
     return [f"layout={layout}"] if layout else []

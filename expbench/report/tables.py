@@ -10,7 +10,7 @@ from expbench.algebra.reach import NO_BOUND
 from expbench.console.formatting import number
 from expbench.report.document import Table
 from expbench.report.labels import labels
-from expbench.results.cells import PROTOCOL, SIZES, TRAINING, Cell, varying
+from expbench.results.configurations import PROTOCOL, SIZES, TRAINING, Configuration, varying
 from expbench.run import LATER
 
 _COLUMNS = ["L", "degree", *SIZES, *(column for column in TRAINING if column not in PROTOCOL)]
@@ -20,37 +20,48 @@ _SOURCES = ("expbench", "git_commit", "python", "torch", "device_name", "precisi
 _MOST_NAMED = 8  # values of a line of the provenance table
 
 
-def same(cells: Sequence[Cell]) -> str:
+def same(configurations: Sequence[Configuration]) -> str:
     """Return a sentence on the settings that are the same in all rows of the results table."""
-    columns = varying(list(cells), _COLUMNS)
+    columns = varying(list(configurations), _COLUMNS)
     stated = [
-        f"{column}={plain(cells[0][column])}"
+        f"{column}={plain(configurations[0][column])}"
         for column in _COLUMNS
-        if column not in columns and known(cells[0][column]) and cells[0][column] != LATER.get(column)
+        if column not in columns and known(configurations[0][column]) and configurations[0][column] != LATER.get(column)
     ]
     return f"Same in all rows: {', '.join(stated)}."
 
 
-def results(cells: Sequence[Cell], metric: str, title: str) -> Table:
+def results(configurations: Sequence[Configuration], metric: str, title: str) -> Table:
     """Return the results table, one line per configuration."""
-    columns = varying(list(cells), _COLUMNS)
-    names = labels(cells, without=[*_COLUMNS, *PROTOCOL])
-    protocols = [_protocol(cell) for cell in cells]
+    columns = varying(list(configurations), _COLUMNS)
+    names = labels(configurations, without=[*_COLUMNS, *PROTOCOL])
+    protocols = [_protocol(configuration) for configuration in configurations]
     several = len(set(protocols)) > 1  # then it distinguishes lines, and stands before the results
     # the most important columns come first, since the table is wider than a screen
     header = ["model", *columns, *(["protocol"] if several else []), metric, "95 % interval", "solved", "reading", "floor"]
     header += ["best", _RUNS, "rate", "parameters", "state", "FLOPs per token", "reach"]
     lines = [
         [
-            *(names[id(cell)], *(plain(cell[column]) for column in columns), *([protocol] if several else [])),
-            *(*_outcome(cell), _rate(cell), *_sizes(cell), *([] if several else [protocol])),
+            *(
+                names[id(configuration)],
+                *(plain(configuration[column]) for column in columns),
+                *([protocol] if several else []),
+            ),
+            *(*_outcome(configuration), _rate(configuration), *_sizes(configuration), *([] if several else [protocol])),
         ]
-        for cell, protocol in zip(cells, protocols, strict=True)
+        for configuration, protocol in zip(configurations, protocols, strict=True)
     ]
     brief = ["model", *_told_apart(header, lines, columns, several), "parameters"]
-    brief += [metric, "95 % interval", "solved", *(["floor"] if any(cell.floor is not None for cell in cells) else [])]
+    brief += [
+        metric,
+        "95 % interval",
+        "solved",
+        *(["floor"] if any(configuration.floor is not None for configuration in configurations) else []),
+    ]
     header += [] if several else ["protocol"]
-    return Table(title, header, lines, [[cell] for cell in cells], main=True, folded=_RUNS, brief=brief)
+    return Table(
+        title, header, lines, [[configuration] for configuration in configurations], main=True, folded=_RUNS, brief=brief
+    )
 
 
 def _told_apart(header: Sequence[str], lines: Sequence[Sequence[str]], columns: Sequence[str], several: bool) -> list[str]:
@@ -63,60 +74,76 @@ def _told_apart(header: Sequence[str], lines: Sequence[Sequence[str]], columns: 
     return kept
 
 
-def _outcome(cell: Cell) -> list[str]:
-    interval, share = cell.interval, cell.solved_share
-    ended = [f"{cell.count(status)} {status}" for status in ("diverged", "failed", "unsupported") if cell.count(status)]
-    mean = "; ".join([*([number(interval.center)] if cell.values else []), *ended])
-    if cell["well_posed"] is False:
+def _outcome(configuration: Configuration) -> list[str]:
+    interval, share = configuration.interval, configuration.solved_share
+    ended = [
+        f"{configuration.count(status)} {status}"
+        for status in ("diverged", "failed", "unsupported")
+        if configuration.count(status)
+    ]
+    mean = "; ".join([*([number(interval.center)] if configuration.values else []), *ended])
+    if configuration["well_posed"] is False:
         mean += " (ill-posed)"
     spread = f"{number(interval.low)} to {number(interval.high)}" if pd.notna(interval.low) else "-"
-    solved = f"{cell.solved}/{cell.trials} ({number(share.low)} to {number(share.high)})" if cell.trials else "-"
-    runs = [f"{who}: {what}" for who, what, _ in each_run(cell)]
-    floor = number(cell.floor) if cell.floor is not None else NO_BOUND
-    return [mean, spread, solved, cell.reading, floor, number(cell.best), ", ".join(runs)]
+    solved = (
+        f"{configuration.solved}/{configuration.trials} ({number(share.low)} to {number(share.high)})"
+        if configuration.trials
+        else "-"
+    )
+    runs = [f"{who}: {what}" for who, what, _ in each_run(configuration)]
+    floor = number(configuration.floor) if configuration.floor is not None else NO_BOUND
+    return [mean, spread, solved, configuration.reading, floor, number(configuration.best), ", ".join(runs)]
 
 
-def each_run(cell: Cell) -> list[tuple[str, str, str]]:
+def each_run(configuration: Configuration) -> list[tuple[str, str, str]]:
     """Return for each run its seed (and its instance, if there are several), its value or status, and its key."""
-    several = len(set(cell.each("instance"))) > 1
+    several = len(set(configuration.each("instance"))) > 1
     return [
         (f"i{instance}/{seed}" if several else str(seed), number(value) if pd.notna(value) else status, key)
         for instance, seed, value, status, key in zip(
-            *(cell.each(c) for c in ("instance", "seed", "value", "status", "key")), strict=True
+            *(configuration.each(c) for c in ("instance", "seed", "value", "status", "key")), strict=True
         )
     ]
 
 
-def _sizes(cell: Cell) -> list[str]:
-    degree, order = cell["network_degree"], cell["network_order"]
+def _sizes(configuration: Configuration) -> list[str]:
+    degree, order = configuration["network_degree"], configuration["network_order"]
     reach = f"degree {int(degree)}, order {int(order)}" if known(degree) else NO_BOUND
-    flops = cell["flops_per_token"]
-    return [*map(plain, (cell["parameters"], cell["state_size"])), number(flops) if known(flops) else "-", reach]
+    flops = configuration["flops_per_token"]
+    return [
+        *map(plain, (configuration["parameters"], configuration["state_size"])),
+        number(flops) if known(flops) else "-",
+        reach,
+    ]
 
 
-def _rate(cell: Cell) -> str:
-    if cell.tuning is None or not cell.tuned:
+def _rate(configuration: Configuration) -> str:
+    if configuration.tuning is None or not configuration.tuned:
         return "**not tuned**"
-    edge = ", at the edge" if cell["lr"] in (cell.tuning.rates[0], cell.tuning.rates[-1]) else ""
-    return f"best of {len(cell.tuning.rates)}, {cell.tuning.runs} runs{edge}"
+    edge = ", at the edge" if configuration["lr"] in (configuration.tuning.rates[0], configuration.tuning.rates[-1]) else ""
+    return f"best of {len(configuration.tuning.rates)}, {configuration.tuning.runs} runs{edge}"
 
 
-def _protocol(cell: Cell) -> str:
-    residual, skip = ("-" if not known(cell[c]) else "on" if cell[c] else "off" for c in ("residual", "skip"))
-    return f"{cell['norm']}, {cell['positions']}, {residual}, {skip}"
+def _protocol(configuration: Configuration) -> str:
+    residual, skip = (
+        "-" if not known(configuration[c]) else "on" if configuration[c] else "off" for c in ("residual", "skip")
+    )
+    return f"{configuration['norm']}, {configuration['positions']}, {residual}, {skip}"
 
 
-def of_labels(cells: Sequence[Cell], title: str) -> Table | None:
+def of_labels(configurations: Sequence[Configuration], title: str) -> Table | None:
     """Return the table of label statistics, one line per L, degree, test size and instance; None if they are unknown."""
     seen: dict[tuple[object, ...], list[str]] = {}
-    for cell in cells:
-        for instance, posed, *facts in zip(*(cell.each(c) for c in ("instance", "well_posed", *_LABELS)), strict=True):
+    for configuration in configurations:
+        for instance, posed, *facts in zip(
+            *(configuration.each(c) for c in ("instance", "well_posed", *_LABELS)), strict=True
+        ):
             if not known(facts[0]):
                 continue
-            place = (cell["L"], cell["degree"], cell["test_size"], instance)
+            place = (configuration["L"], configuration["degree"], configuration["test_size"], instance)
             seen[place] = [
-                plain(cell["L"]),
-                plain(cell["degree"]),
+                plain(configuration["L"]),
+                plain(configuration["degree"]),
                 str(instance),
                 *map(number, facts),
                 "yes" if posed else "**no**",

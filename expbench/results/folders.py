@@ -24,7 +24,7 @@ def open_folder(path: str, option: str = "--results", example: str = "results") 
         folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-        files.sweep_away(folder)
+        files.remove_stale(folder)
     except OSError as error:
         reason = error.strerror or error
         raise BadInput(

@@ -15,15 +15,15 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from expbench.results.cells import Cell
+from expbench.results.configurations import Configuration
 from expbench.results.reported import reported
 
 _MEASURED = {
     ("train", "epoch"): "epoch",
     ("train", "loss"): "loss",
-    ("selection", "perplexity"): "validation",
+    ("validation", "perplexity"): "validation",
     ("test", "perplexity"): "test",
-    ("selection", "k_hat"): "abar",
+    ("validation", "k_hat"): "abar",
     ("train", "tokens_per_second"): "speed",
 }
 _OF_TEXT = ("data", "tokenizer", "pieces", "text")  # settings of a task that change the text or its tokens
@@ -80,7 +80,7 @@ class History:
 class Trained:
     """A configuration trained in epochs, with the histories of its runs."""
 
-    cell: Cell
+    configuration: Configuration
     runs: list[History]
 
     def of_ended(self, what: str) -> dict[int, Epoch]:
@@ -89,7 +89,7 @@ class Trained:
         return {seed: epoch for seed, epoch in found if epoch is not None}
 
 
-def of_texts(frame: pd.DataFrame, cells: Sequence[Cell]) -> dict[tuple[str, ...], list[Trained]]:
+def of_texts(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> dict[tuple[str, ...], list[Trained]]:
     """Return the configurations trained in epochs, grouped by text and tokens; frame: the rows of these configurations."""
     rows = frame[(frame["kind"] == "run") & (frame["slice"] == "")]
     keys = set(rows.loc[rows["metric"] == "epoch", "key"])
@@ -98,16 +98,19 @@ def of_texts(frame: pd.DataFrame, cells: Sequence[Cell]) -> dict[tuple[str, ...]
     steps = rows[reported(rows)].drop_duplicates("key").set_index("key")["step"].to_dict()
     tables = {str(key): _table(own) for key, own in rows.groupby("key")}
     found: dict[tuple[str, ...], list[Trained]] = {}
-    for cell in cells:
-        if cell["task"] not in tasks:
+    for configuration in configurations:
+        if configuration["task"] not in tasks:
             continue
-        settings = json.loads(cell.each("task_settings")[0])
+        settings = json.loads(configuration.each("task_settings")[0])
         histories = [
             History(str(key), int(seed), str(status), tables.get(str(key), _table(rows[:0])), steps.get(key))
-            for key, seed, status in zip(*(cell.each(column) for column in ("key", "seed", "status")), strict=True)
+            for key, seed, status in zip(*(configuration.each(column) for column in ("key", "seed", "status")), strict=True)
         ]
-        found.setdefault((str(cell["task"]), *_text(settings)), []).append(Trained(cell, histories))
-    return {text: sorted(own, key=lambda each: (each.cell["model"], each.cell["L"])) for text, own in found.items()}
+        found.setdefault((str(configuration["task"]), *_text(settings)), []).append(Trained(configuration, histories))
+    return {
+        text: sorted(own, key=lambda each: (each.configuration["model"], each.configuration["L"]))
+        for text, own in found.items()
+    }
 
 
 def _text(settings: Mapping[str, object]) -> tuple[str, ...]:

@@ -14,8 +14,8 @@ from expbench.results.schema import READ_OUT
 from expbench.run import AXES, FIELDS, Run, canonical
 from expbench.settings import Role
 
-SIZES = ("test_size", "selection_size")
-# Columns derived from settings, with their roles; `cells.with_context` adds those that the schema lacks.
+SIZES = ("test_size", "validation_size")
+# Columns derived from settings, with their roles; `configurations.with_context` adds those that the schema lacks.
 _OF_SETTINGS: dict[str, Role] = {"context": "task", "skip": "model", **dict.fromkeys(SIZES, "task")}
 _ROLES: dict[str, Role] = {name: field.role for name, field in {**FIELDS, **AXES}.items()} | _OF_SETTINGS
 _READ_AS = {
@@ -40,7 +40,7 @@ def fields(without: Collection[str] = ()) -> list[str]:
 
 
 def columns(without: Collection[str] = ()) -> list[str]:
-    """Return the columns of `cells.with_context` that distinguish runs, with one column per setting."""
+    """Return the columns of `configurations.with_context` that distinguish runs, with one column per setting."""
     left_out = _left_out(frozenset(without))
     return [column for name in FIELDS for column in _READ_AS.get(name, (name,)) if column not in left_out]
 

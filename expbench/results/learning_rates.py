@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from expbench.run import RESERVED as RESERVED
 
-LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-START = (3e-3, 1e-2, 3e-2, 1e-1)  # the initial grid of every search
+RATE_GRID = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
+INITIAL_GRID = (3e-3, 1e-2, 3e-2, 1e-1)  # the initial grid of every search
 TUNING_RUNS = 5  # per rate
 
 # Validation results of one configuration by rate, one number per run, None for a run that diverged or failed.
@@ -32,12 +32,12 @@ def choose(tried: Tried, higher_is_better: bool) -> float:
 
 def extended(grid: Sequence[float], chosen: Sequence[float]) -> tuple[float, ...]:
     """Return the grid, extended by one rate at each end where a chosen rate lies; unchanged if none lies at an end."""
-    low, high = LADDER.index(min(grid)), LADDER.index(max(grid))
+    low, high = RATE_GRID.index(min(grid)), RATE_GRID.index(max(grid))
     low -= min(grid) in chosen and low > 0
-    high += max(grid) in chosen and high < len(LADDER) - 1
-    return LADDER[low : high + 1]
+    high += max(grid) in chosen and high < len(RATE_GRID) - 1
+    return RATE_GRID[low : high + 1]
 
 
-def at_the_cap(rate: float) -> bool:
+def at_grid_boundary(rate: float) -> bool:
     """Return whether a rate lies on the grid boundary, so that a better rate may lie beyond it."""
-    return rate in (LADDER[0], LADDER[-1])
+    return rate in (RATE_GRID[0], RATE_GRID[-1])

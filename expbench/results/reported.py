@@ -21,10 +21,10 @@ def reported(frame: pd.DataFrame) -> pd.Series[bool]:
 
     A run trained in epochs is reported at the epoch with the best validation value, the first if several are equal.
     """
-    shown = frame["headline"].fillna(False).astype(bool) & frame["split"].isin(["selection", "test"])
+    shown = frame["primary"].fillna(False).astype(bool) & frame["split"].isin(["validation", "test"])
     rows = frame.loc[shown, ["key", "split", "step", "value", "higher_is_better"]]
     at = rows.groupby(["key", "split"])["step"].transform("max")
-    epochs = rows[(rows["split"] == "selection") & rows["key"].isin(_in_epochs(frame)) & rows["value"].notna()]
+    epochs = rows[(rows["split"] == "validation") & rows["key"].isin(_in_epochs(frame)) & rows["value"].notna()]
     if len(epochs):
         loss = epochs["value"].where(~epochs["higher_is_better"].astype(bool), -epochs["value"])
         best = epochs.assign(loss=loss).sort_values(["loss", "step"], kind="stable").drop_duplicates("key")
@@ -33,12 +33,12 @@ def reported(frame: pd.DataFrame) -> pd.Series[bool]:
     return shown
 
 
-def chosen_step(selection: Mapping[int, float], higher_is_better: bool) -> int:
+def chosen_step(validation: Mapping[int, float], higher_is_better: bool) -> int:
     """Return the step at which a run is reported: the one with the best validation value, the first if several are equal.
 
     `reported` applies the same rule to all runs of a frame at once. Raise ValueError if every value is NaN.
     """
-    known = {step: value for step, value in selection.items() if not math.isnan(value)}
+    known = {step: value for step, value in validation.items() if not math.isnan(value)}
     return min(sorted(known), key=lambda step: -known[step] if higher_is_better else known[step])
 
 
@@ -49,7 +49,7 @@ def _in_epochs(frame: pd.DataFrame) -> pd.Series[str]:
 
 def choosing(frame: pd.DataFrame) -> pd.Series[bool]:
     """Mark the rows that choose a learning rate: the reported rows on the validation split."""
-    return reported(frame) & (frame["split"] == "selection")
+    return reported(frame) & (frame["split"] == "validation")
 
 
 def endings(frame: pd.DataFrame) -> pd.Series[bool]:
@@ -65,7 +65,7 @@ def endings(frame: pd.DataFrame) -> pd.Series[bool]:
     whole = frame["slice"] == ""
     unmeasured = frame["metric"].isna()
     broken_off = whole & (frame["status"] != "ok") & (frame["step"] == frame.groupby("key")["step"].transform("max"))
-    last = whole & (frame["step"] == frame["steps"]) & frame["split"].isin(["selection", "test"])
+    last = whole & (frame["step"] == frame["steps"]) & frame["split"].isin(["validation", "test"])
     run = (frame["kind"] == "run") & last
     in_epochs = (frame["kind"] == "run") & frame["key"].isin(_in_epochs(frame))
     epochs = in_epochs & ~frame["slice"].fillna("").str.startswith("layer=")
@@ -79,7 +79,7 @@ def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
 
     A diverged run has NaN; failed and unsupported runs are omitted.
     """
-    names = ["key", "status", "split", "step", "steps", "metric", "headline", "higher_is_better", "value"]
+    names = ["key", "status", "split", "step", "steps", "metric", "primary", "higher_is_better", "value"]
     found: dict[str, float] = {}
     for path in sorted(folder.glob("*.parquet")):
         own = path.stem in keys
@@ -92,8 +92,8 @@ def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
         found |= {key: math.nan for key in diverged if key in keys}
         in_epochs = pc.is_in(part["key"], part.filter(pc.equal(part["metric"], "epoch"))["key"].combine_chunks())
         last = pc.or_(in_epochs, pc.equal(part["step"], part["steps"]))
-        ended = pc.and_(pc.equal(part["split"], "selection"), pc.equal(part["status"], "ok"))
-        part = part.filter(pc.and_(pc.and_(last, part["headline"]), ended))
+        ended = pc.and_(pc.equal(part["split"], "validation"), pc.equal(part["status"], "ok"))
+        part = part.filter(pc.and_(pc.and_(last, part["primary"]), ended))
         by_run: dict[tuple[str, bool], dict[int, float]] = {}
         names_read = ("key", "higher_is_better", "step", "value")
         for key, higher, step, value in zip(*(part[n].to_pylist() for n in names_read), strict=True):

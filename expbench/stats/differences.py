@@ -42,21 +42,21 @@ def estimated(runs: pd.DataFrame, least_spread: pd.Series[float], confidence: fl
     configuration with the columns difference, low, high, p (null: no difference) and design. Values are NaN and the design
     is empty if the data do not suffice, for example with fewer than two runs per side.
     """
-    runs = runs.sort_values(["cell", "instance", "side", "seed"], kind="stable")
+    runs = runs.sort_values(["configuration", "instance", "side", "seed"], kind="stable")
     blocks = _blocks(runs)
     pairs = _pairs(runs, blocks)
     parts = {"paired": _paired(pairs, least_spread), "unpaired": _unpaired(blocks, least_spread)}
-    tried = pd.concat(parts)["cell"].value_counts()
+    tried = pd.concat(parts)["configuration"].value_counts()
     found = pd.concat([_judged(part, tried, confidence).assign(design=name) for name, part in parts.items()])
-    best = found.sort_values("half", kind="stable").drop_duplicates("cell").set_index("cell")
-    shared = runs.merge(blocks[["cell", "instance"]], on=["cell", "instance"])
+    best = found.sort_values("half", kind="stable").drop_duplicates("configuration").set_index("configuration")
+    shared = runs.merge(blocks[["configuration", "instance"]], on=["configuration", "instance"])
     for design, values, sizes, resampled in (
-        ("paired", pairs["difference"], pairs.groupby("cell").size(), _flips),
+        ("paired", pairs["difference"], pairs.groupby("configuration").size(), _flips),
         ("unpaired", shared["loss"], _sizes(blocks), _exchanges),
     ):
         doubtful = best.index[(best["design"] == design) & (best["p"] <= 1 - confidence)]
-        of_cell = (pairs if design == "paired" else shared)["cell"]
-        least = _veto(values.set_axis(of_cell), sizes[sizes.index.isin(doubtful)], resampled)
+        of_configuration = (pairs if design == "paired" else shared)["configuration"]
+        least = _veto(values.set_axis(of_configuration), sizes[sizes.index.isin(doubtful)], resampled)
         best["p"] = np.fmax(best["p"], (least * tried).reindex(best.index))
     best = best.assign(
         low=best["difference"] - best["half"], high=best["difference"] + best["half"], p=best["p"].clip(upper=1)
@@ -66,29 +66,31 @@ def estimated(runs: pd.DataFrame, least_spread: pd.Series[float], confidence: fl
 
 def _blocks(runs: pd.DataFrame) -> pd.DataFrame:
     """Return a row for each instance shared by both sides: run counts n0 and n1, means, and sums of squared deviations."""
-    by = runs.groupby(["cell", "instance", "side"], as_index=False)["loss"].agg(n="size", mean="mean", variance="var")
+    by = runs.groupby(["configuration", "instance", "side"], as_index=False)["loss"].agg(
+        n="size", mean="mean", variance="var"
+    )
     by["squares"] = (by.pop("variance") * (by["n"] - 1)).fillna(0.0)
     sides = [by[by["side"] == side].drop(columns="side") for side in (0, 1)]
-    both: pd.DataFrame = sides[0].merge(sides[1], on=["cell", "instance"], suffixes=("0", "1"))
+    both: pd.DataFrame = sides[0].merge(sides[1], on=["configuration", "instance"], suffixes=("0", "1"))
     return both
 
 
 def _pairs(runs: pd.DataFrame, blocks: pd.DataFrame) -> pd.DataFrame:
     """Return the differences of runs with equal instance and seed; without such runs, the differences of instance means."""
-    sides = [runs.loc[runs["side"] == side, ["cell", "instance", "seed", "loss"]] for side in (0, 1)]
-    both = sides[0].merge(sides[1], on=["cell", "instance", "seed"], suffixes=("0", "1"))
+    sides = [runs.loc[runs["side"] == side, ["configuration", "instance", "seed", "loss"]] for side in (0, 1)]
+    both = sides[0].merge(sides[1], on=["configuration", "instance", "seed"], suffixes=("0", "1"))
     pairs = both.assign(difference=both["loss1"] - both["loss0"])
     means = blocks.assign(difference=blocks["mean1"] - blocks["mean0"])
-    return pd.concat([pairs, means[~means["cell"].isin(pairs["cell"])]])[["cell", "difference"]].sort_values(
-        "cell", kind="stable"
-    )
+    return pd.concat([pairs, means[~means["configuration"].isin(pairs["configuration"])]])[
+        ["configuration", "difference"]
+    ].sort_values("configuration", kind="stable")
 
 
 def _paired(pairs: pd.DataFrame, least_spread: pd.Series[float]) -> pd.DataFrame:
-    by = pairs.groupby("cell")["difference"].agg(n="size", difference="mean", spread="std").reset_index()
+    by = pairs.groupby("configuration")["difference"].agg(n="size", difference="mean", spread="std").reset_index()
     by = by[by["n"] >= 2]
-    spread = np.maximum(by["spread"], by["cell"].map(least_spread))
-    return by[["cell", "difference"]].assign(error=spread / np.sqrt(by["n"]), df=by["n"] - 1)
+    spread = np.maximum(by["spread"], by["configuration"].map(least_spread))
+    return by[["configuration", "difference"]].assign(error=spread / np.sqrt(by["n"]), df=by["n"] - 1)
 
 
 def _unpaired(blocks: pd.DataFrame, least_spread: pd.Series[float]) -> pd.DataFrame:
@@ -96,17 +98,17 @@ def _unpaired(blocks: pd.DataFrame, least_spread: pd.Series[float]) -> pd.DataFr
         difference=blocks["mean1"] - blocks["mean0"], of_error=1 / blocks["n0"] + 1 / blocks["n1"], blocks=1
     )
     terms["squares"] = terms["squares0"] + terms["squares1"]
-    by = terms.groupby("cell")[["difference", "of_error", "squares", "n0", "n1", "blocks"]].sum().reset_index()
+    by = terms.groupby("configuration")[["difference", "of_error", "squares", "n0", "n1", "blocks"]].sum().reset_index()
     df = by["n0"] + by["n1"] - 2 * by["blocks"]
     by = by.assign(df=df)[(by["n0"] >= 2) & (by["n1"] >= 2) & (df >= 2)]
-    spread = np.maximum(np.sqrt(by["squares"] / by["df"]), by["cell"].map(least_spread))
+    spread = np.maximum(np.sqrt(by["squares"] / by["df"]), by["configuration"].map(least_spread))
     error = spread * np.sqrt(by["of_error"]) / by["blocks"]
-    return by[["cell", "df"]].assign(difference=by["difference"] / by["blocks"], error=error)
+    return by[["configuration", "df"]].assign(difference=by["difference"] / by["blocks"], error=error)
 
 
 def _judged(part: pd.DataFrame, tried: pd.Series[int], confidence: float) -> pd.DataFrame:
     """Add the half-width of the interval and p, both corrected for the number of designs tried per configuration."""
-    designs = part["cell"].map(tried)
+    designs = part["configuration"].map(tried)
     half = stdtrit(part["df"], 1 - (1 - confidence) / 2 / designs) * part["error"]
     return part.assign(half=half, p=2 * designs * stdtr(part["df"], -part["difference"].abs() / part["error"]))
 
@@ -114,8 +116,8 @@ def _judged(part: pd.DataFrame, tried: pd.Series[int], confidence: float) -> pd.
 def _sizes(blocks: pd.DataFrame) -> pd.Series[Any]:
     """Return for each configuration the numbers of base and new runs per instance."""
     found: dict[int, tuple[tuple[int, int], ...]] = {}
-    for cell, base, new in zip(*(blocks[name].tolist() for name in ("cell", "n0", "n1")), strict=True):
-        found[cell] = (*found.get(cell, ()), (base, new))
+    for configuration, base, new in zip(*(blocks[name].tolist() for name in ("configuration", "n0", "n1")), strict=True):
+        found[configuration] = (*found.get(configuration, ()), (base, new))
     return pd.Series(found, dtype=object)
 
 
@@ -126,15 +128,15 @@ def _veto(values: pd.Series[float], sizes: pd.Series[Any], resampled: Callable[[
     its size states. Configurations of equal size share their resamplings.
     """
     found = []
-    for size, cells in sizes.groupby(sizes):
+    for size, configurations in sizes.groupby(sizes):
         signs, own, least = resampled(size)
-        table = values[values.index.isin(cells.index)].to_numpy().reshape(len(cells), -1).T
+        table = values[values.index.isin(configurations.index)].to_numpy().reshape(len(configurations), -1).T
         step = max(1, _AT_ONCE // len(signs))
-        for start in range(0, len(cells), step):
+        for start in range(0, len(configurations), step):
             part = table[:, start : start + step]
             seen = np.abs(own @ part) - _TIE * (np.abs(own) @ np.abs(part))
             p = (np.abs(signs @ part) >= seen).mean(axis=0)
-            found.append(pd.Series(np.where(p > least * (1 + _TIE), p, 0.0), cells.index[start : start + step]))
+            found.append(pd.Series(np.where(p > least * (1 + _TIE), p, 0.0), configurations.index[start : start + step]))
     return pd.concat(found) if found else pd.Series(dtype="float64")
 
 

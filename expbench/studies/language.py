@@ -14,7 +14,7 @@ from dataclasses import replace
 from expbench.claims.claim import Claim
 from expbench.errors import BadInput, unknown
 from expbench.studies.published import numbers
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 
 TEXTS = ("wikitext-2", "wikitext-103")
 _TASK = "wikitext"
@@ -25,11 +25,11 @@ _BATCHES = {256: 128, 512: 64, 1024: 32}  # sequences per step by context length
 # enough to evaluate the full splits of a real text in seconds.
 _SHORTER, _FEWER = 8, 4
 
-Study = tuple[tuple[Request, ...], tuple[Claim, ...]]
+Study = tuple[tuple[SweepSpec, ...], tuple[Claim, ...]]
 
 
-def _request(models: str, seeds: str, *settings: str, L: int = 1024) -> Request:
-    return Request(
+def _request(models: str, seeds: str, *settings: str, L: int = 1024) -> SweepSpec:
+    return SweepSpec(
         task=_TASK,
         models=models,
         L=str(L),
@@ -64,7 +64,7 @@ def contexts() -> Study:
     return tuple(replace(r, task_settings=(lengths,)) for r in requests), (Claim("s6 < s6-poly", _TASK),)
 
 
-def on_text(name: str, requests: Sequence[Request], data: str | None, path: str | None) -> tuple[Request, ...]:
+def on_text(name: str, requests: Sequence[SweepSpec], data: str | None, path: str | None) -> tuple[SweepSpec, ...]:
     """Return the requests of preset `name` on a text, given by its name in `TEXTS`, by a folder, or by both.
 
     Raise BadInput if neither is given, for an unknown name, and for a folder name that reads as a list.
@@ -76,22 +76,22 @@ def on_text(name: str, requests: Sequence[Request], data: str | None, path: str 
     if path is not None and ("," in path or not path):
         raise BadInput(f"--path: {path!r} is not a valid folder name; give one without commas")
     text = [f"{setting}={given}" for setting, given in (("data", data), ("path", path)) if given is not None]
-    return tuple(replace(request, task_settings=(*request.task_settings, *text)) for request in requests)
+    return tuple(replace(spec, task_settings=(*spec.task_settings, *text)) for spec in requests)
 
 
-def smaller(request: Request) -> Request:
+def smaller(spec: SweepSpec) -> SweepSpec:
     """Shrink a request to a smoke test: a few steps of two small layers on short sequences with a small vocabulary."""
-    L, batch_size = int(request.L or 0), int(request.batch_size)
+    L, batch_size = int(spec.L or 0), int(spec.batch_size)
     return replace(
-        request,
+        spec,
         L=str(L // _SHORTER),
         D="32",
         depth="2",
         batch_size=str(batch_size // _FEWER),
         epochs=None,
         steps="10",
-        seeds=request.seeds.replace("0:3", "0:2"),
-        task_settings=(*map(_shorter, request.task_settings), "pieces=1024"),
+        seeds=spec.seeds.replace("0:3", "0:2"),
+        task_settings=(*map(_shorter, spec.task_settings), "pieces=1024"),
     )
 
 

@@ -14,7 +14,7 @@ from expbench.claims.claim import Claim
 from expbench.errors import BadInput
 from expbench.results.learning_rates import TUNING_RUNS
 from expbench.studies import language
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.training.job import Job
 
 
@@ -24,7 +24,7 @@ class Preset(NamedTuple):
     tuning_runs: number of runs at each learning rate of the grid. of_text: whether it needs a text.
     """
 
-    requests: tuple[Request, ...]
+    requests: tuple[SweepSpec, ...]
     claims: tuple[Claim, ...]
     tuning_runs: int = TUNING_RUNS
     of_text: bool = False
@@ -32,7 +32,7 @@ class Preset(NamedTuple):
     @property
     def tunes(self) -> bool:
         """True if learning rates are tuned first."""
-        return any(request.lr == "auto" for request in self.requests)
+        return any(spec.lr == "auto" for spec in self.requests)
 
 
 _COUNT = "count-in-row"
@@ -43,20 +43,20 @@ _S6, _ATTN = "positions=none", "positions=sin"
 
 
 # 20 reported runs; learning rates are tuned on other seeds
-_STUDY = Request(task=_COUNT, models="s6", norm="layer,none", lr="auto", steps="4000", batch_size="256", seeds="0:20")
+_STUDY = SweepSpec(task=_COUNT, models="s6", norm="layer,none", lr="auto", steps="4000", batch_size="256", seeds="0:20")
 
 
-def _count_in_row(models: str, **others: Any) -> Request:
+def _count_in_row(models: str, **others: Any) -> SweepSpec:
     """Return a request of Table 2, left. L = 20 is the least length at which the 20 last labels are uniform."""
     return replace(_STUDY, models=models, L="20", task_settings=_EVERY_READING, **others)
 
 
-def _longer(request: Request) -> Request:
+def _longer(spec: SweepSpec) -> SweepSpec:
     """Return the request with four times the steps, to test whether a verdict depends on the budget."""
-    return replace(request, norm="none", steps=str(4 * int(request.steps or 0)))
+    return replace(spec, norm="none", steps=str(4 * int(spec.steps or 0)))
 
 
-def _polynomials(models: str, family: str, **others: Any) -> Request:
+def _polynomials(models: str, family: str, **others: Any) -> SweepSpec:
     """Return a request of Table 2, right: random polynomials (one per seed), or the family that suits S6 (suffix)."""
     settings = (f"family={family}", "label_var=20")
     of_seeds = family == "random"
@@ -202,17 +202,17 @@ def smoke(preset: Preset) -> Preset:
     if preset.of_text:
         return preset._replace(requests=tuple(map(language.smaller, preset.requests)))
 
-    def first(request: Request) -> Request:
+    def first(spec: SweepSpec) -> SweepSpec:
         lists = ("L", "D", "depth", "norm", "positions", "degree")
-        few: dict[str, Any] = {name: _first(getattr(request, name)) for name in lists if getattr(request, name) is not None}
+        few: dict[str, Any] = {name: _first(getattr(spec, name)) for name in lists if getattr(spec, name) is not None}
         for name in ("task_settings", "model_settings"):
-            few[name] = tuple(map(_first, getattr(request, name)))
-        few["task_settings"] += ("test_size=64", "selection_size=64")
-        return replace(request, **few, steps="20", batch_size="8", seeds="0:2")
+            few[name] = tuple(map(_first, getattr(spec, name)))
+        few["task_settings"] += ("test_size=64", "validation_size=64")
+        return replace(spec, **few, steps="20", batch_size="8", seeds="0:2")
 
-    shortest: dict[Request, Request] = {}
-    for request in preset.requests:
-        shortest.setdefault(replace(request, L=None, degree=None), request)
+    shortest: dict[SweepSpec, SweepSpec] = {}
+    for spec in preset.requests:
+        shortest.setdefault(replace(spec, L=None, degree=None), spec)
     return preset._replace(requests=tuple(map(first, shortest.values())), tuning_runs=1)
 
 

@@ -23,10 +23,10 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
         ending |= rows.of_facts(task)
         for name, kind, measured in task.measured_controls():
             for m in measured:
-                headline = m.metric == task.headline and not m.slice
+                primary = m.metric == task.primary_metric and not m.slice
                 seconds = time.perf_counter() - began
-                scores.append((name, kind, m._replace(value=float(m.value), seconds=seconds, headline=headline)))
-                if headline and kind == "positive" and not task.solved(m.value):
+                scores.append((name, kind, m._replace(value=float(m.value), seconds=seconds, primary=primary)))
+                if primary and kind == "positive" and not task.solved(m.value):
                     warnings.append(f"the positive control {name} does not solve {job.run.task}: {m.metric} {m.value:.3g}")
     except (Exception, SystemExit) as failure:
         scores = []

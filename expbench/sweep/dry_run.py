@@ -14,16 +14,16 @@ from expbench.sweep.estimate import estimate
 from expbench.sweep.plan import Plan
 from expbench.training.family import Stack, family_of
 from expbench.training.job import Job
-from expbench.training.stacking import by_likeness
+from expbench.training.stacking import by_signature
 
 
-def preview(plan: Plan, device: str, largest: int | None = None) -> str:
+def describe(plan: Plan, device: str, largest: int | None = None) -> str:
     """Return one line for each distinct network, with its sizes and its finished and missing runs, then a time estimate."""
     missing = {job.run.key for job in plan.missing}
-    cells: dict[str, list[Job]] = {}
+    configurations: dict[str, list[Job]] = {}
     for job in plan.jobs:
-        cells.setdefault(_cell(job), []).append(job)
-    counts = Counter(_cell(job) for job in plan.missing)
+        configurations.setdefault(_configuration(job), []).append(job)
+    counts = Counter(_configuration(job) for job in plan.missing)
     header = [
         "task",
         "model",
@@ -40,9 +40,16 @@ def preview(plan: Plan, device: str, largest: int | None = None) -> str:
         "to run",
     ]
     lines = [header]
-    for cell, jobs in cells.items():
-        lines.append([*_shown(jobs[0].run), *_sizes(jobs[0], device), str(len(jobs) - counts[cell]), str(counts[cell])])
-    groups = by_likeness(plan.missing).values()
+    for configuration, jobs in configurations.items():
+        lines.append(
+            [
+                *_shown(jobs[0].run),
+                *_sizes(jobs[0], device),
+                str(len(jobs) - counts[configuration]),
+                str(counts[configuration]),
+            ]
+        )
+    groups = by_signature(plan.missing).values()
     stacks = [stack for jobs in groups for stack in family_of(jobs[0].task).group(jobs, device, largest)]
     time = estimate(stacks, device)
     how = ["from a few timed steps of each shape"]
@@ -65,11 +72,11 @@ def _together(stacks: Sequence[Stack]) -> list[str]:
     """Return the number of stacks, and one line for each reason that runs are not stacked."""
     sizes = [len(stack.jobs) for stack in stacks]
     lines = [f"trained in {len(sizes)} stacks of up to {max(sizes)} runs"] if sizes else []
-    alone = Counter((stack.jobs[0].run.model, stack.alone_because) for stack in stacks if stack.alone_because)
+    alone = Counter((stack.jobs[0].run.model, stack.not_stacked_reason) for stack in stacks if stack.not_stacked_reason)
     return lines + [f"{count} runs of {model} are not stacked: {reason}" for (model, reason), count in alone.items()]
 
 
-def _cell(job: Job) -> str:
+def _configuration(job: Job) -> str:
     """Return the identity of a network on a task, independent of its training settings."""
     return identity(job.run, without={"version", "training", "rate", "seed", "instance"})
 

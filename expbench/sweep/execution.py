@@ -20,7 +20,18 @@ from expbench.sweep.progress import Progress
 from expbench.training import weights
 from expbench.training.distributed import announce
 from expbench.training.epochs.checkpoint import CheckpointError, delete_checkpoints
-from expbench.training.family import Context, Diverged, Eager, Event, Paused, Reached, Scored, Stack, Trained, family_of
+from expbench.training.family import (
+    Context,
+    Diverged,
+    Event,
+    NoCudaGraph,
+    Paused,
+    Reached,
+    Scored,
+    Stack,
+    Trained,
+    family_of,
+)
 from expbench.training.job import Job
 
 
@@ -89,7 +100,7 @@ def _alone(stack: Stack, context: Context, progress: Progress) -> tuple[Job, Out
             paused = record.train(stack, context, progress)
             if paused is not None:
                 return paused
-            record.known[0]["alone_because"] = stack.alone_because
+            record.known[0]["not_stacked_reason"] = stack.not_stacked_reason
             ended = record.write(0, context)
             delete_checkpoints(context.folder, job.run.key)  # only after its results are on disk
             return ended
@@ -140,9 +151,9 @@ class _Record:
                 self.known[member]["backend"] = "+".join(used.names) or "torch"
             case Diverged(member, reason):
                 self.diverged[member] = reason
-            case Eager(reason):
+            case NoCudaGraph(reason):
                 for known in self.known:
-                    known["eager_because"] = reason
+                    known["no_cuda_graph_reason"] = reason
             case Reached(step):
                 progress.step(self.jobs, step)
             case Trained():
@@ -178,10 +189,10 @@ class _Record:
 
 def _reported(scores: Sequence[Score], higher_is_better: bool) -> float:
     """Return the reported value of a run: its primary metric on the test split."""
-    headline = [(s.split, s.step, s.value) for s in scores if s.headline]
-    test = {step: value for split, step, value in headline if split == "test"}
-    selection = {step: value for split, step, value in headline if split == "selection" and step in test}
-    return test[chosen_step(selection, higher_is_better)] if selection else list(test.values())[-1]
+    primary = [(s.split, s.step, s.value) for s in scores if s.primary]
+    test = {step: value for split, step, value in primary if split == "test"}
+    validation = {step: value for split, step, value in primary if split == "validation" and step in test}
+    return test[chosen_step(validation, higher_is_better)] if validation else list(test.values())[-1]
 
 
 def _one_line(failure: BaseException) -> str:

@@ -21,10 +21,10 @@ from expbench.errors import BadInput
 from expbench.initialisation.start import check
 from expbench.nn.size_matching import Target
 from expbench.plugins import Plugin
-from expbench.results.learning_rates import START
+from expbench.results.learning_rates import INITIAL_GRID
 from expbench.run import AXES, FIELDS, Run
 from expbench.settings import Value
-from expbench.sweep.request import OWN, Request, assignments, axis
+from expbench.sweep.spec import OWN, SweepSpec, assignments, axis
 from expbench.task import Task
 from expbench.training.family import Point, family_of
 from expbench.training.job import Job
@@ -35,30 +35,30 @@ _MULTIPLIED = [name for name, field in FIELDS.items() if field.role in ("size", 
 _AXES = [*dict.fromkeys([*_SLOWEST, *_MULTIPLIED]), "seed"]
 
 
-def expand(request: Request, device: str) -> list[Job]:
+def expand(spec: SweepSpec, device: str) -> list[Job]:
     """Return every distinct run of the cross product, in the order task, model, sizes, seed; raise `BadInput`.
 
     If learning rates are tuned, each run has the lowest rate of the initial grid.
     """
-    target = None if request.match is None else Target.parse(request.match)
-    if target and request.D is not None:
-        raise BadInput(f"--match {request.match}: it sets the width; leave out --D")
+    target = None if spec.match is None else Target.parse(spec.match)
+    if target and spec.D is not None:
+        raise BadInput(f"--match {spec.match}: it sets the width; leave out --D")
     special = {
-        "D": [None] if target else axis(FIELDS["D"], request.D or "4"),
-        "lr": [START[0]] if request.lr == "auto" else axis(FIELDS["lr"], request.lr),
-        "steps": _lengths(request),
+        "D": [None] if target else axis(FIELDS["D"], spec.D or "4"),
+        "lr": [INITIAL_GRID[0]] if spec.lr == "auto" else axis(FIELDS["lr"], spec.lr),
+        "steps": _lengths(spec),
     }
-    axes = {name: special.get(name) or axis(FIELDS[name], getattr(request, FIELDS[name].name)) for name in _AXES}
-    task_names = settings.split_list(request.task, "--task")
-    model_names = settings.split_list(request.models, "--models")
-    tasks = [task for name in task_names for task in _tasks(name, task_names, request)]
-    models = [model for name in model_names for model in _models(name, model_names, request)]
+    axes = {name: special.get(name) or axis(FIELDS[name], getattr(spec, FIELDS[name].name)) for name in _AXES}
+    task_names = settings.split_list(spec.task, "--task")
+    model_names = settings.split_list(spec.models, "--models")
+    tasks = [task for name in task_names for task in _tasks(name, task_names, spec)]
+    models = [model for name in model_names for model in _models(name, model_names, spec)]
     jobs: dict[str, Job] = {}
     checked: set[str] = set()
     for task, model, point in itertools.product(tasks, models, itertools.product(*axes.values())):
         asked = dict(zip(axes, point, strict=True)) | {"match": target}
         asked["steps"], asked["epochs"] = asked["steps"]
-        if request.paired and asked["seed"] != task.task.instance:
+        if spec.paired and asked["seed"] != task.task.instance:
             continue
         job = _job(task, model, asked)
         family, run = family_of(task.task), job.run
@@ -87,13 +87,13 @@ def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:
     return Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin)
 
 
-def _lengths(request: Request) -> list[tuple[int | None, int | None]]:
+def _lengths(spec: SweepSpec) -> list[tuple[int | None, int | None]]:
     """Return the training lengths as pairs (steps, epochs), one of them None; raise `BadInput` if both are given."""
-    if request.epochs is None:
-        return [(steps, None) for steps in axis(FIELDS["steps"], request.steps or "2000")]
-    if request.steps is not None:
-        raise BadInput(f"--steps {request.steps} and --epochs {request.epochs}: give one of the two")
-    return [(None, epochs) for epochs in axis(OWN["epochs"], request.epochs)]
+    if spec.epochs is None:
+        return [(steps, None) for steps in axis(FIELDS["steps"], spec.steps or "2000")]
+    if spec.steps is not None:
+        raise BadInput(f"--steps {spec.steps} and --epochs {spec.epochs}: give one of the two")
+    return [(None, epochs) for epochs in axis(OWN["epochs"], spec.epochs)]
 
 
 class _Task(NamedTuple):
@@ -110,15 +110,15 @@ class _Model(NamedTuple):
     given: tuple[str, ...]
 
 
-def _tasks(name: str, all_names: list[str], request: Request) -> Iterator[_Task]:
+def _tasks(name: str, all_names: list[str], spec: SweepSpec) -> Iterator[_Task]:
     plugin = plugins.find("task", name)
     cls = load_task(plugin)
-    instances = request.seeds if request.paired else request.instances
+    instances = spec.seeds if spec.paired else spec.instances
     axes = {"instance": [str(i) for i in axis(AXES["instance"], instances)]}
-    for setting, text in (("L", request.L), ("degree", request.degree)):
+    for setting, text in (("L", spec.L), ("degree", spec.degree)):
         if text is not None:
             axes[setting] = settings.split_list(text, f"--{setting}")
-    given = assignments(request.task_settings, "-t", all_names, "task", name)
+    given = assignments(spec.task_settings, "-t", all_names, "task", name)
     for setting, values in given.items():
         if setting == "instance" or setting in axes:
             option = {"instance": "--instances"}.get(setting, f"--{setting}")
@@ -128,10 +128,10 @@ def _tasks(name: str, all_names: list[str], request: Request) -> Iterator[_Task]
         yield _Task(plugin, build_task(cls, dict(zip(axes, point, strict=True)), name), plugin.version(cls))
 
 
-def _models(name: str, all_names: list[str], request: Request) -> Iterator[_Model]:
+def _models(name: str, all_names: list[str], spec: SweepSpec) -> Iterator[_Model]:
     plugin = plugins.find("model", name)
     cls = load_model(plugin)
-    axes = assignments(request.model_settings, "-m", all_names, "model", name)
+    axes = assignments(spec.model_settings, "-m", all_names, "model", name)
     for point in itertools.product(*axes.values()):
         texts = dict(zip(axes, point, strict=True))
         yield _Model(plugin, cls, plugin.version(cls), settings.resolve(cls, texts, plugin.name), tuple(texts))

@@ -17,7 +17,7 @@ _LOCKS = ".at-work"
 
 
 @contextmanager
-def reserved(folder: Path, part: object) -> Iterator[bool]:
+def lock(folder: Path, part: object) -> Iterator[bool]:
     """Lock `part` of the work in a folder, named by its text; yield False if another process holds the lock."""
     path = folder / _LOCKS / hashlib.sha256(str(part).encode()).hexdigest()[:16]
     lock = FileLock(path)

@@ -52,7 +52,7 @@ class Progress:
         """Report the end of a job."""
         self.done += 1
         self.done_work += work(job)
-        result = f"{job.task.headline} {value:.4g}" if value is not None else f"{status}: {error}"
+        result = f"{job.task.primary_metric} {value:.4g}" if value is not None else f"{status}: {error}"
         self.note(f"[{self.done}/{self.count}] {job.run.title()}: {result}{self._estimate()}")
 
     def skip(self, job: Job) -> None:

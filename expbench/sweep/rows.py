@@ -114,7 +114,7 @@ def _of_task(job: Job) -> Row:
         "degree": settings.get("degree"),
         "instance": settings["instance"],
         "higher_is_better": job.task.higher_is_better,
-        "solved_at": job.task.solved_at,
+        "success_threshold": job.task.success_threshold,
         "task_origin": job.task_origin,
     }
 

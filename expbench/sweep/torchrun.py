@@ -9,17 +9,17 @@ import math
 from collections.abc import Callable, Sequence
 
 from expbench.errors import BadInput
-from expbench.sweep import campaign
-from expbench.sweep.campaign import Ended, How
+from expbench.sweep import sweep
 from expbench.sweep.expand import expand as expand_one
-from expbench.sweep.request import Request
-from expbench.sweep.tuning import cell_of
+from expbench.sweep.spec import SweepSpec
+from expbench.sweep.sweep import SweepOptions, SweepResult
+from expbench.sweep.tuning import configuration_of
 from expbench.training.distributed import joined, processes
 from expbench.training.family import Context, Stack, family_of
 from expbench.training.job import Job
 
 
-def expand(requests: Sequence[Request], device: str) -> list[Job]:
+def expand(requests: Sequence[SweepSpec], device: str) -> list[Job]:
     """Return the jobs of requests. The first process expands them before the others, so that a text is tokenised once.
 
     Raise `BadInput` as `sweep.expand.expand` does, and for several processes on a task without distributed training.
@@ -27,7 +27,7 @@ def expand(requests: Sequence[Request], device: str) -> list[Job]:
     rank, size = processes()
     if size > 1 and rank > 0:
         joined(device).broadcast(None)
-    jobs = [job for request in requests for job in expand_one(request, device)]
+    jobs = [job for spec in requests for job in expand_one(spec, device)]
     for job in jobs:
         if size > 1 and not family_of(job.task).distributed:
             raise BadInput(
@@ -44,35 +44,35 @@ def takes_part() -> bool:
     return processes()[0] > 0
 
 
-def worker_loop(jobs: Sequence[Job], how: How) -> None:
+def worker_loop(jobs: Sequence[Job], options: SweepOptions) -> None:
     """Join the trainings of these jobs and of their tuning runs until the first process has finished.
 
     The first process announces each run (`distributed.announce`).
     """
-    group = joined(how.device)
-    cells = {cell_of(job.run): job for job in jobs}
-    context = Context(how.device, how.folder, math.inf)
+    group = joined(options.device)
+    configurations = {configuration_of(job.run): job for job in jobs}
+    context = Context(options.device, options.folder, math.inf)
     while (run := group.broadcast(None)) is not None:
-        job = cells[cell_of(run)]._replace(run=run)
+        job = configurations[configuration_of(run)]._replace(run=run)
         for _ in family_of(job.task).train(Stack([job]), context):
             pass
     group.leave()
 
 
-def preview(jobs: Sequence[Job], how: How) -> str:
-    """Return `campaign.preview`; raise `BadInput` for several processes."""
+def dry_run(jobs: Sequence[Job], options: SweepOptions) -> str:
+    """Return `sweep.preview`; raise `BadInput` for several processes."""
     if processes()[1] > 1:
         raise BadInput("--dry-run: run it without torchrun")
-    return campaign.preview(jobs, how)
+    return sweep.dry_run(jobs, options)
 
 
-def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
-    """Run `campaign.run`; with several processes, stop at the first failed run, which leaves them in an unknown state."""
+def run(jobs: Sequence[Job], options: SweepOptions, say: Callable[[str], None]) -> SweepResult:
+    """Run `sweep.run`; with several processes, stop at the first failed run, which leaves them in an unknown state."""
     if processes()[1] == 1:
-        return campaign.run(jobs, how, say)
-    ended = campaign.run(jobs, how._replace(fail_fast=True), say)
+        return sweep.run(jobs, options, say)
+    ended = sweep.run(jobs, options._replace(fail_fast=True), say)
     if not ended.counts["failed"]:
-        group = joined(how.device)
+        group = joined(options.device)
         group.broadcast(None)
         group.leave()
     return ended

@@ -15,7 +15,15 @@ from pathlib import Path
 
 from expbench.results import reported, store
 from expbench.results.identity import identity
-from expbench.results.learning_rates import LADDER, RESERVED, START, TUNING_RUNS, at_the_cap, choose, extended
+from expbench.results.learning_rates import (
+    INITIAL_GRID,
+    RATE_GRID,
+    RESERVED,
+    TUNING_RUNS,
+    at_grid_boundary,
+    choose,
+    extended,
+)
 from expbench.run import Run
 from expbench.training.job import Job
 
@@ -31,10 +39,12 @@ class RateSearch:
 
     def __init__(self, jobs: Sequence[Job], folder: Path, runs: int) -> None:
         self._folder, self._runs = folder, runs
-        self._cells = by_cell(jobs)
-        self._places = {cell: place_of(group[0].run) for cell, group in self._cells.items()}
-        self._grids: dict[Key, Grid] = dict.fromkeys(self._places.values(), START)
-        self._tuning = {cell: tuning_jobs(group, START, runs) for cell, group in self._cells.items()}
+        self._configurations = by_configuration(jobs)
+        self._places = {configuration: pair_of(group[0].run) for configuration, group in self._configurations.items()}
+        self._grids: dict[Key, Grid] = dict.fromkeys(self._places.values(), INITIAL_GRID)
+        self._tuning = {
+            configuration: tuning_jobs(group, INITIAL_GRID, runs) for configuration, group in self._configurations.items()
+        }
         self._rates: dict[Key, float | None] = {}  # for configurations whose grid is final
 
     def stages(self, say: Callable[[str], None]) -> Iterator[tuple[str, list[Job]]]:
@@ -43,34 +53,54 @@ class RateSearch:
 
         Results are read between two stages. `say` receives the summary of the chosen rates.
         """
-        while len(self._rates) < len(self._cells):
+        while len(self._rates) < len(self._configurations):
             yield "choosing learning rates, ", [job for jobs in self._tuning.values() for job in jobs]
             if not self._look():
-                if len(self._rates) == len(self._cells):
+                if len(self._rates) == len(self._configurations):
                     for line in self._summary():
                         say(line)
                 break
-        yield "", [with_rate(job, rate or START[0]) for cell, rate in self._rates.items() for job in self._cells[cell]]
+        yield (
+            "",
+            [
+                with_rate(job, rate or INITIAL_GRID[0])
+                for configuration, rate in self._rates.items()
+                for job in self._configurations[configuration]
+            ],
+        )
 
     def _look(self) -> bool:
         """Extend the grid or fix the rates of each comparison whose tuning runs have ended; return whether a grid grew."""
         ended, _ = store.statuses(self._folder)
         open_: dict[Key, list[Key]] = {}
-        for cell, place in self._places.items():
-            if cell not in self._rates:
-                open_.setdefault(place, []).append(cell)
-        ready = {p: cells for p, cells in open_.items() if all(j.run.key in ended for c in cells for j in self._tuning[c])}
-        chosen = _chosen({cell: self._tuning[cell] for cells in ready.values() for cell in cells}, self._folder)
+        for configuration, place in self._places.items():
+            if configuration not in self._rates:
+                open_.setdefault(place, []).append(configuration)
+        ready = {
+            p: configurations
+            for p, configurations in open_.items()
+            if all(j.run.key in ended for c in configurations for j in self._tuning[c])
+        }
+        chosen = _chosen(
+            {
+                configuration: self._tuning[configuration]
+                for configurations in ready.values()
+                for configuration in configurations
+            },
+            self._folder,
+        )
         grown = False
-        for place, cells in ready.items():
+        for place, configurations in ready.items():
             grid = self._grids[place]
-            self._grids[place] = extended(grid, [chosen[cell] for cell in cells if cell in chosen])
+            self._grids[place] = extended(
+                grid, [chosen[configuration] for configuration in configurations if configuration in chosen]
+            )
             more = [rate for rate in self._grids[place] if rate not in grid]
-            for cell in cells:
+            for configuration in configurations:
                 if more:
-                    self._tuning[cell] += tuning_jobs(self._cells[cell], more, self._runs)
+                    self._tuning[configuration] += tuning_jobs(self._configurations[configuration], more, self._runs)
                 else:
-                    self._rates[cell] = chosen.get(cell)
+                    self._rates[configuration] = chosen.get(configuration)
             grown = grown or bool(more)
         return grown
 
@@ -78,31 +108,35 @@ class RateSearch:
         """Return one line per grid: the tuning runs of each configuration and the chosen rates."""
         lines = []
         for grid in sorted(set(self._grids.values())):
-            rates = Counter(rate for cell, rate in self._rates.items() if rate and self._grids[self._places[cell]] == grid)
+            rates = Counter(
+                rate
+                for configuration, rate in self._rates.items()
+                if rate and self._grids[self._places[configuration]] == grid
+            )
             picked = ", ".join(f"{rate:g} ({n} configuration{'s' * (n != 1)})" for rate, n in sorted(rates.items()))
-            capped = sum(n for rate, n in rates.items() if at_the_cap(rate))
-            limits = f"{LADDER[0]:g} to {LADDER[-1]:g}"
+            capped = sum(n for rate, n in rates.items() if at_grid_boundary(rate))
+            limits = f"{RATE_GRID[0]:g} to {RATE_GRID[-1]:g}"
             end = f"; {capped} at the grid boundary, beyond which no rate is tried ({limits})" if capped else ""
             lines.append(f"learning rates from {len(grid)} x {self._runs} tuning runs per configuration: {picked}{end}")
         return lines
 
 
-def cell_of(run: Run, *without: str) -> Key:
+def configuration_of(run: Run, *without: str) -> Key:
     """Return the identity of a run without rate, seed, instance and the fields in `without`: the unit of tuning."""
     return identity(run, {"rate", "seed", "instance", *without})
 
 
-def place_of(run: Run, *without: str) -> Key:
+def pair_of(run: Run, *without: str) -> Key:
     """Return the settings that compared models share: `cell_of` without the fields that describe the model."""
-    return cell_of(run, "model", "model_version", "size", "positions", *without)
+    return configuration_of(run, "model", "model_version", "size", "positions", *without)
 
 
-def by_cell(jobs: Iterable[Job]) -> dict[Key, list[Job]]:
+def by_configuration(jobs: Iterable[Job]) -> dict[Key, list[Job]]:
     """Group jobs by configuration."""
-    cells: dict[Key, list[Job]] = {}
+    configurations: dict[Key, list[Job]] = {}
     for job in jobs:
-        cells.setdefault(cell_of(job.run), []).append(job)
-    return cells
+        configurations.setdefault(configuration_of(job.run), []).append(job)
+    return configurations
 
 
 def with_rate(job: Job, rate: float) -> Job:
@@ -110,16 +144,16 @@ def with_rate(job: Job, rate: float) -> Job:
     return job._replace(run=dataclasses.replace(job.run, lr=rate))
 
 
-def tuning_jobs(cell: Sequence[Job], rates: Sequence[float], runs: int = TUNING_RUNS) -> list[Job]:
+def tuning_jobs(configuration: Sequence[Job], rates: Sequence[float], runs: int = TUNING_RUNS) -> list[Job]:
     """Return the tuning runs of a configuration, with reserved seeds, and reserved instances if it has several instances."""
-    several = len({job.task.instance for job in cell}) > 1
+    several = len({job.task.instance for job in configuration}) > 1
     found = []
     for rate in rates:
         for k in range(runs):
-            task = dataclasses.replace(cell[0].task, instance=RESERVED + k) if several else cell[0].task
-            settings = {**cell[0].run.task_settings, "instance": task.instance}
-            run = dataclasses.replace(cell[0].run, lr=rate, seed=RESERVED + k, task_settings=settings)
-            found.append(cell[0]._replace(run=run, task=task))
+            task = dataclasses.replace(configuration[0].task, instance=RESERVED + k) if several else configuration[0].task
+            settings = {**configuration[0].run.task_settings, "instance": task.instance}
+            run = dataclasses.replace(configuration[0].run, lr=rate, seed=RESERVED + k, task_settings=settings)
+            found.append(configuration[0]._replace(run=run, task=task))
     return found
 
 
@@ -127,10 +161,10 @@ def _chosen(tuning: Mapping[Key, Sequence[Job]], folder: Path) -> dict[Key, floa
     """Return the rate of each configuration chosen by its tuning runs; omit those whose tuning runs have no value."""
     values = reported.selected(folder, {job.run.key for jobs in tuning.values() for job in jobs})
     chosen = {}
-    for cell, jobs in tuning.items():
+    for configuration, jobs in tuning.items():
         tried: dict[float, list[float | None]] = {}
         for job in jobs:
             tried.setdefault(job.run.lr, []).append(values.get(job.run.key))
         if any(value is not None for reached in tried.values() for value in reached):
-            chosen[cell] = choose(tried, jobs[0].task.higher_is_better)
+            chosen[configuration] = choose(tried, jobs[0].task.higher_is_better)
     return chosen

@@ -20,10 +20,10 @@ from expbench.sweep.plan import Plan
 from expbench.sweep.progress import Progress
 from expbench.training import weights
 from expbench.training.job import Job
-from expbench.training.stacking import by_likeness
+from expbench.training.stacking import by_signature
 
 
-class Swept(NamedTuple):
+class WorkerResult(NamedTuple):
     """Result of `run`. ended: number of runs by status. tried: keys of the runs and controls executed. lost: keys of the
     lost runs. held: jobs that another process holds. stopped: whether it stopped before all jobs had started."""
 
@@ -36,12 +36,12 @@ class Swept(NamedTuple):
 
 def run(
     plan: Plan, executor: Executor, settings: ExecutionSettings, progress: Progress, *, fail_fast: bool = False
-) -> Swept:
+) -> WorkerResult:
     """Measure the missing controls, run the missing jobs, and count their outcomes.
 
     After an interrupt the folder holds every finished run, and the same sweep resumes from there.
     """
-    swept, parts = Swept(Counter(), set(), set(), [], stopped=False), divided(plan)
+    swept, parts = WorkerResult(Counter(), set(), set(), [], stopped=False), divided(plan)
     jobs = {job.run.key for part in parts for job in part.jobs}
     stopped = False
     with closing(executor.run(parts, settings, progress)) as events:
@@ -66,7 +66,7 @@ def run(
     if stopped or not jobs <= done:
         return swept._replace(stopped=True)
     if settings.save_weights:
-        weights.keep_three(plan.jobs, settings.folder)
+        weights.prune(plan.jobs, settings.folder)
     return swept
 
 
@@ -74,13 +74,13 @@ def divided(plan: Plan) -> list[Part]:
     """Return the missing jobs in parts; a set of controls joins the first jobs that need it, or forms its own part."""
     controls = {rows.controls_key(job): job for job in plan.controls}
     parts = []
-    for signature, jobs in by_likeness(plan.missing).items():
+    for signature, jobs in by_signature(plan.missing).items():
         wanted = dict.fromkeys(map(rows.controls_key, jobs))
         parts.append(Part(jobs, [controls.pop(key) for key in wanted if key in controls], signature))
     return [*parts, Part([], list(controls.values()))] if controls else parts
 
 
-def _end(event: Ended, folder: Path, swept: Swept, progress: Progress) -> None:
+def _end(event: Ended, folder: Path, swept: WorkerResult, progress: Progress) -> None:
     """Write, count and report a run that has ended."""
     _write(event.files, folder)
     swept.ended[event.status] += 1

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from expbench.console.formatting import aligned, number
-from expbench.data.rng import Draws, fold
+from expbench.data.rng import CounterRNG, fold
 from expbench.errors import BadInput
 from expbench.theory.bound import (
     DELTA,
@@ -44,19 +44,19 @@ class LowerBound(NamedTuple):
 
 
 def rademacher_lower(
-    limits: Limits, x: Tensor, *, classes: int, seed: int, draws: int = 16, restarts: int = 8, steps: int = 20
+    limits: Limits, x: Tensor, *, classes: int, seed: int, rng: int = 16, restarts: int = 8, steps: int = 20
 ) -> LowerBound:
     """Return a Monte-Carlo lower bound of R_X for the class with these limits, on inputs x (m, L, D).
 
-    W, S_B and S_C enter linearly, so for each of `draws` xi their optimum is known: all weight is on one product. The search
+    W, S_B and S_C enter linearly, so for each of `rng` xi their optimum is known: all weight is on one product. The search
     for A_dn and S_Delta,d of that channel takes `steps` projected ascent steps from each of `restarts` random points. Every
     visited point is in the class, so the largest value is a lower bound of the supremum. Raise `BadInput` if the class is
     empty.
     """
     x = x.detach().double()
     m, _, D = x.shape
-    source = Draws(fold("rademacher", seed))
-    xi = torch.where(source.coins(draws, m, classes), 1.0, -1.0).double()
+    source = CounterRNG(fold("rademacher", seed))
+    xi = torch.where(source.coins(rng, m, classes), 1.0, -1.0).double()
     augmented = torch.cat([x, torch.ones_like(x[..., :1])], -1)
     read = torch.einsum("tic,ia->tica", xi, x[:, -1])
     squares = torch.einsum("ijb,ijd->ijbd", x, x)
@@ -68,10 +68,10 @@ def rademacher_lower(
         state = torch.einsum("trij,ijbd->tribd", torch.exp(-a[..., None, None] * after), squares)
         return torch.einsum("tica,tribd->trcabd", read, state).abs().flatten(2).amax(-1)
 
-    a = limits.rho_A * source.uniform(draws, restarts)
-    direction = F.normalize(source.normal(draws, restarts, D + 1), dim=-1)
-    s = limits.rho_D * source.uniform(draws, restarts, 1) * direction
-    best = torch.zeros(draws, dtype=torch.float64)
+    a = limits.rho_A * source.uniform(rng, restarts)
+    direction = F.normalize(source.normal(rng, restarts, D + 1), dim=-1)
+    s = limits.rho_D * source.uniform(rng, restarts, 1) * direction
+    best = torch.zeros(rng, dtype=torch.float64)
     for step in range(steps + 1):
         a, s = (t.detach().requires_grad_() for t in _into_class(a.detach(), s.detach(), limits))
         found = value(a, s)
@@ -81,7 +81,7 @@ def rademacher_lower(
         a = a + rate * limits.rho_A * slope_a.sign()
         s = s + rate * limits.rho_D * F.normalize(slope_s, dim=-1)
     of_each = limits.rho_W * limits.rho_BC / m * best
-    return LowerBound(float(of_each.mean()), float(of_each.std()) / math.sqrt(draws) if draws > 1 else math.nan)
+    return LowerBound(float(of_each.mean()), float(of_each.std()) / math.sqrt(rng) if rng > 1 else math.nan)
 
 
 def _into_class(a: Tensor, s: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
@@ -105,15 +105,15 @@ def _into_class(a: Tensor, s: Tensor, limits: Limits) -> tuple[Tensor, Tensor]:
     return torch.maximum(a, lowest).clamp(max=limits.rho_A), s
 
 
-def problem(draws: Draws, size: int, *, L: int, D: int, classes: int) -> tuple[Tensor, Tensor]:
+def problem(rng: CounterRNG, size: int, *, L: int, D: int, classes: int) -> tuple[Tensor, Tensor]:
     """Draw sequences x (size, L, D) of bits and labels (size,): the length of the final run of 1s, at most classes - 1.
 
     Two fixed unit vectors encode the bits. Each sequence has its own share of 1s, uniform in [0, 1), so that long runs are
     not rare.
     """
-    bits = draws.uniform(size, L) < draws.uniform(size, 1)
+    bits = rng.uniform(size, L) < rng.uniform(size, 1)
     labels = bits.flip(1).long().cumprod(1).sum(1).clamp(max=classes - 1)
-    fixed = Draws(fold("unit vectors", D))
+    fixed = CounterRNG(fold("unit vectors", D))
     one = F.normalize(fixed.normal(D), dim=0)
     other = fixed.normal(D)
     zero = F.normalize(other - (other @ one) * one, dim=0) if D > 1 else -one
@@ -146,8 +146,8 @@ def demonstrate_bound(*, L: int, D: int, N: int, classes: int, samples: int, see
             raise BadInput(f"--{name}: {value} is not between {least} and {largest}")
     if (states := samples * L * D * N) > _MOST_STATES:
         raise BadInput(f"--samples: samples x L x D x N = {states} is more than {_MOST_STATES}")
-    x, labels = problem(Draws(fold("bound train", seed)), samples, L=L, D=D, classes=classes)
-    x_test, labels_test = problem(Draws(fold("bound test", seed)), _TEST_SIZE, L=L, D=D, classes=classes)
+    x, labels = problem(CounterRNG(fold("bound train", seed)), samples, L=L, D=D, classes=classes)
+    x_test, labels_test = problem(CounterRNG(fold("bound test", seed)), _TEST_SIZE, L=L, D=D, classes=classes)
     classifier = fit(x, labels, N=N, classes=classes, seed=seed, steps=steps)
     with torch.no_grad():
         train = margins(classifier(x), labels)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from expbench.algebra.parsing import Parsed
 from expbench.algebra.polynomial import Monomials
 from expbench.console.formatting import aligned, number
-from expbench.data.rng import Draws, fold
+from expbench.data.rng import CounterRNG, fold
 from expbench.errors import BadInput
 from expbench.initialisation import count_in_row as counting
 from expbench.initialisation.lemma2 import sum_up
@@ -230,9 +230,9 @@ class _Asked(Task):
     tokens: int | None = None
     every: bool = False
 
-    headline = "error"
+    primary_metric = "error"
     higher_is_better = False
-    solved_at = 0.0
+    success_threshold = 0.0
 
     @property
     def vocabulary(self) -> int | None:
@@ -242,7 +242,7 @@ class _Asked(Task):
     def readout(self) -> Literal["last", "all"]:
         return "all" if self.every else "last"
 
-    def batch(self, draws: Draws, size: int) -> Batch:
+    def batch(self, rng: CounterRNG, size: int) -> Batch:
         raise NotImplementedError
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -267,7 +267,7 @@ def _zeros(make: Callable[[], _Module]) -> _Module:
 
 def report(construction: Construction, samples: int = 256, seed: int = 0) -> str:
     """Return the error (maximum over random Gaussian inputs) and the sizes of a construction as an aligned table."""
-    x = Draws(fold("theorem 2", seed)).normal(samples, construction.L)
+    x = CounterRNG(fold("theorem 2", seed)).normal(samples, construction.L)
     worst = float(construction.error(x).max())
     lines = [
         ("error", number(worst), f"maximum over {samples} Gaussian inputs, relative to the sum of |terms|"),

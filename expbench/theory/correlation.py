@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from expbench.console.formatting import aligned, number
-from expbench.results.cells import Cell, gather, varying, with_context
+from expbench.results.configurations import Configuration, gather, varying, with_context
 from expbench.stats.intervals import CONFIDENCE, Interval, share_interval
 
 FEWEST_RUNS, FEWEST_POINTS = 10, 3
@@ -38,7 +38,7 @@ class Correlation(NamedTuple):
     training batches, with Wilson's interval.
     """
 
-    cell: Cell
+    configuration: Configuration
     statistic: str
     against: str
     higher_is_better: bool
@@ -86,27 +86,27 @@ def correlations(frame: pd.DataFrame, statistic: str = "k_hat") -> list[Correlat
     if frame.empty:
         return []
     rows = frame[(frame["kind"] == "run") & np.isfinite(frame["value"].astype(float))]
-    at_rest = rows[rows["split"] == "selection"]
+    at_rest = rows[rows["split"] == "validation"]
     by_run = _largest(at_rest, statistic)
     if statistic == "k_hat":
         older = _largest(at_rest, "abar_max")
         by_run = {**older, **by_run}
-    curves = at_rest[at_rest["headline"].fillna(False).astype(bool) & (at_rest["slice"].fillna("") == "")]
+    curves = at_rest[at_rest["primary"].fillna(False).astype(bool) & (at_rest["slice"].fillna("") == "")]
     losses = rows[(rows["split"] == "train") & (rows["metric"] == "loss")]
     series = [("", _by_step(curves)), ("training loss", _by_step(losses))]
     above = _reaches_one(frame)
     found = []
-    for cell in gather(with_context(frame)):
-        keys = [key for key in cell.each("key") if key in by_run]
+    for configuration in gather(with_context(frame)):
+        keys = [key for key in configuration.each("key") if key in by_run]
         if not keys:
             continue
         below_one = share_interval(sum(key not in above for key in keys), len(keys))
         for name, values in series:
             each = [_paired(by_run[key], values.get(key, {})) for key in keys]
             known = tuple(rho for rho in each if not math.isnan(rho))
-            primary = f"{cell.metric or 'primary metric'} (validation)"
-            against, better = (name, False) if name else (primary, cell.higher_is_better)
-            found.append(Correlation(cell, statistic, against, better, known, bootstrap_interval(known), below_one))
+            primary = f"{configuration.metric or 'primary metric'} (validation)"
+            against, better = (name, False) if name else (primary, configuration.higher_is_better)
+            found.append(Correlation(configuration, statistic, against, better, known, bootstrap_interval(known), below_one))
     return found
 
 
@@ -138,10 +138,14 @@ def text(found: Sequence[Correlation]) -> str:
     """Return an aligned table with one line per correlation, or a message that there is none."""
     if not found:
         return "no run logs its transitions, so there is nothing to correlate"
-    cells = [one.cell for one in found]
-    named = varying(cells, _NAMED)
-    settings = _differing([(cell["task"], cell["context"].split(", ")) for cell in cells])
-    options = _differing([(cell["model"], _settings(cell["model_settings"])) for cell in cells])
+    configurations = [one.configuration for one in found]
+    named = varying(configurations, _NAMED)
+    settings = _differing(
+        [(configuration["task"], configuration["context"].split(", ")) for configuration in configurations]
+    )
+    options = _differing(
+        [(configuration["model"], _settings(configuration["model_settings"])) for configuration in configurations]
+    )
     header = ["task", "model", "settings", *named, "with", "better is", "runs", "mean rho"]
     lines = [[*header, f"{CONFIDENCE:.0%} interval", "K_hat < 1 throughout"]]
     for one, *own in zip(found, settings, options, strict=True):
@@ -150,8 +154,8 @@ def text(found: Sequence[Correlation]) -> str:
         few = f"too few runs ({len(one.coefficients)} of {FEWEST_RUNS})"
         lines.append(
             [
-                *(one.cell["task"], one.cell["model"], ", ".join(filter(None, own)) or "-"),
-                *("-" if one.cell[column] is None else str(one.cell[column]) for column in named),
+                *(one.configuration["task"], one.configuration["model"], ", ".join(filter(None, own)) or "-"),
+                *("-" if one.configuration[column] is None else str(one.configuration[column]) for column in named),
                 one.against,
                 "higher" if one.higher_is_better else "lower",
                 str(len(one.coefficients)),

@@ -8,7 +8,7 @@ import torch
 
 from expbench.algebra.parsing import parse
 from expbench.console.formatting import aligned, number
-from expbench.data.rng import Draws, fold
+from expbench.data.rng import CounterRNG, fold
 from expbench.errors import BadInput
 from expbench.ops.linear_attention import naive
 from expbench.theory import construct
@@ -40,8 +40,8 @@ def _length(L: int | None, default: int) -> int:
 
 def _lemma2(L: int, D: int, N: int) -> str:
     """Compare each form of S6 with a random head of linear attention."""
-    draws = Draws(fold("lemma2", L, D, N))
-    W_Q, W_K, W_V, x = draws.normal(N, D), draws.normal(N, D), draws.normal(D, D), draws.normal(_SEQUENCES, L, D)
+    rng = CounterRNG(fold("lemma2", L, D, N))
+    W_Q, W_K, W_V, x = rng.normal(N, D), rng.normal(N, D), rng.normal(D, D), rng.normal(_SEQUENCES, L, D)
     expected = naive(x @ W_Q.mT, x @ W_K.mT, x @ W_V)
     lines = [["S6 layer", "maximum error, relative to the maximum value"]]
     for form in get_args(construct.Form):
@@ -53,8 +53,8 @@ def _lemma2(L: int, D: int, N: int) -> str:
 
 def _count_in_row(L: int) -> str:
     """Compare one channel with the definition on random bits that include long runs."""
-    draws = Draws(fold("count in row", L))
-    bits = (draws.uniform(_SEQUENCES, L) < draws.uniform(_SEQUENCES, 1)).long()
+    rng = CounterRNG(fold("count in row", L))
+    bits = (rng.uniform(_SEQUENCES, L) < rng.uniform(_SEQUENCES, 1)).long()
     network = construct.count_in_row(L)
     with torch.no_grad():
         found = network(bits).squeeze(-1)

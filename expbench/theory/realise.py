@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from expbench import files
 from expbench.algebra.parsing import parse
 from expbench.console.formatting import aligned, number
-from expbench.data.rng import Draws
+from expbench.data.rng import CounterRNG
 from expbench.initialisation.start import disturb
 from expbench.initialisation.theorem2 import standardise
 from expbench.nn.network import Network
@@ -34,10 +34,10 @@ from expbench.results import provenance
 from expbench.run import Run, Split
 from expbench.stats.intervals import share_interval
 from expbench.sweep.expand import expand
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.task import Batch, Score, Task
 from expbench.theory.construct import Construction, theorem2
-from expbench.training.batches import Stream
+from expbench.training.batches import TaskBatches
 from expbench.training.ensemble import Ensemble
 from expbench.training.family import Reached, Scored
 from expbench.training.loop import evaluate_together, surroundings, train_together
@@ -64,9 +64,9 @@ class Padded(Task):
     """Task that appends zeros to the inputs of `inner`, because a construction needs the padding."""
 
     inner: Task
-    headline = "nmse"
+    primary_metric = "nmse"
     higher_is_better = False
-    solved_at = RECOVERED
+    success_threshold = RECOVERED
 
     @property
     def channels(self) -> int:
@@ -76,11 +76,11 @@ class Padded(Task):
     def readout(self) -> Literal["last", "all"]:
         return self.inner.readout
 
-    def stream(self, split: Split, seed: int = 0) -> int:
+    def batches(self, split: Split, seed: int = 0) -> int:
         return self.inner.stream(split, seed)
 
-    def batch(self, draws: Draws, size: int) -> Batch:
-        inputs, targets = self.inner.batch(draws, size)
+    def batch(self, rng: CounterRNG, size: int) -> Batch:
+        inputs, targets = self.inner.batch(rng, size)
         return Batch(F.pad(inputs, (0, 0, 0, self.L - self.inner.L)), targets)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ def realise(
     parsed = parse(formula, L)
     used = max((variable + 1 for exponents in parsed.exponents for variable in exponents), default=1)
     construction = theorem2(parsed, L or used)
-    request = Request(
+    request = SweepSpec(
         task="polyreg",
         models="s6-poly",
         L=str(construction.L),
@@ -156,14 +156,14 @@ def _trained(
     """Train the networks; return the NMSE of each before training, and after training of those that did not diverge."""
     tasks: list[Task] = [task] * len(runs)
     with surroundings(runs[0], device, len(runs)):
-        stream = Stream(runs, tasks, device)
-        found = evaluate_together(runs, tasks, ensemble, stream, device, "test", range(len(runs)))
-        before = [next(m.value for m in found[i] if m.metric == task.headline) for i in range(len(runs))]
+        batches = TaskBatches(runs, tasks, device)
+        found = evaluate_together(runs, tasks, ensemble, batches, device, "test", range(len(runs)))
+        before = [next(m.value for m in found[i] if m.metric == task.primary_metric) for i in range(len(runs))]
         after = {}
         for event in train_together(runs, tasks, ensemble, device):
             if isinstance(event, Reached):
                 told(event.step)
-            elif isinstance(event, Scored) and event.score.headline and event.score.split == "test":
+            elif isinstance(event, Scored) and event.score.primary and event.score.split == "test":
                 after[event.member] = event.score.value
     return before, after
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from expbench.data.rng import Draws, advance_all, as_tensor
+from expbench.data.rng import CounterRNG, advance_all, as_tensor
 from expbench.run import Run, Split
 from expbench.task import Batch, Task
 
@@ -31,7 +31,7 @@ class Chunk(NamedTuple):
         return Batch(*(x.expand(len(self.runs), *x.shape) for x in self.batch)) if self.shared else self.batch
 
 
-class Stream:
+class TaskBatches:
     """The training batches of several runs, and the chunks of their validation and test splits."""
 
     def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], device: str) -> None:
@@ -75,7 +75,7 @@ class Stream:
                     yield Chunk(self._stacked([by_task[self._tasks[i]] for i in runs]), runs, shared=False)
 
     def _drawing(self, task: Task, size: int) -> Callable[[Tensor], Batch]:
-        return lambda key: task.batch(Draws(key, self._device), size)
+        return lambda key: task.batch(CounterRNG(key, self._device), size)
 
     def _own(self, i: int, step: int) -> Batch:
         run = self._runs[i]
@@ -87,7 +87,7 @@ class Stream:
         if len(self._runs) == 1 and self._device == "cpu":  # no gain: there is no CUDA graph to capture
             return False
         own = (type(task) for task in self._members)
-        if any(c.train_batch is not Task.train_batch or c.draws is not Task.draws for c in own):
+        if any(c.train_batch is not Task.train_batch or c.rng is not Task.rng for c in own):
             return False
         try:
             mapped = self.train_at(1)

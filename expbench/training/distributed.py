@@ -105,7 +105,7 @@ class Group:
         return x
 
 
-def apart(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
+def no_sync(module: nn.Module, last: bool) -> AbstractContextManager[Any]:
     """Return a context in which each process accumulates its own gradients (`no_sync`); with `last` they are reduced."""
     return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
 

@@ -53,10 +53,10 @@ class Facts(NamedTuple):
 
 
 class Stack(NamedTuple):
-    """Jobs that are trained together. alone_because: the reason why a single job was not stacked with similar jobs."""
+    """Jobs that are trained together. not_stacked_reason: the reason why a single job was not stacked with similar jobs."""
 
     jobs: list[Job]
-    alone_because: str | None = None
+    not_stacked_reason: str | None = None
 
 
 class Context(NamedTuple):
@@ -91,7 +91,7 @@ class Reached(NamedTuple):
     step: int
 
 
-class Eager(NamedTuple):
+class NoCudaGraph(NamedTuple):
     """Steps run eagerly because they could not be captured as a CUDA graph."""
 
     reason: str
@@ -111,7 +111,7 @@ class Paused(NamedTuple):
     steps: int
 
 
-Event = Scored | Diverged | Reached | Eager | Trained | Paused
+Event = Scored | Diverged | Reached | NoCudaGraph | Trained | Paused
 
 
 class DivergedError(Exception):

@@ -20,10 +20,10 @@ from expbench.initialisation.start import start
 from expbench.nn.network import Network
 from expbench.run import Run, Score, Split
 from expbench.task import Batch, Task, total
-from expbench.training.batches import Chunk, Stream
+from expbench.training.batches import Chunk, TaskBatches
 from expbench.training.ensemble import Ensemble
-from expbench.training.family import Diverged, DivergedError, Eager, Event, Reached, Scored
-from expbench.training.monitors import TransitionWatch, fingerprint
+from expbench.training.family import Diverged, DivergedError, Event, NoCudaGraph, Reached, Scored
+from expbench.training.monitors import TransitionMonitor, checksum
 from expbench.training.precision import precision_context
 from expbench.training.step import Steps
 
@@ -85,26 +85,26 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
     began = time.perf_counter()
     first = runs[0]
     alive = list(range(len(runs)))
-    stream = Stream(runs, tasks, device)
-    steps = Steps(runs, tasks, ensemble, stream, device)
+    batches = TaskBatches(runs, tasks, device)
+    steps = Steps(runs, tasks, ensemble, batches, device)
     points = curve_steps(first.steps)
-    probe = Batch(*(x[:, :PROBE] for x in next(stream.split("selection")).each()))
-    watch = TransitionWatch(ensemble)
+    probe = Batch(*(x[:, :PROBE] for x in next(batches.split("validation")).each()))
+    watch = TransitionMonitor(ensemble)
     untrained = _untrained(first, ensemble, probe.inputs, device)
 
     def scores(i: int, split: Split, step: int, measured: Iterable[Score]) -> Iterator[Event]:
         seconds = time.perf_counter() - began
         for score in measured:
-            headline = score.metric == tasks[i].headline and not score.slice
-            yield Scored(i, Score(score.metric, float(score.value), score.slice, split, step, seconds, headline))
+            primary = score.metric == tasks[i].primary_metric and not score.slice
+            yield Scored(i, Score(score.metric, float(score.value), score.slice, split, step, seconds, primary))
 
     for i in alive:
-        yield from scores(i, "selection", 0, [Score("outputs_fingerprint", untrained[i])])
+        yield from scores(i, "validation", 0, [Score("outputs_checksum", untrained[i])])
     ensemble.template.train()
     for step in range(1, first.steps + 1):
         batch = steps.take()
-        if step in points and steps.eager_because is not None:
-            yield Eager(steps.eager_because)
+        if step in points and steps.no_cuda_graph_reason is not None:
+            yield NoCudaGraph(steps.no_cuda_graph_reason)
         if step in points or (len(runs) == 1 and device == "cpu" and not steps.fine()):
             for i, broke_at in steps.broken(alive):
                 alive.remove(i)
@@ -113,15 +113,15 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
                 return
             mean = steps.mean_loss()
             rates, norms = steps.applied()
-            drawn = _fingerprints(batch)
+            drawn = _checksums(batch)
             at_rest, moving = watch.probe(probe.inputs), watch.running(batch.inputs[:, :PROBE])
-            curve = evaluate_together(runs, tasks, ensemble, stream, device, "selection", alive, CURVE_CHUNKS)
+            curve = evaluate_together(runs, tasks, ensemble, batches, device, "validation", alive, CURVE_CHUNKS)
             for i in alive:
                 of_step = [Score("learning_rate", rates[i]), Score("gradient_norm", norms[i]), *drawn[i]]
                 yield from scores(i, "train", step, [Score("loss", mean[i]), *of_step])
                 if step < first.steps:
-                    yield from scores(i, "selection", step, (m for m in curve[i] if not m.slice))
-                yield from scores(i, "selection", step, at_rest[i])
+                    yield from scores(i, "validation", step, (m for m in curve[i] if not m.slice))
+                yield from scores(i, "validation", step, at_rest[i])
                 yield from scores(i, "train", step, moving[i])
             yield Reached(step)
 
@@ -131,20 +131,20 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
         yield Diverged(i, f"a parameter is not finite after step {first.steps}, the last")
     for i, share in steps.seen.measure():
         if i in alive:
-            yield from scores(i, "test", first.steps, [Score("seen_in_training", share)])
-    splits: tuple[Split, ...] = ("selection", "test")
+            yield from scores(i, "test", first.steps, [Score("train_test_overlap", share)])
+    splits: tuple[Split, ...] = ("validation", "test")
     for split in splits:
-        found = evaluate_together(runs, tasks, ensemble, stream, device, split, alive)
-        data = _data_of(stream, split)
+        found = evaluate_together(runs, tasks, ensemble, batches, device, split, alive)
+        data = _data_of(batches, split)
         for i in list(alive):
             task = tasks[i]
             yield from scores(i, split, first.steps, [*found[i], *data[i]])
-            value = next(m.value for m in found[i] if m.metric == task.headline and not m.slice)
+            value = next(m.value for m in found[i] if m.metric == task.primary_metric and not m.slice)
             if math.isfinite(value):
                 yield from scores(i, split, first.steps, [Score("solved", float(task.solved(value)))])
             else:
                 alive.remove(i)
-                yield Diverged(i, f"{task.headline} of the {split} split is not finite after {first.steps} steps")
+                yield Diverged(i, f"{task.primary_metric} of the {split} split is not finite after {first.steps} steps")
 
 
 @torch.no_grad()
@@ -156,23 +156,23 @@ def _untrained(run: Run, ensemble: Ensemble, inputs: Tensor, device: str) -> lis
     """
     ensemble.template.eval()
     with precision_context(run.dtype, device):
-        checksums: list[float] = fingerprint(ensemble.outputs(inputs, shared=False)).tolist()
+        checksums: list[float] = checksum(ensemble.outputs(inputs, shared=False)).tolist()
     ensemble.template.train()
     return checksums
 
 
-def _fingerprints(batch: Batch) -> list[list[Score]]:
+def _checksums(batch: Batch) -> list[list[Score]]:
     """Return the checksums of each run's inputs and targets in a batch (S, B, ...)."""
-    names = [f"{name}_fingerprint" for name in Batch._fields]
-    rows = zip(*(fingerprint(x).tolist() for x in batch), strict=True)
+    names = [f"{name}_checksum" for name in Batch._fields]
+    rows = zip(*(checksum(x).tolist() for x in batch), strict=True)
     return [[Score(name, value) for name, value in zip(names, row, strict=True)] for row in rows]
 
 
-def _data_of(stream: Stream, split: Split) -> dict[int, list[Score]]:
+def _data_of(batches: TaskBatches, split: Split) -> dict[int, list[Score]]:
     """Return the data checksums of each run in a split, from its first chunk only, to avoid drawing the split again."""
     found: dict[int, list[Score]] = {}
-    for chunk in stream.split(split, 1):
-        found.update(zip(chunk.runs, _fingerprints(chunk.each()), strict=True))
+    for chunk in batches.split(split, 1):
+        found.update(zip(chunk.runs, _checksums(chunk.each()), strict=True))
     return found
 
 
@@ -184,8 +184,8 @@ def curve_steps(steps: int) -> set[int]:
 
 def evaluate(run: Run, task: Task, network: Network, device: str, split: Split, chunks: int | None = None) -> list[Score]:
     """Return the metrics of a network on the validation or test split, or on its first `chunks` chunks."""
-    stream = Stream([run], [task], device)
-    return evaluate_together([run], [task], Ensemble([network]), stream, device, split, [0], chunks)[0]
+    batches = TaskBatches([run], [task], device)
+    return evaluate_together([run], [task], Ensemble([network]), batches, device, split, [0], chunks)[0]
 
 
 @torch.no_grad()
@@ -193,7 +193,7 @@ def evaluate_together(
     runs: Sequence[Run],
     tasks: Sequence[Task],
     ensemble: Ensemble,
-    stream: Stream,
+    batches: TaskBatches,
     device: str,
     split: Split,
     alive: Sequence[int],
@@ -203,7 +203,7 @@ def evaluate_together(
     sequences = max(1, _EVALUATED_TOKENS[device] // (tasks[0].L * len(runs)))
     parts: dict[int, list[Mapping[str, Tensor]]] = {i: [] for i in alive}
     ensemble.template.eval()
-    for batch, some, shared in _joined(stream.split(split, chunks), max(1, _MEASURED_TOKENS // tasks[0].L)):
+    for batch, some, shared in _joined(batches.split(split, chunks), max(1, _MEASURED_TOKENS // tasks[0].L)):
         with precision_context(runs[0].dtype, device):
             along = 0 if shared else 1
             pieces = [ensemble.outputs(x, shared=shared, some=some) for x in batch.inputs.split(sequences, along)]

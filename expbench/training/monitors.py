@@ -10,13 +10,13 @@ from torch import Tensor
 
 from expbench.run import Run
 from expbench.task import Score, Task
-from expbench.training.batches import Stream
+from expbench.training.batches import TaskBatches
 from expbench.training.ensemble import Ensemble
 
 _TURN = (math.sqrt(5) - 1) / 2  # golden ratio: fraction of a turn between neighbouring weights, so that no weight repeats
 
 
-def fingerprint(x: Tensor) -> Tensor:
+def checksum(x: Tensor) -> Tensor:
     """Return a checksum (R,), float64, of each row of x (R, ...): the sum of its numbers, weighted by position.
 
     Different numbers or a different order change the checksum. Rounding hardly changes it, so that it is comparable across
@@ -27,19 +27,19 @@ def fingerprint(x: Tensor) -> Tensor:
     return (rows * torch.cos(2 * math.pi * torch.frac(at * _TURN))).sum(1) / math.sqrt(rows.shape[1])
 
 
-class SeenInputs:
+class TrainTestOverlap:
     """The train/test overlap: the share of test inputs that occurred in training.
 
     It is measured only for small input spaces, because random inputs hardly ever repeat in a space of more than 100 times
     the number of training inputs. The test inputs are sorted, and each batch marks those that it contains.
     """
 
-    def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], stream: Stream) -> None:
+    def __init__(self, runs: Sequence[Run], tasks: Sequence[Task], batches: TaskBatches) -> None:
         base, run = tasks[0].vocabulary, runs[0]
         self.small = base is not None and base ** tasks[0].L <= 100 * run.steps * run.batch_size
         if not self.small or base is None:
             return
-        chunks = [chunk.each().inputs for chunk in stream.split("test")]
+        chunks = [chunk.each().inputs for chunk in batches.split("test")]
         self.powers = torch.tensor([base**i for i in range(tasks[0].L)], device=chunks[0].device)
         self.codes = (torch.cat(chunks, 1) * self.powers).sum(-1).sort(1).values
         self.hits = torch.zeros(len(runs), self.codes.shape[1] + 1, dtype=torch.bool, device=self.codes.device)
@@ -65,7 +65,7 @@ class SeenInputs:
             yield from enumerate(self.hits.gather(1, first).double().mean(1).tolist())
 
 
-class TransitionWatch:
+class TransitionMonitor:
     """The statistics that mixers log: on a fixed probe, and their running maximum over the inspected training batches."""
 
     def __init__(self, ensemble: Ensemble) -> None:

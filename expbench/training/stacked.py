@@ -11,10 +11,10 @@ from functools import lru_cache
 from expbench.contracts import check_mixer, default_positions, resolved_settings
 from expbench.errors import BadInput
 from expbench.nn.network import Network
-from expbench.nn.size_matching import Around, Target, match
+from expbench.nn.size_matching import NetworkConfig, Target, match
 from expbench.settings import Value
 from expbench.task import CHUNK, Task
-from expbench.training.batches import Stream
+from expbench.training.batches import TaskBatches
 from expbench.training.ensemble import Ensemble
 from expbench.training.family import Context, DivergedError, Event, Facts, Family, Point, Resolved, Stack, Trained
 from expbench.training.job import Job
@@ -44,7 +44,7 @@ class Stacked:
         fields["positions"] = fields["positions"] or default_positions(model, point.model_name)
         fields["warmup"] = min(_WARMUP, steps // _SHARE) if warmup is None else min(warmup, steps)
         if fields["match"] is not None:
-            around = Around(fields["depth"], fields["norm"], fields["positions"], fields["residual"])
+            around = NetworkConfig(fields["depth"], fields["norm"], fields["positions"], fields["residual"])
             asked = tuple(settings.items())
             anyone = dataclasses.replace(task, instance=0)  # one cache entry, as the network size is equal for all instances
             fields["D"], settings = _matched(anyone, model, point.model_name, asked, around, fields["match"])
@@ -70,10 +70,10 @@ class Stacked:
         run, task = jobs[0].run, jobs[0].task
         ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
         short = [replace(job.run, warmup=0) for job in jobs]
-        small = [replace(job.task, test_size=CHUNK, selection_size=CHUNK) for job in jobs]
+        small = [replace(job.task, test_size=CHUNK, validation_size=CHUNK) for job in jobs]
         with surroundings(run, device, len(jobs)):
-            stream = Stream(short, small, device)
-            steps = Steps(short, small, ensemble, stream, device)
+            batches = TaskBatches(short, small, device)
+            steps = Steps(short, small, ensemble, batches, device)
             for taken in range(_BEFORE[device] + _STEPS[device]):
                 if taken == _BEFORE[device]:
                     began = time.perf_counter()
@@ -82,10 +82,10 @@ class Stacked:
                 raise DivergedError("within a few steps")
             step = (time.perf_counter() - began) / _STEPS[device]
             began = time.perf_counter()
-            evaluate_together(short, small, ensemble, stream, device, "selection", range(len(jobs)))
+            evaluate_together(short, small, ensemble, batches, device, "validation", range(len(jobs)))
             sequence = (time.perf_counter() - began) / CHUNK
         curve = CHUNK * CURVE_CHUNKS * len(curve_steps(run.steps))
-        return step * run.steps + sequence * (curve + task.selection_size + (task.test_size or 0))
+        return step * run.steps + sequence * (curve + task.validation_size + (task.test_size or 0))
 
     def untimed(self, device: str) -> str:
         """Return an empty string, because evaluations are timed as well."""
@@ -111,7 +111,7 @@ FAMILY: Family = Stacked()
 
 @lru_cache(maxsize=1024)
 def _matched(
-    task: Task, model: type, name: str, settings: tuple[tuple[str, Value], ...], around: Around, target: Target
+    task: Task, model: type, name: str, settings: tuple[tuple[str, Value], ...], around: NetworkConfig, target: Target
 ) -> tuple[int, dict[str, Value]]:
     """Return the width at which a model meets the target size, and its settings at that width."""
     return match(task, model, name, dict(settings), around, target)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from expbench.results.identity import identity
-from expbench.training.batches import Stream
+from expbench.training.batches import TaskBatches
 from expbench.training.ensemble import Ensemble
 from expbench.training.family import Stack
 from expbench.training.job import Job
@@ -33,7 +33,7 @@ NUMBERS = ("rate", "seed", "warmup", "weight_decay", "clip", "init", "init_noise
 _TRIED = 4  # number of further tasks in the trial, beside the first
 
 
-def by_likeness(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[Job]]:
+def by_signature(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[Job]]:
     """Group jobs by their signature."""
     alike: dict[tuple[object, ...], list[Job]] = {}
     for job in jobs:
@@ -75,8 +75,8 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
 
 def _alike(job: Job) -> tuple[object, ...]:
     task = job.task
-    shapes = (task.L, task.vocabulary, task.channels, task.outputs, task.readout, task.selection_size)
-    marked = task.test_size if task.vocabulary is not None else None  # `SeenInputs` stacks the test inputs
+    shapes = (task.L, task.vocabulary, task.channels, task.outputs, task.readout, task.validation_size)
+    marked = task.test_size if task.vocabulary is not None else None  # `TrainTestOverlap` stacks the test inputs
     return (identity(job.run, {*NUMBERS, "task_settings"}), type(task), job.model, *shapes, marked)
 
 
@@ -111,7 +111,7 @@ def _trial(jobs: Sequence[Job], device: str) -> tuple[float, int]:
 def _loss_and_gradients(jobs: Sequence[Job], device: str) -> list[Tensor]:
     """Return the losses (S,) of the jobs' first batches, then the gradient (S, ...) of each parameter."""
     ensemble = Ensemble([build(job.run, job.task, job.model, device) for job in jobs])
-    stream = Stream([job.run for job in jobs], [job.task for job in jobs], device)
-    losses = ensemble.losses(jobs[0].task, stream.train(1))
+    batches = TaskBatches([job.run for job in jobs], [job.task for job in jobs], device)
+    losses = ensemble.losses(jobs[0].task, batches.train(1))
     grads = torch.autograd.grad(losses.sum(), ensemble.leaves, allow_unused=True, materialize_grads=True)
     return [losses.detach(), *ensemble.stacked(grads)]

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from expbench.run import Run
 from expbench.task import Batch, Task
-from expbench.training.batches import Stream
+from expbench.training.batches import TaskBatches
 from expbench.training.cuda_graph import capture
 from expbench.training.ensemble import Ensemble
-from expbench.training.monitors import SeenInputs
+from expbench.training.monitors import TrainTestOverlap
 from expbench.training.optimizer import AdamW, clipped, rows
 from expbench.training.precision import TOLERANCE, precision_context
 from expbench.training.schedule import Rates
@@ -27,7 +27,7 @@ class Steps:
     """The optimizer steps of the runs of a stack, and their running statistics, which stay on the device.
 
     Taking a step never waits for the device, so that it is never idle; only reading a statistic does. captured: capture the
-    steps on a GPU, after a few eager ones. eager_because: the reason why the capture failed.
+    steps on a GPU, after a few eager ones. no_cuda_graph_reason: the reason why the capture failed.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Steps:
         runs: Sequence[Run],
         tasks: Sequence[Task],
         ensemble: Ensemble,
-        stream: Stream,
+        batches: TaskBatches,
         device: str,
         *,
         captured: bool = True,
     ) -> None:
-        self._run, self._task, self._ensemble, self._stream, self._device = runs[0], tasks[0], ensemble, stream, device
-        self.seen = SeenInputs(runs, tasks, stream)
+        self._run, self._task, self._ensemble, self._stream, self._device = runs[0], tasks[0], ensemble, batches, device
+        self.seen = TrainTestOverlap(runs, tasks, batches)
         self._rates = Rates(runs, device)
         decay = torch.tensor([run.weight_decay for run in runs], dtype=torch.float64, device=device)
         self._optimizer = AdamW(ensemble.stacked(ensemble.leaves), ensemble.decayed, decay)
@@ -54,7 +54,7 @@ class Steps:
         self._capturing = captured and device == "cuda"
         self._replay: Callable[[], Batch] | None = None
         self._held: Batch | None = None  # the input of a graph that does not draw its own batches
-        self.eager_because: str | None = None
+        self.no_cuda_graph_reason: str | None = None
 
     def take(self) -> Batch:
         """Take the next step and return its batch (S, B, ...), which the following step may overwrite."""
@@ -65,7 +65,7 @@ class Steps:
             self._capturing, self._held = False, fresh
             judged = [self._total, self._optimizer.means]
             state = [*judged, self._step, self._broke_at, *self._optimizer.state, *self.seen.state]
-            batch, self._replay, self.eager_because = capture(
+            batch, self._replay, self.no_cuda_graph_reason = capture(
                 lambda: self._once(fresh), state, judged, TOLERANCE[self._run.dtype]
             )
             return batch

@@ -30,23 +30,23 @@ def save(state: Mapping[str, Tensor], folder: Path, key: str) -> str:
     return str(target.relative_to(folder))
 
 
-def keep_three(jobs: Sequence[Job], folder: Path) -> None:
+def prune(jobs: Sequence[Job], folder: Path) -> None:
     """Delete all weights but three of each configuration, that is of runs that differ only in their seed.
 
     Seeds are ordered by the primary metric on the validation split, so that the choice does not depend on the test split.
     """
-    cells: dict[str, list[Job]] = {}
+    configurations: dict[str, list[Job]] = {}
     for job in jobs:
         if _path(folder, job.run.key).exists():
-            cells.setdefault(identity(job.run, without={"seed"}), []).append(job)
-    crowded = [cell for cell in cells.values() if len(cell) > 3]
+            configurations.setdefault(identity(job.run, without={"seed"}), []).append(job)
+    crowded = [configuration for configuration in configurations.values() if len(configuration) > 3]
     if not crowded:
         return
     frame, _ = store.read(folder)
-    final = frame[(frame["split"] == "selection") & frame["headline"].fillna(False).astype(bool)]
+    final = frame[(frame["split"] == "validation") & frame["primary"].fillna(False).astype(bool)]
     value = final.sort_values("step").groupby("key")["value"].last()
-    for cell in crowded:
-        ordered = sorted((job.run.key for job in cell), key=lambda key: float(value.get(key, float("nan"))))
+    for configuration in crowded:
+        ordered = sorted((job.run.key for job in configuration), key=lambda key: float(value.get(key, float("nan"))))
         for key in set(ordered) - {ordered[0], ordered[(len(ordered) - 1) // 2], ordered[-1]}:
             _path(folder, key).unlink(missing_ok=True)
 

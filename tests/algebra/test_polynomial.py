@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from expbench.algebra.polynomial import Inputs, Monomials, Polynomial, Suffix
-from expbench.data.rng import Draws
+from expbench.data.rng import CounterRNG
 
 UNIT, HALF = Inputs("unit"), Inputs("unit", 0.5, 1.0)
 SIGNS = Inputs("signs", eps=0.2)
@@ -71,13 +71,13 @@ def test_biased_signs_have_mean_order_four_eps_times_one_minus_eps_times_q() -> 
 
 @pytest.mark.parametrize("name", POLYNOMIALS)
 def test_fast_and_plain_evaluation_agree(name: str) -> None:
-    x = Draws(3).uniform(64, 5, low=-1.5, high=1.5)
+    x = CounterRNG(3).uniform(64, 5, low=-1.5, high=1.5)
     polynomial = POLYNOMIALS[name]
     torch.testing.assert_close(polynomial.evaluate(x), polynomial.recompute(x), rtol=1e-13, atol=1e-13)
 
 
 def test_suffix_is_the_sum_of_its_products() -> None:
-    x = Draws(1).uniform(8, 5)
+    x = CounterRNG(1).uniform(8, 5)
     expected = sum(x[:, 5 - m :].prod(1) for m in (1, 2, 3))
     torch.testing.assert_close(Suffix(5, 3).evaluate(x), expected)
     assert Suffix(5, 3).text() == "x5 + x4*x5 + x3*x4*x5"
@@ -86,7 +86,7 @@ def test_suffix_is_the_sum_of_its_products() -> None:
 def test_text_can_be_read_back() -> None:
     polynomial = POLYNOMIALS["shared"]
     assert polynomial.text() == "0.5*x1^2*x2 - 1.5*x2*x3^3 + 2*x1*x3*x5"
-    x = Draws(2).uniform(1, 5)[0].tolist()
+    x = CounterRNG(2).uniform(1, 5)[0].tolist()
     names = {f"x{i + 1}": value for i, value in enumerate(x)}
     value = eval(polynomial.text().replace("^", "**"), {}, names)
     assert value == pytest.approx(float(polynomial.evaluate(torch.tensor([x], dtype=torch.float64))))

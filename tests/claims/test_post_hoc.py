@@ -12,7 +12,7 @@ from expbench.claims.claim import Claim, write
 from expbench.errors import BadInput
 from expbench.report.build import write_report
 from expbench.report.latex import escaped
-from expbench.results.cells import gather, with_context
+from expbench.results.configurations import gather, with_context
 from tests.conftest import TINY, CommandLine, is_bad_input
 from tests.report.test_build import frame_of, runs
 

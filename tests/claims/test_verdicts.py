@@ -12,10 +12,10 @@ import pytest
 from expbench.claims import claim as claims_claim
 from expbench.claims.claim import Claim
 from expbench.claims.formatting import markdown, sentence, text
-from expbench.claims.pairing import places, subjects
-from expbench.claims.verdicts import Finding, Judgement, judge
+from expbench.claims.pairing import candidates, places
+from expbench.claims.verdicts import ClaimResult, Judgement, judge
 from expbench.errors import BadInput
-from expbench.results.cells import gather, with_context
+from expbench.results.configurations import gather, with_context
 from expbench.stats.intervals import best_of, share_interval
 from expbench.stats.resampling import bootstrap_interval
 from tests.report.test_build import frame_of, row, section
@@ -25,7 +25,7 @@ LATER = MADE + timedelta(hours=1)
 Rows = list[dict[str, Any]]
 
 
-def runs(model: str, values: Iterable[float | None], selection: float | None = None, **changes: Any) -> Rows:
+def runs(model: str, values: Iterable[float | None], validation: float | None = None, **changes: Any) -> Rows:
     """A run a value, from seed 0 on, younger than the claims; None diverged. selection: of all, else the value itself."""
     task = {"L": 8, "degree": 8, "family": "suffix", "instance": 0} | changes.pop("task", {})
     own = {"model": model, "created": LATER, "task_settings": json.dumps(task)} | changes
@@ -34,11 +34,11 @@ def runs(model: str, values: Iterable[float | None], selection: float | None = N
     for seed, value in enumerate(values):
         run = own | {"seed": seed, "key": f"{own}{seed}"}
         if value is None:
-            rows.append(row(**run, status="diverged", split="selection", step=5, value=1e-6))
+            rows.append(row(**run, status="diverged", split="validation", step=5, value=1e-6))
         else:
             rows.append(row(**run, value=value))
-            rows += [row(**run, split="selection", step=5, value=1e-6)]
-            rows += [row(**run, split="selection", step=10, value=value if selection is None else selection)]
+            rows += [row(**run, split="validation", step=5, value=1e-6)]
+            rows += [row(**run, split="validation", step=10, value=value if validation is None else validation)]
     return rows
 
 
@@ -177,8 +177,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def compared(text: str, rows: Rows, **changes: Any) -> list[tuple[float, float]]:
     """The first values of the cells that a claim compares, by place."""
-    found = places(claim(text, **changes), subjects(frame_of(rows), gather(with_context(frame_of(rows)))))
-    return sorted((place.left.cell.values[0], place.right.cell.values[0]) for place in found)
+    found = places(claim(text, **changes), candidates(frame_of(rows), gather(with_context(frame_of(rows)))))
+    return sorted((place.left.configuration.values[0], place.right.configuration.values[0]) for place in found)
 
 
 def test_a_place_is_where_both_sides_agree() -> None:
@@ -215,12 +215,12 @@ def test_settings_that_both_models_have_must_agree() -> None:
 
 def test_a_learning_rate_is_chosen_apiece_on_the_selection_split() -> None:
     rows = [
-        *runs("s6", [0.1] * 3, lr=0.1, selection=0.5),
-        *runs("s6", [0.2] * 3, lr=0.01, selection=0.3),
-        *runs("s6", [0.0] * 2, lr=0.001, selection=0.01),
-        *runs("linattn", [0.4, None, 0.4], lr=0.1, selection=0.2),
-        *runs("linattn", [0.5] * 3, lr=0.01, selection=0.25),
-        *runs("linattn", [0.6] * 3, lr=0.001, selection=0.9),
+        *runs("s6", [0.1] * 3, lr=0.1, validation=0.5),
+        *runs("s6", [0.2] * 3, lr=0.01, validation=0.3),
+        *runs("s6", [0.0] * 2, lr=0.001, validation=0.01),
+        *runs("linattn", [0.4, None, 0.4], lr=0.1, validation=0.2),
+        *runs("linattn", [0.5] * 3, lr=0.01, validation=0.25),
+        *runs("linattn", [0.6] * 3, lr=0.001, validation=0.9),
     ]
     assert compared("s6 < linattn", rows) == [(0.2, 0.5)], "not the best on the test split, nor one with fewer runs"
     assert compared("s6(lr=0.1) < linattn", rows) == [(0.1, 0.5)]
@@ -236,7 +236,7 @@ def test_a_rate_that_tuning_chose_is_the_one_compared() -> None:
         for lr, value in ((0.1, 0.3), (0.01, 0.2), (0.001, 0.5), (0.0001, 0.6))
         for r in runs("s6", [1.0] * 2, lr=lr)
     ]
-    # of the others there are more runs, with a better selection split
+    # of the others there are more runs, with a better validation split
     rows = [*runs("s6", [0.1] * 4, lr=0.1), *runs("s6", [0.2] * 3, lr=0.01), *runs("linattn", [0.4] * 4)]
     assert compared("s6 < linattn", rows + tuning) == [(0.2, 0.4)]
     assert one(rows + tuning).rates == (4, 1)
@@ -268,8 +268,8 @@ def test_a_claim_without_a_place_says_why(made: Claim, words: str) -> None:
     rows += runs("attn", [1.0], positions="sin", model_settings='{"heads":1}')
     (finding,) = judge([made], frame_of(rows))
     assert finding.judgements == []
-    assert words in finding.nowhere
-    assert f"cannot be tested: {finding.nowhere}." in text([finding])
+    assert words in finding.unmatched_reason
+    assert f"cannot be tested: {finding.unmatched_reason}." in text([finding])
 
 
 def test_a_claim_before_any_run() -> None:
@@ -286,7 +286,7 @@ def test_a_large_effect_is_supported_and_its_opposite_contradicted(relation: str
     assert judgement.verdict == ("supported" if relation == "<" else "contradicted")
     assert judgement.difference == bootstrap_interval([[a - b for a, b in zip(left, right, strict=True)]])
     assert (judgement.pairs, judgement.units, judgement.p, judgement.holm) == (20, 20, 2 / 2**20, 2 / 2**20)
-    assert not judgement.after_the_fact
+    assert not judgement.is_post_hoc
 
 
 def test_what_a_judgement_states_beside_its_verdict() -> None:
@@ -370,7 +370,7 @@ def test_ill_posed_instances_are_set_aside() -> None:
             task = {"family": "random", "instance": i}
             rows += runs(model, around(value, 1, seed=i), task=task, well_posed=bool(i % 2))
     judgement = one(rows)
-    assert (judgement.verdict, judgement.pairs, judgement.set_aside) == ("supported", 12, 12)
+    assert (judgement.verdict, judgement.pairs, judgement.excluded) == ("supported", 12, 12)
     assert "12 pairs, 12 ill-posed excluded" in sentence(judgement)
 
 
@@ -399,13 +399,13 @@ def test_runs_that_diverged_may_not_turn_a_verdict() -> None:
 
 def test_runs_older_than_the_claim_are_flagged() -> None:
     rows = [*runs("s6", around(0.2)), *runs("linattn", around(0.7))]
-    assert not one(rows, claim(created=LATER)).after_the_fact
+    assert not one(rows, claim(created=LATER)).is_post_hoc
     late = one(rows, claim(created=LATER + timedelta(milliseconds=1)))
-    assert (late.after_the_fact, late.verdict) == (True, "supported")
-    assert one(rows, claim(created=None)).after_the_fact, "what was never written was not said before"
-    assert one([*rows[:-3], *(r | {"created": None} for r in rows[-3:])], claim(created=MADE)).after_the_fact is False
+    assert (late.is_post_hoc, late.verdict) == (True, "supported")
+    assert one(rows, claim(created=None)).is_post_hoc, "what was never written was not said before"
+    assert one([*rows[:-3], *(r | {"created": None} for r in rows[-3:])], claim(created=MADE)).is_post_hoc is False
     first = [*(r | {"created": MADE - timedelta(1)} for r in rows[:3]), *rows[3:]]
-    assert one(first).after_the_fact, "one such run is enough"
+    assert one(first).is_post_hoc, "one such run is enough"
 
 
 def outcomes(kind: str, source: np.random.Generator) -> list[float]:
@@ -440,7 +440,7 @@ def test_what_is_judged_together_is_corrected_together() -> None:
     assert "Holm's p is 0.0508" in many[0].judgements[0].reason
 
 
-def in_protocols(*held: tuple[dict[str, Any], float | None]) -> Finding:
+def in_protocols(*held: tuple[dict[str, Any], float | None]) -> ClaimResult:
     """A finding of s6 with these means in these protocols, None for runs that say nothing, and linattn with .5 in all."""
     rows = []
     for changes, mean in held:
@@ -482,9 +482,9 @@ def test_where_a_claim_holds_in_a_sentence() -> None:
     assert both.summary == "holds in 4 of 6 protocols; contradicted in 2"
     once = in_protocols(*((protocol(*at), 0.9 if at == ("none", "sin") else 0.1) for at in crossed))
     assert once.summary == "holds in 5 of 6 protocols; contradicted in 1", "without a norm it also holds, and so with sin"
-    nowhere = in_protocols(*((protocol(*at), 0.9 if at[0] == "none" else None) for at in crossed))
+    unmatched_reason = in_protocols(*((protocol(*at), 0.9 if at[0] == "none" else None) for at in crossed))
     said = "holds in 0 of 6 protocols; contradicted in 2, undecided in 4"
-    assert nowhere.summary == said, "what holds nowhere has no exception"
+    assert unmatched_reason.summary == said, "what holds nowhere has no exception"
     of_task = in_protocols(*((protocol("layer", "none", family=f, lo=f), 0.9 if f == "b" else 0.1) for f in ("a", "b", "c")))
     assert of_task.summary == "holds in 2 of 3 protocols; contradicted with family b", "and not with lo, which follows"
     assert in_protocols(({}, 0.1)).summary == "holds in 1 of 1 protocol"

@@ -185,11 +185,11 @@ from expbench.task import Batch, Score, Task
 @dataclass(frozen=True, kw_only=True)
 class NAME(Task):
     L: int = 4
-    headline = "error"
+    primary_metric = "error"
     higher_is_better = False
-    solved_at = 0.1
-    def batch(self, draws, size):
-        x = draws.uniform(size, self.L, 1)
+    success_threshold = 0.1
+    def batch(self, rng, size):
+        x = rng.uniform(size, self.L, 1)
         return Batch(x, x[:, -1])
     def loss(self, outputs, targets):
         return ((outputs - targets) ** 2).mean()

@@ -19,14 +19,14 @@ from expbench.regression.baseline import load
 from expbench.results import store
 from expbench.sweep.expand import expand
 from expbench.task import Batch
-from expbench.training.batches import Stream
+from expbench.training.batches import TaskBatches
 from expbench.training.schedule import Rates
 from tests.conftest import CommandLine, is_bad_input
 from tests.test_imports import loaded
 
 ROOT = Path(__file__).parents[2]
-SIZES = '["test_size=2048", "selection_size=256"]'  # fewer would leave the labels ill-posed
-CELL = f'{{ task = "polyreg", models = "ssm", L = 4, steps = 100, lr = 0.05, task_settings = {SIZES} }}'
+SIZES = '["test_size=2048", "validation_size=256"]'  # fewer would leave the labels ill-posed
+CONFIGURATION = f'{{ task = "polyreg", models = "ssm", L = 4, steps = 100, lr = 0.05, task_settings = {SIZES} }}'
 EVERY = '[every]\nseeds = "0:5"\n'
 
 
@@ -34,7 +34,7 @@ def declare(text: str, name: str = "tiny") -> Path:
     """A baseline in the folder where the command line is called."""
     folder = Path("results/baselines") / name
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "cells.toml").write_text(text)
+    (folder / "configurations.toml").write_text(text)
     return folder
 
 
@@ -44,7 +44,7 @@ _measured: list[bytes] = []  # the table of the tiny baseline, which is measured
 @pytest.fixture
 def tiny(expbench: CommandLine) -> CommandLine:
     """The command line, where there is a baseline of one cell."""
-    folder = declare(f"cells = [\n{CELL},\n]\n{EVERY}")
+    folder = declare(f"cells = [\n{CONFIGURATION},\n]\n{EVERY}")
     if not _measured:
         answer = expbench("baseline", "update", "--baseline", "tiny", "--yes")
         assert answer.code == 0, answer
@@ -71,9 +71,9 @@ def test_what_has_not_changed_passes_and_is_written_for_a_pull_request(tiny: Com
 
 
 def shifted(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Stream.train_at
-    monkeypatch.setattr(Stream, "train_at", lambda s, n: Batch((b := whole(s, n)).inputs, b.targets.roll(1, 1)))
-    monkeypatch.setattr(Stream, "mapped", True)
+    whole = TaskBatches.train_at
+    monkeypatch.setattr(TaskBatches, "train_at", lambda s, n: Batch((b := whole(s, n)).inputs, b.targets.roll(1, 1)))
+    monkeypatch.setattr(TaskBatches, "mapped", True)
 
 
 def test_what_has_become_worse_gives_exit_code_1_and_so_does_what_rows_record(
@@ -83,8 +83,8 @@ def test_what_has_become_worse_gives_exit_code_1_and_so_does_what_rows_record(
     code, said = check(tiny)
     assert code == 1
     assert "FAILS: 1 regressed" in said, said
-    assert "targets_fingerprint of 5 runs of ssm on polyreg" in said
-    assert "inputs_fingerprint" not in said
+    assert "targets_checksum of 5 runs of ssm on polyreg" in said
+    assert "inputs_checksum" not in said
     assert check(tiny, "--fail-on", "none", "--markdown", "page.md")[0] == 1, "what is recorded is no verdict"
     assert Path("page.md").read_text().startswith("### expbench baseline check: fails, invariants are violated")
 
@@ -94,8 +94,8 @@ def test_what_has_become_worse_gives_exit_code_1_and_so_does_what_rows_record(
     [
         ({"expbench.training.schedule.Rates.at": lambda self, step: self._peak.clone()}, "learning_rate"),
         ({"expbench.training.step.clipped": lambda grads, most: (grads * 100, grads.norm(dim=1))}, "gradient_norm"),
-        ({"expbench.models.ssm.SSM.forward": lambda self, x: x * 1.01}, "outputs_fingerprint"),
-        ({"expbench.training.batches.Stream._own": None}, "inputs_fingerprint"),
+        ({"expbench.models.ssm.SSM.forward": lambda self, x: x * 1.01}, "outputs_checksum"),
+        ({"expbench.training.batches.TaskBatches._own": None}, "inputs_checksum"),
     ],
 )
 def test_what_a_metric_may_not_show_is_recorded(
@@ -103,8 +103,8 @@ def test_what_a_metric_may_not_show_is_recorded(
 ) -> None:
     for name, stand_in in planted.items():
         if stand_in is None:  # batches of the step before
-            monkeypatch.setattr(Stream, "mapped", False)
-            monkeypatch.setattr(name, lambda self, i, step, own=Stream._own: own(self, i, max(1, step - 1)))
+            monkeypatch.setattr(TaskBatches, "mapped", False)
+            monkeypatch.setattr(name, lambda self, i, step, own=TaskBatches._own: own(self, i, max(1, step - 1)))
         else:
             monkeypatch.setattr(name, stand_in)
     code, said = check(tiny, "--fail-on", "none")
@@ -112,14 +112,14 @@ def test_what_a_metric_may_not_show_is_recorded(
     assert f"- {metric} of 5 runs of ssm on polyreg: " in said
 
 
-def test_a_missing_or_failed_cell_fails(tiny: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_or_failed_configuration_fails(tiny: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("broken")
 
-    declare(f"cells = [\n{CELL},\n{CELL.replace('ssm', 'linattn')},\n]\n{EVERY}")
+    declare(f"cells = [\n{CONFIGURATION},\n{CONFIGURATION.replace('ssm', 'linattn')},\n]\n{EVERY}")
     assert "1 new" in check(tiny)[1]
     assert tiny("baseline", "update", "--baseline", "tiny", "--yes", "--results", "results/regress/tiny").code == 0
-    declare(f"cells = [\n{CELL},\n]\n{EVERY}")
+    declare(f"cells = [\n{CONFIGURATION},\n]\n{EVERY}")
     code, said = check(tiny)
     assert (code, "FAILS: 1 missing" in said) == (1, True)
     monkeypatch.setattr("expbench.training.stacked.train_together", broken)
@@ -133,7 +133,7 @@ def test_update_shows_the_change_and_replaces(tiny: CommandLine) -> None:
     answer = tiny("baseline", "update", "--baseline", "tiny")
     is_bad_input(answer, "--yes")
     assert check(tiny)[0] == 0
-    declare(f"cells = [\n{CELL},\n{CELL.replace('ssm', 'linattn')},\n]\n{EVERY}")
+    declare(f"cells = [\n{CONFIGURATION},\n{CONFIGURATION.replace('ssm', 'linattn')},\n]\n{EVERY}")
     is_bad_input(
         tiny("baseline", "update", "--baseline", "tiny", "--yes", "--results", "results/regress/tiny"), "5 of the 10 runs"
     )
@@ -158,14 +158,14 @@ def test_asked_on_a_terminal_no_leaves_it_as_it_is(tiny: CommandLine, monkeypatc
 
 
 def test_bad_input_is_one_line_that_names_what_is_near(expbench: CommandLine) -> None:
-    declare(f"cells = [{CELL}]")
+    declare(f"cells = [{CONFIGURATION}]")
     is_bad_input(expbench("baseline", "check", "--baseline", "tinny"), "tinny", "'tiny'")
     is_bad_input(expbench("baseline", "check", "--baseline", "tiny"), "table.parquet", "expbench baseline update")
     is_bad_input(expbench("baseline", "check", "--baseline", "tiny", "--fail-on", "regresed"), "'regressed'")
     for text, words in {
-        f"cells = [{CELL.replace('steps', 'step')}]": ("'step'", "'steps'"),
-        f"cell = [{CELL}]": ("'cell'", "'cells'"),
-        "cells = [": ("cells.toml", "cannot be read"),
+        f"cells = [{CONFIGURATION.replace('steps', 'step')}]": ("'step'", "'steps'"),
+        f"cell = [{CONFIGURATION}]": ("'cell'", "'cells'"),
+        "cells = [": ("configurations.toml", "cannot be read"),
         "cells = []": ("no cells",),
         'cells = [{ task = "polyreg" }]': ("lacks models",),
         'cells = [{ task = "polyreg", models = "s6", task_settings = "L=4" }]': ("task_settings", "list"),
@@ -176,7 +176,7 @@ def test_bad_input_is_one_line_that_names_what_is_near(expbench: CommandLine) ->
         declare(text)
         is_bad_input(expbench("baseline", "update", "--baseline", "tiny", "--yes"), *words)
     if not torch.cuda.is_available():
-        declare(f'device = "cuda"\ncells = [{CELL}]')
+        declare(f'device = "cuda"\ncells = [{CONFIGURATION}]')
         is_bad_input(expbench("baseline", "update", "--baseline", "tiny", "--yes"), "tiny needs a GPU", "expbench doctor")
 
 
@@ -199,10 +199,10 @@ def test_a_check_does_not_take_up_what_was_run_before(tiny: CommandLine) -> None
 @pytest.mark.parametrize("shape", ["cosine", "constant", "linear"])
 def test_the_schedule_of_the_check_is_that_of_training(shape: str) -> None:
     from expbench.sweep.expand import expand
-    from expbench.sweep.request import Request
+    from expbench.sweep.spec import SweepSpec
 
     (job,) = expand(
-        Request(task="polyreg", models="ssm", steps="40", warmup="7", seeds="0", lr="0.5", schedule=shape), "cpu"
+        SweepSpec(task="polyreg", models="ssm", steps="40", warmup="7", seeds="0", lr="0.5", schedule=shape), "cpu"
     )
     rates = Rates([job.run], "cpu")
     rows = [

@@ -22,7 +22,7 @@ from expbench.sweep.executor import ExecutionSettings
 from expbench.sweep.executors import local
 from expbench.sweep.expand import expand
 from expbench.sweep.progress import Progress
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.training.family import Stack
 from expbench.training.job import Job
 from expbench.training.weights import load
@@ -143,7 +143,7 @@ def test_fail_fast_stops_at_the_first_failure(expbench: CommandLine) -> None:
 def test_after_an_error_that_a_gpu_does_not_recover_from_no_run_is_tried(
     answers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = Request(task="polyreg", models="s6,attn", L="4", steps="2", seeds="0:2", task_settings=("test_size=64",))
+    request = SweepSpec(task="polyreg", models="s6,attn", L="4", steps="2", seeds="0:2", task_settings=("test_size=64",))
     tried = []
 
     def execute(stack: Stack, *given: Any, **named: Any) -> Iterator[tuple[Job, Outcome]]:
@@ -165,10 +165,10 @@ def test_after_an_error_that_a_gpu_does_not_recover_from_no_run_is_tried(
 
 def test_of_a_run_that_was_measured_after_epochs_the_one_reported_is_said() -> None:
     def scores(*values: tuple[float | None, float]) -> list[Score]:
-        found = [Score("other", 0.0, "", "selection", 9)]
+        found = [Score("other", 0.0, "", "validation", 9)]
         for step, both in enumerate(values):
-            named: Iterator[tuple[Split, float | None]] = zip(("selection", "test"), both, strict=True)
-            found += [Score("m", v, "", split, step, headline=True) for split, v in named if v is not None]
+            named: Iterator[tuple[Split, float | None]] = zip(("validation", "test"), both, strict=True)
+            found += [Score("m", v, "", split, step, primary=True) for split, v in named if v is not None]
         return found
 
     epochs = scores((9, 5), (7, 6), (7, 1), (8, 4))
@@ -202,7 +202,7 @@ class Narrow(nn.Identity):
 """
 
 
-def test_unsupported_cells_are_rows_not_failures(expbench: CommandLine) -> None:
+def test_unsupported_configurations_are_rows_not_failures(expbench: CommandLine) -> None:
     Path("narrow.py").write_text(UNSUPPORTED)
     answer = expbench("run", "--task", "polyreg", "--models", "narrow.py:Narrow", "--D", "3,4", *TINY)
     assert answer.code == 0
@@ -242,7 +242,7 @@ def test_the_best_median_and_worst_seed_keep_their_weights(expbench: CommandLine
     words = ["run", "--task", "polyreg", "--models", "linattn", "--save-weights", *TINY]
     expbench(*words, "--seeds", "0:5")
     frame, _ = store.read(Path("results"))
-    at_end = frame[(frame["split"] == "selection") & (frame["metric"] == "nmse") & (frame["step"] == frame["steps"])]
+    at_end = frame[(frame["split"] == "validation") & (frame["metric"] == "nmse") & (frame["step"] == frame["steps"])]
     ordered = list(at_end.sort_values("value")["key"])
     kept = {path.stem for path in Path("results/weights").iterdir()}
     assert len(ordered) == 5

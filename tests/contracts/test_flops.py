@@ -7,14 +7,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from expbench.mixer import Mixer
 from expbench.sweep.expand import expand
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.training.loop import build
 
 D, L = 6, 12
 
 
 def mixer(model: str, **settings: object) -> Mixer:
-    request = Request(
+    request = SweepSpec(
         task="polyreg", models=model, L=str(L), D=str(D), seeds="0", model_settings=[f"{k}={v}" for k, v in settings.items()]
     )
     (job,) = expand(request, "cpu")
@@ -60,5 +60,5 @@ def test_linear_attention_and_a_time_invariant_layer_do_not_grow_with_the_length
 
 
 def test_a_network_adds_embedding_and_read_out() -> None:
-    (job,) = expand(Request(task="polyreg", models="ssm", L=str(L), D=str(D), depth="2", seeds="0"), "cpu")
+    (job,) = expand(SweepSpec(task="polyreg", models="ssm", L=str(L), D=str(D), depth="2", seeds="0"), "cpu")
     assert build(job.run, job.task, job.model, "cpu").flops() == 2 * D + 2 * D / L + 2 * 5 * D * D

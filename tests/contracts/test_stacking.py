@@ -13,15 +13,15 @@ from expbench.nn.network import Network
 from expbench.results import store
 from expbench.run import Score
 from expbench.sweep.expand import expand
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.training import stacking
-from expbench.training.batches import Stream
+from expbench.training.batches import TaskBatches
 from expbench.training.ensemble import Ensemble
 from expbench.training.family import Diverged, DivergedError, Scored
 from expbench.training.job import Job
 from expbench.training.loop import build, train, train_together
 from expbench.training.schedule import Rates, learning_rate_factor
-from expbench.training.stacking import by_likeness
+from expbench.training.stacking import by_signature
 from tests.conftest import CommandLine
 
 MODELS = sorted(plugins.discover("model"))
@@ -34,7 +34,7 @@ TASKS = {
 def jobs(task: str, model: str, **more: object) -> list[Job]:
     fields: dict[str, object] = {"D": "4", "seeds": "0:2", "steps": "100", "warmup": "50", "batch_size": "8"}
     fields |= {"dtype": "float64", "lr": "0.003,0.02"}
-    return expand(Request(task=task, models=model, **(fields | TASKS[task] | more)), "cpu")  # type: ignore[arg-type]
+    return expand(SweepSpec(task=task, models=model, **(fields | TASKS[task] | more)), "cpu")  # type: ignore[arg-type]
 
 
 def together(stack: Sequence[Job], until: int = 10**9) -> list[Scored | Diverged]:
@@ -53,7 +53,7 @@ def check_scores(stack: Sequence[Job], members: Iterable[int], until: int = 10**
         mine = [event.score for event in items if isinstance(event, Scored) and event.member == i]
         assert len(mine) == len(alone) > 0
         for a, b in zip(mine, alone, strict=True):
-            assert (a.split, a.step, a.metric, a.slice, a.headline) == (b.split, b.step, b.metric, b.slice, b.headline)
+            assert (a.split, a.step, a.metric, a.slice, a.primary) == (b.split, b.step, b.metric, b.slice, b.primary)
             assert a.value == pytest.approx(b.value, rel=1e-9, abs=1e-12), (a.metric, a.slice)
 
 
@@ -80,7 +80,7 @@ def test_tasks_with_test_splits_of_other_sizes_are_trained_together() -> None:
         for job in jobs("polyreg", "attn", task_settings=settings, instances="0", lr="0.003", steps="25")
     ]
     assert len({job.task.test_size for job in stack}) == 2
-    assert len(by_likeness(stack)) == 1
+    assert len(by_signature(stack)) == 1
     check_scores(stack, range(len(stack)))
 
 
@@ -181,7 +181,7 @@ def test_a_strangers_module_is_stacked_as_it_is(expbench: CommandLine, strangers
     answer = expbench("run", "--models", f"strangers.py:{model}", *SMALL, "--seeds", "0:3")
     assert answer.code == 0, answer.err
     assert column(model, "stack_size") == {3}
-    assert column(model, "alone_because") == set()
+    assert column(model, "not_stacked_reason") == set()
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_what_cannot_be_stacked_runs_one_by_one_and_says_why(
     answer = expbench("run", "--models", f"strangers.py:{model}", *SMALL, "--seeds", "0:3")
     assert answer.code == 0, answer.err
     assert column(model, "stack_size") == {1}
-    assert all(reason in str(why) for why in column(model, "alone_because"))
+    assert all(reason in str(why) for why in column(model, "not_stacked_reason"))
 
 
 def test_a_run_that_diverges_in_a_stack_ends_as_it_does_alone() -> None:
@@ -238,7 +238,7 @@ def test_float32_agrees_from_identical_parameters() -> None:
         for networks, i in ((others, 1), ([network], 0)):
             members = stack if len(networks) > 1 else [one]
             ensemble = Ensemble(networks)
-            stream = Stream([job.run for job in members], [job.task for job in members], "cpu")
+            stream = TaskBatches([job.run for job in members], [job.task for job in members], "cpu")
             losses = ensemble.losses(one.task, stream.train(step + 1))
             grads = ensemble.stacked(torch.autograd.grad(losses.sum(), ensemble.leaves))
             if len(networks) > 1:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from expbench.data import rng as draws_module
-from expbench.data.rng import Draws, advance, advance_all, as_tensor, fold, mix
+from expbench.data.rng import CounterRNG, advance, advance_all, as_tensor, fold, mix
 
 
 def test_the_tensor_hash_is_splitmix64() -> None:
@@ -12,18 +12,18 @@ def test_the_tensor_hash_is_splitmix64() -> None:
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
     golden = 0x9E3779B97F4A7C15
     assert [mix(1234567 + i * golden) for i in range(1, 6)] == published
-    draws = Draws(99)
+    rng = CounterRNG(99)
     expected = [mix(mix(99 + golden) + i * golden) for i in range(1, 1001)]
-    assert [number % 2**64 for number in draws._bits((1000,)).tolist()] == expected
+    assert [number % 2**64 for number in rng._bits((1000,)).tolist()] == expected
 
 
 def test_same_key_same_numbers_and_each_call_fresh_ones() -> None:
-    first, again = Draws(5), Draws(5)
+    first, again = CounterRNG(5), CounterRNG(5)
     a, b = first.uniform(100), first.uniform(100)
     assert torch.equal(a, again.uniform(100))
     assert torch.equal(b, again.uniform(100))
     assert not torch.equal(a, b)
-    assert not torch.equal(a, Draws(6).uniform(100))
+    assert not torch.equal(a, CounterRNG(6).uniform(100))
 
 
 def test_folded_keys_differ_in_every_part() -> None:
@@ -33,16 +33,16 @@ def test_folded_keys_differ_in_every_part() -> None:
 
 def test_distributions() -> None:
     n = 200_000
-    u = Draws(1).uniform(n, low=2, high=4)
+    u = CounterRNG(1).uniform(n, low=2, high=4)
     assert u.dtype == torch.float64
     assert float(u.min()) >= 2
     assert float(u.max()) < 4
     assert float(u.mean()) == pytest.approx(3, abs=5 * (1 / 3) ** 0.5 / n**0.5)
-    counts = torch.bincount(Draws(2).integers(n, n=7), minlength=7)
+    counts = torch.bincount(CounterRNG(2).integers(n, n=7), minlength=7)
     assert len(counts) == 7
     assert float((counts - n / 7).abs().max()) < 5 * (n / 7) ** 0.5
-    assert float(Draws(3).coins(n, p=0.1).double().mean()) == pytest.approx(0.1, abs=5 * 0.3 / n**0.5)
-    z = Draws(4).normal(n)
+    assert float(CounterRNG(3).coins(n, p=0.1).double().mean()) == pytest.approx(0.1, abs=5 * 0.3 / n**0.5)
+    z = CounterRNG(4).normal(n)
     assert float(z.mean()) == pytest.approx(0, abs=5 / n**0.5)
     assert float(z.var()) == pytest.approx(1, abs=0.02)
     # successive numbers are independent: their correlation is that of noise
@@ -50,8 +50,8 @@ def test_distributions() -> None:
 
 
 def test_subsets_and_permutations() -> None:
-    assert sorted(Draws(1).permutation(20)) == list(range(20))
-    subsets = [tuple(Draws(key).subset(10, 4)) for key in range(50)]
+    assert sorted(CounterRNG(1).permutation(20)) == list(range(20))
+    subsets = [tuple(CounterRNG(key).subset(10, 4)) for key in range(50)]
     assert all(list(s) == sorted(set(s)) and len(s) == 4 for s in subsets)
     assert len(set(subsets)) > 40
     assert 3.5 < statistics.mean(i for s in subsets for i in s) < 5.5
@@ -60,7 +60,7 @@ def test_subsets_and_permutations() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_draws_the_same_numbers() -> None:
-    assert torch.equal(Draws(7, "cuda").uniform(1000).cpu(), Draws(7).uniform(1000))
+    assert torch.equal(CounterRNG(7, "cuda").uniform(1000).cpu(), CounterRNG(7).uniform(1000))
 
 
 def test_many_keys_at_once_draw_what_each_draws_by_itself() -> None:
@@ -70,12 +70,12 @@ def test_many_keys_at_once_draw_what_each_draws_by_itself() -> None:
     assert torch.equal(keys, as_tensor([advance(stream, 7) for stream in streams]))
     assert torch.equal(keys, advance_all(as_tensor(streams), 7))
 
-    def batch(draws: Draws) -> tuple[torch.Tensor, ...]:
-        return draws.uniform(4, 2), draws.integers(5, n=9), draws.coins(3), draws.normal(6)
+    def batch(rng: CounterRNG) -> tuple[torch.Tensor, ...]:
+        return rng.uniform(4, 2), rng.integers(5, n=9), rng.coins(3), rng.normal(6)
 
-    together = torch.vmap(lambda key: batch(Draws(key)))(keys)
+    together = torch.vmap(lambda key: batch(CounterRNG(key)))(keys)
     for i, stream in enumerate(streams):
-        for mine, alone in zip(together, batch(Draws(advance(stream, 7))), strict=True):
+        for mine, alone in zip(together, batch(CounterRNG(advance(stream, 7))), strict=True):
             assert torch.equal(mine[i], alone)
 
 
@@ -84,9 +84,9 @@ def test_one_kernel_draws_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None
     keys = as_tensor([fold("a", i) for i in range(6)], "cuda" if torch.cuda.is_available() else "cpu")
 
     def drawn(key: torch.Tensor) -> list[torch.Tensor]:
-        draws = Draws(key, key.device)
-        shaped = [draws.uniform(7, 300), draws.uniform(3, low=-2.5, high=7.3), draws.normal(50)]
-        return [*shaped, draws.coins(10), draws.integers(9, n=7), draws.uniform(0)]
+        rng = CounterRNG(key, key.device)
+        shaped = [rng.uniform(7, 300), rng.uniform(3, low=-2.5, high=7.3), rng.normal(50)]
+        return [*shaped, rng.coins(10), rng.integers(9, n=7), rng.uniform(0)]
 
     monkeypatch.setattr(draws_module, "_one_kernel", lambda key: False)
     plain = torch.vmap(drawn)(keys)

@@ -17,7 +17,7 @@ from expbench.nn.network import Network
 from expbench.results import store
 from expbench.run import LATER, Run
 from expbench.sweep.expand import expand
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.training.ensemble import Ensemble
 from expbench.training.family import Scored
 from expbench.training.job import Job
@@ -31,7 +31,7 @@ FORMULA = "2*x1^2*x3 - x2*x4 + 0.5"
 
 def jobs(**request: Any) -> list[Job]:
     small: dict[str, Any] = {"seeds": "0", "steps": "2", "lr": "1e-12", "batch_size": "4", "norm": "none"}
-    return expand(Request(**(small | request)), "cpu")
+    return expand(SweepSpec(**(small | request)), "cpu")
 
 
 def built(job: Job) -> Network:
@@ -41,13 +41,13 @@ def built(job: Job) -> Network:
 def metric(job: Job) -> float:
     """The headline metric on the test split before training."""
     found = evaluate(job.run, job.task, built(job), "cpu", "test")
-    return next(m.value for m in found if m.metric == job.task.headline)
+    return next(m.value for m in found if m.metric == job.task.primary_metric)
 
 
 def results() -> pd.DataFrame:
     """A row for each run: its columns, and the value that it ended with."""
     frame = store.read(Path("results")).frame
-    return frame[(frame["kind"] == "run") & (frame["split"] == "test") & frame["headline"].fillna(False).astype(bool)]
+    return frame[(frame["kind"] == "run") & (frame["split"] == "test") & frame["primary"].fillna(False).astype(bool)]
 
 
 # --- Keys and rows ---
@@ -56,7 +56,7 @@ def results() -> pd.DataFrame:
 OLD = Run(
     task="polyreg", task_version="2", model="linattn", model_version="1", model_settings={}, D=8, depth=1,
     task_settings={
-        "L": 4, "instance": 0, "test_size": 1024, "selection_size": 1024, "family": "product", "degree": 4,
+        "L": 4, "instance": 0, "test_size": 1024, "validation_size": 1024, "family": "product", "degree": 4,
         "inputs": "signs", "lo": 0.0, "hi": 1.0, "eps": 0.5, "terms": None, "max_exponent": 2, "label_var": 1.0,
         "formula": None,
     },
@@ -252,7 +252,7 @@ COUNT = ["--task", "count-in-row", "--models", "s6-poly", "-m", "layout=full_bia
 COUNT += ["--norm", "none", "--L", "12", "-t", "classes=8", "-t", "head=scalar,classes"]
 COUNT += ["--init", "default,construct:count-in-row", "--init-noise", "0,0.3"]
 ROOM = f"--models mamba-poly --L 4 --D 36 --depth 4 --norm none --positions learned -t family=given -t 'formula={FORMULA}'"
-STILL = ["--steps", "2", "--lr", "1e-12", "--batch-size", "4", "-t", "test_size=256", "-t", "selection_size=64"]
+STILL = ["--steps", "2", "--lr", "1e-12", "--batch-size", "4", "-t", "test_size=256", "-t", "validation_size=64"]
 
 
 def sweep(*words: str) -> list[str]:

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from expbench.data.corpus import Choice, Corpus, Source, prepare
 from expbench.errors import BadInput
 from expbench.language import Recipe, flops_per_token, perplexity, schedule, train
-from expbench.language.batches import Order
+from expbench.language.batches import TokenBatches
 from expbench.language.evaluation import LanguageEvaluation
 from expbench.language.model import LanguageModel
 from expbench.mixer import Mixer
@@ -26,8 +26,8 @@ from expbench.run import Score
 from expbench.training.device import peak
 from expbench.training.epochs.recipe import TrainerOptions
 from expbench.training.epochs.step import parameter_groups
-from expbench.training.family import Diverged, Eager, Paused, Reached
-from expbench.training.monitors import fingerprint
+from expbench.training.family import Diverged, NoCudaGraph, Paused, Reached
+from expbench.training.monitors import checksum
 from tests.small_language import L, corpus_in, numbers, recipe, scores_of, small, trained, write_text
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corpus]:
 @pytest.mark.parametrize("tokens", [9 * 8, 9 * 8 + 7, 1000])
 def test_every_token_is_a_target_once_an_epoch_at_most_in_another_order_each_epoch(tokens: int) -> None:
     chosen = recipe(context=8, batch_size=3, epochs=3)
-    plan, order = schedule(chosen, tokens), Order(np.arange(tokens, dtype=np.uint32), chosen)
+    plan, order = schedule(chosen, tokens), TokenBatches(np.arange(tokens, dtype=np.uint32), chosen)
     assert plan.epoch == (tokens // 8 - 1) // 3
     epochs = []
     for epoch in range(3):
@@ -62,13 +62,13 @@ def test_every_token_is_a_target_once_an_epoch_at_most_in_another_order_each_epo
 
 def test_a_batch_follows_from_its_step_and_the_seed_and_is_shared_out() -> None:
     ids, chosen = np.arange(500, dtype=np.uint16), recipe(context=8, batch_size=4, epochs=9)
-    order = Order(ids, chosen)
+    order = TokenBatches(ids, chosen)
     first = [order.batch(step, CPU) for step in range(1, 40)]
     for step in (39, 3, 20):
-        assert torch.equal(Order(ids, chosen).batch(step, CPU), first[step - 1])
+        assert torch.equal(TokenBatches(ids, chosen).batch(step, CPU), first[step - 1])
         shares = [order.batch(step, CPU, rank, 2) for rank in range(2)]
         assert torch.equal(torch.cat(shares), first[step - 1])
-    assert not torch.equal(Order(ids, recipe(context=8, batch_size=4, seed=1)).batch(1, CPU), first[0])
+    assert not torch.equal(TokenBatches(ids, recipe(context=8, batch_size=4, seed=1)).batch(1, CPU), first[0])
 
 
 def test_the_schedule() -> None:
@@ -86,12 +86,12 @@ def test_a_training_learns_and_says_so(corpus: Corpus, mixer: type[nn.Module]) -
     plan, found = schedule(recipe(epochs=6), corpus["train"].tokens), scores_of(events)
     assert [event.step for event in events if isinstance(event, Reached)] == list(range(1, plan.steps + 1))
     values = numbers(found)
-    of = [values["selection", plan.epoch * (i + 1), "perplexity", ""] for i in range(6)]
+    of = [values["validation", plan.epoch * (i + 1), "perplexity", ""] for i in range(6)]
     assert of[-1] < 5 < of[0] < 31, "two of 30 words may follow each, and any one the end of a line"
-    assert {(s.split, s.metric) for s in found if s.headline} == {("selection", "perplexity"), ("test", "perplexity")}
+    assert {(s.split, s.metric) for s in found if s.primary} == {("validation", "perplexity"), ("test", "perplexity")}
     assert values["train", plan.steps, "loss", ""] < values["train", plan.epoch, "loss", ""]
     net.eval()
-    for split, part in {"selection": "validation", "test": "test"}.items():
+    for split, part in {"validation": "validation", "test": "test"}.items():
         tokens = corpus[part]
         expected = perplexity.evaluate(
             net.token_losses, tokens.ids, context=L, stride=4, before=corpus.tokenizer.end, words=tokens.words, batch_size=1
@@ -102,40 +102,40 @@ def test_a_training_learns_and_says_so(corpus: Corpus, mixer: type[nn.Module]) -
     speeds = [s.value for s in found if s.metric == "tokens_per_second"]
     assert len(speeds) == 6
     assert min(speeds) > 0
-    largest = [values.get(("selection", plan.steps, "abar_max", f"layer={i}")) for i in range(2)]
+    largest = [values.get(("validation", plan.steps, "abar_max", f"layer={i}")) for i in range(2)]
     if mixer is S6:
         assert 0 < max(largest) < 1
-        assert values["selection", plan.steps, "k_hat", ""] == max(largest)
+        assert values["validation", plan.steps, "k_hat", ""] == max(largest)
     else:
         assert largest == [None, None]
 
 
 def test_what_a_training_was_given_is_told(corpus: Corpus) -> None:
     chosen = recipe(epochs=3, clip=0.05, warmup=5)
-    net, plan, order = small(), schedule(chosen, corpus["train"].tokens), Order(corpus["train"].ids, chosen)
+    net, plan, order = small(), schedule(chosen, corpus["train"].tokens), TokenBatches(corpus["train"].ids, chosen)
     probe = torch.from_numpy(corpus["validation"].ids.astype("int64"))
     starts = [probe[i * L : (i + 1) * L + 1] for i in range((len(probe) - 1) // L)]
     with torch.no_grad():
         losses = net.token_losses(torch.stack(starts)[:, :-1], torch.stack(starts)[:, 1:])
     values = numbers(trained(corpus, chosen, model=net))
-    assert values["selection", 0, "outputs_fingerprint", ""] == pytest.approx(float(fingerprint(losses[None])), rel=1e-5)
+    assert values["validation", 0, "outputs_checksum", ""] == pytest.approx(float(checksum(losses[None])), rel=1e-5)
     for step in (plan.epoch, 2 * plan.epoch, 3 * plan.epoch):
         rate = 0.5 + 0.5 * math.cos(math.pi * (step - 1 - 5) / (plan.steps - 5))
         assert values["train", step, "learning_rate", ""] == pytest.approx(3e-3 * rate)
         assert values["train", step, "gradient_norm", ""] == pytest.approx(0.05, rel=1e-4), "clipped"
         batch = order.batch(step, CPU)
         for name, tokens in (("inputs", batch[:, :-1]), ("targets", batch[:, 1:])):
-            assert values["train", step, f"{name}_fingerprint", ""] == pytest.approx(float(fingerprint(tokens[None])))
-    for split, part in (("selection", "validation"), ("test", "test")):
-        told = float(fingerprint(torch.from_numpy(corpus[part].ids[:-1].astype("int64"))[None]))
-        assert values[split, plan.steps, "inputs_fingerprint", ""] == pytest.approx(told)
+            assert values["train", step, f"{name}_checksum", ""] == pytest.approx(float(checksum(tokens[None])))
+    for split, part in (("validation", "validation"), ("test", "test")):
+        told = float(checksum(torch.from_numpy(corpus[part].ids[:-1].astype("int64"))[None]))
+        assert values[split, plan.steps, "inputs_checksum", ""] == pytest.approx(told)
 
 
 def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(corpus: Corpus) -> None:
     chosen, ends = recipe(epochs=1, evaluate_every=3), []
-    for at_once in (None, 3, 1, 100):
+    for micro_batch_size in (None, 3, 1, 100):
         net = small().double()
-        values = numbers(trained(corpus, chosen, TrainerOptions(at_once=at_once), model=net))
+        values = numbers(trained(corpus, chosen, TrainerOptions(micro_batch_size=micro_batch_size), model=net))
         ends.append((values, torch.cat([p.detach().flatten() for p in net.parameters()])))
     for values, weights in ends[1:]:
         assert values == pytest.approx(ends[0][0], rel=1e-8)
@@ -146,7 +146,7 @@ def test_a_step_is_adamw_at_the_rate_of_the_schedule_on_clipped_gradients(corpus
     chosen = recipe(epochs=None, steps=3, warmup=2, clip=0.1, lr=0.1, weight_decay=0.5)
     net, other = small(Attn).double(), small(Attn).double()
     trained(corpus, chosen, model=net)
-    order, optimizer = Order(corpus["train"].ids, chosen), None
+    order, optimizer = TokenBatches(corpus["train"].ids, chosen), None
     for step, rate in enumerate([0.05, 0.1, 0.1], 1):  # warm-up over two, then the cosine's peak
         optimizer = optimizer or torch.optim.AdamW(parameter_groups(other, 0.5), betas=(0.9, 0.95))
         text = order.batch(step, CPU)
@@ -322,7 +322,7 @@ def test_a_corpus_without_validation_and_a_device_that_is_not_there(corpus: Corp
 def test_without_a_test_split_it_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPBENCH_CACHE", str(tmp_path / "cache"))
     some = prepare(Source(path=write_text(tmp_path / "text")), Choice("word"), ("train", "validation"))
-    assert {score.split for score in trained(some, recipe(epochs=1))} == {"train", "selection"}
+    assert {score.split for score in trained(some, recipe(epochs=1))} == {"train", "validation"}
 
 
 def test_the_shifted_convolution_is_torchs() -> None:
@@ -359,7 +359,7 @@ def test_lengths_are_evaluated_on_the_same_targets(corpus: Corpus, mixer: type[n
     chosen = recipe(steps=30, epochs=None, lengths=lengths)
     values = numbers(trained(corpus, chosen, model=net))
     net.eval()
-    for split, part in (("selection", "validation"), ("test", "test")):
+    for split, part in (("validation", "validation"), ("test", "test")):
         expected = perplexity.evaluate_lengths(
             net.token_losses, corpus[part].ids, contexts=lengths, stride=4, before=corpus.tokenizer.end, batch_size=1
         )
@@ -378,8 +378,8 @@ def test_lengths_are_evaluated_at_every_epoch_that_may_be_chosen_and_in_the_end(
     validation = {4: 9.0, 8: 7.0, 12: 8.0, 16: 7.0, 20: 6.0, 24: 6.5}
 
     def scores(self: LanguageEvaluation) -> Iterator[Score]:
-        yield Score("perplexity", values.pop(0), split="selection", headline=True)
-        yield Score("perplexity", 5.0, split="test", headline=True)
+        yield Score("perplexity", values.pop(0), split="validation", primary=True)
+        yield Score("perplexity", 5.0, split="test", primary=True)
 
     monkeypatch.setattr(LanguageEvaluation, "scores", scores)
     chosen = recipe(steps=24, epochs=None, evaluate_every=4, lengths=(4, 16))
@@ -420,7 +420,7 @@ def test_compiled_and_captured_training_on_a_gpu_is_the_plain_one(
         how = TrainerOptions(device="cuda", compiled=compiled, captured=captured)
         events = list(train(small(mixer), corpus, chosen, how))
         values = numbers(scores_of(events))
-        assert not any(isinstance(event, Eager) for event in events)
+        assert not any(isinstance(event, NoCudaGraph) for event in events)
         found.append({key: value for key, value in values.items() if key[2] in ("loss", "perplexity")})
     for values in found[1:]:
         assert values == pytest.approx(found[0], rel=1e-3 if dtype == "float32" else 2e-2)

@@ -6,7 +6,7 @@ import pytest
 
 from expbench.nn.size_matching import WITHIN, Target
 from expbench.sweep.expand import BadInput, expand
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.training.loop import build
 from tests.conftest import CommandLine, is_bad_input
 
@@ -18,7 +18,7 @@ MODELS = ("s6", "s6-poly", "linattn", "attn", "polyattn", "ssm")
 @pytest.mark.parametrize("model", MODELS)
 def test_a_model_is_within_five_percent_or_refused_with_its_nearest_sizes(model: str, depth: str, what: str) -> None:
     def sizes(match: str | None = None, D: str | None = None, settings: tuple[str, ...] = ()) -> int:
-        request = Request(
+        request = SweepSpec(
             task="polyreg", models=model, L="8", D=D, depth=depth, match=match, seeds="0", model_settings=settings
         )
         (job,) = expand(request, "cpu")
@@ -47,13 +47,13 @@ def test_what_the_issue_of_a_few_hundred_parameters_comes_to(expbench: CommandLi
 
 
 def test_states_are_matched_by_N_where_no_width_is_near() -> None:
-    request = Request(task="polyreg", models="s6", L="8", match="state=7", seeds="0")
+    request = SweepSpec(task="polyreg", models="s6", L="8", match="state=7", seeds="0")
     (job,) = expand(request, "cpu")
     assert job.run.D * int(str(job.run.model_settings["N"])) == 7
 
 
 def test_heads_that_do_not_divide_a_width_are_passed_over() -> None:
-    request = Request(task="polyreg", models="attn", L="8", match="params=3300", seeds="0", model_settings=("heads=4",))
+    request = SweepSpec(task="polyreg", models="attn", L="8", match="params=3300", seeds="0", model_settings=("heads=4",))
     (job,) = expand(request, "cpu")
     assert job.run.D % 4 == 0
 

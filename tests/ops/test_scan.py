@@ -95,11 +95,11 @@ def test_linear_attention_runs_the_backend_that_is_asked_for(monkeypatch: pytest
 def test_a_backend_is_probed_with_numbers_while_a_compiler_traces(monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe that met tensors without data would fail, and what it found is kept: the slow backend would run for good."""
     probed = types.ModuleType("probed")
-    probed.absent = lambda: None if float(torch.ones(2).sum()) == 2 else "wrong"  # type: ignore[attr-defined]
+    probed.unavailable_reason = lambda: None if float(torch.ones(2).sum()) == 2 else "wrong"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "probed", probed)
     monkeypatch.setitem(backends._PROBED, "triton", "probed")
     with FakeTensorMode():
-        assert backends.absent("triton") is None
+        assert backends.unavailable_reason("triton") is None
 
 
 def test_softplus_coefficients() -> None:

@@ -29,7 +29,7 @@ from tests.test_imports import loaded
 
 Rows = list[dict[str, Any]]
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
-ACCURACY = {"metric": "accuracy", "higher_is_better": True, "solved_at": 0.95}
+ACCURACY = {"metric": "accuracy", "higher_is_better": True, "success_threshold": 0.95}
 
 
 def runs(values: Iterable[float | str | None], first: int = 0, **changes: Any) -> Rows:
@@ -42,11 +42,11 @@ def runs(values: Iterable[float | str | None], first: int = 0, **changes: Any) -
     for seed, value in enumerate(values, first):
         run = own | {"seed": seed, "key": f"{sorted(map(str, own.items()))}{seed}"}
         if value is None:
-            rows.append(row(**run | {"status": "diverged", "split": "selection", "step": 5, "value": 1e-6}))
+            rows.append(row(**run | {"status": "diverged", "split": "validation", "step": 5, "value": 1e-6}))
         elif isinstance(value, str):
             rows.append(row(**run | {"status": value, "error": "E: no", "split": None, "metric": None, "value": None}))
         else:
-            rows += [row(**run | {"value": value}), row(**run | {"split": "selection", "step": 5, "value": 0.1})]
+            rows += [row(**run | {"value": value}), row(**run | {"split": "validation", "step": 5, "value": 0.1})]
     return rows
 
 
@@ -56,8 +56,8 @@ def compared(base: Rows, new: Rows, **options: Any) -> Comparison:
 
 def one(base: Rows, new: Rows, **options: Any) -> dict[str, Any]:
     """The one cell of a comparison."""
-    (cell,) = compared(base, new, **options).cells.to_dict("records")
-    return {str(name): value for name, value in cell.items()}
+    (configuration,) = compared(base, new, **options).configurations.to_dict("records")
+    return {str(name): value for name, value in configuration.items()}
 
 
 def around(mean: float, n: int = 5, seed: int = 0, spread: float = 0.1) -> list[float]:
@@ -66,22 +66,25 @@ def around(mean: float, n: int = 5, seed: int = 0, spread: float = 0.1) -> list[
 
 def many(values: np.ndarray[Any, Any], first: int = 0, **changes: Any) -> Rows:
     """A cell a row, a seed a column."""
-    cells = (runs(own, first, model_settings={"N": n}, **changes) for n, own in enumerate(values))
-    return [made for cell in cells for made in cell if made["split"] == "test"]
+    configurations = (runs(own, first, model_settings={"N": n}, **changes) for n, own in enumerate(values))
+    return [made for configuration in configurations for made in configuration if made["split"] == "test"]
 
 
 def test_the_same_numbers_are_unchanged_and_not_tested() -> None:
     found = compared(runs([0.5, 0.02, None]), runs([0.5, 0.02 * (1 + 1e-8), None]))
     assert (found.counts, found.tests) == ({"unchanged": 1}, 0)
-    assert found.cells["because"].iloc[0] == "the same numbers; diverged: 1 of 3 against 1 of 3"
+    assert found.configurations["because"].iloc[0] == "the same numbers; diverged: 1 of 3 against 1 of 3"
     assert one(runs([0.5, 0.02, 0.3]), runs([0.02], first=1))["because"] == "the same numbers", "of fewer seeds too"
     assert one(runs([0.5, 0.5, 0.5]), runs([0.5, 0.5], first=2))["because"] == "", "another seed is another run"
 
 
-def test_cells_are_matched_by_what_was_run_but_not_by_versions() -> None:
+def test_configurations_are_matched_by_what_was_run_but_not_by_versions() -> None:
     base = runs([0.5] * 3) + runs([0.1] * 3, D=8)
-    cell = one(runs([0.5] * 3), runs([0.5] * 3, model_version="2-abc", git_commit="new"))
-    assert (cell["verdict"], cell["because"]) == ("unchanged", "the same numbers; model version 1 -> 2-abc")
+    configuration = one(runs([0.5] * 3), runs([0.5] * 3, model_version="2-abc", git_commit="new"))
+    assert (configuration["verdict"], configuration["because"]) == (
+        "unchanged",
+        "the same numbers; model version 1 -> 2-abc",
+    )
     for change in [
         {"lr": 0.03},
         {"steps": 20},
@@ -91,7 +94,7 @@ def test_cells_are_matched_by_what_was_run_but_not_by_versions() -> None:
     ]:
         found = compared(base, runs([0.1] * 3, D=8) + runs([0.5] * 3, **change))
         assert found.counts == {"missing": 1, "new": 1, "unchanged": 1}, change
-    assert list(found.cells["because"]) == ["not in NEW", "not in BASE", "the same numbers"]
+    assert list(found.configurations["because"]) == ["not in NEW", "not in BASE", "the same numbers"]
 
 
 def test_a_setting_that_is_new_or_gone_with_one_value_is_no_other_run() -> None:
@@ -109,11 +112,11 @@ def test_a_setting_that_is_new_or_gone_with_one_value_is_no_other_run() -> None:
 def test_of_several_versions_in_a_folder_the_latest_counts() -> None:
     older = runs([0.9] * 3, model_version="1")
     newer = runs([0.5] * 3, model_version="2", created=NOW + timedelta(hours=1))
-    cell = one(runs([0.5] * 3), newer + older)
-    assert (cell["verdict"], cell["model_version1"], cell["trials1"]) == ("unchanged", "2", 3)
+    configuration = one(runs([0.5] * 3), newer + older)
+    assert (configuration["verdict"], configuration["model_version1"], configuration["trials1"]) == ("unchanged", "2", 3)
 
 
-def test_no_cell_in_common_is_refused_with_the_nearest_difference() -> None:
+def test_no_configuration_in_common_is_refused_with_the_nearest_difference() -> None:
     with pytest.raises(BadInput, match=r"no configuration in common: the nearest differ in steps \(10 in BASE, 20 in NEW\)"):
         compared(runs([0.5]) + runs([0.5], D=8), runs([0.5], steps=20))
     with pytest.raises(BadInput, match=r"the nearest differ in lr \(0.01 in BASE, 0.1 in NEW\), N \(4 in BASE, 8 in NEW\)"):
@@ -122,13 +125,13 @@ def test_no_cell_in_common_is_refused_with_the_nearest_difference() -> None:
 
 def test_runs_that_agree_are_paired_and_then_a_small_shift_is_seen() -> None:
     base = around(0.1, 6, spread=1.0)
-    cell = one(runs(base), runs([1.3 * v * (1 + 0.01 * i) for i, v in enumerate(base)]))
-    assert (cell["verdict"], cell["design"]) == ("regressed", "paired")
-    assert cell["difference"] == pytest.approx(1.3, rel=0.03)
-    assert 1 < cell["low"] < cell["difference"] < cell["high"]
-    assert cell["new"] / cell["base"] == pytest.approx(cell["difference"])
-    cell = one(runs(base), runs([1.3 * v for v in base], first=100))
-    assert (cell["verdict"], cell["design"]) == ("undecided", "unpaired")
+    configuration = one(runs(base), runs([1.3 * v * (1 + 0.01 * i) for i, v in enumerate(base)]))
+    assert (configuration["verdict"], configuration["design"]) == ("regressed", "paired")
+    assert configuration["difference"] == pytest.approx(1.3, rel=0.03)
+    assert 1 < configuration["low"] < configuration["difference"] < configuration["high"]
+    assert configuration["new"] / configuration["base"] == pytest.approx(configuration["difference"])
+    configuration = one(runs(base), runs([1.3 * v for v in base], first=100))
+    assert (configuration["verdict"], configuration["design"]) == ("undecided", "unpaired")
 
 
 def test_instances_are_blocks() -> None:
@@ -140,9 +143,9 @@ def test_instances_are_blocks() -> None:
             for made in runs(around(shift * level, 3, seed=first + i), first, task_settings={"instance": i})
         ]
 
-    cell = one(sides(1, 0), sides(2, 100))
-    assert (cell["verdict"], cell["design"]) == ("regressed", "unpaired")
-    assert cell["difference"] == pytest.approx(2, rel=0.1)
+    configuration = one(sides(1, 0), sides(2, 100))
+    assert (configuration["verdict"], configuration["design"]) == ("regressed", "unpaired")
+    assert configuration["difference"] == pytest.approx(2, rel=0.1)
     assert one(sides(1, 0), sides(1, 100))["verdict"] != "regressed"
     first = [made for made in sides(1, 0) if made["seed"] == 0]
     other = [made for made in sides(1.5, 100) if made["seed"] == 100]
@@ -165,35 +168,35 @@ def test_instances_are_blocks() -> None:
 )
 def test_metrics_know_which_way_is_better(base: float, new: float, kind: dict[str, Any], verdict: str) -> None:
     noise = around(1, 5, spread=0.005), around(1, 5, seed=1, spread=0.005)
-    cell = one(runs([base * v for v in noise[0]], **kind), runs([new * v for v in noise[1]], first=9, **kind))
-    assert cell["verdict"] == verdict
-    assert cell["low"] <= cell["difference"] <= cell["high"]
+    configuration = one(runs([base * v for v in noise[0]], **kind), runs([new * v for v in noise[1]], first=9, **kind))
+    assert configuration["verdict"] == verdict
+    assert configuration["low"] <= configuration["difference"] <= configuration["high"]
     if kind or base < 0:
-        assert cell["difference"] == pytest.approx(new - base, abs=0.03)
-        assert not cell["ratio"]
+        assert configuration["difference"] == pytest.approx(new - base, abs=0.03)
+        assert not configuration["ratio"]
 
 
 def test_a_run_that_diverged_is_worse_than_any_value() -> None:
     base = around(0.1, 3)
-    cell = one(runs(base), runs([None] * 3))
-    assert (cell["verdict"], cell["because"]) == ("regressed", "diverged: 0 of 3 against 3 of 3")
-    assert np.isnan(cell["difference"])
+    configuration = one(runs(base), runs([None] * 3))
+    assert (configuration["verdict"], configuration["because"]) == ("regressed", "diverged: 0 of 3 against 3 of 3")
+    assert np.isnan(configuration["difference"])
     assert one(runs([None] * 3), runs(base))["verdict"] == "improved"
     assert one(runs(base), runs([base[0], base[1], None]))["verdict"] == "undecided", "one may be chance"
     assert one(runs(around(0.1, 20)), runs([*around(0.1, 17), None, None, None]))["verdict"] == "undecided"
-    cell = one(runs(around(0.9, 8, spread=0.01), **ACCURACY), runs([None] * 7 + [0.99], **ACCURACY))
-    assert cell["verdict"] == "regressed", "although that which did not is better"
-    cell = one(runs(base), runs([*base[:2], float("inf")]))
-    assert (cell["diverged1"], cell["trials1"], cell["solved1"]) == (1, 3, 0)
+    configuration = one(runs(around(0.9, 8, spread=0.01), **ACCURACY), runs([None] * 7 + [0.99], **ACCURACY))
+    assert configuration["verdict"] == "regressed", "although that which did not is better"
+    configuration = one(runs(base), runs([*base[:2], float("inf")]))
+    assert (configuration["diverged1"], configuration["trials1"], configuration["solved1"]) == (1, 3, 0)
 
 
 def test_what_is_only_on_one_side_or_failed_there() -> None:
     both = runs([0.5] * 3, D=64)
 
     def verdict(base: Rows, new: Rows) -> tuple[str, str]:
-        cells = compared(both + base, both + new).cells
-        (cell,) = cells[cells["D"] != 64].to_dict("records")
-        return cell["verdict"], cell["because"]
+        configurations = compared(both + base, both + new).configurations
+        (configuration,) = configurations[configurations["D"] != 64].to_dict("records")
+        return configuration["verdict"], configuration["because"]
 
     ok = runs([0.5, 0.5, 0.5])
     assert verdict(ok, []) == ("missing", "not in NEW")
@@ -209,9 +212,9 @@ def test_what_is_only_on_one_side_or_failed_there() -> None:
 
 def test_what_cannot_be_decided_says_why() -> None:
     def undecided(base: Rows, new: Rows, **options: Any) -> str:
-        cell = one(base, new, **options)
-        assert cell["verdict"] == "undecided"
-        return str(cell["because"])
+        configuration = one(base, new, **options)
+        assert configuration["verdict"] == "undecided"
+        return str(configuration["because"])
 
     assert undecided(runs([0.1] * 3, well_posed=False), runs([0.9] * 3, first=9)) == "too few comparable runs: 3 against 3"
     ill = {"well_posed": False}
@@ -231,14 +234,14 @@ def test_rates_that_were_chosen_are_results() -> None:
         tuning = [
             made
             for lr, reached in tries.items()
-            for made in runs([reached] * 2, 1_000_000, kind="tuning", lr=lr, split="selection")
+            for made in runs([reached] * 2, 1_000_000, kind="tuning", lr=lr, split="validation")
             if made["step"] == 10
         ]
         return tuning + runs(around(value, first + 5)[first:], lr=rate)
 
     found = compared(tuned(0.1, 0.01), tuned(0.3, 0.1))
     assert found.counts == {"regressed": 1}
-    assert found.cells["because"].iloc[0] == "rate 0.01 -> 0.1"
+    assert found.configurations["because"].iloc[0] == "rate 0.01 -> 0.1"
     found = compared(tuned(0.1, 0.01), tuned(0.1, 0.1) + runs([0.5] * 3, lr=0.01))
     assert found.counts == {"new": 1, "unchanged": 1}, "a rate beside the chosen one is what was run"
     assert compared(tuned(0.1, 0.01), runs(around(0.1), lr=0.01)).counts == {"unchanged": 1}, "given the chosen one"
@@ -264,33 +267,35 @@ def test_rates_are_chosen_as_tuning_chooses_them() -> None:
 def units(base: Iterable[float], new: Iterable[float], first: int = 100) -> pd.DataFrame:
     sides = [pd.DataFrame({"loss": list(values)}) for values in (base, new)]
     frame = pd.concat([side.assign(side=i, seed=side.index + i * first) for i, side in enumerate(sides)])
-    return frame.assign(cell=0, instance=0)
+    return frame.assign(configuration=0, instance=0)
 
 
 def test_differences_are_those_of_the_textbook() -> None:
     base, new = np.random.default_rng(1).normal([[0.0], [1.5]], size=(2, 6))
     least, shifts = pd.Series([1e-9]), np.array([0.5, 0.6, 0.4, 0.5, 0.7, 0.5])
-    (cell,) = estimated(units(base, new), least, 0.95).itertuples()
+    (configuration,) = estimated(units(base, new), least, 0.95).itertuples()
     t = stats.ttest_ind(new, base)
     exact = stats.permutation_test((new, base), lambda a, b: a.mean() - b.mean(), n_resamples=np.inf)
-    assert cell.p == pytest.approx(max(t.pvalue, exact.pvalue))
-    assert (cell.low, cell.high) == pytest.approx(tuple(t.confidence_interval(0.95)))
-    (cell,) = estimated(units(base, base + shifts, first=0), least, 0.95).itertuples()
+    assert configuration.p == pytest.approx(max(t.pvalue, exact.pvalue))
+    assert (configuration.low, configuration.high) == pytest.approx(tuple(t.confidence_interval(0.95)))
+    (configuration,) = estimated(units(base, base + shifts, first=0), least, 0.95).itertuples()
     t = stats.ttest_1samp(shifts, 0)
-    assert cell.design == "paired"
-    assert cell.p == pytest.approx(2 * t.pvalue), "twice, as either design could be; the signs are all that they can be"
-    assert (cell.low, cell.high) == pytest.approx(tuple(t.confidence_interval(0.975)))
+    assert configuration.design == "paired"
+    assert configuration.p == pytest.approx(2 * t.pvalue), (
+        "twice, as either design could be; the signs are all that they can be"
+    )
+    assert (configuration.low, configuration.high) == pytest.approx(tuple(t.confidence_interval(0.975)))
 
 
 def test_resampling_has_a_veto() -> None:
     noise = 1e-3 * np.random.default_rng(0).normal(size=23)
     base, new = noise[:20], noise[20:] + np.array([0, 0, 1])
-    (cell,) = estimated(units(base, new), pd.Series([1e-9]), 0.95).itertuples()
+    (configuration,) = estimated(units(base, new), pd.Series([1e-9]), 0.95).itertuples()
     exact = stats.permutation_test(
         (new, base), lambda a, b: abs(a.mean() - b.mean()), n_resamples=np.inf, alternative="greater"
     )
-    assert cell.p == pytest.approx(exact.pvalue)
-    assert cell.p > 1.5 * stats.ttest_ind(base, new).pvalue
+    assert configuration.p == pytest.approx(exact.pvalue)
+    assert configuration.p > 1.5 * stats.ttest_ind(base, new).pvalue
     large = estimated(units(np.arange(30.0), np.arange(30.0) + 40), pd.Series([1e-9]), 0.95)
     assert large["p"].iloc[0] < 1e-9, "where no exchange differs as much t decides"
 
@@ -306,12 +311,12 @@ def test_false_alarms(kind: str, seeds: int) -> None:
         "heavy": source.standard_t(3, size=shape),
         "lots": np.where(source.random(shape) < 0.9, -7, 0) + 0.1 * source.normal(size=shape),
     }[kind]
-    cells = compared(many(np.exp(logs[:, :seeds])), many(np.exp(logs[:, seeds:]), first=50)).cells
-    repeat = cells["model_settings_matched"].str.extract(r"(\d+)")[0].astype(int) % 40
-    assert sum((corrected(group) <= 0.05).any() for _, group in cells.groupby(repeat)) <= 5
+    configurations = compared(many(np.exp(logs[:, :seeds])), many(np.exp(logs[:, seeds:]), first=50)).configurations
+    repeat = configurations["model_settings_matched"].str.extract(r"(\d+)")[0].astype(int) % 40
+    assert sum((corrected(group) <= 0.05).any() for _, group in configurations.groupby(repeat)) <= 5
 
 
-def test_the_correction_is_for_all_cells_whose_numbers_differ() -> None:
+def test_the_correction_is_for_all_configurations_whose_numbers_differ() -> None:
     values = np.array([around(0.1, 8, seed=n) for n in range(40)])
     changed = values.copy()
     changed[0] = np.array(around(0.13, 8, seed=99))
@@ -320,9 +325,9 @@ def test_the_correction_is_for_all_cells_whose_numbers_differ() -> None:
     other = np.array([around(0.1, 8, seed=n + 500) for n in range(40)])
     other[0] = changed[0]
     found = compared(many(values), many(other, first=50))
-    cell = found.cells[found.cells["model_settings_matched"] == '{"N":0}'].iloc[0]
+    configuration = found.configurations[found.configurations["model_settings_matched"] == '{"N":0}'].iloc[0]
     assert found.tests == 40
-    assert cell["holm"] == pytest.approx(40 * cell["p"])
+    assert configuration["holm"] == pytest.approx(40 * configuration["p"])
 
 
 def test_a_planted_shift_is_found() -> None:
@@ -332,8 +337,8 @@ def test_a_planted_shift_is_found() -> None:
         source = np.random.default_rng(repeat)
         base, new = (0.1 * np.exp(0.1 * source.normal(size=(20, 5))) for _ in range(2))
         new[7] *= 2
-        cells = compared(many(base), many(new, first=50)).cells
-        hits += list(cells.loc[cells["verdict"] == "regressed", "model_settings_matched"]) == ['{"N":7}']
+        configurations = compared(many(base), many(new, first=50)).configurations
+        hits += list(configurations.loc[configurations["verdict"] == "regressed", "model_settings_matched"]) == ['{"N":7}']
     assert hits == 10
 
 
@@ -345,9 +350,9 @@ def test_speed_is_compared_between_the_same_devices_and_stacks() -> None:
     assert one(sides(), sides(run_seconds=20.0))["slower"]
     assert not one(sides(), sides(run_seconds=20.0), times=2.5)["slower"]
     for change in [{"device_name": "another CPU"}, {"stack_size": 1}]:
-        cell = one(sides(), sides(run_seconds=20.0, **change))
-        assert np.isnan(cell["seconds"])
-        assert not cell["slower"]
+        configuration = one(sides(), sides(run_seconds=20.0, **change))
+        assert np.isnan(configuration["seconds"])
+        assert not configuration["slower"]
     mixed = one(sides() + runs([0.5] * 3, 3, stack_size=1, run_seconds=1.0), sides(run_seconds=5.0))
     assert mixed["seconds"] == pytest.approx(0.5)
 

@@ -10,7 +10,7 @@ from expbench.errors import BadInput
 from expbench.report.build import write_report
 from expbench.report.labels import labels
 from expbench.results import schema
-from expbench.results.cells import gather, with_context
+from expbench.results.configurations import gather, with_context
 from tests.conftest import CommandLine
 
 
@@ -22,8 +22,8 @@ def row(**changes: Any) -> dict[str, Any]:
         "L": 8, "degree": 8, "instance": 0, "model": "s6", "model_version": "1", "model_settings": '{"N":4}',
         "D": 4, "depth": 1, "norm": "layer", "positions": "none", "residual": True, "skip": True, "steps": 10, "warmup": 1,
         "batch_size": 4, "lr": 0.01, "weight_decay": 0.0, "clip": 1.0, "seed": 0, "dtype": "float32",
-        "split": "test", "slice": "", "step": 10, "metric": "nmse", "value": 0.5, "headline": True,
-        "higher_is_better": False, "solved_at": 0.01, "parameters": 35, "state_size": 16, "label_kurtosis": 3.0,
+        "split": "test", "slice": "", "step": 10, "metric": "nmse", "value": 0.5, "primary": True,
+        "higher_is_better": False, "success_threshold": 0.01, "parameters": 35, "state_size": 16, "label_kurtosis": 3.0,
         "label_interaction_order": 1.5, "effective_sample_size": 900.0, "well_posed": True,
         "device": "cpu", "device_name": "a CPU", "expbench": "0", "torch": "2",
     }  # fmt: skip
@@ -42,12 +42,12 @@ def runs(values: list[float | None], **changes: Any) -> list[dict[str, Any]]:
     for seed, value in enumerate(values):
         own = changes | {"seed": seed, "key": f"{changes}{seed}"}
         if value is None:
-            rows.append(row(**own, status="diverged", error="not finite", split="selection", step=5, value=9.0))
+            rows.append(row(**own, status="diverged", error="not finite", split="validation", step=5, value=9.0))
         else:
             rows.append(row(**own, value=value))
-            rows += [row(**own, split="selection", step=step, value=value + 1 / step) for step in (3, 5)]
-            rows.append(row(**own, metric="mse", headline=False, value=77.0))
-            rows.append(row(**own, slice="label=1", headline=False, value=55.0))
+            rows += [row(**own, split="validation", step=step, value=value + 1 / step) for step in (3, 5)]
+            rows.append(row(**own, metric="mse", primary=False, value=77.0))
+            rows.append(row(**own, slice="label=1", primary=False, value=55.0))
     return rows
 
 
@@ -59,22 +59,27 @@ def section(text: str, start: str) -> list[list[str]]:
     """The cells of the table whose header starts so."""
     lines = text.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith(f"| {start}"))
-    cells = []
+    configurations = []
     for line in lines[first:]:
         if not line.startswith("|"):
             break
-        cells.append([cell.strip() for cell in line.strip("|").split(" | ")])
-    return [cells[0], *cells[2:]]
+        configurations.append([configuration.strip() for configuration in line.strip("|").split(" | ")])
+    return [configurations[0], *configurations[2:]]
 
 
-def test_what_a_cell_says() -> None:
-    cells = gather(with_context(frame_of(runs([0.005, 0.02, 0.3, None]))))
-    assert len(cells) == 1
-    cell = cells[0]
-    assert cell.values == [0.005, 0.02, 0.3]
-    assert cell.interval.center == pytest.approx(0.325 / 3)
-    assert (cell.best, cell.solved, cell.trials, cell.count("diverged")) == (0.005, 1, 4, 1)
-    assert cell.solved_share.center == 0.25
+def test_what_a_configuration_says() -> None:
+    configurations = gather(with_context(frame_of(runs([0.005, 0.02, 0.3, None]))))
+    assert len(configurations) == 1
+    configuration = configurations[0]
+    assert configuration.values == [0.005, 0.02, 0.3]
+    assert configuration.interval.center == pytest.approx(0.325 / 3)
+    assert (configuration.best, configuration.solved, configuration.trials, configuration.count("diverged")) == (
+        0.005,
+        1,
+        4,
+        1,
+    )
+    assert configuration.solved_share.center == 0.25
 
 
 @pytest.mark.parametrize(
@@ -92,10 +97,10 @@ def test_what_a_cell_says() -> None:
         (None, [0.001, 0.002], "solved"),
     ],
 )
-def test_what_a_cell_says_of_its_class(floor: float | None, values: list[float | None], expected: str) -> None:
-    (cell,) = gather(with_context(frame_of(runs(values, floor=floor))))
-    assert cell.reading == expected
-    assert gather(with_context(frame_of([row(status="unsupported", headline=None, value=None)])))[0].reading == "-"
+def test_what_a_configuration_says_of_its_class(floor: float | None, values: list[float | None], expected: str) -> None:
+    (configuration,) = gather(with_context(frame_of(runs(values, floor=floor))))
+    assert configuration.reading == expected
+    assert gather(with_context(frame_of([row(status="unsupported", primary=None, value=None)])))[0].reading == "-"
 
 
 SUFFIX = '{"L":8,"degree":8,"family":"suffix"}'
@@ -117,16 +122,19 @@ ANOTHER_CLASS: dict[str, Any] = {
         *((column, value, "unknown") for column, value in ANOTHER_CLASS.items()),
     ],
 )
-def test_what_another_cell_of_the_class_solves_can_be_represented(column: str, value: Any, reading: str) -> None:
+def test_what_another_configuration_of_the_class_solves_can_be_represented(column: str, value: Any, reading: str) -> None:
     other: dict[str, Any] = {"task_settings": SUFFIX} | {column: value}
     rows = [*runs([0.3, None], task_settings=SUFFIX), *runs([0.3, 0.001], **other)]
-    cells = gather(with_context(frame_of(rows)))
-    assert {cell.solved: cell.reading for cell in cells} == {0: reading, 1: "solved by some"}
+    configurations = gather(with_context(frame_of(rows)))
+    assert {configuration.solved: configuration.reading for configuration in configurations} == {
+        0: reading,
+        1: "solved by some",
+    }
 
 
 def test_a_floor_above_the_threshold_is_said_before_all_else() -> None:
     rows = [*runs([0.5, 0.51], floor=0.5), *runs([0.001, 0.9], lr=0.1, floor=0.5)]
-    assert [cell.reading for cell in gather(with_context(frame_of(rows)))] == [
+    assert [configuration.reading for configuration in gather(with_context(frame_of(rows)))] == [
         "not representable (at its floor)",
         "BELOW its floor",
     ]
@@ -144,7 +152,7 @@ def test_where_runs_started_is_told_where_it_is_not_the_default(tmp_path: Path) 
     assert "s6 init=construct:lemma2" in (tmp_path / "report/figures/1-polyreg-curves.svg").read_text()
 
 
-def test_cells_part_by_everything_but_seed_and_instance() -> None:
+def test_configurations_part_by_everything_but_seed_and_instance() -> None:
     other = '{"L":8,"degree":8,"family":"suffix","instance":1,"lo":0.5}'
     rows = [
         *runs([1.0, 2.0]),
@@ -152,9 +160,9 @@ def test_cells_part_by_everything_but_seed_and_instance() -> None:
         *runs([9.0], lr=0.1),
         *runs([8.0], norm="none"),
     ]
-    cells = gather(with_context(frame_of(rows)))
-    assert sorted(sorted(cell.values) for cell in cells) == [[1, 2, 3, 5], [8], [9]]
-    both = next(cell for cell in cells if len(cell.values) == 4)
+    configurations = gather(with_context(frame_of(rows)))
+    assert sorted(sorted(configuration.values) for configuration in configurations) == [[1, 2, 3, 5], [8], [9]]
+    both = next(configuration for configuration in configurations if len(configuration.values) == 4)
     assert both.interval.center == pytest.approx((1.5 + 4) / 2), "the mean of the instances' means"
     assert both.interval.high - both.interval.center == pytest.approx(12.706 * 2.5 / 2, rel=1e-3), "and they are the units"
 
@@ -163,7 +171,7 @@ def test_tables_of_the_report(tmp_path: Path) -> None:
     rows = [
         *runs([0.005, 0.02, None]),
         *runs([0.5, 0.6], model="linattn", network_degree=3, network_order=2, skip=None, well_posed=False),
-        row(key="u", model="narrow", status="unsupported", split=None, metric=None, value=None, headline=None),
+        row(key="u", model="narrow", status="unsupported", split=None, metric=None, value=None, primary=None),
         control("mean", "baseline", 1.0),
         control("generator", "positive", 0.0),
         control("mean", "baseline", 0.25, L=99, task_settings='{"L":99,"family":"other"}'),
@@ -218,13 +226,13 @@ def test_figures_that_a_table_calls_for(tmp_path: Path) -> None:
     ]
     drawn = figures(tmp_path, write_report(frame_of(degrees), tmp_path).read_text())
     assert drawn == ["metric-against-degree", "depth-against-degree", "curves"]
-    nothing = [row(status="failed", error="broke", split=None, metric=None, value=None, headline=None)]
+    nothing = [row(status="failed", error="broke", split=None, metric=None, value=None, primary=None)]
     text = write_report(frame_of(nothing), tmp_path).read_text()
     assert figures(tmp_path, text) == []
     assert "1 failed" in text
 
 
-def test_crossed_lengths_and_degrees_keep_every_cell(tmp_path: Path) -> None:
+def test_crossed_lengths_and_degrees_keep_every_configuration(tmp_path: Path) -> None:
     import json
 
     def crossed(value: float, L: int, degree: int, depth: int) -> list[dict[str, Any]]:
@@ -283,7 +291,7 @@ def test_the_same_table_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_report_of_some_tasks_and_models(expbench: CommandLine) -> None:
-    sweep = ["run", "--steps", "20", "--seeds", "0", "--L", "4", "-t", "test_size=256", "-t", "selection_size=256"]
+    sweep = ["run", "--steps", "20", "--seeds", "0", "--L", "4", "-t", "test_size=256", "-t", "validation_size=256"]
     expbench(*sweep, "--task", "polyreg,count-in-row", "--models", "s6,linattn", "-t", "count-in-row:classes=3")
     answer = expbench("report", "--task", "polyreg", "--models", "linattn")
     assert answer.code == 0
@@ -299,11 +307,11 @@ def test_a_report_of_some_tasks_and_models(expbench: CommandLine) -> None:
     figures(Path("results"), whole)
 
 
-def test_a_cell_is_named_by_the_settings_in_which_its_model_differs() -> None:
+def test_a_configuration_is_named_by_the_settings_in_which_its_model_differs() -> None:
     settings = ['{"N":4,"center":"zero"}', '{"N":4,"center":"bias"}']
     rows = [line for text in settings for line in runs([0.5], model_settings=text)]
-    cells = gather(with_context(frame_of([*rows, *runs([0.5], model="attn", model_settings='{"heads":2}')])))
-    assert sorted(labels(cells).values()) == ["attn", "s6 center=bias", "s6 center=zero"]
+    configurations = gather(with_context(frame_of([*rows, *runs([0.5], model="attn", model_settings='{"heads":2}')])))
+    assert sorted(labels(configurations).values()) == ["attn", "s6 center=bias", "s6 center=zero"]
 
 
 def test_many_lengths_and_degrees_are_panels_and_many_names_are_not_drawn(tmp_path: Path) -> None:
@@ -326,11 +334,11 @@ def test_many_lengths_and_degrees_are_panels_and_many_names_are_not_drawn(tmp_pa
 
 def test_an_interval_ends_where_the_metric_does(tmp_path: Path) -> None:
     frame = frame_of([r for model in ("s6", "attn", "linattn") for r in runs([1e-6, 1e-6, 1e-3], model=model)])
-    headline = frame["metric"] == "nmse"
-    frame.loc[headline & (frame["model"] == "attn"), ["metric", "higher_is_better"]] = ["accuracy", True]
-    frame.loc[headline & (frame["model"] == "attn"), "value"] = 1 - frame["value"]
-    frame.loc[headline & (frame["model"] == "linattn"), "metric"] = "energy"
-    found = {cell["model"]: cell.interval for cell in gather(with_context(frame))}
+    primary = frame["metric"] == "nmse"
+    frame.loc[primary & (frame["model"] == "attn"), ["metric", "higher_is_better"]] = ["accuracy", True]
+    frame.loc[primary & (frame["model"] == "attn"), "value"] = 1 - frame["value"]
+    frame.loc[primary & (frame["model"] == "linattn"), "metric"] = "energy"
+    found = {configuration["model"]: configuration.interval for configuration in gather(with_context(frame))}
     assert found["s6"].low == 0 < found["s6"].center < found["s6"].high
     assert found["attn"].low < 1 == found["attn"].high
     assert found["linattn"].low < 0, "nothing is known of it"

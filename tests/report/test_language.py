@@ -13,7 +13,7 @@ from expbench.claims.claim import Claim
 from expbench.report.build import write_report
 from expbench.report.language import _names, against_epochs
 from expbench.report.published import beside_table1
-from expbench.results.cells import gather, with_context
+from expbench.results.configurations import gather, with_context
 from expbench.results.histories import Trained, of_texts
 from expbench.stats.intervals import further_interval, mean_interval
 from expbench.studies.published.numbers import table1
@@ -32,18 +32,18 @@ def run(curve: Curve, *, seed: int = 0, model: str = "s6", status: str = "ok", *
         "task": "wikitext", "task_settings": json.dumps(settings), "degree": None, "L": settings["L"], "model": model,
         "key": f"{model}{seed}{settings}{changes}", "seed": seed, "status": status, "steps": last, "metric": "perplexity",
     }  # fmt: skip
-    constants |= {"solved_at": 1.0, "well_posed": None, "norm": "rms"} | changes
+    constants |= {"success_threshold": 1.0, "well_posed": None, "norm": "rms"} | changes
     rows = []
     for epoch, (validation, test) in enumerate(curve, start=1):
         at = constants | {"step": 4 * epoch}
         of_training = {"epoch": epoch, "loss": math.log(validation) - epoch / 10, "tokens_per_second": 1000.0 * epoch}
         rows += [
-            row(**at | {"split": "train", "metric": metric, "value": value, "headline": False})
+            row(**at | {"split": "train", "metric": metric, "value": value, "primary": False})
             for metric, value in of_training.items()
         ]
-        rows += [row(**at | {"split": split, "value": v}) for split, v in (("selection", validation), ("test", test))]
-        rows.append(row(**at | {"split": "selection", "metric": "k_hat", "value": 0.9 + epoch / 100, "headline": False}))
-    return rows or [row(**constants | {"split": None, "step": None, "metric": None, "value": None, "headline": None})]
+        rows += [row(**at | {"split": split, "value": v}) for split, v in (("validation", validation), ("test", test))]
+        rows.append(row(**at | {"split": "validation", "metric": "k_hat", "value": 0.9 + epoch / 100, "primary": False}))
+    return rows or [row(**constants | {"split": None, "step": None, "metric": None, "value": None, "primary": None})]
 
 
 def trained(rows: list[dict[str, Any]]) -> list[Trained]:
@@ -62,8 +62,8 @@ def section(text: str, start: str) -> list[list[str]]:
 
 
 def test_the_epoch_is_chosen_on_validation_not_on_test() -> None:
-    (cell,) = trained(run([(90, 80), (60, 75), (70, 50), (80, 95)]))
-    (history,) = cell.runs
+    (configuration,) = trained(run([(90, 80), (60, 75), (70, 50), (80, 95)]))
+    (history,) = configuration.runs
     chosen, last = history.chosen, history.last
     assert chosen
     assert last
@@ -101,10 +101,10 @@ def test_a_diverged_run_is_called_so_and_counts_in_no_mean(tmp_path: Path) -> No
 
 
 def test_lines_are_means_of_runs_that_ended_well_and_marks_what_was_chosen() -> None:
-    cells = trained(
+    configurations = trained(
         run([(9, 8), (6, 6)]) + run([(7, 6), (8, 9)], seed=1) + run([(5, 4)], seed=2, status="diverged", epochs=2)
     )
-    figure = against_epochs(cells, _names(cells))
+    figure = against_epochs(configurations, _names(configurations))
     assert figure is not None
     test, validation = figure.axes
     drawn = {line.get_marker(): np.asarray(line.get_xydata()).tolist() for line in test.lines if line.get_marker() in "ox"}
@@ -143,7 +143,7 @@ def test_what_was_published_is_comparable_to_the_same_text_tokens_and_size_alone
 
     def verdict(values: list[float], **changes: Any) -> str:
         (each,) = trained(run([(9, 9)], **{**same, **changes}))
-        return beside_table1(published, each.cell, values)[1]
+        return beside_table1(published, each.configuration, values)[1]
 
     assert verdict([25.5, 25.7, 26.0]) == "reproduces"
     assert verdict([27.5, 27.7, 28.0]) == "differs"
@@ -154,12 +154,12 @@ def test_what_was_published_is_comparable_to_the_same_text_tokens_and_size_alone
 
 def test_further_means_lie_where_they_should() -> None:
     source = np.random.default_rng(0)
-    draws = source.normal(size=(2000, 6))
+    rng = source.normal(size=(2000, 6))
     held = 0
-    for values in draws:
+    for values in rng:
         _, low, high = further_interval(values[:3].tolist())
         held += low <= values[3:].mean() <= high
-    assert 0.94 < held / len(draws) < 0.96
+    assert 0.94 < held / len(rng) < 0.96
     assert math.isnan(further_interval([1.0]).low)
 
 
@@ -172,7 +172,7 @@ def test_other_lengths_stand_beside_each_other(at_the_end_alone: bool, tmp_path:
         for line in curve:
             if (line["split"], line["metric"]) == ("test", "perplexity") and line["step"] >= (12 if at_the_end_alone else 8):
                 of_lengths = {f"context={n}": float(L + n + 100 * line["step"]) for n in (8, 16)}
-                rows += [{**line, "headline": False, "slice": part, "value": v} for part, v in of_lengths.items()]
+                rows += [{**line, "primary": False, "slice": part, "value": v} for part, v in of_lengths.items()]
     text = report(rows, tmp_path)
     at = 1200 if at_the_end_alone else 800
     found = section(text, "model | trained at")

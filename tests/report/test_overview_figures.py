@@ -9,7 +9,7 @@ import pandas as pd
 
 from expbench.report.build import write_report
 from expbench.report.overview_figures import solved_by_depth
-from expbench.results.cells import Cell, gather, with_context
+from expbench.results.configurations import Configuration, gather, with_context
 from tests.report.test_build import frame_of, row, runs
 
 NONE = 0.5
@@ -37,9 +37,9 @@ def grid(solved: dict[int, int], spoiled: int | None = None) -> dict[tuple[int, 
     }
 
 
-def lines(cells: list[Cell]) -> dict[str, list[list[float]]]:
+def lines(configurations: list[Configuration]) -> dict[str, list[list[float]]]:
     """The lines of the only panel, by their style."""
-    figure = solved_by_depth(cells)
+    figure = solved_by_depth(configurations)
     assert figure is not None
     (axes,) = figure.axes
     found: dict[str, list[list[float]]] = {"-": [], "--": []}
@@ -48,19 +48,19 @@ def lines(cells: list[Cell]) -> dict[str, list[list[float]]]:
     return found
 
 
-def cells(rows: list[dict[str, Any]]) -> list[Cell]:
+def configurations(rows: list[dict[str, Any]]) -> list[Configuration]:
     return gather(with_context(frame_of(rows)))
 
 
 def test_the_largest_degree_that_most_runs_solve() -> None:
     rows = study(grid({1: 2, 2: 4}), model="s6") + study(grid({1: 0, 2: 4}, spoiled=4), model="attn")
-    assert sorted(lines(cells(rows))["-"]) == [[NONE, 2], [2, 4]]
+    assert sorted(lines(configurations(rows))["-"]) == [[NONE, 2], [2, 4]]
 
 
 def test_what_cannot_be_represented_is_dashed() -> None:
     floors = {(1, 1): 0.0, (1, 2): 0.1, (1, 4): 0.4, (2, 1): 0.0, (2, 2): 0.0, (2, 4): 0.0}
     rows = study(grid({1: 1, 2: 2}), model="linattn", floors=floors) + study(grid({1: 4, 2: 4}), model="s6")
-    found = lines(cells(rows))
+    found = lines(configurations(rows))
     assert found["--"] == [[1, 4]]
     assert sorted(found["-"]) == [[1, 2], [4, 4]]
 
@@ -68,14 +68,14 @@ def test_what_cannot_be_represented_is_dashed() -> None:
 def test_a_degree_that_was_not_run_at_a_depth_is_not_forbidden_there() -> None:
     partly = grid({1: 2, 2: 2})
     del partly[1, 4]
-    assert lines(cells(study(partly, model="attn")))["--"] == []
+    assert lines(configurations(study(partly, model="attn")))["--"] == []
     floors = {(1, 1): 0.0, (1, 2): 0.1, (2, 1): 0.0, (2, 2): 0.0, (2, 4): 0.0}
-    assert lines(cells(study(partly, model="linattn", floors=floors)))["--"] == [[1, 4]]
+    assert lines(configurations(study(partly, model="linattn", floors=floors)))["--"] == [[1, 4]]
 
 
 def test_ill_posed_labels_are_left_out() -> None:
     rows = study(grid({1: 2, 2: 4})) + study({(1, 8): [1e-4], (2, 8): [1e-4]}, well_posed=False)
-    assert lines(cells(rows))["-"] == [[2, 4]]
+    assert lines(configurations(rows))["-"] == [[2, 4]]
 
 
 def test_a_rate_that_was_chosen_is_no_part_of_a_name() -> None:
@@ -83,24 +83,24 @@ def test_a_rate_that_was_chosen_is_no_part_of_a_name() -> None:
     for depth, degree, best in [(d, q, 0.1 if q == 8 else 0.01) for d in (1, 2) for q in (1, 2, 4, 8)]:
         for lr in (0.01, 0.1):
             settings = json.dumps({"L": 8, "degree": degree, "family": "sparse", "instance": 0})
-            tuning = {"kind": "tuning", "split": "selection", "lr": lr, "seed": 10**6, "key": f"{depth}{degree}{lr}"}
+            tuning = {"kind": "tuning", "split": "validation", "lr": lr, "seed": 10**6, "key": f"{depth}{degree}{lr}"}
             value = 0.0 if lr == best else 1.0
             rows.append(row(**tuning, depth=depth, degree=degree, task_settings=settings, norm="none", value=value))
-    made = cells(rows)
-    assert all(cell.tuned for cell in made)
+    made = configurations(rows)
+    assert all(configuration.tuned for configuration in made)
     assert lines(made)["-"] == [[8, 2]]
 
 
 def test_panels_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     signs = {"inputs": "signs", "lo": 0}
     rows = study(grid({1: 1, 2: 2}), settings={"inputs": "unit", "lo": 0.5}) + study(grid({1: 1, 2: 2}), settings=signs)
-    figure = solved_by_depth(cells(rows))
+    figure = solved_by_depth(configurations(rows))
     assert figure is not None
     assert sorted(axes.get_ylabel() for axes in figure.axes) == ["inputs=signs", "inputs=unit"]
     assert "figures/solved-by-depth.svg" in write_report(frame_of(rows), tmp_path).read_text()
 
 
 def test_no_figure_without_depths_or_degrees() -> None:
-    assert solved_by_depth(cells(study({(1, 2): [0.1], (1, 4): [0.1], (1, 8): [0.1]}))) is None
-    assert solved_by_depth(cells(study({(1, 2): [0.1], (2, 2): [0.1]}))) is None
+    assert solved_by_depth(configurations(study({(1, 2): [0.1], (1, 4): [0.1], (1, 8): [0.1]}))) is None
+    assert solved_by_depth(configurations(study({(1, 2): [0.1], (2, 2): [0.1]}))) is None
     assert solved_by_depth(gather(with_context(pd.DataFrame(frame_of([row(higher_is_better=True)]))))) is None

@@ -12,7 +12,7 @@ import pytest
 from expbench.results.identity import columns, fields, identity
 from expbench.results.schema import COLUMNS
 from expbench.run import AXES, FIELDS, LATER, Run
-from expbench.sweep.request import OPTIONS, Request
+from expbench.sweep.spec import OPTIONS, SweepSpec
 from tests.conftest import CommandLine
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +44,7 @@ def test_each_field_is_a_column_and_all_but_versions_an_option_of_a_request() ->
     assert [name for name in COLUMNS if name in FIELDS] == list(FIELDS)
     assert set(AXES) <= set(COLUMNS)
     assert {field.name for field in [*FIELDS.values(), *AXES.values()] if field.role != "version"} <= set(OPTIONS)
-    assert [f.name for f in dataclasses.fields(Request)] == list(OPTIONS)
+    assert [f.name for f in dataclasses.fields(SweepSpec)] == list(OPTIONS)
     assert all(field.since > 1 for name, field in FIELDS.items() if name in LATER)
 
 

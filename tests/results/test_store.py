@@ -111,7 +111,7 @@ def test_a_file_that_an_older_expbench_wrote_is_read_and_compacted_into_todays_s
     assert set(before["key"]) == {OLD[version]}
     assert set(zip(before["init"], before["init_noise"], before["schedule"], strict=True)) == {("default", 0.0, "cosine")}
     report = Path(expbench("report", "--results", "old").out.strip()).with_suffix(".md").read_text()
-    (error,) = before.loc[before["headline"].fillna(False) & (before["split"] == "test"), "value"]
+    (error,) = before.loc[before["primary"].fillna(False) & (before["split"] == "test"), "value"]
     assert f"| linattn | {error:.3g} (ill-posed) |" in report
     assert OLD[version] in expbench("trace", OLD[version][:6], "--results", "old").out
     assert expbench("compact", "--results", "old").code == 0
@@ -127,11 +127,11 @@ def in_epochs(key: str, values: list[tuple[float, float]], kind: str, higher: bo
     """A run that was measured on both splits after each of its epochs."""
     rows = []
     for step, both in enumerate(values, start=1):
-        at = {"kind": kind, "step": step, "steps": len(values), "slice": "", "higher_is_better": higher, "headline": False}
+        at = {"kind": kind, "step": step, "steps": len(values), "slice": "", "higher_is_better": higher, "primary": False}
         rows.append(row(key, step) | at | {"split": "train", "metric": "epoch"})
         rows += [
-            row(key, value) | at | {"split": split, "headline": True}
-            for split, value in zip(("selection", "test"), both, strict=True)
+            row(key, value) | at | {"split": split, "primary": True}
+            for split, value in zip(("validation", "test"), both, strict=True)
         ]
     return rows
 
@@ -144,13 +144,13 @@ def test_of_epochs_the_one_that_selection_finds_best_is_reported(higher: bool, s
     store.write(tmp_path, "c", [line for line in in_epochs("c", values, "run", higher) if line["metric"] != "epoch"])
     frame = store.read(tmp_path).frame
     found = frame[reported(frame)].set_index(["key", "split"])["value"].to_dict()
-    selection, test = values[step - 1]
+    validation, test = values[step - 1]
     assert found == {
-        ("a", "selection"): selection, ("a", "test"): test, ("b", "selection"): selection, ("b", "test"): test,
-        ("c", "selection"): 8, ("c", "test"): 4,
+        ("a", "validation"): validation, ("a", "test"): test, ("b", "validation"): validation, ("b", "test"): test,
+        ("c", "validation"): 8, ("c", "test"): 4,
     }, "the first of equals; of what was not trained in epochs the last"  # fmt: skip
     chosen_by = frame[choosing(frame)].set_index("key")["value"].to_dict()
-    assert chosen_by == {"a": selection, "b": selection, "c": 8}
+    assert chosen_by == {"a": validation, "b": validation, "c": 8}
     assert selected(tmp_path, {"a", "b", "c"}) == chosen_by
     compact(tmp_path, curves=False)
     kept = store.read(tmp_path).frame

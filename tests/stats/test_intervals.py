@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from expbench.results.cells import Cell
+from expbench.results.configurations import Configuration
 from expbench.stats.intervals import best_of, holm, mean_interval, nested_interval, share_interval
 from expbench.stats.resampling import bootstrap_interval, further_mean_interval, paired, sign_flip_p
 
@@ -66,8 +66,10 @@ def test_the_share_solved_of_bimodal_outcomes_is_covered(p: float) -> None:
     for _ in range(200):
         solved = source.random(20) < p
         values = np.where(solved, source.uniform(0, 0.01, 20), source.normal(0.5, 0.1, 20))
-        cell = Cell({}, pd.DataFrame({"value": values, "status": "ok"}), "nmse", False, solved_at=0.01)
-        inside += cell.solved_share.low <= p <= cell.solved_share.high
+        configuration = Configuration(
+            {}, pd.DataFrame({"value": values, "status": "ok"}), "nmse", False, success_threshold=0.01
+        )
+        inside += configuration.solved_share.low <= p <= configuration.solved_share.high
     assert inside / 200 >= 0.9
 
 
@@ -160,9 +162,9 @@ def test_holm_by_hand() -> None:
 def test_the_best_of_k_is_the_mean_over_all_draws() -> None:
     values = [5.0, 1.0, 2.0, 8.0, 2.0]
     for k in range(1, 6):
-        draws = list(itertools.combinations(values, k))
+        rng = list(itertools.combinations(values, k))
         for higher, best in ((True, max), (False, min)):
-            expected = sum(map(best, draws)) / len(draws)
+            expected = sum(map(best, rng)) / len(rng)
             assert best_of(values, k, higher_is_better=higher) == pytest.approx(expected), (k, higher)
     assert math.isnan(best_of(values, 6, higher_is_better=True))
     assert math.isnan(best_of(values, 0, higher_is_better=True))

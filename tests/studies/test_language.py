@@ -10,7 +10,7 @@ import pytest
 
 from expbench.claims.claim import read
 from expbench.results import store
-from expbench.results.cells import gather, with_context
+from expbench.results.configurations import gather, with_context
 from expbench.studies.published import numbers
 from expbench.studies.synthetic import PRESETS, chosen
 from expbench.sweep import request as sweep_request
@@ -95,7 +95,9 @@ def test_smoke_runs_every_row_without_datasets_and_judges_nothing(
     folder = Path("results/table1-nlp-wikitext-2-smoke")
     frame = store.read(folder).frame
     assert set(frame["status"]) == {"ok"}
-    assert {cell["model"] for cell in gather(with_context(frame))} == {row.model for row in numbers.table1()} | {"linattn"}
+    assert {configuration["model"] for configuration in gather(with_context(frame))} == {
+        row.model for row in numbers.table1()
+    } | {"linattn"}
     assert set(frame["kind"]) == {"run", "baseline", "chance"}, "no rate is chosen"
     assert len(read(folder)) == 10
     page = Path(answer.out.strip()).with_suffix(".md")

@@ -10,7 +10,7 @@ from expbench.claims.claim import read
 from expbench.claims.verdicts import SIGNIFICANCE
 from expbench.report import published
 from expbench.results import schema, store
-from expbench.results.cells import gather, with_context
+from expbench.results.configurations import gather, with_context
 from expbench.results.learning_rates import RESERVED, TUNING_RUNS
 from expbench.studies.published import numbers
 from expbench.studies.synthetic import PRESETS, Preset, smoke
@@ -79,7 +79,7 @@ def row(key: str, value: float, seed: int = 0, **others: object) -> dict[str, ob
     facts = {"task": "count-in-row", "model": "s6", "positions": "none", "depth": 1, "D": 2, "kind": "run", "status": "ok"}
     task_settings = '{"L":20,"classes":20,"head":"scalar"}'
     settings = {"task_settings": task_settings, "model_settings": '{"layout":"full_bias"}', "norm": "none"}
-    both = {"key": key, "split": "test", "slice": "", "seed": seed, "instance": 0, "value": value, "solved_at": 0.95}
+    both = {"key": key, "split": "test", "slice": "", "seed": seed, "instance": 0, "value": value, "success_threshold": 0.95}
     rest = {"higher_is_better": True, "parameters": 35, "step": 10, "steps": 10}
     return {**dict.fromkeys(schema.COLUMNS), **facts, **settings, **both, **rest, **others}
 
@@ -88,8 +88,8 @@ def test_a_published_number_reproduces_where_means_of_three_of_our_seeds_hold_it
     def verdicts(values: list[float], **others: object) -> dict[str, list[str]]:
         rows = []
         for seed, value in enumerate(values):
-            rows.append(row(str(seed), value, seed, metric="accuracy", headline=False, **others))
-            rows.append(row(str(seed), 0.5, seed, metric="balanced_accuracy", headline=True, **others))
+            rows.append(row(str(seed), value, seed, metric="accuracy", primary=False, **others))
+            rows.append(row(str(seed), 0.5, seed, metric="balanced_accuracy", primary=True, **others))
         found: dict[str, list[str]] = {}
         frame = with_context(pd.DataFrame(rows))
         for entry in published.entries(frame, gather(frame)):

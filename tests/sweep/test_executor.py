@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from expbench.results import store
-from expbench.sweep import campaign, worker
 from expbench.sweep import plan as planning
+from expbench.sweep import sweep, worker
 from expbench.sweep.executor import Ended, Events, ExecutionSettings, Held, Lost, Measured, Part
 from expbench.sweep.executors.local import Local
 from expbench.sweep.expand import expand
 from expbench.sweep.plan import Plan
 from expbench.sweep.progress import Progress
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.training.job import Job
 
 
@@ -38,7 +38,7 @@ class Elsewhere:
 
 
 def planned(folder: Path, models: str = "ssm,linattn") -> Plan:
-    request = Request(task="polyreg", models=models, L="4", steps="4", batch_size="4", seeds="0:2", D="2")
+    request = SweepSpec(task="polyreg", models=models, L="4", steps="4", batch_size="4", seeds="0:2", D="2")
     return planning.plan(expand(request, "cpu"), folder)
 
 
@@ -46,7 +46,7 @@ def keys(jobs: Sequence[Job]) -> set[str]:
     return {job.run.key for job in jobs}
 
 
-def swept(folder: Path, executor: object, plan: Plan) -> worker.Swept:
+def swept(folder: Path, executor: object, plan: Plan) -> worker.WorkerResult:
     return worker.run(plan, executor, ExecutionSettings(folder, "cpu"), Progress(plan.missing))  # type: ignore[arg-type]
 
 
@@ -81,11 +81,11 @@ def test_a_campaign_tries_what_is_lost_once(tmp_path: Path) -> None:
     own.mkdir()
     folder.mkdir()
     said: list[str] = []
-    how = campaign.How(folder, "cpu", executor=Elsewhere(own, loses="ssm"))
-    ended = campaign.run(planned(folder).jobs, how, said.append)
+    how = sweep.SweepOptions(folder, "cpu", executor=Elsewhere(own, loses="ssm"))
+    ended = sweep.run(planned(folder).jobs, how, said.append)
     assert (ended.counts, ended.stopped) == ({"ok": 2, "lost": 2}, False)
     how = how._replace(executor=Elsewhere(own))
-    assert campaign.run(planned(folder).jobs, how, said.append).counts == {"ok": 2}
+    assert sweep.run(planned(folder).jobs, how, said.append).counts == {"ok": 2}
 
 
 def test_a_file_outside_the_folder_is_refused(tmp_path: Path) -> None:

@@ -28,12 +28,12 @@ def ended_here(lines: str) -> int:
 
 
 def test_a_part_is_reserved_for_one(tmp_path: Path) -> None:
-    with locks.reserved(tmp_path, ("L", 4)) as first, locks.reserved(tmp_path, ("L", 5)) as other:
+    with locks.lock(tmp_path, ("L", 4)) as first, locks.lock(tmp_path, ("L", 5)) as other:
         assert first
         assert other
-        with locks.reserved(tmp_path, ("L", 4)) as second:
+        with locks.lock(tmp_path, ("L", 4)) as second:
             assert not second
-    with locks.reserved(tmp_path, ("L", 4)) as again:
+    with locks.lock(tmp_path, ("L", 4)) as again:
         assert again
     assert not list(tmp_path.glob("*/*")), "no lock is left behind"
 
@@ -43,7 +43,7 @@ def test_a_folder_without_locks_is_worked_on_all_the_same(tmp_path: Path, monkey
         raise NotImplementedError
 
     monkeypatch.setattr(locks.FileLock, "acquire", none)
-    with locks.reserved(tmp_path, "a") as one, locks.reserved(tmp_path, "a") as two:
+    with locks.lock(tmp_path, "a") as one, locks.lock(tmp_path, "a") as two:
         assert one
         assert two
 
@@ -100,7 +100,7 @@ def test_many_threads_that_come_and_go(tmp_path: Path) -> None:
     def use(i: int) -> int:
         taken = 0
         for _ in range(50):
-            with locks.reserved(tmp_path, i) as ours:
+            with locks.lock(tmp_path, i) as ours:
                 taken += ours
         return taken
 

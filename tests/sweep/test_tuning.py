@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from expbench.results import store
-from expbench.results.cells import gather, with_context
-from expbench.results.learning_rates import LADDER, RESERVED, START, TUNING_RUNS, choose, extended
+from expbench.results.configurations import gather, with_context
+from expbench.results.learning_rates import INITIAL_GRID, RATE_GRID, RESERVED, TUNING_RUNS, choose, extended
 from expbench.sweep import sharding, tuning
 from expbench.sweep.expand import expand
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from tests.conftest import TINY, CommandLine, is_bad_input
 from tests.processes import command
 
@@ -31,10 +31,10 @@ def test_a_rate_at_which_runs_break_down_comes_last() -> None:
 
 
 def test_the_grid_grows_at_the_end_where_a_rate_was_chosen_until_the_ladder_ends() -> None:
-    assert extended(START, [0.01, 0.03]) == START
-    assert extended(START, [0.01, 0.1]) == (*START, 0.3)
-    assert extended(START, [0.003, 0.1]) == (0.001, *START, 0.3)
-    assert extended(LADDER, [LADDER[0], LADDER[-1]]) == LADDER
+    assert extended(INITIAL_GRID, [0.01, 0.03]) == INITIAL_GRID
+    assert extended(INITIAL_GRID, [0.01, 0.1]) == (*INITIAL_GRID, 0.3)
+    assert extended(INITIAL_GRID, [0.003, 0.1]) == (0.001, *INITIAL_GRID, 0.3)
+    assert extended(RATE_GRID, [RATE_GRID[0], RATE_GRID[-1]]) == RATE_GRID
 
 
 REQUEST = ["--task", "polyreg", "--models", "s6-poly,ssm", *TINY, "--batch-size", "8"]
@@ -47,30 +47,34 @@ def test_a_campaign_chooses_on_reserved_seeds_and_reports_others(expbench: Comma
     assert not problems
     kinds = frame.drop_duplicates("key").groupby("kind")["seed"].agg(["min", "max", "count"])
     assert kinds.loc["run", "max"] < RESERVED <= kinds.loc["tuning", "min"]
-    cells = gather(with_context(frame))
-    assert len(cells) == 2, "a cell a model: tuning runs are in none"
-    rates = {cell.tuning.rates for cell in cells if cell.tuning}
+    configurations = gather(with_context(frame))
+    assert len(configurations) == 2, "a cell a model: tuning runs are in none"
+    rates = {configuration.tuning.rates for configuration in configurations if configuration.tuning}
     assert len(rates) == 1, "models that are compared have the same grid"
     (grid_,) = rates
-    for cell in cells:
-        assert cell.tuned
-        assert cell.tuning is not None
-        assert cell.tuning.runs == len(grid_) * TUNING_RUNS
-        assert min(grid_) < cell["lr"] < max(grid_) or cell["lr"] in (LADDER[0], LADDER[-1])
-        tried = frame[(frame["kind"] == "tuning") & (frame["model"] == cell["model"]) & (frame["split"] == "selection")]
-        last = tried[tried["headline"].fillna(False).astype(bool) & (tried["step"] == tried["steps"])]
-        assert cell["lr"] == last.groupby("lr")["value"].mean().idxmin(), "chosen on the selection split"
+    for configuration in configurations:
+        assert configuration.tuned
+        assert configuration.tuning is not None
+        assert configuration.tuning.runs == len(grid_) * TUNING_RUNS
+        assert min(grid_) < configuration["lr"] < max(grid_) or configuration["lr"] in (RATE_GRID[0], RATE_GRID[-1])
+        tried = frame[
+            (frame["kind"] == "tuning") & (frame["model"] == configuration["model"]) & (frame["split"] == "validation")
+        ]
+        last = tried[tried["primary"].fillna(False).astype(bool) & (tried["step"] == tried["steps"])]
+        assert configuration["lr"] == last.groupby("lr")["value"].mean().idxmin(), "chosen on the validation split"
     again = expbench("run", *REQUEST, "--lr", "auto")
     assert "ran 0 (none)" in again.err
     given = expbench("run", *REQUEST, "--lr", "0.02")
     assert given.code == 0
-    tuned = {cell["lr"]: cell.tuned for cell in gather(with_context(store.read(Path("results")).frame))}
+    tuned = {
+        configuration["lr"]: configuration.tuned for configuration in gather(with_context(store.read(Path("results")).frame))
+    }
     assert tuned.pop(0.02) is False
     assert all(tuned.values())
 
 
 def test_instances_that_choose_rates_are_reserved_too() -> None:
-    request = Request(
+    request = SweepSpec(
         task="polyreg", models="ssm", L="4", lr="auto", seeds="0:3", paired=True, task_settings=("family=random",)
     )
     jobs = expand(request, "cpu")
@@ -80,18 +84,18 @@ def test_instances_that_choose_rates_are_reserved_too() -> None:
         (RESERVED + k, RESERVED + k) for k in range(TUNING_RUNS)
     ]
     assert all(job.run.task_settings["instance"] == job.task.instance for job in chooses)
-    assert tuning.cell_of(chooses[0].run) == tuning.cell_of(jobs[2].run)
+    assert tuning.configuration_of(chooses[0].run) == tuning.configuration_of(jobs[2].run)
 
 
 def test_a_share_keeps_together_what_is_trained_together_or_has_one_grid() -> None:
-    request = Request(task="polyreg", models="ssm,s6-poly", L="4,5", D="2,3", seeds="0:4", norm="none,layer")
+    request = SweepSpec(task="polyreg", models="ssm,s6-poly", L="4,5", D="2,3", seeds="0:4", norm="none,layer")
     jobs = expand(request, "cpu")
-    for whole, of in ((False, tuning.cell_of), (True, lambda run: (run.L, run.norm))):
-        parts = [sharding.share(jobs, (i, 4), whole_places=whole) for i in (1, 2, 3, 4)]
+    for whole, of in ((False, tuning.configuration_of), (True, lambda run: (run.L, run.norm))):
+        parts = [sharding.share(jobs, (i, 4), whole_pairs=whole) for i in (1, 2, 3, 4)]
         assert sorted(job.run.key for part in parts for job in part) == sorted(job.run.key for job in jobs)
         groups = [{of(job.run) for job in part} for part in parts]
         assert sum(map(len, groups)) == len(set().union(*groups)), "a group is in one part alone"
-    few = [sharding.share(jobs[:4], (i, 2), whole_places=False) for i in (1, 2)]
+    few = [sharding.share(jobs[:4], (i, 2), whole_pairs=False) for i in (1, 2)]
     assert [len(part) for part in few] == [2, 2], "a single group is dealt out by runs"
 
 
@@ -185,5 +189,5 @@ def test_a_model_that_always_diverges_has_lower_rates_tried_and_one_that_fails_o
         frame = store.read(Path(name)).frame
         rates[name] = set(frame.loc[frame["kind"] == "tuning", "lr"])
         assert (frame["kind"] == "run").any(), "it is reported all the same"
-    assert min(rates["Explodes"]) == LADDER[0]
-    assert rates["Fails"] == rates["Elsewhere"] == set(START)
+    assert min(rates["Explodes"]) == RATE_GRID[0]
+    assert rates["Fails"] == rates["Elsewhere"] == set(INITIAL_GRID)

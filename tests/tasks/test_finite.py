@@ -11,9 +11,9 @@ from torch import Tensor
 
 from expbench.results import store
 from expbench.sweep.expand import expand
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.task import Batch, Task, total
-from expbench.training.batches import Stream
+from expbench.training.batches import TaskBatches
 from expbench.training.loop import build, train
 from tests.conftest import CommandLine, is_bad_input
 
@@ -97,7 +97,7 @@ def test_a_split_is_the_set_and_as_many_fresh_sequences_or_more(task: Finite) ->
     assert not seen & set(rows(fresh.inputs))
     if task.labels == "true":
         assert fresh.targets.tolist() == [run_of_ones(row, 4) for row in rows(fresh.inputs)]
-    other = parts(task, "selection")[0].inputs
+    other = parts(task, "validation")[0].inputs
     assert len(other) == 924
     assert not torch.equal(fresh.inputs[:924], other)
     small = parts(dataclasses.replace(task, test_size=150))
@@ -109,7 +109,7 @@ def test_a_split_is_the_set_and_as_many_fresh_sequences_or_more(task: Finite) ->
 
 
 def test_the_first_chunk_which_the_curve_looks_at_has_both() -> None:
-    targets = next(Finite(samples=5000).split("selection")).targets
+    targets = next(Finite(samples=5000).split("validation")).targets
     assert (targets >= 4).tolist() == [False, True] * 128
 
 
@@ -166,8 +166,10 @@ def test_controls_reach_what_is_known_of_them(task: Finite) -> None:
 
 def test_runs_draw_together_what_each_draws_alone_and_both_labels_in_one_stack() -> None:
     settings = ("labels=true,random", "samples=50,80")
-    jobs = expand(Request(task="finite", models="ssm", L="12", seeds="0:3", batch_size="16", task_settings=settings), "cpu")
-    stream = Stream([job.run for job in jobs], [job.task for job in jobs], "cpu")
+    jobs = expand(
+        SweepSpec(task="finite", models="ssm", L="12", seeds="0:3", batch_size="16", task_settings=settings), "cpu"
+    )
+    stream = TaskBatches([job.run for job in jobs], [job.task for job in jobs], "cpu")
     assert stream.mapped
     batch = stream.train(7)
     for i, job in enumerate(jobs):
@@ -193,7 +195,7 @@ def test_a_stack_of_other_labels_and_sizes_of_the_set_is_the_runs_one_by_one(exp
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_draws_the_same() -> None:
-    for split in ("selection", "test"):
+    for split in ("validation", "test"):
         for here, there in zip(RANDOM.split(split), RANDOM.split(split, "cuda"), strict=True):  # type: ignore[arg-type]
             assert all(y.is_cuda and torch.equal(x, y.cpu()) for x, y in zip(here, there, strict=True))
     for x, y in zip(TRUE.train_batch(64, seed=1, step=2), TRUE.train_batch(64, seed=1, step=2, device="cuda"), strict=True):
@@ -202,7 +204,7 @@ def test_a_gpu_draws_the_same() -> None:
 
 def test_random_labels_are_fitted_by_heart_and_what_was_seen_is_the_set() -> None:
     """The most frequent label is that of 6 of the 16 sequences; fresh ones are right by chance alone."""
-    request = Request(
+    request = SweepSpec(
         task="finite", models="s6", L="16", D="8", seeds="0", steps="300", lr="0.03", batch_size="32",
         task_settings=("labels=random", "samples=16"),
     )  # fmt: skip
@@ -217,7 +219,7 @@ def test_random_labels_are_fitted_by_heart_and_what_was_seen_is_the_set() -> Non
     assert found["gap"] == pytest.approx(found["fit"] - found["accuracy"])
     assert found["nll_train"] < found["nll_fresh"]
     assert found["solved"] == 0
-    assert found["seen_in_training"] == pytest.approx(16 / 4096), "all of the set, and no fresh sequence"
+    assert found["train_test_overlap"] == pytest.approx(16 / 4096), "all of the set, and no fresh sequence"
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_random_labels_are_fitted_by_heart_and_what_was_seen_is_the_set() -> Non
         (["--L", "1024", "-t", "samples=65536"], "L=1024 is too large, the most is 256"),
         (["-t", "classes=1"], "classes=1 must be 2 to 65 at L=64"),
         (["--L", "2", "-t", "samples=2"], "classes=4 must be 2 to 3 at L=2"),
-        (["-t", "selection_size=1"], "selection_size=1 must be 2 or more"),
+        (["-t", "validation_size=1"], "validation_size=1 must be 2 or more"),
         (["--L", "0"], "L=0 must be above 0"),
         (["-t", "labels=false"], "labels"),
     ],

@@ -8,7 +8,7 @@ from expbench_tasks.polyreg import PolyReg
 from expbench.algebra.polynomial import Monomials
 from expbench.task import total
 
-CELLS: list[dict[str, Any]] = [
+CONFIGURATIONS: list[dict[str, Any]] = [
     {"family": "suffix"},
     {"family": "suffix", "degree": 3, "inputs": "signs"},
     {"family": "product", "L": 4},
@@ -21,26 +21,26 @@ CELLS: list[dict[str, Any]] = [
     {"family": "random", "L": 6, "degree": 4, "terms": 3},
     {"family": "random", "L": 4, "instance": 2},  # one of its monomials is a constant
 ]
-IDS = [" ".join(map(str, cell.values())) for cell in CELLS]
+IDS = [" ".join(map(str, configuration.values())) for configuration in CONFIGURATIONS]
 
 
 def standard_error(task: PolyReg, n: int) -> float:
     return ((task.moments.kurtosis - 1) / n) ** 0.5
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=IDS)
-def test_labels_are_standardised_by_their_exact_moments(cell: dict[str, Any]) -> None:
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=IDS)
+def test_labels_are_standardised_by_their_exact_moments(configuration: dict[str, Any]) -> None:
     n = 20_000
-    task = PolyReg(**cell, label_var=20.0)
+    task = PolyReg(**configuration, label_var=20.0)
     targets = task.train_batch(n, seed=0, step=1).targets
     assert targets.shape == (n, 1)
     assert float(targets.mean()) == pytest.approx(0, abs=5 * (20 / n) ** 0.5)
     assert float(targets.var()) / 20 == pytest.approx(1, abs=6 * standard_error(task, n) + 0.02)
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=IDS)
-def test_the_generator_solves_its_task_and_the_mean_does_not(cell: dict[str, Any]) -> None:
-    task = PolyReg(**cell)
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=IDS)
+def test_the_generator_solves_its_task_and_the_mean_does_not(configuration: dict[str, Any]) -> None:
+    task = PolyReg(**configuration)
     values = {}
     for control in task.controls():
         parts = [task.measure(control.predict(batch.inputs), batch.targets) for batch in task.split("test")]
@@ -50,9 +50,9 @@ def test_the_generator_solves_its_task_and_the_mean_does_not(cell: dict[str, Any
     assert values["linear-regression"] < 1.1
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=IDS)
-def test_the_degree_is_what_was_asked_for(cell: dict[str, Any]) -> None:
-    task = PolyReg(**cell)
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=IDS)
+def test_the_degree_is_what_was_asked_for(configuration: dict[str, Any]) -> None:
+    task = PolyReg(**configuration)
     if task.degree is not None:
         assert task.polynomial.degree == task.degree
     else:  # random, drawn until it exceeds the length
@@ -60,7 +60,7 @@ def test_the_degree_is_what_was_asked_for(cell: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "message"),
+    ("configuration", "message"),
     [
         ({"degree": 17}, "1 to 16"),
         ({"degree": 0}, "1 to 16"),
@@ -79,9 +79,9 @@ def test_the_degree_is_what_was_asked_for(cell: dict[str, Any]) -> None:
         ({"instance": -1}, "0 or more"),
     ],
 )
-def test_impossible_settings_say_what_is_possible(cell: dict[str, Any], message: str) -> None:
+def test_impossible_settings_say_what_is_possible(configuration: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PolyReg(**cell)
+        PolyReg(**configuration)
 
 
 def test_data_depend_on_settings_instance_and_split_alone() -> None:
@@ -89,7 +89,7 @@ def test_data_depend_on_settings_instance_and_split_alone() -> None:
     first = next(task.split("test"))
     assert torch.equal(first.inputs, next(PolyReg(family="sparse").split("test")).inputs)
     others = [
-        next(task.split("selection")),
+        next(task.split("validation")),
         next(dataclasses.replace(task, instance=1).split("test")),
         next(dataclasses.replace(task, degree=3).split("test")),
         task.train_batch(256, seed=0, step=0),
@@ -103,9 +103,9 @@ def test_data_depend_on_settings_instance_and_split_alone() -> None:
 
 
 def test_splits_have_the_size_that_was_asked_for() -> None:
-    task = PolyReg(test_size=700, selection_size=300)
+    task = PolyReg(test_size=700, validation_size=300)
     assert [len(batch.inputs) for batch in task.split("test")] == [256, 256, 188]
-    assert [len(batch.inputs) for batch in task.split("selection")] == [256, 44]
+    assert [len(batch.inputs) for batch in task.split("validation")] == [256, 44]
 
 
 def test_instances_choose_other_polynomials_and_the_input_distribution_does_not() -> None:
@@ -124,7 +124,7 @@ def test_distant_positions_are_spread_from_first_to_last() -> None:
     assert sorted(polynomial.exponents[0]) == [0, 5, 10, 15]
 
 
-def test_well_posed_cells_and_others() -> None:
+def test_well_posed_configurations_and_others() -> None:
     assert PolyReg(L=1024).facts().well_posed
     assert PolyReg(family="product", L=8).facts().well_posed
     assert PolyReg(family="product", L=64, inputs="signs", eps=0.01).facts().well_posed

@@ -19,7 +19,7 @@ import torch
 
 from expbench.cli.main import main
 from expbench.language import family, perplexity
-from expbench.language.batches import Order
+from expbench.language.batches import TokenBatches
 from expbench.language.recipe import Recipe
 from expbench.regression import invariants
 from expbench.results import store
@@ -99,10 +99,10 @@ def test_lengths_beside_the_context(expbench: CommandLine, text: str) -> None:
     assert json.loads(frame["task_settings"].iloc[0])["lengths"] == "8+32"
     assert frame["key"].nunique() == 1, "no axis"
     sliced = frame[frame["slice"].str.startswith("context=")]
-    places = {(split, part) for split in ("selection", "test") for part in ("context=8", "context=32")}
+    places = {(split, part) for split in ("validation", "test") for part in ("context=8", "context=32")}
     assert set(zip(sliced["split"], sliced["slice"], strict=True)) == places
     assert set(sliced["metric"]) == {"perplexity"}
-    assert not sliced["headline"].any(), "judged at its own context"
+    assert not sliced["primary"].any(), "judged at its own context"
     command = Run.from_row({str(name): value for name, value in frame.iloc[0].items()}).command()
     assert "lengths=8+32" in command
     assert "ran 1 (1 ok)" in expbench(*words).err, "without them it is another run, whose rows lack them"
@@ -138,7 +138,7 @@ def test_a_time_limit_ends_at_a_checkpoint_and_the_same_command_goes_on(expbench
             break
         assert "paused at a checkpoint after" in answer.err
         assert list(Path("results/checkpoints").glob("*/step-*.safetensors"))
-    for split in ("selection", "test"):
+    for split in ("validation", "test"):
         assert last(rows(), split, "perplexity") == last(rows("whole"), split, "perplexity")
     assert not Path("results/checkpoints").exists()
 
@@ -294,7 +294,7 @@ def test_torchrun_trains_what_one_process_trains(text: str, tmp_path: Path) -> N
     assert said["two"].count("results in") == 1, "the first alone speaks"
     order = ["key", "split", "metric", "slice", "step"]
     frames = [store.read(tmp_path / name).frame.sort_values(order) for name in started]
-    told = ["loss", "perplexity", invariants.RATE, invariants.NORM, *invariants.FINGERPRINTS]
+    told = ["loss", "perplexity", invariants.RATE, invariants.NORM, *invariants.CHECKSUMS]
     metrics = [frame[frame["metric"].isin(told)] for frame in frames]
     assert len(metrics[0]) == len(metrics[1]) > 20
     assert list(metrics[0]["key"]) == list(metrics[1]["key"])
@@ -309,10 +309,10 @@ def test_torchrun_trains_what_one_process_trains(text: str, tmp_path: Path) -> N
         ("expbench.training.epochs.step.clip_grad_norm_", lambda tensors, most: torch.ones(()), "gradient_norm"),
         (
             "expbench.language.batches.Order.starts",
-            lambda self, step, own=Order.starts: own(self, step + 1),
-            "inputs_fingerprint",
+            lambda self, step, own=TokenBatches.starts: own(self, step + 1),
+            "inputs_checksum",
         ),
-        ("expbench.models.linattn.LinAttn.mix", lambda self, q, k, v: v, "outputs_fingerprint"),
+        ("expbench.models.linattn.LinAttn.mix", lambda self, q, k, v: v, "outputs_checksum"),
     ],
 )
 def test_what_perplexity_may_not_show_is_recorded(
@@ -325,7 +325,7 @@ def test_what_perplexity_may_not_show_is_recorded(
     assert expbench(*words, "after").code == 0
     found = {broken.metric for broken in invariants.broken(rows("after"), rows("before"))}
     assert metric in found
-    assert found <= {metric, "targets_fingerprint"}
+    assert found <= {metric, "targets_checksum"}
 
 
 def test_show(expbench: CommandLine, text: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from expbench_tasks.count_in_row import CountInRow, run_lengths
 from torch import Tensor, nn
 
-from expbench.data.rng import Draws, fold
+from expbench.data.rng import CounterRNG, fold
 from expbench.errors import BadInput
 from expbench.models.s6 import S6
 from expbench.models.s6_bbar_b import S6BbarB
@@ -48,7 +48,7 @@ def perturbed(layer: nn.Module, scale: float) -> None:
 
 
 def points(m: int, L: int, D: int, seed: int = 0) -> Tensor:
-    x = Draws(fold("points", seed)).normal(m, L, D)
+    x = CounterRNG(fold("points", seed)).normal(m, L, D)
     return x / x.norm(dim=-1, keepdim=True).clamp(min=1)
 
 
@@ -173,8 +173,8 @@ def test_margins_and_their_errors() -> None:
 
 def signs(m: int, noise: float, seed: int) -> tuple[Tensor, Tensor]:
     """One channel of +-1, L = 2; the label is the sign of the last, flipped with probability noise."""
-    draws = Draws(fold("signs", seed))
-    up, flipped = draws.coins(m, 2), draws.coins(m, p=noise)
+    rng = CounterRNG(fold("signs", seed))
+    up, flipped = rng.coins(m, 2), rng.coins(m, p=noise)
     return torch.where(up, 1.0, -1.0).double()[..., None], (up[:, -1] ^ flipped).long()
 
 
@@ -199,8 +199,8 @@ def test_a_bound_below_1_holds_where_labels_are_noisy() -> None:
 
 @pytest.mark.parametrize(("D", "N", "steps"), [(1, 1, 0), (1, 1, 30), (3, 2, 0), (3, 2, 30)])
 def test_the_bound_holds_for_every_layer_tried(D: int, N: int, steps: int) -> None:
-    x, labels = problem(Draws(1), 256, L=5, D=D, classes=3)
-    x_test, labels_test = problem(Draws(2), 1024, L=5, D=D, classes=3)
+    x, labels = problem(CounterRNG(1), 256, L=5, D=D, classes=3)
+    x_test, labels_test = problem(CounterRNG(2), 1024, L=5, D=D, classes=3)
     classifier = fit(x, labels, N=N, classes=3, seed=D + steps, steps=steps)
     assert eligible(classifier) is None
     with torch.no_grad():
@@ -213,7 +213,7 @@ def test_the_bound_holds_for_every_layer_tried(D: int, N: int, steps: int) -> No
 
 
 def test_training_lowers_the_training_error_and_repeats_itself() -> None:
-    x, labels = problem(Draws(1), 256, L=5, D=3, classes=3)
+    x, labels = problem(CounterRNG(1), 256, L=5, D=3, classes=3)
     errors = []
     for steps in (0, 60, 60):
         classifier = fit(x, labels, N=2, classes=3, seed=0, steps=steps)
@@ -227,20 +227,20 @@ def test_training_lowers_the_training_error_and_repeats_itself() -> None:
 @pytest.mark.parametrize(("L", "D", "classes"), [(1, 2, 2), (4, 1, 2), (8, 2, 2), (5, 3, 4)])
 def test_the_monte_carlo_bound_from_below_is_below_the_analytic_one(L: int, D: int, classes: int) -> None:
     x = points(32, L, D)
-    found = rademacher_lower(LIMITS, x, classes=classes, seed=0, draws=8)
+    found = rademacher_lower(LIMITS, x, classes=classes, seed=0, rng=8)
     upper = complexity(LIMITS, inputs_of(x), D=D, N=1, classes=classes)
     assert 0 < found.mean + 3 * found.standard_error < upper
-    assert found == rademacher_lower(LIMITS, x, classes=classes, seed=0, draws=8)
-    twice = rademacher_lower(LIMITS._replace(rho_W=4.0), x, classes=classes, seed=0, draws=8)
+    assert found == rademacher_lower(LIMITS, x, classes=classes, seed=0, rng=8)
+    twice = rademacher_lower(LIMITS._replace(rho_W=4.0), x, classes=classes, seed=0, rng=8)
     assert twice.mean == pytest.approx(2 * found.mean)
-    wider = rademacher_lower(LIMITS._replace(log_K=math.log(0.5)), x, classes=classes, seed=0, draws=8)
+    wider = rademacher_lower(LIMITS._replace(log_K=math.log(0.5)), x, classes=classes, seed=0, rng=8)
     assert wider.mean <= found.mean * (1 + 1e-3)  # a smaller K, a smaller class
 
 
 def test_the_monte_carlo_bound_is_what_layers_on_a_grid_reach_and_no_layer_outside_the_class_is_used() -> None:
     limits, seed, m, L, classes = LIMITS, 3, 12, 4, 2
     x = points(m, L, 1)
-    xi = torch.where(Draws(fold("rademacher", seed)).coins(1, m, classes), 1.0, -1.0).double()[0]
+    xi = torch.where(CounterRNG(fold("rademacher", seed)).coins(1, m, classes), 1.0, -1.0).double()[0]
     best = 0.0
     classifier = Classifier(1, N=1, classes=classes)
     layer = classifier.layer
@@ -260,7 +260,7 @@ def test_the_monte_carlo_bound_is_what_layers_on_a_grid_reach_and_no_layer_outsi
                 small = all(mine <= theirs * (1 + 1e-9) for mine, theirs in zip(own[:4], limits[:4], strict=True))
                 if small and own.log_K <= limits.log_K:
                     best = max(best, float((xi * classifier(x)).sum().abs()) / m)
-    found = rademacher_lower(limits, x, classes=classes, seed=seed, draws=1, restarts=16, steps=40).mean
+    found = rademacher_lower(limits, x, classes=classes, seed=seed, rng=1, restarts=16, steps=40).mean
     assert best > 0
     assert 0.99 * best <= found <= 1.05 * best
 
@@ -340,7 +340,7 @@ def test_why_a_layer_is_refused() -> None:
 
 
 def test_the_problem_is_capped_count_in_row_of_fixed_unit_vectors() -> None:
-    x, labels = problem(Draws(1), 500, L=6, D=3, classes=4)
+    x, labels = problem(CounterRNG(1), 500, L=6, D=3, classes=4)
     assert torch.allclose(x.norm(dim=-1), torch.ones(500, 6, dtype=torch.float64))
     values, codes = x.reshape(-1, 3).unique(dim=0, return_inverse=True)
     assert len(values) == 2
@@ -349,7 +349,7 @@ def test_the_problem_is_capped_count_in_row_of_fixed_unit_vectors() -> None:
     expected = [run_lengths(b)[:, -1].clamp(max=3) for b in (bits, 1 - bits)]
     assert any(torch.equal(labels, e) for e in expected)
     assert labels.unique().tolist() == [0, 1, 2, 3]
-    again, _ = problem(Draws(2), 500, L=6, D=3, classes=4)
+    again, _ = problem(CounterRNG(2), 500, L=6, D=3, classes=4)
     assert torch.equal(again.reshape(-1, 3).unique(dim=0), values)  # the same vectors for every sample
 
 

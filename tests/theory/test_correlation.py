@@ -17,7 +17,7 @@ CURVE = [0.1, 0.4, 0.3, 0.7, 0.9]
 def run(
     seed: int,
     K: list[float],
-    headline: list[float],
+    primary: list[float],
     loss: list[float],
     *,
     metric: str = "k_hat",
@@ -31,14 +31,14 @@ def run(
         "task_settings": '{"L":8,"instance":0}', "L": 8, "instance": 0, "model": model, "model_version": "1",
         "model_settings": '{"N":4}', "D": 4, "depth": 1, "norm": "layer", "positions": "none", "residual": True,
         "skip": True, "steps": 50, "warmup": 1, "batch_size": 4, "lr": 0.01, "weight_decay": 0.0, "clip": 1.0, "seed": seed,
-        "dtype": "float32", "slice": "", "headline": False, "higher_is_better": better, "solved_at": 0.01,
+        "dtype": "float32", "slice": "", "primary": False, "higher_is_better": better, "success_threshold": 0.01,
     }  # fmt: skip
-    rows = [shared | {"split": "test", "step": 50, "metric": "nmse", "value": 0.5, "headline": True}]
-    for i, (k, value, of_loss) in enumerate(zip(K, headline, loss, strict=True)):
-        at = shared | {"step": 10 * (i + 1), "split": "selection"}
+    rows = [shared | {"split": "test", "step": 50, "metric": "nmse", "value": 0.5, "primary": True}]
+    for i, (k, value, of_loss) in enumerate(zip(K, primary, loss, strict=True)):
+        at = shared | {"step": 10 * (i + 1), "split": "validation"}
         slices = [""] if metric == "k_hat" else ["layer=0", "layer=1"]
         rows += [at | {"metric": metric, "value": k if part != "layer=1" else k / 2, "slice": part} for part in slices]
-        rows += [at | {"metric": "nmse", "value": value, "headline": True}, at | {"metric": "mse", "value": -value}]
+        rows += [at | {"metric": "nmse", "value": value, "primary": True}, at | {"metric": "mse", "value": -value}]
         rows.append(at | {"split": "train", "metric": "loss", "value": of_loss})
         if running is not None:
             rows.append(at | {"split": "train", "metric": "abar_max_running", "value": running[i], "slice": "layer=0"})
@@ -50,8 +50,8 @@ def frame_of(*runs: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def both(frame: pd.DataFrame, statistic: str = "k_hat") -> tuple[Correlation, Correlation]:
-    headline, loss = correlations(frame, statistic)
-    return headline, loss
+    primary, loss = correlations(frame, statistic)
+    return primary, loss
 
 
 def test_the_rank_correlation_of_known_series() -> None:
@@ -88,14 +88,14 @@ def test_the_bootstrap_is_over_runs_and_needs_ten() -> None:
 def test_each_run_is_correlated_over_its_own_points() -> None:
     # over all points together the sign would be the other
     runs = [run(i, CURVE, [10 * i + v for v in CURVE], [-10 * i - v for v in CURVE]) for i in range(12)]
-    headline, loss = both(frame_of(*runs))
-    assert (headline.against, loss.against) == ("nmse (validation)", "training loss")
-    assert headline.coefficients == pytest.approx([1] * 12)
+    primary, loss = both(frame_of(*runs))
+    assert (primary.against, loss.against) == ("nmse (validation)", "training loss")
+    assert primary.coefficients == pytest.approx([1] * 12)
     assert loss.coefficients == pytest.approx([-1] * 12)
-    assert headline.interval == pytest.approx((1, 1, 1))
+    assert primary.interval == pytest.approx((1, 1, 1))
     assert loss.interval == pytest.approx((-1, -1, -1))
-    assert not headline.too_few
-    written = text([headline, loss])
+    assert not primary.too_few
+    written = text([primary, loss])
     assert "+1.00 to +1.00" in written
     assert "-1.00 to -1.00" in written
     assert "too few" not in written
@@ -103,18 +103,18 @@ def test_each_run_is_correlated_over_its_own_points() -> None:
 
 def test_too_few_runs_is_said_and_their_mean_shown() -> None:
     up, down = run(0, CURVE, CURVE, CURVE), run(1, CURVE, [-v for v in CURVE], CURVE)
-    headline, loss = both(frame_of(up, down))
-    assert headline.too_few
-    assert headline.interval.center == pytest.approx(0)
-    assert math.isnan(headline.interval.low)
+    primary, loss = both(frame_of(up, down))
+    assert primary.too_few
+    assert primary.interval.center == pytest.approx(0)
+    assert math.isnan(primary.interval.low)
     assert loss.interval.center == pytest.approx(1)
-    assert "too few runs (2 of 10)" in text([headline])
+    assert "too few runs (2 of 10)" in text([primary])
 
 
 def test_a_run_whose_transitions_do_not_move_has_no_coefficient() -> None:
-    headline, _ = both(frame_of(run(0, [0.5] * 5, CURVE, CURVE), run(1, CURVE, CURVE, CURVE)))
-    assert headline.coefficients == pytest.approx([1])
-    assert headline.below_one.center == 1  # of both runs
+    primary, _ = both(frame_of(run(0, [0.5] * 5, CURVE, CURVE), run(1, CURVE, CURVE, CURVE)))
+    assert primary.coefficients == pytest.approx([1])
+    assert primary.below_one.center == 1  # of both runs
     (none, _) = both(frame_of(run(0, [0.5] * 5, CURVE, CURVE)))
     assert "too few runs (0 of 10)" in text([none])
 
@@ -123,26 +123,26 @@ def test_the_share_of_runs_with_K_below_1_throughout() -> None:
     fine, once = run(0, CURVE, CURVE, CURVE), run(1, [0.1, 1.0, 0.3, 0.7, 0.9], CURVE, CURVE)
     in_training = run(2, CURVE, CURVE, CURVE, running=[0.5, 0.5, 1.2, 1.2, 1.2])
     broken = run(3, [0.1, 0.4, math.nan, 0.7, 0.9], CURVE, CURVE)
-    headline, loss = both(frame_of(fine, once, in_training, broken))
-    assert headline.below_one.center == loss.below_one.center == 0.25
-    assert len(headline.coefficients) == 4  # the point that is not finite is left out
-    assert "25% (" in text([headline])
+    primary, loss = both(frame_of(fine, once, in_training, broken))
+    assert primary.below_one.center == loss.below_one.center == 0.25
+    assert len(primary.coefficients) == 4  # the point that is not finite is left out
+    assert "25% (" in text([primary])
 
 
 def test_without_rows_of_k_hat_the_largest_over_layers_stands_in() -> None:
-    headline, _ = both(frame_of(run(0, CURVE, CURVE, CURVE, metric="abar_max")))
-    assert headline.coefficients == pytest.approx([1])
+    primary, _ = both(frame_of(run(0, CURVE, CURVE, CURVE, metric="abar_max")))
+    assert primary.coefficients == pytest.approx([1])
     other, _ = both(frame_of(run(0, CURVE, CURVE, CURVE, metric="frac_abs_gt_1")), "frac_abs_gt_1")
     assert (other.statistic, other.coefficients) == ("frac_abs_gt_1", pytest.approx((1,)))
     assert correlations(frame_of(run(0, CURVE, CURVE, CURVE, metric="frac_abs_gt_1"))) == []
 
 
-def test_cells_are_apart_and_the_sense_of_the_headline_is_told() -> None:
+def test_configurations_are_apart_and_the_sense_of_the_primary_is_told() -> None:
     a = run(0, CURVE, CURVE, CURVE, model="s6")
     b = run(0, CURVE, [-v for v in CURVE], CURVE, model="s6-poly", better=True)
     silent = run(0, CURVE, CURVE, CURVE, model="attn", metric="something")
     found = correlations(frame_of(a, b, silent))
-    assert [(one.cell["model"], one.higher_is_better, one.coefficients[0]) for one in found] == [
+    assert [(one.configuration["model"], one.higher_is_better, one.coefficients[0]) for one in found] == [
         ("s6", False, pytest.approx(1)),
         ("s6", False, pytest.approx(1)),
         ("s6-poly", True, pytest.approx(-1)),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from expbench.sweep.expand import expand
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.theory.degree import degree_of, generic, has_degree, order_of
 from expbench.theory.residues import PRIMES, NotPolynomial, Residues, modulo
 from expbench.training.loop import build
@@ -21,8 +21,8 @@ TAYLOR = [{"taylor": taylor, "center": center} for taylor, center in itertools.p
 
 def network(model: str, L: int, depth: int, **settings: Any) -> nn.Module:
     words = tuple(f"{name}={value}" for name, value in settings.items())
-    request = Request(task="polyreg", models=model, L=str(L), D="2", depth=str(depth), norm="none", seeds="0")
-    (job,) = expand(Request(**(vars(request) | {"model_settings": words})), "cpu")
+    request = SweepSpec(task="polyreg", models=model, L=str(L), D="2", depth=str(depth), norm="none", seeds="0")
+    (job,) = expand(SweepSpec(**(vars(request) | {"model_settings": words})), "cpu")
     return build(job.run, job.task, job.model, "cpu")
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from expbench import plugins
 from expbench.mixer import Mixer
 from expbench.sweep.expand import expand
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.training import cuda_graph
-from expbench.training.batches import Stream
+from expbench.training.batches import TaskBatches
 from expbench.training.ensemble import Ensemble
 from expbench.training.job import Job
 from expbench.training.loop import build, surroundings
@@ -101,7 +101,7 @@ def test_what_cannot_be_replayed_is_taken_as_it_is(
 def jobs(task: str, model: Any, device: str, **more: object) -> list[Job]:
     fields: dict[str, object] = {"D": "4", "L": "8", "seeds": "0:2", "steps": "50", "warmup": "5", "batch_size": "16"}
     fields |= {"lr": "0.003,0.02", "task_settings": TASKS[task], "models": model if isinstance(model, str) else "s6"}
-    found = expand(Request(task=task, **(fields | more)), device)  # type: ignore[arg-type]
+    found = expand(SweepSpec(task=task, **(fields | more)), device)  # type: ignore[arg-type]
     return found if isinstance(model, str) else [job._replace(model=model) for job in found]
 
 
@@ -110,7 +110,7 @@ def taken(stack: Sequence[Job], count: int, captured: bool) -> tuple[Steps, list
     runs, tasks = [job.run for job in stack], [job.task for job in stack]
     with surroundings(runs[0], "cuda", len(stack)):
         ensemble = Ensemble([build(job.run, job.task, job.model, "cuda") for job in stack])
-        steps = Steps(runs, tasks, ensemble, Stream(runs, tasks, "cuda"), "cuda", captured=captured)
+        steps = Steps(runs, tasks, ensemble, TaskBatches(runs, tasks, "cuda"), "cuda", captured=captured)
         for _ in range(count):
             steps.take()
     return steps, [x.detach().clone() for x in ensemble.leaves], steps.mean_loss()
@@ -128,7 +128,7 @@ def test_captured_steps_are_eager_steps(model: str, task: str, size: int) -> Non
     stack = jobs(task, model, "cuda")[:size]
     eager, expected, losses = taken(stack, 12, captured=False)
     steps, found, graphs = taken(stack, 12, captured=True)
-    assert steps.captured, steps.eager_because
+    assert steps.captured, steps.no_cuda_graph_reason
     assert not eager.captured
     assert graphs == pytest.approx(losses, rel=1e-4)
     for a, b in zip(found, expected, strict=True):
@@ -145,7 +145,7 @@ def test_float64_on_a_gpu_is_float64_on_a_cpu(model: str) -> None:
     _, _, losses = taken(stack, 12, captured=True)
     runs, tasks = [job.run for job in stack], [job.task for job in stack]
     steps = Steps(
-        runs, tasks, Ensemble([build(j.run, j.task, j.model, "cpu") for j in stack]), Stream(runs, tasks, "cpu"), "cpu"
+        runs, tasks, Ensemble([build(j.run, j.task, j.model, "cpu") for j in stack]), TaskBatches(runs, tasks, "cpu"), "cpu"
     )
     for _ in range(12):
         steps.take()
@@ -181,7 +181,7 @@ def test_what_no_graph_can_hold_runs_eagerly(model: type, reason: str) -> None:
     stack = jobs("polyreg", model, "cuda")[:1]
     steps, _, losses = taken(stack, 12, captured=True)
     assert not steps.captured
-    assert reason in str(steps.eager_because)
+    assert reason in str(steps.no_cuda_graph_reason)
     if model is Looks:  # and the device is as good as before
         assert losses == pytest.approx(taken(stack, 12, captured=False)[2], rel=1e-5)
 
@@ -190,9 +190,9 @@ def test_what_no_graph_can_hold_runs_eagerly(model: type, reason: str) -> None:
 def test_batches_that_a_task_draws_for_each_run_are_fed_to_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     stack = jobs("polyreg", "linattn", "cuda")
     expected = taken(stack, 12, captured=True)[2]
-    monkeypatch.setattr(Stream, "mapped", False)
+    monkeypatch.setattr(TaskBatches, "mapped", False)
     steps, _, losses = taken(stack, 12, captured=True)
-    assert steps.captured, steps.eager_because
+    assert steps.captured, steps.no_cuda_graph_reason
     assert losses == pytest.approx(expected, rel=1e-4)
 
 
@@ -200,6 +200,6 @@ def test_batches_that_a_task_draws_for_each_run_are_fed_to_the_graph(monkeypatch
 def test_what_a_replay_gave_the_optimizer_is_what_a_step_gives() -> None:
     stack = jobs("polyreg", "linattn", "cuda")
     replayed, eager = (taken(stack, 12, captured=captured)[0] for captured in (True, False))
-    assert replayed.captured, replayed.eager_because
+    assert replayed.captured, replayed.no_cuda_graph_reason
     for mine, its in zip(replayed.applied(), eager.applied(), strict=True):
         assert mine == pytest.approx(its, rel=1e-3)

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from expbench.run import Run, Score
 from expbench.sweep.expand import expand
-from expbench.sweep.request import Request
+from expbench.sweep.spec import SweepSpec
 from expbench.training.family import DivergedError
 from expbench.training.job import Job
 from expbench.training.loop import build, curve_steps, evaluate, surroundings, train
-from expbench.training.monitors import fingerprint
+from expbench.training.monitors import checksum
 from expbench.training.optimizer import clipped, rows
 from expbench.training.schedule import Rates, learning_rate_factor
 
@@ -18,8 +18,8 @@ from expbench.training.schedule import Rates, learning_rate_factor
 def job(**changes: Any) -> Job:
     """One small job."""
     request: dict[str, Any] = {"task": "polyreg", "models": "s6", "L": "4", "steps": "30", "seeds": "0", "batch_size": "16"}
-    request |= {"task_settings": ("test_size=300", "selection_size=260")} | changes
-    jobs = expand(Request(**request), "cpu")
+    request |= {"task_settings": ("test_size=300", "validation_size=260")} | changes
+    jobs = expand(SweepSpec(**request), "cpu")
     assert len(jobs) == 1
     return jobs[0]
 
@@ -119,15 +119,15 @@ def test_curves_keep_a_few_dozen_points(steps: int, count: int) -> None:
 def test_what_a_run_yields() -> None:
     one = job(steps="60", norm="none")
     seen = scores(one)
-    assert {s.split for s in seen} == {"train", "selection", "test"}
+    assert {s.split for s in seen} == {"train", "validation", "test"}
     losses = [s for s in seen if s.metric == "loss"]
     assert [s.step for s in losses] == [30, 60]
     assert all(s.split == "train" for s in losses)
     test = [s for s in seen if s.split == "test"]
-    data = {"inputs_fingerprint", "targets_fingerprint"}
+    data = {"inputs_checksum", "targets_checksum"}
     assert {s.metric for s in test} == {"nmse", "nmse_standard_error", "mse", "r2", "solved", *data}
     assert all(s.step == 60 for s in test), "the test split is looked at once, at the end"
-    assert [s.metric for s in test if s.headline] == ["nmse"]
+    assert [s.metric for s in test if s.primary] == ["nmse"]
     layers = {(s.metric, s.slice) for s in seen if s.metric.startswith(("abar", "delta", "k_hat", "frac", "u_"))}
     assert {("abar_max", "layer=0"), ("abar_max_running", "layer=0"), ("k_hat", ""), ("u_min", "layer=0")} <= layers
     running = [s.value for s in seen if s.metric == "abar_max_running"]
@@ -140,34 +140,34 @@ def test_rows_record_what_training_was_given(task: str) -> None:
     settings = () if task == "polyreg" else ("classes=4", "test_size=300")
     one = job(task=task, task_settings=settings, steps="60", warmup="40", lr="0.02", clip="0.01")
     network = build(one.run, one.task, one.model, "cpu")
-    probe = next(one.task.split("selection")).inputs[:64]
+    probe = next(one.task.split("validation")).inputs[:64]
     untrained = network(probe if task == "count-in-row" else probe.float()).detach()
     seen = {(s.split, s.step, s.metric): s.value for s in train(one.run, one.task, network, "cpu") if not s.slice}
-    assert seen["selection", 0, "outputs_fingerprint"] == pytest.approx(float(fingerprint(untrained[None])), rel=1e-5)
+    assert seen["validation", 0, "outputs_checksum"] == pytest.approx(float(checksum(untrained[None])), rel=1e-5)
     for step in (30, 60):
         due = one.run.lr * learning_rate_factor(one.run, step - 1)
         assert seen["train", step, "learning_rate"] == pytest.approx(due, rel=1e-9)
         assert seen["train", step, "gradient_norm"] == pytest.approx(0.01, rel=1e-3)
         batch = one.task.train_batch(16, seed=0, step=step)
         for name, x in zip(batch._fields, batch, strict=True):
-            assert seen["train", step, f"{name}_fingerprint"] == pytest.approx(float(fingerprint(x[None])), rel=1e-5)
-    for split in ("selection", "test"):
+            assert seen["train", step, f"{name}_checksum"] == pytest.approx(float(checksum(x[None])), rel=1e-5)
+    for split in ("validation", "test"):
         first = next(one.task.split(split))  # type: ignore[arg-type]
         for name, x in zip(first._fields, first, strict=True):
-            assert seen[split, 60, f"{name}_fingerprint"] == pytest.approx(float(fingerprint(x[None])), rel=1e-5)
+            assert seen[split, 60, f"{name}_checksum"] == pytest.approx(float(checksum(x[None])), rel=1e-5)
 
 
 def test_a_fingerprint_tells_any_change_and_any_other_order_but_not_rounding() -> None:
     x = torch.rand(1, 16, 8, dtype=torch.float64)
-    told = float(fingerprint(x))
-    assert float(fingerprint(x.float())) == pytest.approx(told, rel=1e-5)
-    assert abs(float(fingerprint(x.roll(1, 1))) - told) > 1e-2
-    assert abs(float(fingerprint(x.flip(2))) - told) > 1e-2
+    told = float(checksum(x))
+    assert float(checksum(x.float())) == pytest.approx(told, rel=1e-5)
+    assert abs(float(checksum(x.roll(1, 1))) - told) > 1e-2
+    assert abs(float(checksum(x.flip(2))) - told) > 1e-2
     changed = x.clone()
     changed[0, 7, 3] += 0.1
-    assert abs(float(fingerprint(changed)) - told) > 1e-3
-    both = fingerprint(torch.cat([x, changed]))
-    assert both.tolist() == pytest.approx([told, float(fingerprint(changed))])
+    assert abs(float(checksum(changed)) - told) > 1e-3
+    both = checksum(torch.cat([x, changed]))
+    assert both.tolist() == pytest.approx([told, float(checksum(changed))])
 
 
 def test_the_loss_is_the_mean_since_the_last_point() -> None:
@@ -233,7 +233,7 @@ def test_dropout_is_repeatable_and_off_in_evaluation() -> None:
         network = build(one.run, one.task, Dropping, "cpu")
         with surroundings(one.run, "cpu"):
             seen = [tuple(score[:5]) for score in train(one.run, one.task, network, "cpu")]
-        first, second = (evaluate(one.run, one.task, network, "cpu", "selection") for _ in range(2))
+        first, second = (evaluate(one.run, one.task, network, "cpu", "validation") for _ in range(2))
         assert first == second
         assert network.training
         return seen
@@ -262,7 +262,7 @@ def test_a_result_that_is_no_number_is_a_divergence() -> None:
     one = job(models="linattn", steps="2")
     network = build(one.run, one.task, Dropping, "cpu")
     network.register_forward_hook(lambda module, _, output: output if module.training else output / 0)
-    with pytest.raises(DivergedError, match="nmse of the selection split is not finite"):
+    with pytest.raises(DivergedError, match="nmse of the validation split is not finite"):
         list(train(one.run, one.task, network, "cpu"))
 
 
@@ -314,12 +314,12 @@ def test_the_share_of_test_inputs_that_training_met() -> None:
     network = build(one.run, one.task, one.model, "cpu")
     seen = {tuple(row) for step in (1, 2, 3) for row in one.task.train_batch(16, seed=0, step=step).inputs.tolist()}
     test = [tuple(row) for batch in one.task.split("test") for row in batch.inputs.tolist()]
-    share = next(s.value for s in train(one.run, one.task, network, "cpu") if s.metric == "seen_in_training")
+    share = next(s.value for s in train(one.run, one.task, network, "cpu") if s.metric == "train_test_overlap")
     assert share == pytest.approx(sum(row in seen for row in test) / len(test))
     assert 0 < share < 1
     wide = job(task="count-in-row", L="40", models="ssm", task_settings=("test_size=256",), steps="3")
     network = build(wide.run, wide.task, wide.model, "cpu")
-    assert "seen_in_training" not in {s.metric for s in train(wide.run, wide.task, network, "cpu")}
+    assert "train_test_overlap" not in {s.metric for s in train(wide.run, wide.task, network, "cpu")}
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
@@ -358,7 +358,7 @@ def test_keys_change_with_everything_that_changes_the_numbers_and_nothing_else()
     assert job(model_settings=("N=4",)).run.key == base.key, "the resolved value is what counts"
     assert job(positions="none").run.key == base.key
     assert job(degree="4").run.key == base.key
-    as_cuda = expand(Request(task="polyreg", models="s6", L="4"), "cpu")
+    as_cuda = expand(SweepSpec(task="polyreg", models="s6", L="4"), "cpu")
     assert len({j.run.key for j in as_cuda}) == 3
 
 
@@ -378,5 +378,5 @@ def test_a_run_survives_its_row_and_its_command() -> None:
             request[name].append(value)
         else:
             request[name] = value
-    (again,) = expand(Request(**request), "cpu")
+    (again,) = expand(SweepSpec(**request), "cpu")
     assert again.run == one.run

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from expbench import files
 from expbench.console.progress import counting
 from expbench.data.corpus import tokenizers
-from expbench.data.corpus.sources import PUBLISHED, SPLITS, Fingerprint, Source, Split, chunks, words
+from expbench.data.corpus.sources import PUBLISHED, SPLITS, Checksum, Source, Split, chunks, words
 from expbench.data.corpus.tokenizers import Choice, Tokenizer
 from expbench.errors import BadInput, first_line
 from expbench.results.provenance import installed
@@ -95,8 +95,8 @@ def prepare(source: Source, choice: Choice, splits: Iterable[Split] = SPLITS) ->
     kept = folder()
     try:
         kept.mkdir(parents=True, exist_ok=True)
-        files.sweep_away(kept)
-        told = {split: source.fingerprint(split) for split in splits}
+        files.remove_stale(kept)
+        told = {split: source.checksum(split) for split in splits}
         tokenizer = _tokenizer(source, choice, told, kept)
         return Corpus(source, choice, tokenizer, {name: _split(source, name, told[name], tokenizer, kept) for name in told})
     except OSError as error:
@@ -105,11 +105,11 @@ def prepare(source: Source, choice: Choice, splits: Iterable[Split] = SPLITS) ->
         ) from error
 
 
-def _tokenizer(source: Source, choice: Choice, told: Mapping[Split, Fingerprint], kept: Path) -> Tokenizer:
+def _tokenizer(source: Source, choice: Choice, told: Mapping[Split, Checksum], kept: Path) -> Tokenizer:
     """Return the tokenizer of a choice; tokenizers trained on the training split are cached."""
     if choice.kind == "gpt2":
         return tokenizers.make(choice, ())
-    training = told.get("train") or source.fingerprint("train")
+    training = told.get("train") or source.checksum("train")
     inputs = {
         **_made_by(),
         "training": training.sha256,
@@ -126,7 +126,7 @@ def _tokenizer(source: Source, choice: Choice, told: Mapping[Split, Fingerprint]
     return tokenizer
 
 
-def _split(source: Source, split: Split, told: Fingerprint, tokenizer: Tokenizer, kept: Path) -> Tokens:
+def _split(source: Source, split: Split, told: Checksum, tokenizer: Tokenizer, kept: Path) -> Tokens:
     """Return a tokenized split, from its cached files if they match their header, else from its text."""
     inputs = {**_made_by(), "text": told.sha256, "tokenizer": tokenizer.sha256}
     key = _key(inputs)
@@ -140,7 +140,7 @@ def _split(source: Source, split: Split, told: Fingerprint, tokenizer: Tokenizer
 
 
 def _tokenise(
-    source: Source, split: Split, told: Fingerprint, tokenizer: Tokenizer, dtype: np.dtype[Any], target: Path
+    source: Source, split: Split, told: Checksum, tokenizer: Tokenizer, dtype: np.dtype[Any], target: Path
 ) -> dict[str, Any]:
     """Write the ids of a split, and return the entries for its header."""
     words_, count, lines = 0, 0, 0

@@ -39,7 +39,7 @@ FOLDER = (
 )
 
 
-class Fingerprint(NamedTuple):
+class Checksum(NamedTuple):
     """The checksum of a split. sha256: hash of its text in UTF-8. lines: number of lines."""
 
     sha256: str
@@ -80,7 +80,7 @@ class Source:
             for line in row.removesuffix("\n").split("\n"):
                 yield line if line.strip() else ""
 
-    def fingerprint(self, split: Split) -> Fingerprint:
+    def checksum(self, split: Split) -> Checksum:
         """Return the checksum of a split's text. Raises `BadInput` if the split has no text."""
         digest, lines, found = hashlib.sha256(), 0, False
         for some in chunks(self.lines(split)):
@@ -89,7 +89,7 @@ class Source:
             found = found or any(some)
         if not found:
             raise BadInput(f"the {split} split of {self.path or self.name} has no text")
-        return Fingerprint(digest.hexdigest(), lines)
+        return Checksum(digest.hexdigest(), lines)
 
     def _fetched(self, split: Split) -> Iterator[str]:
         instead = f"or give the path of {FOLDER}"

@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from expbench.inspection.layer_check.subject import Answer, Layer, call, difference, largest
+from expbench.inspection.layer_check.layer import CheckResult, Layer, call, difference, largest
 
 _EVERY_POSITION = 6  # up to this length, sequences are changed after every token
 
 
-def causality(layer: Layer) -> Answer:
+def causality(layer: Layer) -> CheckResult:
     """Check that y_1..y_t and the gradient of y_t do not depend on later tokens, one step ahead or many."""
     longer = [length for length in layer.lengths if length > 1]
     if not longer:
-        return Answer("unsupported", "a length above 1 is needed")
+        return CheckResult("unsupported", "a length above 1 is needed")
     checked = 0
     # Batch normalisation in training mode also leaks the future; one length is enough to detect it
     for training, lengths in ((False, longer), (True, longer[-1:])):
@@ -26,9 +26,9 @@ def causality(layer: Layer) -> Answer:
             for t in _kept(length):
                 leak = _leak(layer, y, x, call(module, torch.cat([x[:, :t].detach(), other[:, t:]], 1)), t)
                 if leak is not None:
-                    return Answer("fail", f"{leak}{mode}{layer.said}")
+                    return CheckResult("fail", f"{leak}{mode}{layer.said}")
                 checked += 1
-    return Answer("pass", f"outputs and gradients at {checked} positions, also in training mode{layer.said}")
+    return CheckResult("pass", f"outputs and gradients at {checked} positions, also in training mode{layer.said}")
 
 
 def _kept(length: int) -> list[int]:
@@ -55,7 +55,7 @@ def _leak(layer: Layer, y: Tensor, x: Tensor, changed: Tensor, t: int) -> str | 
     return None
 
 
-def batch_independence(layer: Layer) -> Answer:
+def batch_independence(layer: Layer) -> CheckResult:
     """Check that the output of a sequence does not depend on its neighbours, its index in the batch or the batch size."""
     for training in (False, True):
         x, others = layer.tokens(3, layer.longest), 3 * layer.tokens(3, layer.longest, seed=2)
@@ -73,5 +73,5 @@ def batch_independence(layer: Layer) -> Answer:
                 apart = difference(layer.precision, z, y[i], largest(y))
                 if apart is not None:
                     mode = " in training mode" if training else ""
-                    return Answer("fail", f"a sequence's output changes {how} by {apart:.1e}{mode}{layer.said}")
-    return Answer("pass", f"other neighbours, another index, alone; also in training mode{layer.said}")
+                    return CheckResult("fail", f"a sequence's output changes {how} by {apart:.1e}{mode}{layer.said}")
+    return CheckResult("pass", f"other neighbours, another index, alone; also in training mode{layer.said}")

@@ -7,35 +7,35 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from expbench.inspection.layer_check.subject import TINY, Answer, Layer, checked_output, largest, set_generators
+from expbench.inspection.layer_check.layer import TINY, CheckResult, Layer, checked_output, largest, set_generators
 from expbench.mixer import unsupported
 from expbench.run import DType
 
 _ROUNDINGS = 16  # tolerance, in multiples of the effect of one rounding
 
 
-def double(layer: Layer) -> Answer:
+def double(layer: Layer) -> CheckResult:
     """Check that float64 results are finite, and not computed in float32. A layer without float64 omits it from `dtypes`."""
     if layer.double.verdict != "pass":
         return layer.double
     y, grad = _with_gradient(layer.build(), layer.tokens(2, layer.longest), "float64")
     if not bool((y.isfinite() & grad.isfinite()).all()):
-        return Answer("fail", f"outputs or gradients of {layer.longest} tokens are not finite")
-    return Answer("pass", f"finite, and {layer.double.detail}")
+        return CheckResult("fail", f"outputs or gradients of {layer.longest} tokens are not finite")
+    return CheckResult("pass", f"finite, and {layer.double.detail}")
 
 
-def narrow(layer: Layer, name: DType) -> Answer:
+def narrow(layer: Layer, name: DType) -> CheckResult:
     """Check that outputs and input gradients are finite, and as close to float64 as rounding allows."""
     why = unsupported(layer.cls, width=layer.width, dtype=name, device="cpu")
     if why is not None:
-        return Answer("unsupported", why)
+        return CheckResult("unsupported", why)
     eps = torch.finfo(getattr(torch, name)).eps
     x = layer.tokens(2, layer.longest, dtype=torch.float32)
     found = _with_gradient(layer.build(dtype=torch.float32), x, name)
     if not all(bool(y.isfinite().all()) for y in found):
-        return Answer("fail", f"outputs or gradients of {layer.longest} tokens are not finite")
+        return CheckResult("fail", f"outputs or gradients of {layer.longest} tokens are not finite")
     if layer.precision.name == name:
-        return Answer("pass", "finite; no float64 to compare with")
+        return CheckResult("pass", "finite; no float64 to compare with")
     # The tolerance follows from the effect of one rounding error in every token and parameter. A correct implementation
     # rounds more often, but each time by less than half as much.
     reference, wide = layer.build(), x.to(layer.precision.dtype)
@@ -55,9 +55,9 @@ def narrow(layer: Layer, name: DType) -> Answer:
         allowed = _ROUNDINGS * (eps * scale + largest(near - true))
         if not apart <= allowed:
             bound = f"rounding explains {allowed / scale:.1e}"
-            return Answer("fail", f"{what} differ by {apart / scale:.1e} from {layer.precision.name}; {bound}")
+            return CheckResult("fail", f"{what} differ by {apart / scale:.1e} from {layer.precision.name}; {bound}")
         worst = max(worst, apart / scale)
-    return Answer("pass", f"finite, outputs and gradients within {worst:.0e} of {layer.precision.name}")
+    return CheckResult("pass", f"finite, outputs and gradients within {worst:.0e} of {layer.precision.name}")
 
 
 def _with_gradient(module: nn.Module, x: Tensor, name: DType) -> tuple[Tensor, Tensor]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from expbench.inspection.layer_check.subject import TINY, Answer, Layer, call
+from expbench.inspection.layer_check.layer import TINY, CheckResult, Layer, call
 
 
-def gradients(layer: Layer) -> Answer:
+def gradients(layer: Layer) -> CheckResult:
     """Compare the autograd derivative of a random functional with central differences, for each tensor."""
     precision = layer.precision
     module, x = layer.build(), layer.tokens(2, layer.longest).requires_grad_()
@@ -36,8 +36,8 @@ def gradients(layer: Layer) -> Answer:
             larger = max(abs(slope), abs(stated))
             if not abs(slope - stated) <= precision.slope * larger + precision.slope_floor * scale:
                 what = f"the gradient of {name} is {stated:.6g}, central differences give {slope:.6g}"
-                return Answer("fail", f"{what} in a random direction{layer.said}")
+                return CheckResult("fail", f"{what} in a random direction{layer.said}")
             worst = max(worst, abs(slope - stated) / max(larger, scale, TINY))
-    return Answer(
+    return CheckResult(
         "pass", f"the input and {len(named) - 1} parameters, within {worst:.0e} of central differences{layer.said}"
     )

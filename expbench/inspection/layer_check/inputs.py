@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from expbench.errors import first_line
-from expbench.inspection.layer_check.subject import Answer, Layer, call, difference, largest
-from expbench.ops.backends import Unable
+from expbench.inspection.layer_check.layer import CheckResult, Layer, call, difference, largest
+from expbench.ops.backends import BackendUnsupported
 
 
-def shapes(layer: Layer) -> Answer:
+def shapes(layer: Layer) -> CheckResult:
     """Check that the layer maps (B, L, D) to (B, L, D) in the dtype of the input, at every size."""
     wrong, sizes = [], 0
     for width in layer.widths:
@@ -19,17 +19,17 @@ def shapes(layer: Layer) -> Answer:
                 sizes += 1
                 try:
                     call(module, layer.tokens(batch, length, width=width))
-                except Unable:
+                except BackendUnsupported:
                     raise
                 except (Exception, SystemExit) as error:  # a plugin is third-party code
                     wrong.append(f"B={batch}, L={length}, D={width}: {first_line(error)}")
     if wrong:
-        return Answer("fail", f"{wrong[0]} ({len(wrong)} of {sizes} sizes fail){layer.said}")
+        return CheckResult("fail", f"{wrong[0]} ({len(wrong)} of {sizes} sizes fail){layer.said}")
     widths, lengths = (", ".join(map(str, some)) for some in (layer.widths, layer.lengths))
-    return Answer("pass", f"D {widths}; L {lengths}; B 1, 3{layer.said}")
+    return CheckResult("pass", f"D {widths}; L {lengths}; B 1, 3{layer.said}")
 
 
-def layout(layer: Layer) -> Answer:
+def layout(layer: Layer) -> CheckResult:
     """Check that the output does not depend on the memory layout, and that the input is not modified."""
     module, x = layer.build(), layer.tokens(3, layer.longest)
     inputs = {
@@ -43,7 +43,7 @@ def layout(layer: Layer) -> Answer:
         expected = call(module, before.clone())
         apart = difference(layer.precision, call(module, laid), expected, largest(expected))
         if apart is not None:
-            return Answer("fail", f"the output changes by {apart:.1e} for an input laid out {kind}{layer.said}")
+            return CheckResult("fail", f"the output changes by {apart:.1e} for an input laid out {kind}{layer.said}")
         if not torch.equal(laid, before):
-            return Answer("fail", "it modifies its input")
-    return Answer("pass", f"{', '.join(inputs)}; the input is not modified{layer.said}")
+            return CheckResult("fail", "it modifies its input")
+    return CheckResult("pass", f"{', '.join(inputs)}; the input is not modified{layer.said}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from expbench.inspection.layer_check.subject import (
+from expbench.inspection.layer_check.layer import (
     TORCHS,
-    Answer,
+    CheckResult,
     Layer,
     checked_output,
     dropouts,
@@ -17,7 +17,7 @@ from expbench.inspection.layer_check.subject import (
 )
 
 
-def determinism(layer: Layer) -> Answer:
+def determinism(layer: Layer) -> CheckResult:
     """Check that two calls give identical bits, forward and backward, that no random generator advances, and that the
     constructor is deterministic given the seed.
 
@@ -39,7 +39,7 @@ def determinism(layer: Layer) -> Answer:
     states = [module.state_dict() for module in constructed]
     for name, value in states[0].items():
         if isinstance(value, Tensor) and not torch.equal(value, states[1][name]):
-            return Answer("fail", f"{name} differs between two layers constructed with one seed")
+            return CheckResult("fail", f"{name} differs between two layers constructed with one seed")
     drops = bool(dropouts(constructed[0]))
     for training in (False, True):
         mode = "in training mode " if training else ""
@@ -57,6 +57,6 @@ def determinism(layer: Layer) -> Answer:
         if different:
             what = f"{mode}results for the same input differ by {max(different):.1e}{'; it ' if drawn else ''}{what}"
         if what:
-            return Answer("fail", f"{what}{layer.said}")
+            return CheckResult("fail", f"{what}{layer.said}")
     how = "identical bits in two calls, also in training mode"
-    return Answer("pass", f"{how}{' for equal torch seeds (it has dropout)' if drops else ''}{layer.said}")
+    return CheckResult("pass", f"{how}{' for equal torch seeds (it has dropout)' if drops else ''}{layer.said}")

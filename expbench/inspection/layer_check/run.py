@@ -20,19 +20,19 @@ from expbench import contracts, plugins
 from expbench.console.formatting import aligned
 from expbench.errors import BadInput, first_line
 from expbench.inspection.layer_check import causality, dtypes, gradients, inputs, randomness, stacking, statements
-from expbench.inspection.layer_check.subject import Answer, Layer, Verdict
+from expbench.inspection.layer_check.layer import CheckResult, Layer, Verdict
 from expbench.mixer import unsupported
-from expbench.ops.backends import Unable
+from expbench.ops.backends import BackendUnsupported
 from expbench.run import DType
 from expbench.settings import Value, resolve
-from expbench.sweep import request
+from expbench.sweep import spec
 from expbench.task import LONGEST
 
 _COUNTED: dict[Verdict, str] = {"pass": "passed", "fail": "failed", "unsupported": "unsupported", "not stated": "not stated"}
 _OTHER_WIDTHS = (8, 16, 32, 64)  # tried if a layer refuses all requested widths, as kernels with fixed tiles do
 
 
-class Finding(NamedTuple):
+class Check(NamedTuple):
     """Name, verdict and one-line detail of a check."""
 
     what: str
@@ -46,7 +46,7 @@ def check(
     widths: Sequence[int] = (1, 2, 4, 7),
     lengths: Sequence[int] = (1, 2, 5, 16),
     settings: Sequence[str] = (),
-) -> list[Finding]:
+) -> list[Check]:
     """Check the layer `name` (as in ``run --models``) with settings such as ``N=2`` (as in ``run -m``).
 
     The checks are independent: an exception fails only its own check. Raise `BadInput` for an unknown layer, for one that
@@ -57,7 +57,7 @@ def check(
             raise BadInput(f"{option}: {', '.join(map(str, sizes)) or 'none'} is not a list of sizes in 1 to {LONGEST}")
     plugin = plugins.find("model", name)
     cls = contracts.load_model(plugin)
-    given = request.assignments(settings, "-m", [name], "model", name)
+    given = spec.assignments(settings, "-m", [name], "model", name)
     for setting, texts in given.items():
         if len(texts) != 1:
             raise BadInput(f"-m {setting}={','.join(texts)}: check takes one value per setting")
@@ -66,7 +66,7 @@ def check(
         return _findings(cls, plugin.name, values, widths, lengths)
 
 
-def text(findings: Sequence[Finding]) -> str:
+def text(findings: Sequence[Check]) -> str:
     """Return the findings as a table, with the number of each verdict."""
     counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in _COUNTED}
     counted = ", ".join(f"{count} {_COUNTED[verdict]}" for verdict, count in counts.items() if count)
@@ -90,9 +90,9 @@ def _surroundings() -> Iterator[None]:
 
 def _findings(
     cls: type[nn.Module], name: str, values: dict[str, Value], widths: Sequence[int], lengths: Sequence[int]
-) -> list[Finding]:
+) -> list[Check]:
     asked = [(width, _refused(cls, values, width)) for width in dict.fromkeys(widths)]
-    findings = [Finding(f"width {width}", "unsupported", why) for width, why in asked if why]
+    findings = [Check(f"width {width}", "unsupported", why) for width, why in asked if why]
     supported = [width for width, why in asked if why is None]
     if not supported:
         declared: Any = getattr(cls, "widths", None)
@@ -105,7 +105,7 @@ def _findings(
             )
         return findings
     layer = Layer(cls, values, tuple(supported), tuple(sorted(set(lengths))))
-    each: dict[str, Callable[[], Answer]] = {
+    each: dict[str, Callable[[], CheckResult]] = {
         "shape and dtype": lambda: inputs.shapes(layer),
         "memory layout": lambda: inputs.layout(layer),
         "causality": lambda: causality.causality(layer),
@@ -122,14 +122,14 @@ def _findings(
     return findings + [_guarded(what, ask) for what, ask in each.items()]
 
 
-def _guarded(what: str, ask: Callable[[], Answer]) -> Finding:
+def _guarded(what: str, ask: Callable[[], CheckResult]) -> Check:
     try:
         verdict, detail = ask()
-    except Unable as error:
+    except BackendUnsupported as error:
         verdict, detail = "unsupported", first_line(error)
     except (Exception, SystemExit) as error:  # a plugin is third-party code
         verdict, detail = "fail", first_line(error)
-    return Finding(what, verdict, " ".join(detail.split()))
+    return Check(what, verdict, " ".join(detail.split()))
 
 
 def _dtypes(cls: type) -> list[DType]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from expbench.data.rng import Draws
+from expbench.data.rng import CounterRNG
 from expbench.errors import first_line
-from expbench.inspection.layer_check.subject import TINY, Answer, Layer, dropouts, largest, set_generators
+from expbench.inspection.layer_check.layer import TINY, CheckResult, Layer, dropouts, largest, set_generators
 from expbench.nn.network import Network
 from expbench.task import Batch, Score, Task
 from expbench.training.ensemble import Ensemble
@@ -23,9 +23,9 @@ class _Probe(Task):
     """A minimal task for a network: as many channels as the layer is wide, every position read."""
 
     width: int
-    headline = "loss"
+    primary_metric = "loss"
     higher_is_better = False
-    solved_at = 0.0
+    success_threshold = 0.0
     readout = "all"
 
     @property
@@ -36,7 +36,7 @@ class _Probe(Task):
     def outputs(self) -> int:
         return self.width
 
-    def batch(self, draws: Draws, size: int) -> Batch:
+    def batch(self, rng: CounterRNG, size: int) -> Batch:
         raise NotImplementedError
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -49,10 +49,10 @@ class _Probe(Task):
         raise NotImplementedError
 
 
-def stacking(layer: Layer) -> Answer:
+def stacking(layer: Layer) -> CheckResult:
     """Compare two networks with the layer, evaluated as one stack of runs, with each network alone."""
     if dropouts(layer.construct()):
-        return Answer("unsupported", "not stacked: dropout needs random numbers per run, which a stack does not have")
+        return CheckResult("unsupported", "not stacked: dropout needs random numbers per run, which a stack does not have")
     task = _Probe(L=layer.longest, width=layer.width)
     networks = []
     for seed in (0, 1):
@@ -73,15 +73,15 @@ def stacking(layer: Layer) -> Answer:
     try:
         together = _outputs_and_gradients(Ensemble(networks), task, inputs, targets, shared)
     except (Exception, SystemExit) as error:  # vmap raises various errors
-        return Answer("unsupported", f"not stacked: vmap fails: {first_line(error)}")
+        return CheckResult("unsupported", f"not stacked: vmap fails: {first_line(error)}")
     expected = [torch.cat(own) for own in zip(*alone, strict=True)]
     apart = [largest(x - y) / max(largest(y), TINY) for x, y in zip(together, expected, strict=True)]
     worst = max(apart, key=lambda value: math.inf if math.isnan(value) else value)
     if not worst <= TOLERANCE[layer.precision.name]:  # the tolerance of training
-        return Answer(
+        return CheckResult(
             "fail", f"under vmap over two sets of parameters, outputs or gradients differ by {worst:.1e}{layer.said}"
         )
-    return Answer("pass", f"outputs and gradients of two networks, stacked and alone, within {worst:.0e}{layer.said}")
+    return CheckResult("pass", f"outputs and gradients of two networks, stacked and alone, within {worst:.0e}{layer.said}")
 
 
 def _outputs_and_gradients(ensemble: Ensemble, task: Task, inputs: Tensor, targets: Tensor, shared: Tensor) -> list[Tensor]:

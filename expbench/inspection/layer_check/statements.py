@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from expbench.inspection.layer_check.subject import TINY, Answer, Layer, call
+from expbench.inspection.layer_check.layer import TINY, CheckResult, Layer, call
 from expbench.mixer import state_size
 from expbench.nn.network import stack_reach
 from expbench.theory.degree import degree_of, generic, has_degree, order_of
@@ -19,7 +19,7 @@ _FUTURES, _SPARE_ROWS = 3, 8  # extra rows beyond the expected rank, so that ran
 _HIGHEST_DEGREE, _LINE_LENGTH = 1 << 12, 4  # highest degree to measure, and sequence length for it
 
 
-def state(layer: Layer) -> Answer:
+def state(layer: Layer) -> CheckResult:
     """Compare the declared state size with the rank of the Jacobian of later outputs in earlier tokens.
 
     If the outputs after position k depend on the first k tokens through s numbers, differentiably, then the rank is at most
@@ -34,13 +34,13 @@ def state(layer: Layer) -> Answer:
         k *= 2
         declared = state_size(module, k)
     if declared is not None and (not isinstance(declared, int) or declared < 0):
-        return Answer("fail", f"state_size({k}) is {declared!r}, not a whole number")
+        return CheckResult("fail", f"state_size({k}) is {declared!r}, not a whole number")
     rank, most = _rank(layer, module, k, _STATE_COLUMNS if declared is None else min(_STATE_COLUMNS, declared))
     seen = ", the most this check can detect" if rank == most else ""
     needed = f"at least {rank} needed after {k} tokens{seen} (D={width}){layer.said}"
     if declared is None:
-        return Answer("not stated", needed)
-    return Answer("fail" if declared < rank else "pass", f"declares {declared}, {needed}")
+        return CheckResult("not stated", needed)
+    return CheckResult("fail" if declared < rank else "pass", f"declares {declared}, {needed}")
 
 
 def _rank(layer: Layer, module: nn.Module, k: int, expected: int) -> tuple[int, int]:
@@ -68,7 +68,7 @@ def _rank(layer: Layer, module: nn.Module, k: int, expected: int) -> tuple[int, 
     return int((values > precision.rank * values[0]).sum()), len(values)
 
 
-def reach(layer: Layer) -> Answer:
+def reach(layer: Layer) -> CheckResult:
     """Compare the declared reach with the degree and interaction order that `expbench.theory.degree` measures exactly."""
     declared = stack_reach([layer.construct()], _LINE_LENGTH, residual=False)
     module = _AtTheEnd(generic(layer.construct()))
@@ -83,13 +83,13 @@ def reach(layer: Layer) -> Answer:
         order = order_of(module, _LINE_LENGTH, layer.width)
     except NotPolynomial as why:
         if declared is None:
-            return Answer("not stated", f"not a polynomial ({why.operation})")
-        return Answer("fail", f"{stated}, but is not a polynomial ({why.operation})")
+            return CheckResult("not stated", f"not a polynomial ({why.operation})")
+        return CheckResult("fail", f"{stated}, but is not a polynomial ({why.operation})")
     measured = f"has degree {'above the measured range' if degree is None else degree} and order {order} (L={_LINE_LENGTH})"
     if declared is None:
-        return Answer("not stated", f"it is polynomial: {measured}")
+        return CheckResult("not stated", f"it is polynomial: {measured}")
     above = degree is None or degree > declared.degree[-1] or order > declared.order[-1]
-    return Answer("fail" if above else "pass", f"{stated}, {measured}")
+    return CheckResult("fail" if above else "pass", f"{stated}, {measured}")
 
 
 class _AtTheEnd(nn.Module):

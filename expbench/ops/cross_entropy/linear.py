@@ -86,7 +86,7 @@ def _cost(logits: Tensor, wanted: Tensor, classes: int) -> tuple[Tensor, Tensor]
     logits: (rows, V or more), of which only the first V = `classes` columns count; wanted: (rows,) int64. The gradient
     has the shape of logits, is 0 in the other columns, and may reuse the memory of the logits.
     """
-    if logits.is_cuda and logits.dtype != torch.float64 and backends.absent("triton") is None:
+    if logits.is_cuda and logits.dtype != torch.float64 and backends.unavailable_reason("triton") is None:
         from expbench.ops.cross_entropy.triton_kernel import cost
 
         return cost(logits, wanted, classes)

@@ -30,7 +30,7 @@ _INDEX_LIMIT = 1 << 31  # number of stored states, which the extension indexes w
 
 
 @functools.cache
-def absent() -> str | None:
+def unavailable_reason() -> str | None:
     """Return why the extension is unavailable on this machine and how to install it, or None; it is probed by a call."""
     try:
         extension = _extension()

@@ -18,7 +18,7 @@ from expbench.ops.selective.problem import Form, Gradients, Inputs, Outputs
 from expbench.ops.selective.torch_tiles import Chunk, Shared, Size, by_lane, walk, write
 
 
-def absent() -> str | None:
+def unavailable_reason() -> str | None:
     """Return None: the backend works on every machine."""
     return None
 

@@ -40,7 +40,7 @@ class Tile(NamedTuple):
 
 
 @cache
-def absent() -> str | None:
+def unavailable_reason() -> str | None:
     """Return why Triton is unavailable on this machine and how to install it, or None; a scan of two steps probes it."""
     try:
         import triton

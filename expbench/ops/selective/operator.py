@@ -31,7 +31,7 @@ _LIBRARY = torch.library.Library("expbench", "FRAGMENT")
 class Implementation(Protocol):
     """The functions of a backend module of this package."""
 
-    def absent(self) -> str | None:
+    def unavailable_reason(self) -> str | None:
         """Return why the backend is unavailable on this machine and how to install it, or None; probe once, by a call."""
 
     def unsupported(self, inputs: Inputs, form: Form) -> str | None:
@@ -61,7 +61,7 @@ class Implementation(Protocol):
 def choose(inputs: Inputs, form: Form, backend: str) -> tuple[str, Implementation]:
     """Return name and module of the implementation: that of `backend`, or for ``auto`` the best one for the inputs.
 
-    Raises `BadInput` if a named backend is unavailable on this machine, and `Unable` if it does not support this problem.
+    Raises `BadInput` if a named backend is unavailable on this machine, and `BackendUnsupported` if it does not support this problem.
     """
     if backend == "auto":
         name = "triton" if inputs.u.is_cuda and _suits("triton", inputs, form) else "torch"
@@ -70,12 +70,12 @@ def choose(inputs: Inputs, form: Form, backend: str) -> tuple[str, Implementatio
     module = implementation(backend)
     reason = module.unsupported(inputs, form)
     if reason is not None:
-        raise backends.Unable(f"{OPERATION}: backend {backend!r} does not support this problem: {reason}")
+        raise backends.BackendUnsupported(f"{OPERATION}: backend {backend!r} does not support this problem: {reason}")
     return backend, module
 
 
 def _suits(name: str, inputs: Inputs, form: Form) -> bool:
-    return backends.absent(name) is None and implementation(name).unsupported(inputs, form) is None
+    return backends.unavailable_reason(name) is None and implementation(name).unsupported(inputs, form) is None
 
 
 def implementation(name: str) -> Implementation:

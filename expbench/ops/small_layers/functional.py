@@ -26,7 +26,9 @@ _PROGRAMS = 2048  # enough to fill any GPU; more would only add partial sums
 
 def available() -> bool:
     """Return whether there is a GPU with Triton, and no other backend is forced."""
-    return torch.cuda.is_available() and backends.forced() in (None, "triton") and backends.absent("triton") is None
+    return (
+        torch.cuda.is_available() and backends.forced() in (None, "triton") and backends.unavailable_reason("triton") is None
+    )
 
 
 class Narrow(TorchFunctionMode):

@@ -19,19 +19,19 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from expbench.claims import formatting
-from expbench.claims.verdicts import Finding
+from expbench.claims.verdicts import ClaimResult
 from expbench.report import document as report
 from expbench.report import tables
-from expbench.report.document import Claims, Document, Picture, Section, Table
+from expbench.report.document import Claims, Document, FigureBlock, Section, Table
 from expbench.report.html.figure import inline
-from expbench.results.cells import Cell
+from expbench.results.configurations import Configuration
 
 _MOST_LINES = 2000  # of all result tables on a page; a line with its runs has about 1.5 kB
 _MOST_OTHER = 1000  # lines of any other table
 _SENTENCE = 40  # characters; a column with longer texts is wrapped
 _LARGEST_FIGURE = 800_000  # characters
 _KEY = 12  # digits of a key: enough to distinguish 100,000 runs, and accepted by `expbench trace`
-_KINDS: dict[type, str] = {Table: "table", Picture: "picture", Claims: "claims", str: "text"}
+_KINDS: dict[type, str] = {Table: "table", FigureBlock: "picture", Claims: "claims", str: "text"}
 # Columns with a verdict or a reading, and the colour of each word; the word itself is always shown.
 _JUDGED = ("verdict", "reading")
 _TONES = {
@@ -84,7 +84,7 @@ class Card(NamedTuple):
     shown: the decided verdicts, or all if none is decided. folded: the undecided verdicts, if others are decided.
     """
 
-    finding: Finding
+    finding: ClaimResult
     counts: list[tuple[str, Markup]]
     evidence: str
     shown: Verdicts | None
@@ -116,8 +116,8 @@ class _Page:
             self.room[id(table)] = min(len(table.lines), left if table.main else _MOST_OTHER)
             if table.main:
                 left -= self.room[id(table)]
-                for (cell,) in table.cells[: self.room[id(table)]]:
-                    self.names[id(cell)] = report.name(cell)
+                for (configuration,) in table.configurations[: self.room[id(table)]]:
+                    self.names[id(configuration)] = report.name(configuration)
         self.known = set(self.names.values())
 
     def render(self) -> str:
@@ -157,11 +157,11 @@ class _Page:
         judged = {i for i in columns if table.header[i] in _JUDGED}
         for index, texts in enumerate(table.lines[: self.room.get(id(table), len(table.lines))]):
             shown = [_judged(texts[i]) if i in judged else _cell(texts[i]) for i in columns]
-            cells = table.cells[index] if table.cells else []
+            configurations = table.configurations[index] if table.configurations else []
             if table.main:
-                yield Line(shown, self.names[id(cells[0])], source(cells[0]), [])
+                yield Line(shown, self.names[id(configurations[0])], source(configurations[0]), [])
             else:
-                yield Line(shown, "", None, self.links(cells))
+                yield Line(shown, "", None, self.links(configurations))
 
     def numeric(self, table: Table) -> list[bool]:
         """Return for each visible column whether it contains numbers."""
@@ -172,9 +172,12 @@ class _Page:
         """Return for each visible column whether it contains long texts, which are wrapped."""
         return [max((len(line[i]) for line in table.lines), default=0) > _SENTENCE for i in self.columns(table)]
 
-    def links(self, cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    def links(self, configurations: Sequence[Configuration]) -> list[tuple[str, str]]:
         """Return name and label of those configurations that are on the page."""
-        named = [(self.names.get(id(cell)) or report.name(cell), str(cell["model"])) for cell in cells]
+        named = [
+            (self.names.get(id(configuration)) or report.name(configuration), str(configuration["model"]))
+            for configuration in configurations
+        ]
         return [(name, label) for name, label in named if name in self.known]
 
     def cards(self, claims: Claims) -> tuple[list[Card], list[Card]]:
@@ -186,7 +189,7 @@ class _Page:
             (folded if undecided else shown).append(self._card(finding))
         return shown, folded
 
-    def _card(self, finding: Finding) -> Card:
+    def _card(self, finding: ClaimResult) -> Card:
         own = finding.judgements
         counts = Counter(str(j.verdict) for j in own)
         badges = [
@@ -198,7 +201,7 @@ class _Page:
         parts = (self._verdicts(finding, sorted(part)) if part else None for part in (shown, folded))
         return Card(finding, badges, formatting.brief(finding), *parts)
 
-    def _verdicts(self, finding: Finding, indices: Sequence[int]) -> Verdicts:
+    def _verdicts(self, finding: ClaimResult, indices: Sequence[int]) -> Verdicts:
         header, *lines = formatting.table(finding)
         own = [finding.judgements[i] for i in indices]
         few = len(finding.judgements) <= formatting.MOST_SENTENCES
@@ -210,22 +213,22 @@ class _Page:
         )
         return Verdicts(len(own), sentences if few else [], table)
 
-    def figure(self, picture: Picture, prefix: str) -> Markup | None:
+    def figure(self, picture: FigureBlock, prefix: str) -> Markup | None:
         """Return the figure as an SVG element, or None if it is too large for the page."""
         svg = inline(picture.path.read_text(encoding="utf-8"), prefix, picture.title)
         return Markup(svg) if len(svg) <= _LARGEST_FIGURE else None
 
 
-def source(cell: Cell) -> Source:
+def source(configuration: Configuration) -> Source:
     """Return the source of the numbers of a configuration."""
-    errors = [str(error) if isinstance(error, str) else "" for error in cell.each("error")]
+    errors = [str(error) if isinstance(error, str) else "" for error in configuration.each("error")]
     runs = "\n".join(
         f"{who:>6}  {key[:_KEY]}  {what}{'  ' * bool(error)}{error.partition(chr(10))[0][:200]}"
-        for (who, what, key), error in zip(tables.each_run(cell), errors, strict=True)
+        for (who, what, key), error in zip(tables.each_run(configuration), errors, strict=True)
     )
-    seen = [dict.fromkeys(str(v) for v in cell.each(c) if tables.known(v)) for c in _VERSIONS.values()]
+    seen = [dict.fromkeys(str(v) for v in configuration.each(c) if tables.known(v)) for c in _VERSIONS.values()]
     versions = [f"{name} {', '.join(values)}" for name, values in zip(_VERSIONS, seen, strict=True) if values]
-    return Source(runs, cell.commands, "; ".join(versions))
+    return Source(runs, configuration.commands, "; ".join(versions))
 
 
 _VERSIONS = {"commit": "git_commit", "torch": "torch", "on": "device_name", "backend": "backend"}

@@ -12,7 +12,7 @@ from expbench.sweep import rows
 from expbench.sweep.controls import measure_controls
 from expbench.sweep.execution import execute
 from expbench.sweep.executor import Ended, Events, ExecutionSettings, Held, Measured, Part
-from expbench.sweep.locks import reserved
+from expbench.sweep.locks import lock
 from expbench.sweep.progress import Progress, work
 from expbench.training.family import Context, Paused, family_of
 from expbench.training.job import Job
@@ -29,7 +29,7 @@ class Local:
         left, bare = [part for part in parts if part.jobs], [part for part in parts if not part.jobs]
         while left:
             part = left.pop(0)
-            with reserved(settings.folder, part.signature) as ours:
+            with lock(settings.folder, part.signature) as ours:
                 if not ours:
                     yield Held(part)
                     left.sort(key=lambda each: -sum(map(work, each.jobs)))  # the longest first balances the processes

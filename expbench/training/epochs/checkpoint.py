@@ -54,7 +54,7 @@ class Checkpoints:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"cannot write checkpoints to {folder} ({first_line(error)})") from error
-        files.sweep_away(folder)
+        files.remove_stale(folder)
 
     def newest(self, *, quiet: bool = False) -> State | None:
         """Return the last intact checkpoint, or None if the folder has no checkpoint. quiet: do not print skipped files.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from expbench.training import cuda_graph
-from expbench.training.distributed import Group, apart
+from expbench.training.distributed import Group, no_sync
 from expbench.training.epochs.recipe import Recipe, TrainerOptions
 from expbench.training.epochs.workload import Batch, Workload
 from expbench.training.precision import precision_context
@@ -36,14 +36,14 @@ class _Loss(nn.Module):
         return self._of(batch)
 
 
-class Passes:
+class GradientAccumulator:
     """A callable that stores the gradients of a batch in the model's parameters, averaged over the process group.
 
     In eager mode torch's DistributedDataParallel reduces gradients while they are computed. A graph writes its gradients
     into fixed, contiguous memory. They are reduced in one sum after the replay, so that no process waits for another inside
     a graph.
 
-    eager_because: the reason why the capture failed, if it was tried. memory: the peak memory of the GPU in bytes until the
+    no_cuda_graph_reason: the reason why the capture failed, if it was tried. memory: the peak memory of the GPU in bytes until the
     capture, because a replay allocates nothing that torch could count.
     """
 
@@ -51,13 +51,13 @@ class Passes:
         self._recipe, self._group = recipe, group
         self._loss: nn.Module = _Loss(workload)
         self._parameters = [p for p in workload.model.parameters() if p.requires_grad]
-        self._at_once = options.at_once or recipe.batch_size
+        self._micro_batch_size = options.micro_batch_size or recipe.batch_size
         captured = options.captured and cuda_graph.possible(group.device)
         self._left = _EAGER_BATCHES if captured else None  # None: the capture is done or disabled
         self._replay: Callable[[], Tensor] | None = None
         self._batch: Batch = ()  # the graph's input
         self._beside: list[Tensor] = []  # the graph's gradients, one contiguous tensor per dtype
-        self.eager_because: str | None = None
+        self.no_cuda_graph_reason: str | None = None
         self.memory = 0
 
     def begin(self) -> None:
@@ -98,9 +98,9 @@ class Passes:
         """Accumulate the gradients of a batch over its micro-batches, adding to the existing gradients; return its loss."""
         whole, device = len(batch[0]), batch[0].device
         loss = torch.zeros((), dtype=torch.float64, device=device)
-        pieces = list(zip(*(x.split(self._at_once) for x in batch), strict=True))
+        pieces = list(zip(*(x.split(self._micro_batch_size) for x in batch), strict=True))
         for i, piece in enumerate(pieces):
-            with apart(self._loss, last=i == len(pieces) - 1):
+            with no_sync(self._loss, last=i == len(pieces) - 1):
                 with precision_context(self._recipe.dtype, device.type):
                     part = self._loss(*piece) * (len(piece[0]) / whole)
                 part.backward()
@@ -120,13 +120,13 @@ class Passes:
 
         try:
             judged = [p.grad[None] for p in with_gradient if p.grad is not None]
-            _, self._replay, self.eager_because = cuda_graph.capture(once, self._beside, judged, _ALIKE)
+            _, self._replay, self.no_cuda_graph_reason = cuda_graph.capture(once, self._beside, judged, _ALIKE)
         except torch.OutOfMemoryError:
-            self.eager_because = "memory does not suffice for a graph beside the eager passes"
+            self.no_cuda_graph_reason = "memory does not suffice for a graph beside the eager passes"
         if self._group.device.type == "cuda":
             self.memory = torch.cuda.max_memory_allocated(self._group.device)
         if self._group.any(self._replay is None):
-            self.eager_because = self.eager_because or "another process could not capture its passes"
+            self.no_cuda_graph_reason = self.no_cuda_graph_reason or "another process could not capture its passes"
             self._replay, self._beside = None, []
             self._loss = self._group.wrapped(self._loss)
 

@@ -73,7 +73,7 @@ class TrainerOptions:
     """
 
     device: str = "cpu"
-    at_once: int | None = None
+    micro_batch_size: int | None = None
     compiled: bool | None = None
     captured: bool = True
     folder: Path | None = None
@@ -83,8 +83,8 @@ class TrainerOptions:
     def __post_init__(self) -> None:
         if self.device not in ("cpu", "cuda"):
             raise unknown("device", self.device, ("cpu", "cuda"))
-        if self.at_once is not None and self.at_once < 1:
-            raise BadInput(f"at_once={self.at_once} must be 1 or more")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise BadInput(f"micro_batch_size={self.micro_batch_size} must be 1 or more")
         if self.seconds is not None and self.folder is None:
             raise BadInput(f"a time limit of {self.seconds:g} s needs a folder for checkpoints")
 

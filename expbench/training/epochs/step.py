@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from expbench.data.rng import fold
 from expbench.training.distributed import Group
-from expbench.training.epochs.gradients import Passes
+from expbench.training.epochs.gradients import GradientAccumulator
 from expbench.training.epochs.recipe import Plan, Recipe, TrainerOptions
 from expbench.training.epochs.workload import Batch, Workload
 from expbench.training.schedule import learning_rate_factor
@@ -35,7 +35,7 @@ class Steps:
         )
         name_of = {id(p): name for name, p in model.named_parameters()}
         self._trained = [(name_of[id(p)], p) for part in self._optimizer.param_groups for p in part["params"]]
-        self.passes = Passes(workload, recipe, options, group)
+        self.passes = GradientAccumulator(workload, recipe, options, group)
         self._total = torch.zeros((), dtype=torch.float64, device=group.device)
         self._broke_at = torch.zeros((), dtype=torch.int64, device=group.device)
         self._since = self.taken = 0

@@ -22,7 +22,7 @@ from expbench.training.epochs.checkpoint import Checkpoints, State
 from expbench.training.epochs.recipe import VERSION, Plan, Recipe, TrainerOptions, plan
 from expbench.training.epochs.step import Steps
 from expbench.training.epochs.workload import Batch, Workload
-from expbench.training.family import Diverged, DivergedError, Eager, Event, Paused, Reached, Scored
+from expbench.training.family import Diverged, DivergedError, Event, NoCudaGraph, Paused, Reached, Scored
 
 _LOOK_SECONDS = 2.0  # between two checks for divergence on a GPU, because each check waits for the queued kernels
 _WARM_STEPS = 5  # not timed, because they compile programs and allocate memory
@@ -73,7 +73,7 @@ class _Training:
         if compiled:
             workload.compile()
         # evaluate as many examples at a time as in a micro-batch of training, for which memory suffices
-        rows = min(options.at_once or recipe.batch_size, recipe.batch_size // group.size)
+        rows = min(options.micro_batch_size or recipe.batch_size, recipe.batch_size // group.size)
         self._evaluation = workload.evaluation(group.device, rows, compiled)
         self._steps.begin()
         self._clock = _Clock(self._steps.taken + _WARM_STEPS)
@@ -142,8 +142,8 @@ class _Training:
         """Yield the scores of an evaluation and store them. Every process must call it, for the mean loss."""
         loss, batch, found, why = self._steps.mean_loss(), self._steps.batch(), [], ""
         if self._group.leads:
-            if self._steps.passes.eager_because is not None:
-                yield Eager(self._steps.passes.eager_because)
+            if self._steps.passes.no_cuda_graph_reason is not None:
+                yield NoCudaGraph(self._steps.passes.no_cuda_graph_reason)
             self._model.eval()
             try:
                 found = self._scored(self._measured(loss, batch))
@@ -174,7 +174,7 @@ class _Training:
         higher = self._workload.higher_is_better
 
         def best(found: Sequence[Score]) -> float:
-            values = (each.value for each in found if each.headline and each.split == "selection")
+            values = (each.value for each in found if each.primary and each.split == "validation")
             return min((-value if higher else value for value in values), default=math.inf)
 
         return best(scores) < best(self._scores)

@@ -7,7 +7,7 @@ import torch
 
 from expbench import plugins
 from expbench.errors import BadInput
-from expbench.inspection.layer_check.run import Finding, check, text
+from expbench.inspection.layer_check.run import Check, check, text
 
 HEAD = """
 import random
@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from expbench.mixer import Mixer
-from expbench.ops.backends import Unable
+from expbench.ops.backends import BackendUnsupported
 from expbench.algebra.reach import Reach
 """
 
@@ -119,7 +119,7 @@ class Scaled(Ema):
 def found(tmp_path: Path):  # type: ignore[no-untyped-def]
     """Write a layer into a file, check it, and say what each check found."""
 
-    def ask(source: str, name: str, **options: object) -> dict[str, Finding]:
+    def ask(source: str, name: str, **options: object) -> dict[str, Check]:
         path = tmp_path / f"{name.lower()}.py"
         path.write_text(HEAD + source)
         sizes = {"widths": (1, 4), "lengths": (1, 2, 5)}
@@ -128,7 +128,7 @@ def found(tmp_path: Path):  # type: ignore[no-untyped-def]
     return ask
 
 
-def failed(findings: dict[str, Finding]) -> set[str]:
+def failed(findings: dict[str, Check]) -> set[str]:
     return {what for what, finding in findings.items() if finding.verdict == "fail"}
 
 
@@ -392,7 +392,7 @@ class Overflows(Ema):
 class Refuses(Ema):
     def after(self, y, x):
         if y.dtype == torch.float64:
-            raise Unable("float32 only")
+            raise BackendUnsupported("float32 only")
         return y
 """
     findings = found(EMA + source, "Single")
@@ -521,10 +521,10 @@ def test_bad_input(found, tmp_path: Path) -> None:  # type: ignore[no-untyped-de
 
 def test_the_table() -> None:
     findings = [
-        Finding("causality", "fail", "position 3"),
-        Finding("shape", "pass", "all"),
-        Finding("gradients", "pass", "all"),
-        Finding("state size", "not stated", "at least 4"),
+        Check("causality", "fail", "position 3"),
+        Check("shape", "pass", "all"),
+        Check("gradients", "pass", "all"),
+        Check("state size", "not stated", "at least 4"),
     ]
     assert text(findings).splitlines() == [
         "check       verdict     detail",

@@ -153,7 +153,7 @@ def test_no_gradient_through_the_last_state_and_none_that_must_be_deterministic(
         backend_mamba.backward(y, None, inputs, Form(), raw, checkpoints)
 
 
-@pytest.mark.skipif(backend_mamba.absent() is None, reason="mamba-ssm works here")
+@pytest.mark.skipif(backend_mamba.unavailable_reason() is None, reason="mamba-ssm works here")
 def test_forcing_it_where_it_is_absent_says_how_to_get_it() -> None:
     x = torch.ones(1, 2, 3)
     line = r"^backend mamba does not work here: \w+: .*; to get it: on a machine with a CUDA toolkit: .*pip install .*mamba"
@@ -168,7 +168,9 @@ def test_forcing_it_where_it_is_absent_says_how_to_get_it() -> None:
 
 
 def on_a_gpu(test: Any) -> Any:
-    return pytest.mark.gpu(pytest.mark.skipif(backend_mamba.absent() is not None, reason="needs mamba-ssm")(test))
+    return pytest.mark.gpu(
+        pytest.mark.skipif(backend_mamba.unavailable_reason() is not None, reason="needs mamba-ssm")(test)
+    )
 
 
 TOLERANCE = {torch.float32: {"rtol": 2e-3, "atol": 2e-3}, torch.bfloat16: {"rtol": 3e-2, "atol": 5e-2}}

@@ -554,8 +554,8 @@ def test_forward_mode_is_the_references_alone() -> None:
 # Which backend runs
 
 
-def stand_in(absent: str | None = None, unsupported: str | None = None) -> Any:
-    return SimpleNamespace(absent=lambda: absent, unsupported=lambda inputs, form: unsupported)
+def stand_in(unavailable_reason: str | None = None, unsupported: str | None = None) -> Any:
+    return SimpleNamespace(unavailable_reason=lambda: unavailable_reason, unsupported=lambda inputs, form: unsupported)
 
 
 def test_the_context_forces_records_and_nests() -> None:
@@ -588,7 +588,9 @@ def test_a_choice_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_backend_that_is_unknown_or_absent_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "expbench.ops.selective.backend_triton", stand_in(absent="no GPU; to get it: buy one"))
+    monkeypatch.setitem(
+        sys.modules, "expbench.ops.selective.backend_triton", stand_in(unavailable_reason="no GPU; to get it: buy one")
+    )
     for name, line in (
         ("trition", r"^unknown backend 'trition'; did you mean 'triton'\? \(known: mamba, reference, torch, triton\)$"),
         ("triton", r"^backend triton does not work here: no GPU; to get it: buy one$"),
@@ -618,7 +620,7 @@ def test_a_forced_backend_that_cannot_is_an_error_and_not_replaced(monkeypatch: 
     ("device", "triton", "name"),
     [
         ("cuda", stand_in(), "triton"),
-        ("cuda", stand_in(absent="no triton"), "torch"),
+        ("cuda", stand_in(unavailable_reason="no triton"), "torch"),
         ("cuda", stand_in(unsupported="it has no tea"), "torch"),
         ("cpu", stand_in(), "torch"),
     ],

@@ -14,7 +14,7 @@ from expbench.report.build import write_report
 from expbench.report.document import name
 from expbench.report.html import page
 from expbench.report.html.figure import inline
-from expbench.results.cells import IDENTITY, gather, with_context
+from expbench.results.configurations import IDENTITY, gather, with_context
 from expbench.run import content_key
 from tests.report.test_build import control, frame_of, row, runs
 
@@ -78,7 +78,7 @@ def rows() -> list[dict[str, Any]]:
         "metric": None,
         "value": None,
     }
-    made.append(row(**broken, headline=None, **place))
+    made.append(row(**broken, primary=None, **place))
     return made
 
 
@@ -199,15 +199,15 @@ def test_undecided_verdicts_are_folded_and_decided_ones_stay_visible(tmp_path: P
 
 
 def test_numbers_lead_to_their_runs_and_to_the_command(reader: Reader) -> None:
-    cells = gather(with_context(frame_of(rows())))
-    cell = next(c for c in cells if c["model"] == "s6" and c["L"] == 16)
-    assert f"c-{name(cell)}" in reader.each("id")
-    linked = [target for target in reader.each("href") if target == f"#c-{name(cell)}"]
+    configurations = gather(with_context(frame_of(rows())))
+    configuration = next(c for c in configurations if c["model"] == "s6" and c["L"] == 16)
+    assert f"c-{name(configuration)}" in reader.each("id")
+    linked = [target for target in reader.each("href") if target == f"#c-{name(configuration)}"]
     assert len(linked) > 2, "from the row itself and from the verdicts that rest on it"
-    (command,) = cell.commands
+    (command,) = configuration.commands
     said = reader.text("pre")
     assert command in said
-    for key in cell.each("key"):
+    for key in configuration.each("key"):
         assert key[:12] in said
     assert "expbench report --results" in said
 
@@ -254,10 +254,10 @@ def test_pages_are_small(text: str) -> None:
     assert len(text) < 300_000
 
 
-def test_runs_that_reproduce_a_cell() -> None:
+def test_runs_that_reproduce_a_configuration() -> None:
     def commands(rows: list[dict[str, Any]]) -> list[str]:
-        (cell,) = gather(with_context(frame_of(rows)))
-        return [" ".join(re.findall(r"--seeds \S+|--paired|--instances \S+", command)) for command in cell.commands]
+        (configuration,) = gather(with_context(frame_of(rows)))
+        return [" ".join(re.findall(r"--seeds \S+|--paired|--instances \S+", command)) for command in configuration.commands]
 
     def on(instance: int, seeds: list[int]) -> list[dict[str, Any]]:
         settings = json.dumps({"L": 8, "degree": 8, "family": "random", "instance": instance, "lo": 0.5})
@@ -271,17 +271,17 @@ def test_runs_that_reproduce_a_cell() -> None:
 
 
 @pytest.mark.parametrize("pairing", [["--seeds", "0:3", "--instances", "1,4"], ["--seeds", "3:5", "--paired"]])
-def test_the_command_of_a_cell_is_its_runs(pairing: list[str]) -> None:
+def test_the_command_of_a_configuration_is_its_runs(pairing: list[str]) -> None:
     import shlex
 
     from typer.main import get_command
 
     from expbench.cli.main import app
     from expbench.sweep.expand import expand
-    from expbench.sweep.request import Request
+    from expbench.sweep.spec import SweepSpec
 
     words = {"seeds": pairing[1], "paired": "--paired" in pairing} | ({"instances": pairing[3]} if len(pairing) > 3 else {})
-    request = Request(task="polyreg", models="s6", L="4", task_settings=("family=random",), D="3", **words)  # type: ignore[arg-type]
+    request = SweepSpec(task="polyreg", models="s6", L="4", task_settings=("family=random",), D="3", **words)  # type: ignore[arg-type]
     jobs = expand(request, "cpu")
     made = []
     for job in jobs:
@@ -289,12 +289,12 @@ def test_the_command_of_a_cell_is_its_runs(pairing: list[str]) -> None:
         own = run.values() | {"L": run.L, "degree": run.task_settings["degree"], "instance": run.task_settings["instance"]}
         own |= {column: json.dumps(own[column]) for column in ("task_settings", "model_settings")}
         made.append(row(**own, key=run.key, model_origin="built-in", task_origin="built-in"))
-    (cell,) = gather(with_context(frame_of(made)))
-    (command,) = cell.commands
+    (configuration,) = gather(with_context(frame_of(made)))
+    (command,) = configuration.commands
     given = get_command(app).commands["run"].make_context("run", shlex.split(command)[2:]).params  # type: ignore[attr-defined]
-    fields = {key: value for key, value in given.items() if key in Request.__dataclass_fields__}
+    fields = {key: value for key, value in given.items() if key in SweepSpec.__dataclass_fields__}
     settings = {f"{kind}_settings": tuple(given[f"{kind}_settings"] or ()) for kind in ("task", "model")}
-    again = expand(Request(**fields | settings), "cpu")
+    again = expand(SweepSpec(**fields | settings), "cpu")
     assert sorted(job.run.key for job in again) == sorted(job.run.key for job in jobs)
 
 

@@ -16,7 +16,7 @@ from expbench.models.s6 import S6
 from expbench.training import cuda_graph
 from expbench.training.epochs.gradients import side_by_side
 from expbench.training.epochs.recipe import TrainerOptions
-from expbench.training.family import Eager
+from expbench.training.family import NoCudaGraph
 from tests.small_language import corpus_in, numbers, recipe, replayed, scores_of, small, trained, write_text
 
 
@@ -48,13 +48,15 @@ def weights(model: LanguageModel) -> Tensor:
 @pytest.mark.parametrize("at_once", [None, 3])
 @pytest.mark.parametrize("mixer", [S6, Attn, Idle])
 def test_replayed_passes_are_the_passes(
-    corpus: Corpus, mixer: type[nn.Module], at_once: int | None, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, mixer: type[nn.Module], micro_batch_size: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen, ends = recipe(weight_decay=0.5), []
     count = replayed(monkeypatch)
     for captured in (False, True):
         model = small(mixer)
-        values = numbers(trained(corpus, chosen, TrainerOptions(at_once=at_once, captured=captured), model=model))
+        values = numbers(
+            trained(corpus, chosen, TrainerOptions(micro_batch_size=micro_batch_size, captured=captured), model=model)
+        )
         ends.append((values, weights(model)))
         assert count == [captured * (schedule(chosen, corpus["train"].tokens).steps - 3)], "three come first"
     assert ends[0][0] == ends[1][0]
@@ -76,7 +78,7 @@ def test_what_cannot_be_captured_goes_on_eagerly_and_says_why(
     monkeypatch.setattr(cuda_graph, "capture", capture)
     events = list(train(small(), corpus, recipe(), TrainerOptions()))
     assert numbers(scores_of(events)) == expected
-    assert {event.reason for event in events if isinstance(event, Eager)} == {
+    assert {event.reason for event in events if isinstance(event, NoCudaGraph)} == {
         "a step is another" if broken == "refused" else "memory does not suffice for a graph beside the eager passes"
     }
 

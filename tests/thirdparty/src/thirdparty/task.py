@@ -14,12 +14,12 @@ class LastValue(Task):
     L: int = 4
     scale: float = 1.0
 
-    headline = "error"
+    primary_metric = "error"
     higher_is_better = False
-    solved_at = 0.01
+    success_threshold = 0.01
 
-    def batch(self, draws, size):
-        x = draws.uniform(size, self.L, 1, high=self.scale)
+    def batch(self, rng, size):
+        x = rng.uniform(size, self.L, 1, high=self.scale)
         return Batch(x, x[:, -1])
 
     def loss(self, outputs, targets):

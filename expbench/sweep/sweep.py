@@ -12,23 +12,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from expbench.results.learning_rates import START, TUNING_RUNS
+from expbench.results.learning_rates import INITIAL_GRID, TUNING_RUNS
 from expbench.sweep import plan as sweep_plan
 from expbench.sweep import worker
-from expbench.sweep.dry_run import preview as what_runs
+from expbench.sweep.dry_run import dry_run as what_runs
 from expbench.sweep.executor import ExecutionSettings, Executor
 from expbench.sweep.executors.local import Local
 from expbench.sweep.plan import Plan
 from expbench.sweep.progress import Progress
 from expbench.sweep.sharding import share
-from expbench.sweep.tuning import RateSearch, by_cell, tuning_jobs
-from expbench.sweep.worker import Swept
+from expbench.sweep.tuning import RateSearch, by_configuration, tuning_jobs
+from expbench.sweep.worker import WorkerResult
 from expbench.training.job import Job
 
 _LOOKS_AGAIN = 2.0  # seconds between checks while other processes hold all remaining runs
 
 
-class How(NamedTuple):
+class SweepOptions(NamedTuple):
     """Options of a sweep.
 
     tunes: whether learning rates are chosen first, with `tuning_runs` runs at each rate. shard: (i, n), this process runs
@@ -48,73 +48,77 @@ class How(NamedTuple):
     executor: Executor = Local()
 
 
-class Ended(NamedTuple):
+class SweepResult(NamedTuple):
     """Result of a sweep: the number of runs by status, including tuning runs, and whether it stopped before all had run."""
 
     counts: Counter[str]
     stopped: bool
 
 
-def run(jobs: Sequence[Job], how: How, say: Callable[[str], None]) -> Ended:
+def run(jobs: Sequence[Job], options: SweepOptions, say: Callable[[str], None]) -> SweepResult:
     """Run the jobs without a result in the folder.
 
     An interrupt propagates, and the same call resumes the sweep. Processes that make the same call on one folder divide the
     work: each takes runs that no other process holds, and waits for the others only when it has nothing else to do.
     """
-    ends = math.inf if how.seconds is None else time.monotonic() + how.seconds
-    jobs = share(jobs, how.shard, whole_places=how.tunes)
-    search = RateSearch(jobs, how.folder, how.tuning_runs) if how.tunes else None
+    ends = math.inf if options.seconds is None else time.monotonic() + options.seconds
+    jobs = share(jobs, options.shard, whole_pairs=options.tunes)
+    search = RateSearch(jobs, options.folder, options.tuning_runs) if options.tunes else None
     counts: Counter[str] = Counter()
-    failed = sweep_plan.failed(how.folder)  # read before the sweep, so that each is retried only once
+    failed = sweep_plan.failed(options.folder)  # read before the sweep, so that each is retried only once
     lost: set[str] = set()  # they have no file in the folder, and this call does not retry them
     said = waiting = False
     while True:
         ran = held = False
         for what, wanted in search.stages(say) if search else [("", jobs)]:
-            plan = sweep_plan.plan([job for job in wanted if job.run.key not in lost], how.folder, failed)
+            plan = sweep_plan.plan([job for job in wanted if job.run.key not in lost], options.folder, failed)
             if not waiting and (plan.missing or not (what or said)):
-                say(f"{what}{count(plan)} on {how.device}, into {how.folder}")
+                say(f"{what}{count(plan)} on {options.device}, into {options.folder}")
                 said = said or not what
-            swept = _sweep(plan, how, ends, keep=how.save_weights and not what)
+            swept = _sweep(plan, options, ends, keep=options.save_weights and not what)
             counts.update(swept.ended)
             if swept.stopped:
-                return Ended(counts, stopped=True)
+                return SweepResult(counts, stopped=True)
             failed -= swept.tried
             lost |= swept.lost
             ran, held = bool(swept.ended), held or bool(swept.held)
             if ran:
                 break  # the new results may change the next stage
         if not ran and not held:
-            return Ended(counts, stopped=False)
+            return SweepResult(counts, stopped=False)
         if not ran:
             if time.monotonic() > ends:
-                return Ended(counts, stopped=True)
+                return SweepResult(counts, stopped=True)
             if not waiting:
                 say("other processes hold the remaining runs; waiting for them")
             time.sleep(_LOOKS_AGAIN)
         waiting = not ran
 
 
-def preview(jobs: Sequence[Job], how: How) -> str:
+def dry_run(jobs: Sequence[Job], options: SweepOptions) -> str:
     """Return a description of the runs that `run` would execute, with a time estimate."""
-    jobs, notes = share(jobs, how.shard, whole_places=how.tunes), []
-    if how.tunes:
-        tuning = [job for cell in by_cell(jobs).values() for job in tuning_jobs(cell, START, how.tuning_runs)]
+    jobs, notes = share(jobs, options.shard, whole_pairs=options.tunes), []
+    if options.tunes:
+        tuning = [
+            job
+            for configuration in by_configuration(jobs).values()
+            for job in tuning_jobs(configuration, INITIAL_GRID, options.tuning_runs)
+        ]
         jobs = [*tuning, *jobs]
-        rates = ", ".join(f"{rate:g}" for rate in START)
+        rates = ", ".join(f"{rate:g}" for rate in INITIAL_GRID)
         notes = [
             f"{len(tuning)} tuning runs choose the learning rates from {rates}; "
             "the grid is extended if the best rate is its first or last"
         ]
-    return "\n".join([what_runs(sweep_plan.plan(jobs, how.folder), how.device, how.largest), *notes])
+    return "\n".join([what_runs(sweep_plan.plan(jobs, options.folder), options.device, options.largest), *notes])
 
 
-def _sweep(plan: Plan, how: How, ends: float, *, keep: bool) -> Swept:
+def _sweep(plan: Plan, options: SweepOptions, ends: float, *, keep: bool) -> WorkerResult:
     """Run the missing jobs of a plan; keep: whether weights of some runs are saved."""
     progress = Progress(plan.missing)
-    settings = ExecutionSettings(how.folder, how.device, save_weights=keep, largest=how.largest, ends=ends)
+    settings = ExecutionSettings(options.folder, options.device, save_weights=keep, largest=options.largest, ends=ends)
     try:
-        return worker.run(plan, how.executor, settings, progress, fail_fast=how.fail_fast)
+        return worker.run(plan, options.executor, settings, progress, fail_fast=options.fail_fast)
     finally:
         progress.close()
 

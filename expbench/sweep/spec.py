@@ -61,7 +61,7 @@ def _field(option: Option) -> tuple[str, Any, Any]:
 _Texts: Any = dataclasses.make_dataclass("_Texts", map(_field, OPTIONS.values()), frozen=True, kw_only=True)
 
 
-class Request(_Texts):
+class SweepSpec(_Texts):
     """Options of the command line by their names in `OPTIONS`: texts, lists and ranges as the user wrote them.
 
     This is a dataclass. None means the default of the task, the model or another option. paired: whether seed i runs on

@@ -46,7 +46,7 @@ class Tuning(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
+class Configuration:
     """A configuration: all settings except seed and instance.
 
     facts: its columns by name. runs: one row per run, with `value`. representable: whether some run of the same class of
@@ -58,7 +58,7 @@ class Cell:
     runs: pd.DataFrame
     metric: str
     higher_is_better: bool
-    solved_at: float
+    success_threshold: float
     representable: bool = False
     tuning: Tuning | None = None
 
@@ -119,7 +119,7 @@ class Cell:
         """
         if not self.trials:
             return "-"
-        if self.floor is not None and not self.higher_is_better and self.floor > self.solved_at:
+        if self.floor is not None and not self.higher_is_better and self.floor > self.success_threshold:
             mean, low, high = self.interval
             if high < 0.99 * self.floor or self.solved:
                 return "BELOW its floor"
@@ -137,7 +137,9 @@ class Cell:
     @property
     def solved(self) -> int:
         """Number of runs whose primary metric reaches the success threshold of the task."""
-        return sum(v >= self.solved_at if self.higher_is_better else v <= self.solved_at for v in self.values)
+        return sum(
+            v >= self.success_threshold if self.higher_is_better else v <= self.success_threshold for v in self.values
+        )
 
     @property
     def solved_share(self) -> Interval:
@@ -180,7 +182,7 @@ def _plain(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def gather(frame: pd.DataFrame) -> list[Cell]:
+def gather(frame: pd.DataFrame) -> list[Configuration]:
     """Return the configurations of the runs in a frame with a `context`, ordered by task, context and axes."""
     runs = frame[frame["kind"] == "run"]
     if runs.empty:
@@ -193,25 +195,27 @@ def gather(frame: pd.DataFrame) -> list[Cell]:
     values = final[final["status"] == "ok"][["key", "value", "metric"]]
     per_run = per_run.merge(values, on="key", how="left")
     ordered, bounds = _grouped(per_run, IDENTITY)
-    columns = {name: ordered[name].tolist() for name in [*IDENTITY, *_STATED, "metric", "higher_is_better", "solved_at"]}
-    cells = []
+    columns = {
+        name: ordered[name].tolist() for name in [*IDENTITY, *_STATED, "metric", "higher_is_better", "success_threshold"]
+    }
+    configurations = []
     for start, end in bounds:
         facts = {name: _typed(name, columns[name][start]) for name in IDENTITY}
         facts |= {name: _typed(name, next(iter(_known(columns[name][start:end])), None)) for name in _STATED}
         posed = _known(columns["well_posed"][start:end])
         facts["well_posed"] = all(posed) if posed else None
-        cells.append(
-            Cell(
+        configurations.append(
+            Configuration(
                 facts,
                 ordered.iloc[start:end],
                 next(iter(_known(columns["metric"][start:end])), ""),
                 bool(columns["higher_is_better"][start]),
-                float(columns["solved_at"][start]),
+                float(columns["success_threshold"][start]),
                 tuning=tuning.get(_but_rate(facts)),
             )
         )
-    found = {_class(cell) for cell in cells if cell.solved}
-    return [replace(cell, representable=_class(cell) in found) for cell in cells]
+    found = {_class(configuration) for configuration in configurations if configuration.solved}
+    return [replace(configuration, representable=_class(configuration) in found) for configuration in configurations]
 
 
 def _grouped(per_run: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, list[tuple[int, int]]]:
@@ -246,8 +250,8 @@ def _but_rate(facts: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(facts[name]) for name in _BUT_RATE)
 
 
-def _class(cell: Cell) -> tuple[Any, ...]:
-    return tuple(cell[column] for column in _CLASS)
+def _class(configuration: Configuration) -> tuple[Any, ...]:
+    return tuple(configuration[column] for column in _CLASS)
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -261,6 +265,6 @@ def _known(values: Iterable[Any]) -> list[Any]:
     return [value for value in values if pd.notna(value)]
 
 
-def varying(cells: list[Cell], columns: list[str]) -> list[str]:
+def varying(configurations: list[Configuration], columns: list[str]) -> list[str]:
     """Return those of `columns` in which the configurations differ."""
-    return [column for column in columns if len({str(cell[column]) for cell in cells}) > 1]
+    return [column for column in columns if len({str(configuration[column]) for configuration in configurations}) > 1]

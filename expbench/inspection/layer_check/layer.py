@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from expbench import contracts
 from expbench.errors import first_line
 from expbench.mixer import unsupported
-from expbench.ops.backends import Unable
+from expbench.ops.backends import BackendUnsupported
 from expbench.run import DType
 from expbench.settings import Value
 
@@ -29,7 +29,7 @@ TINY = 1e-30  # replaces zero in denominators
 TORCHS = "torch's generator"
 
 
-class Answer(NamedTuple):
+class CheckResult(NamedTuple):
     verdict: Verdict
     detail: str
 
@@ -81,11 +81,11 @@ class Layer:
         return DOUBLE if self.double.verdict == "pass" else SINGLE
 
     @cached_property
-    def double(self) -> Answer:
+    def double(self) -> CheckResult:
         """Usability of float64; it fails if the layer declares or raises so, or computes partly in float32."""
         why = unsupported(self.cls, width=self.width, dtype="float64", device="cpu")
         if why is not None:
-            return Answer("unsupported", why)
+            return CheckResult("unsupported", why)
         try:
             module = self.build(dtype=torch.float64)
             length = max([length for length in self.lengths if length <= USUAL_LENGTH], default=self.lengths[0])
@@ -93,13 +93,13 @@ class Layer:
             # Third differences with step 1e-5 are about 1e-15 f''' for a smooth function, and 1e-7 with float32 rounding
             y = [call(module, x + step * 1e-5 * along) for step in (-1.5, -0.5, 0.5, 1.5)]
             rounding = largest(y[3] - 3 * y[2] + 3 * y[1] - y[0]) / max(largest(y[0]), TINY)
-        except Unable as error:
-            return Answer("unsupported", str(error))
+        except BackendUnsupported as error:
+            return CheckResult("unsupported", str(error))
         except (Exception, SystemExit) as error:  # a plugin is third-party code
-            return Answer("fail", first_line(error))
+            return CheckResult("fail", first_line(error))
         if rounding > _NOT_DOUBLE:
-            return Answer("fail", f"results are rounded to {rounding:.0e}: part of the layer computes in float32")
-        return Answer("pass", "computed in float64 throughout")
+            return CheckResult("fail", f"results are rounded to {rounding:.0e}: part of the layer computes in float32")
+        return CheckResult("pass", "computed in float64 throughout")
 
     @property
     def said(self) -> str:

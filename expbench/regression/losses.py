@@ -23,7 +23,7 @@ _COUNTED = ["runs", "trials", "solved", "diverged", "failed"]
 _STATED = ["status", "error", "metric", "higher", "lr", *VERSIONS]
 
 
-def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
+def losses(runs: pd.DataFrame) -> pd.DataFrame:
     """Return the runs of `matching.match` with their status and their `loss`; a higher loss is worse.
 
     Status columns: ended (with a finite result), diverged (or a non-finite result), trials (ended or diverged), solved,
@@ -32,7 +32,7 @@ def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
     """
     finite = np.isfinite(runs["value"])
     higher = runs["higher_is_better"].fillna(False).astype(bool)
-    reached = np.where(higher, runs["value"] >= runs["solved_at"], runs["value"] <= runs["solved_at"])
+    reached = np.where(higher, runs["value"] >= runs["success_threshold"], runs["value"] <= runs["success_threshold"])
     runs = runs.assign(
         runs=True,
         higher=higher,
@@ -43,15 +43,15 @@ def outcomes(runs: pd.DataFrame) -> pd.DataFrame:
     )
     runs = runs.assign(trials=runs["ended"] | runs["diverged"], solved=runs["ended"] & reached)
     value = runs["value"].where(runs["ended"])
-    least = value.groupby(runs["cell"]).transform("min")
-    size = value.abs().where(runs["side"] == 0).groupby(runs["cell"]).transform("mean").fillna(0.0)
+    least = value.groupby(runs["configuration"]).transform("min")
+    size = value.abs().where(runs["side"] == 0).groupby(runs["configuration"]).transform("mean").fillna(0.0)
     ratio = ~higher & ~(least < 0)
-    solves = runs["solved_at"].where((runs["solved_at"] > 0) & np.isfinite(runs["solved_at"]))
+    solves = runs["success_threshold"].where((runs["success_threshold"] > 0) & np.isfinite(runs["success_threshold"]))
     log = pd.Series(np.log(np.maximum(value, (_AS_GOOD * solves).fillna(_LEAST_ERROR))), value.index)
     loss = log.where(ratio, value.where(~higher, -value))
     margin = np.where(higher, ABSOLUTE_MARGIN, np.maximum(RELATIVE_MARGIN * size, _LEAST_ERROR))
     margin = np.where(ratio, math.log(1 + RELATIVE_MARGIN), margin)
-    worst, best = (loss.groupby(runs["cell"]).transform(name).fillna(0.0) for name in ("max", "min"))
+    worst, best = (loss.groupby(runs["configuration"]).transform(name).fillna(0.0) for name in ("max", "min"))
     beyond = worst + np.maximum(10 * margin, 3 * (worst - best))
     return runs.assign(ratio=ratio, margin=margin, loss=loss.where(~runs["diverged"], beyond))
 
@@ -63,48 +63,52 @@ def summarised(runs: pd.DataFrame) -> pd.DataFrame:
     has an equal result in BASE, up to rounding. posed: some labels are well-posed. unlike: the sides have different primary
     metrics. seconds: ratio of run times, NaN if none are comparable.
     """
-    cells = runs.groupby("cell")[["metric", "higher", "ratio", "margin"]].first()
-    cells["posed"] = runs.groupby("cell")["posed"].any()
+    configurations = runs.groupby("configuration")[["metric", "higher", "ratio", "margin"]].first()
+    configurations["posed"] = runs.groupby("configuration")["posed"].any()
     for side in (0, 1):
-        by = runs[runs["side"] == side].groupby("cell")
+        by = runs[runs["side"] == side].groupby("configuration")
         own = by[_COUNTED].sum().join(by[_STATED].first()).add_suffix(str(side))
-        cells = cells.join(own)
+        configurations = configurations.join(own)
         counts = [f"{name}{side}" for name in _COUNTED]
-        cells[counts] = cells[counts].fillna(0).astype("int64")
-    judged = cells[["metric0", "metric1"]].notna().all(axis=1)
-    cells["unlike"] = judged & ((cells["metric0"] != cells["metric1"]) | (cells["higher0"] != cells["higher1"]))
-    base, new = _means(runs, cells, 0), _means(runs, cells, 1)
-    return cells.assign(base=base, new=new, same=_same(runs), seconds=_seconds(runs))
+        configurations[counts] = configurations[counts].fillna(0).astype("int64")
+    judged = configurations[["metric0", "metric1"]].notna().all(axis=1)
+    configurations["unlike"] = judged & (
+        (configurations["metric0"] != configurations["metric1"]) | (configurations["higher0"] != configurations["higher1"])
+    )
+    base, new = _means(runs, configurations, 0), _means(runs, configurations, 1)
+    return configurations.assign(base=base, new=new, same=_same(runs), seconds=_seconds(runs))
 
 
-def on_metric(difference: pd.Series[float], cells: pd.DataFrame) -> pd.Series[float]:
+def on_metric(difference: pd.Series[float], configurations: pd.DataFrame) -> pd.Series[float]:
     """Convert losses, or their differences, to the scale of the metric: new - base, or new / base."""
-    plain = difference.where(~cells["higher"], -difference)
-    return plain.where(~cells["ratio"], pd.Series(np.exp(difference.where(cells["ratio"])), difference.index))
+    plain = difference.where(~configurations["higher"], -difference)
+    return plain.where(
+        ~configurations["ratio"], pd.Series(np.exp(difference.where(configurations["ratio"])), difference.index)
+    )
 
 
-def _means(runs: pd.DataFrame, cells: pd.DataFrame, side: int) -> pd.Series[float]:
+def _means(runs: pd.DataFrame, configurations: pd.DataFrame, side: int) -> pd.Series[float]:
     ended = runs[runs["ended"] & (runs["side"] == side)]
-    means = ended.groupby(["cell", "instance"])["loss"].mean().groupby(level="cell").mean()
-    return on_metric(means.reindex(cells.index), cells)
+    means = ended.groupby(["configuration", "instance"])["loss"].mean().groupby(level="configuration").mean()
+    return on_metric(means.reindex(configurations.index), configurations)
 
 
 def _same(runs: pd.DataFrame) -> pd.Series[bool]:
-    trials = runs.loc[runs["trials"], ["cell", "side", "instance", "seed", "value", "diverged"]]
+    trials = runs.loc[runs["trials"], ["configuration", "side", "instance", "seed", "value", "diverged"]]
     base, new = (trials[trials["side"] == side].drop(columns="side") for side in (0, 1))
-    both = new.merge(base, on=["cell", "instance", "seed"], how="left", suffixes=("", "_base"))
+    both = new.merge(base, on=["configuration", "instance", "seed"], how="left", suffixes=("", "_base"))
     close = (both["value"] - both["value_base"]).abs() <= _ROUNDING * both[["value", "value_base"]].abs().max(axis=1)
     broken = both["diverged_base"].eq(True)
     alike = (broken & both["diverged"]) | (close & ~broken & ~both["diverged"])
-    return alike.groupby(both["cell"]).all().reindex(runs["cell"].unique(), fill_value=False)
+    return alike.groupby(both["configuration"]).all().reindex(runs["configuration"].unique(), fill_value=False)
 
 
 def _seconds(runs: pd.DataFrame) -> pd.Series[float]:
     """Return the ratio of run times, for runs on the same device with the same stack size: `run_seconds` is per stack."""
     ended = runs[runs["ended"] & (runs["run_seconds"] > 0)]
-    alike = ["cell", "device_name", "stack_size"]
+    alike = ["configuration", "device_name", "stack_size"]
     times = ended.groupby([*alike, "side"], dropna=False, as_index=False)["run_seconds"].median()
     base, new = (times[times["side"] == side] for side in (0, 1))
     both = base.merge(new, on=alike, suffixes=("0", "1"))
-    logs = pd.Series(np.log(both["run_seconds1"] / both["run_seconds0"]), both.index).groupby(both["cell"]).mean()
+    logs = pd.Series(np.log(both["run_seconds1"] / both["run_seconds0"]), both.index).groupby(both["configuration"]).mean()
     return pd.Series(np.exp(logs), logs.index)
