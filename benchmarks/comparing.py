@@ -107,7 +107,8 @@ def alarms(repeats: int = 1000) -> None:
             got = called(configurations, pd.Series(number // CONFIGURATIONS).sort_index().to_numpy())
             found.setdefault(name, []).append(f"{got['regressed'].mean():.3f} ({got['any'].mean():.3f})")
     print(
-        f"Share of {repeats} comparisons of {CONFIGURATIONS} unchanged configurations that report one as regressed (or improved):"
+        f"Share of {repeats} comparisons of {CONFIGURATIONS} unchanged configurations "
+        "that report one as regressed (or improved):"
     )
     print(aligned([*lines, *([name, *shares] for name, shares in found.items())]))
 
@@ -161,7 +162,8 @@ def power(repeats: int = 300) -> None:
             shares.append(f"{hits / repeats:.2f}")
         lines.append([f"{spread:g}", f"{factor:g}", f"{alike:g}", *shares])
     print(
-        f"Share of {repeats} comparisons of {CONFIGURATIONS} configurations that report the one with a larger error as regressed:"
+        f"Share of {repeats} comparisons of {CONFIGURATIONS} configurations "
+        "that report the one with a larger error as regressed:"
     )
     print(aligned(lines))
 

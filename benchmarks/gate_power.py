@@ -56,7 +56,8 @@ FAILS = ["regressed", "missing", "failed"]
 TEXT = "wikitext"
 FIRST_SEED = 1000  # of honest repeats, disjoint from those of a baseline
 COLUMNS = [
-    "name", "planted", "runs", "configurations", "regressed", "improved", "other_verdicts", "largest_change", "holm", "alone_fails",
+    "name", "planted", "runs", "configurations",
+    "regressed", "improved", "other_verdicts", "largest_change", "holm", "alone_fails",
     "regressed_beside_all", "cells_beside_all", "broken", "what_is_broken", "caught_by", "seconds", "baseline", "commit",
     "device",
 ]  # fmt: skip
@@ -272,7 +273,8 @@ def worst(found: Comparison) -> str:
     configuration = found.configurations.iloc[0]
     values = f"{number(configuration['base'])} -> {number(configuration['new'])}"
     family = json.loads(configuration["task_settings_matched"]).get("family", "")
-    return f"{configuration['verdict']}: {configuration['model']} on {' '.join([configuration['task'], family]).strip()}, {configuration['metric']} {values}"
+    task = " ".join([configuration["task"], family]).strip()
+    return f"{configuration['verdict']}: {configuration['model']} on {task}, {configuration['metric']} {values}"
 
 
 def checksum(baseline: regression_baseline.Baseline) -> str:
@@ -334,7 +336,8 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     parts = [
         "# Power of the regression gate",
         f"{caught} of {len(planted)} planted defects are caught. Of {len(honest)} honest repeats with other seeds, of "
-        f"{configurations} configurations each, {alarms} fail, and {better} report an improvement, which is no failure. Measured "
+        f"{configurations} configurations each, {alarms} fail, and {better} report an improvement, which is no failure. "
+        "Measured "
         "and described by `python benchmarks/gate_power.py`.",
         markdown_table(header, lines),
         "`regressed`: configurations that regressed when compared alone, with the seeds of the baseline. `beside all`: how "

@@ -1,4 +1,4 @@
-"""Print how the source is built: folders, floors, circles of imports, lengths. Run it as `python tests/structure.py`.
+"""Print how the source is built: folders, floors, import cycles, lengths, words. Run it as `python tests/structure.py`.
 
 `tests/test_structure.py` asserts the caps. Every import counts, also one inside a function. Imports that only a type checker
 sees (`if TYPE_CHECKING:`) are reported by themselves, for they cost nothing when the code runs.
@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from tests import wording
 from tests.test_imports import RULE, SHIMS, SOURCES
 
 PACKAGE = Path(__file__).parent.parent / "expbench"
@@ -164,6 +165,8 @@ def report() -> Iterator[str]:
     yield f"Functions: {len(every)}, median {statistics.median(function.lines for function in every):g} lines"
     yield f"Functions above {LONG} lines: {above}, {above / len(every):.1%}"
     yield f"Files: {len(lines)} without __init__, median {statistics.median(lines):g} lines"
+    yield f"Lines of expbench/: {sum(len(path.read_text().splitlines()) for path in SOURCES)}"
+    yield from wording.report()
 
 
 def _told(what: str, groups: Iterable[list[str]]) -> list[str]:

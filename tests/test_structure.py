@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from tests import structure
+from tests import structure, wording
 from tests.test_imports import ROOT, RULE, SOURCES
 
 MODULES_A_FOLDER = 16
+ARTICLES = 0.15  # the largest share of docstrings that begin with one: properties, which are named by nouns
+README_BYTES = 8 * 1024
 ENTRIES_AT_THE_TOP = 36
 LAZY = {"__getattr__", "__dir__"}
 # Names that are resolved when they are asked for: `import expbench` stays free, and the names of the backends must not cost
@@ -84,3 +86,14 @@ def test_the_page_on_the_architecture_holds_the_rule() -> None:
 def test_folders_of_tests_mirror_the_packages(folder: Path) -> None:
     below = folder.relative_to(TESTS)
     assert below.parts[0] in NO_PACKAGES or (ROOT / "expbench" / below / "__init__.py").is_file()
+
+
+def test_docstrings_of_functions_begin_with_a_verb() -> None:
+    found = wording.docstrings()
+    assert [each for each in found if each.word in wording.NOT_A_VERB] == []
+    articles = [each for each in found if each.word in wording.ARTICLES]
+    assert len(articles) / len(found) < ARTICLES, articles
+
+
+def test_the_readme_is_short() -> None:
+    assert wording.readme_bytes() <= README_BYTES

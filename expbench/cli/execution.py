@@ -56,7 +56,7 @@ class Execution:
     tasks_dir: TasksDir = None
     models_dir: ModelsDir = None
 
-    def options(self, device: str, *, tunes: bool) -> SweepOptions:
+    def sweep_options(self, device: str, *, tunes: bool) -> SweepOptions:
         """Return the options of a sweep on this device; raise `BadInput` for bad values."""
         from expbench.results import folders
         from expbench.sweep import sweep

@@ -35,5 +35,4 @@ def run(**options: Any) -> None:
     held = hold_log()
     with backends.using(None if execution.backend == "auto" else execution.backend):
         jobs = torchrun.expand([spec], chosen)
-        how = execution.how(chosen, tunes=spec.lr == "auto")
-        carry_out(jobs, how, held, dry_run=execution.dry_run)
+        carry_out(jobs, execution.sweep_options(chosen, tunes=spec.lr == "auto"), held, dry_run=execution.dry_run)

@@ -61,7 +61,8 @@ def _show_task(plugin: plugins.Plugin, L: str | None, assignments: Sequence[str]
             *head,
             _settings_table(cls, contracts.task_values(task)),
             "",
-            f"primary metric: {task.primary_metric}, success {better} {task.success_threshold:g}; chance {number(task.chance())}",
+            f"primary metric: {task.primary_metric}, success {better} {task.success_threshold:g}; "
+            f"chance {number(task.chance())}",
             f"controls: {', '.join(kinds) or 'none'}",
             *([f"labels: {known}"] if known else []),
             *([f"this instance: {_cut(task.describe())}"] if task.describe() else []),

@@ -18,7 +18,8 @@ _IMPLEMENTATIONS = ("reference", "torch")
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, backend: str | None = None) -> Tensor:
     """Return y (B, L, D) for q, k, v (B, L, D) in O(L) time; autograd differentiates it to any order.
 
-    backend: ``reference`` or ``torch``; None takes the one that `backends.using` forces, else ``torch``. Raises `BackendUnsupported` for
+    backend: ``reference`` or ``torch``; None takes the one that `backends.using` forces, else ``torch``. Raises
+    `BackendUnsupported` for
     any other backend.
     """
     name = backends.requested(backend) or "torch"

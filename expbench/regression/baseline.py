@@ -1,9 +1,9 @@
 """Baselines: committed results and the runs that produce them, declared in one place.
 
-A baseline is a folder: each line of ``configurations.toml`` declares a set of configurations, and ``table.parquet`` holds their
-results. A check reruns all of them and compares metrics, not bits, so that it also works on another machine. The key of a
-run contains the versions of the code, which do not change when an error slips in. A check therefore never reuses earlier
-runs unless their folder is named.
+A baseline is a folder: each line of ``configurations.toml`` declares a set of configurations, and ``table.parquet``
+holds their results. A check reruns all of them and compares metrics, not bits, so that it also works on another machine. The
+key of a run contains the versions of the code, which do not change when an error slips in. A check therefore never reuses
+earlier runs unless their folder is named.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from expbench.training.job import Job
 
 FOLDER = Path("results/baselines")
 CHECKED = Path("results/regress")  # runs of checks, by the name of the baseline
-_CONFIGURATIONS, _TABLE = "configurations.toml", "table"
+_CONFIGURATIONS, _FORMER, _TABLE = "configurations.toml", "cells.toml", "table"
 _FIELDS = {field.name for field in dataclasses.fields(SweepSpec)}
 _LISTS = ("task_settings", "model_settings")
 
@@ -76,6 +76,11 @@ def load(name: str) -> Baseline:
     """Load a baseline by its name below results/baselines or by its folder; raise `BadInput` if missing or malformed."""
     folder = Path(name) if (Path(name) / _CONFIGURATIONS).is_file() else FOLDER / name
     path = folder / _CONFIGURATIONS
+    former = next(
+        (at for at in (Path(name) / _FORMER, FOLDER / name / _FORMER) if at.is_file() and not path.is_file()), None
+    )
+    if former:
+        raise BadInput(f"{former} is now called {_CONFIGURATIONS}, and its entry `cells` `configurations`: rename both")
     if not path.is_file():
         known = sorted(each.parent.name for each in FOLDER.glob(f"*/{_CONFIGURATIONS}"))
         raise unknown(
@@ -181,8 +186,8 @@ def replace(baseline: Baseline, jobs: Sequence[Job], folder: Path) -> int:
     lacks = [job for job in jobs if status.get(job.run.key, "failed") == "failed"]
     if lacks:
         raise BadInput(
-            f"{len(lacks)} of the {len(jobs)} runs in {baseline.folder / _CONFIGURATIONS} are missing from {folder} or failed, "
-            f"e.g. {lacks[0].run.title()}"
+            f"{len(lacks)} of the {len(jobs)} runs in {baseline.folder / _CONFIGURATIONS} are "
+            f"missing from {folder} or failed, e.g. {lacks[0].run.title()}"
         )
     return len(compact.collect(folder, baseline.folder, _TABLE, lambda frame: frame["key"].isin(keys) & _kept(frame)))
 

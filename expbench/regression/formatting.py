@@ -65,9 +65,8 @@ def markdown(comparison: Comparison, fail_on: Sequence[str], speed: bool, comman
     head.append(summary(comparison, fail_on, speed) + ".")
     tail = [f"To repeat this comparison:\n\n```sh\n{command}\n```"]
     if not folded.all():
-        tail.append(
-            f"To rerun a run of the first configuration:\n\n```sh\n{comparison.command(configurations.index[~folded][0])}\n```"
-        )
+        first = comparison.command(configurations.index[~folded][0])
+        tail.append(f"To rerun a run of the first configuration:\n\n```sh\n{first}\n```")
     tail += [_sides(comparison), _details("How to read this", _PREFACE.format(error=1 - comparison.confidence))]
     room = _MOST_CHARACTERS - sum(map(len, [*head, *tail]))
     shown = _within(comparison, configurations[~folded], speed, room) if not folded.all() else "No changes found."

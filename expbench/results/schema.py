@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from expbench.run import AXES, FIELDS
 
-VERSION = max(field.since for field in FIELDS.values())
+VERSION = 6
 READ = tuple(range(1, VERSION + 1))  # columns that an older schema lacks are null, or have the value in `LATER`
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -76,6 +76,21 @@ COLUMNS: dict[str, pa.DataType] = {
     "weights": _TEXT,
 }
 SCHEMA = pa.schema(list(COLUMNS.items()), metadata={"expbench_schema": str(VERSION)})
+# Names until schema 5, by column: of the columns by their present names, and of values and settings to their present names.
+FORMER_COLUMNS = {
+    "primary": "headline",
+    "success_threshold": "solved_at",
+    "not_stacked_reason": "alone_because",
+    "no_cuda_graph_reason": "eager_because",
+}
+FORMER_VALUES = {
+    "split": {"selection": "validation"},
+    "metric": {
+        "seen_in_training": "train_test_overlap",
+        **{f"{name}_fingerprint": f"{name}_checksum" for name in ("inputs", "targets", "outputs")},
+    },
+}
+RENAMED_IN = 6
 PROVENANCE = [*list(COLUMNS)[list(COLUMNS).index("run_seconds") :], "seconds", "traceback"]  # not part of the result
 TRAINED = ("run", "tuning")  # kinds of rows with a trained network; the other kinds are controls
 NAMED = re.compile("[0-9a-f]{16}")  # the stem of a file of one run: its key

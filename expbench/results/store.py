@@ -6,11 +6,12 @@ one set of rows per key. docs/reference/results-schema.md explains the columns.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,11 +20,14 @@ import pyarrow.parquet as pq
 
 from expbench import files
 from expbench.errors import unknown
-from expbench.results.schema import READ, SCHEMA, VERSION
-from expbench.run import LATER
+from expbench.results.schema import FORMER_COLUMNS, FORMER_VALUES, READ, RENAMED_IN, SCHEMA, VERSION
+from expbench.run import FORMER, LATER, canonical
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_PRESENT = {former: name for name, former in FORMER.items()}
 
 
 class Results(NamedTuple):
@@ -126,7 +130,11 @@ def read_file(path: Path, columns: list[str]) -> pa.Table | str:
         if int(version) not in READ:
             return f"{path}: schema {int(version)}, but this expbench reads up to schema {VERSION}; file not changed"
         present = set(stored.names)
-        found = file.read([name for name in columns if name in present], use_threads=False)  # files are read in parallel
+        if int(version) < RENAMED_IN:
+            found = _with_present_names(file, columns, present)
+            present = set(found.column_names)
+        else:
+            found = file.read([name for name in columns if name in present], use_threads=False)  # files: side by side
         for name in columns:
             if name not in present and int(version) < VERSION:
                 meant = pa.scalar(LATER.get(name), SCHEMA.field(name).type)
@@ -136,6 +144,35 @@ def read_file(path: Path, columns: list[str]) -> pa.Table | str:
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0][:120]
         return f"{path}: corrupt ({reason}); file not changed, move it to another folder"
+
+
+def _with_present_names(file: pq.ParquetFile, columns: list[str], present: set[str]) -> pa.Table:
+    """Return those of the columns that a file of schema 1 to 5 holds, by the names that they and their values have now."""
+    former = [FORMER_COLUMNS.get(name, name) for name in columns]
+    found = file.read([name for name in former if name in present], use_threads=False)
+    columns_now = {former: name for name, former in FORMER_COLUMNS.items()}
+    found = found.rename_columns([columns_now.get(name, name) for name in found.column_names])
+    for column, names in FORMER_VALUES.items():
+        found = _with_values(found, column, partial(_present_name, names))
+    return _with_values(found, "task_settings", _present_settings)
+
+
+def _with_values(table: pa.Table, column: str, change: Callable[[str], str]) -> pa.Table:
+    """Return the table with each text of one column changed: each different text once, as there are few."""
+    if column not in table.column_names:
+        return table
+    texts = table[column].combine_chunks().dictionary_encode()
+    changed = pa.array([change(text) for text in texts.dictionary.to_pylist()], pa.string()).take(texts.indices)
+    return table.set_column(table.column_names.index(column), column, changed)
+
+
+def _present_name(names: Mapping[str, str], text: str) -> str:
+    return names.get(text, text)
+
+
+def _present_settings(text: str) -> str:
+    """Return the settings of a task, as JSON, by their present names."""
+    return canonical({_PRESENT.get(name, name): value for name, value in json.loads(text).items()})
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from expbench.results.learning_rates import INITIAL_GRID, TUNING_RUNS
 from expbench.sweep import plan as sweep_plan
 from expbench.sweep import worker
-from expbench.sweep.dry_run import dry_run as what_runs
+from expbench.sweep.dry_run import describe
 from expbench.sweep.executor import ExecutionSettings, Executor
 from expbench.sweep.executors.local import Local
 from expbench.sweep.plan import Plan
@@ -110,7 +110,7 @@ def dry_run(jobs: Sequence[Job], options: SweepOptions) -> str:
             f"{len(tuning)} tuning runs choose the learning rates from {rates}; "
             "the grid is extended if the best rate is its first or last"
         ]
-    return "\n".join([what_runs(sweep_plan.plan(jobs, options.folder), options.device, options.largest), *notes])
+    return "\n".join([describe(sweep_plan.plan(jobs, options.folder), options.device, options.largest), *notes])
 
 
 def _sweep(plan: Plan, options: SweepOptions, ends: float, *, keep: bool) -> WorkerResult:

@@ -20,7 +20,7 @@ from expbench.regression.matching import VERSIONS, _chosen_rates
 from expbench.results import store
 from expbench.results.compact import compact
 from expbench.results.learning_rates import choose
-from expbench.results.schema import SCHEMA
+from expbench.results.schema import FORMER_COLUMNS, SCHEMA
 from expbench.stats.differences import estimated
 from tests.conftest import CommandLine, is_bad_input
 from tests.report.test_build import frame_of, row
@@ -441,8 +441,9 @@ def test_a_table_of_an_older_schema_is_compared(tmp_path: Path, expbench: Comman
         folder = tmp_path / str(version)
         folder.mkdir()
         older = SCHEMA.empty_table().drop_columns([*(["init", "init_noise"] if version < 4 else []), "schedule"])
-        schema = older.schema.with_metadata({"expbench_schema": str(version)})
-        pq.write_table(pa.Table.from_pylist(made, schema=schema), folder / "table.parquet")
+        table = pa.Table.from_pylist(made, schema=older.schema)
+        table = table.rename_columns([FORMER_COLUMNS.get(name, name) for name in table.column_names])
+        pq.write_table(table.replace_schema_metadata({"expbench_schema": str(version)}), folder / "table.parquet")
     (tmp_path / "new").mkdir()
     store.write(tmp_path / "new", "table", made)
     for version in (1, 2, 3, 4):

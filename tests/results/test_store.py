@@ -1,3 +1,4 @@
+import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,7 +95,7 @@ def test_a_table_of_an_older_schema_says_what_its_rows_meant(tmp_path: Path) -> 
     ]
 
 
-OLD = {1: "7d40d2758af9fbe0", 2: "45b7fad5357e233a", 3: "5e4ba6b304d8a706", 4: "5e4ba6b304d8a706"}
+OLD = {1: "7d40d2758af9fbe0", 2: "45b7fad5357e233a", 3: "5e4ba6b304d8a706", 4: "5e4ba6b304d8a706", 5: "5e4ba6b304d8a706"}
 
 
 @pytest.mark.parametrize("version", OLD)
@@ -109,6 +110,9 @@ def test_a_file_that_an_older_expbench_wrote_is_read_and_compacted_into_todays_s
     before, problems = store.read(folder)
     assert problems == []
     assert set(before["key"]) == {OLD[version]}
+    assert set(before["split"]) == {"train", "validation", "test"}
+    assert not before["metric"].str.contains("fingerprint").any()
+    assert {json.loads(text)["validation_size"] for text in before["task_settings"]} == {64}
     assert set(zip(before["init"], before["init_noise"], before["schedule"], strict=True)) == {("default", 0.0, "cosine")}
     report = Path(expbench("report", "--results", "old").out.strip()).with_suffix(".md").read_text()
     (error,) = before.loc[before["primary"].fillna(False) & (before["split"] == "test"), "value"]

@@ -61,7 +61,8 @@ class Implementation(Protocol):
 def choose(inputs: Inputs, form: Form, backend: str) -> tuple[str, Implementation]:
     """Return name and module of the implementation: that of `backend`, or for ``auto`` the best one for the inputs.
 
-    Raises `BadInput` if a named backend is unavailable on this machine, and `BackendUnsupported` if it does not support this problem.
+    Raises `BadInput` if a named backend is unavailable on this machine, and
+    `BackendUnsupported` if it does not support this problem.
     """
     if backend == "auto":
         name = "triton" if inputs.u.is_cuda and _suits("triton", inputs, form) else "torch"

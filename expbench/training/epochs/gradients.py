@@ -43,8 +43,8 @@ class GradientAccumulator:
     into fixed, contiguous memory. They are reduced in one sum after the replay, so that no process waits for another inside
     a graph.
 
-    no_cuda_graph_reason: the reason why the capture failed, if it was tried. memory: the peak memory of the GPU in bytes until the
-    capture, because a replay allocates nothing that torch could count.
+    no_cuda_graph_reason: the reason why the capture failed, if it was tried. memory: the peak memory of the
+    GPU in bytes until the capture, because a replay allocates nothing that torch could count.
     """
 
     def __init__(self, workload: Workload, recipe: Recipe, options: TrainerOptions, group: Group) -> None:
