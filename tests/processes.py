@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -34,6 +36,7 @@ class Child:
         self, function: Callable[..., None], *arguments: object, environment: Mapping[str, str] | None = None
     ) -> None:
         written = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, written, ignore_errors=True)
         self._out, self._err = written / "out", written / "err"
         given = {**os.environ, **(environment or {})}
         start = (str(self._out), str(self._err), str(Path.cwd()), given, function, arguments)

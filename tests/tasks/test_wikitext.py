@@ -27,7 +27,7 @@ from expbench.run import Run
 from expbench.training.epochs import checkpoint
 from expbench.training.epochs.step import Steps
 from tests.conftest import CommandLine, is_bad_input
-from tests.processes import Child
+from tests.processes import Child, command
 from tests.small_language import corpus_in, write_text
 
 SMALL = ["--task", "wikitext", "-t", "tokenizer=word", "--L", "16", "--D", "32", "--batch-size", "8", "--lr", "0.003"]
@@ -277,23 +277,19 @@ def test_under_torchrun_only_texts_are_trained(expbench: CommandLine, monkeypatc
     is_bad_input(expbench("run", "--task", "polyreg", "--models", "ssm", "--steps", "3"), "torchrun", "polyreg is not one")
 
 
-def test_torchrun_trains_what_one_process_trains(text: str, tmp_path: Path) -> None:
+def test_torchrun_trains_what_one_process_trains(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --lr auto, so that runs are wanted that no process knew of beforehand; to rounding, and written once."""
     words = ["run", "--task", "wikitext", "-t", text, "-t", "tokenizer=word", "--models", "linattn", "--L", "8", "--D", "8"]
     words += ["--batch-size", "4", "--steps", "4", "--seeds", "0", "--lr", "auto", "--device", "cpu"]
-    started = {
-        "one": ["-m", "expbench"],
-        "two": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "expbench"],
-    }
-    said = {}
-    for name, how in started.items():
-        command = [sys.executable, *how, *words, "--results", name]
-        ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=300)
-        assert ended.returncode == 0, ended.stderr
-        said[name] = ended.stderr
-    assert said["two"].count("results in") == 1, "the first alone speaks"
+    monkeypatch.chdir(tmp_path)
+    alone = command(*words, "--results", "one")
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "expbench"]
+    ended = subprocess.run([*two, *words, "--results", "two"], capture_output=True, text=True, check=False, timeout=300)
+    assert ended.returncode == 0, ended.stderr
+    assert alone.wait() == 0, alone.err
+    assert ended.stderr.count("results in") == 1, "the first alone speaks"
     order = ["key", "split", "metric", "slice", "step"]
-    frames = [store.read(tmp_path / name).frame.sort_values(order) for name in started]
+    frames = [store.read(tmp_path / name).frame.sort_values(order) for name in ("one", "two")]
     told = ["loss", "perplexity", invariants.RATE, invariants.NORM, *invariants.CHECKSUMS]
     metrics = [frame[frame["metric"].isin(told)] for frame in frames]
     assert len(metrics[0]) == len(metrics[1]) > 20

@@ -1,0 +1,33 @@
+"""The key of a run with default settings stays what it is: another one would have every finished sweep run again."""
+
+import pytest
+
+from expbench import plugins
+from expbench.sweep.expand import expand
+from expbench.sweep.spec import SweepSpec
+
+# Here a key changes with a version of a task, of a model or of the training, or with a default, and with nothing else.
+KEYS = {
+    ("polyreg", "attn"): "f0992cd7ba14f7a4",
+    ("polyreg", "linattn"): "8056cc8b572e17bf",
+    ("polyreg", "mamba-poly"): "33e375f479346a36",
+    ("polyreg", "polyattn"): "225bfcbe7cb1b07c",
+    ("polyreg", "s6"): "0d428b377bb111c0",
+    ("polyreg", "s6-bbar-b"): "c665e7673b09777b",
+    ("polyreg", "s6-poly"): "268330b5a5f54113",
+    ("polyreg", "s6-poly-disc"): "a7561ec19bae2cee",
+    ("polyreg", "ssm"): "e06f517f10ef557c",
+    ("count-in-row", "ssm"): "8a87f8e84fdbf2cc",
+    ("finite", "ssm"): "e2db6f7b04fe693e",
+}
+
+
+def test_every_built_in_model_has_a_key_here() -> None:
+    built_in = set(plugins.discover("model"))
+    assert {model for _, model in KEYS} == built_in
+
+
+@pytest.mark.parametrize(("task", "model"), KEYS)
+def test_the_key_is_what_it_was(task: str, model: str) -> None:
+    (job,) = expand(SweepSpec(task=task, models=model, seeds="0", lr="0.01", steps="100"), "cpu")
+    assert job.run.key == KEYS[task, model]
