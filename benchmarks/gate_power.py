@@ -322,7 +322,7 @@ def page(rows: Sequence[dict[str, Any]]) -> str:
     ]
     lines = [
         [
-            *(row["name"], row["planted"], str(row["runs"]), f"{row['regressed']} of {row['cells']}", _beside(row)),
+            *(row["name"], row["planted"], str(row["runs"]), f"{row['regressed']} of {row['configurations']}", _beside(row)),
             *(row["what_is_broken"] or "none", row["largest_change"], row["caught_by"]),
         ]
         for row in planted

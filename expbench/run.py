@@ -37,7 +37,7 @@ class Score(NamedTuple):
     """One measured number, returned by a task and stored as a row.
 
     slice: part of the split, such as ``label=3`` or ``layer=0``; empty for all of it. The trainer sets the other fields.
-    step: optimizer steps before the measurement. seconds: time since the start of the run. headline: whether this is the
+    step: optimizer steps before the measurement. seconds: time since the start of the run. primary: whether this is the
     primary metric of the task.
     """
 

@@ -135,6 +135,8 @@ def as_said(options: dict[str, Any]) -> list[Any]:
 
     if options.get("replayed"):
         replayed(pytest.MonkeyPatch())
-    how = TrainerOptions(folder=Path(folder) if folder else None, save_every=0.0, micro_batch_size=options.get("at_once"))
+    how = TrainerOptions(
+        folder=Path(folder) if folder else None, save_every=0.0, micro_batch_size=options.get("micro_batch_size")
+    )
     text = corpus_in(Path(options["text"]))
     return scores_of(killed(train(small(MIXERS[options["mixer"]]), text, recipe(), how)))

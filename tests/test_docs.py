@@ -36,7 +36,7 @@ def a_text_and_a_baseline(tmp_path: Path) -> None:
     write_text(tmp_path / "wikitext-2")
     configurations = tmp_path / "results" / "baselines" / "cpu" / "configurations.toml"
     configurations.parent.mkdir(parents=True)
-    configurations.write_text("cells = [{ task = 'polyreg', models = 'ssm', L = 4, steps = 3, seeds = '0:2' }]")
+    configurations.write_text("configurations = [{ task = 'polyreg', models = 'ssm', L = 4, steps = 3, seeds = '0:2' }]")
 
 
 @pytest.mark.usefixtures("a_text_and_a_baseline")

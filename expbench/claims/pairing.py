@@ -29,7 +29,7 @@ _KNOWN_OTHERWISE = ("task", "context")  # the claim fixes the task; the context 
 class Candidate:
     """Candidate of a comparison: a configuration with its settings as `plain` texts.
 
-    selection: the reported primary metric of each run on the validation split.
+    validation: the reported primary metric of each run on the validation split.
     """
 
     configuration: Configuration

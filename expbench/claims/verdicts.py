@@ -156,7 +156,7 @@ class _Comparison:
 def judge(
     claims: Sequence[Claim], frame: pd.DataFrame, configurations: Sequence[Configuration] | None = None
 ) -> list[ClaimResult]:
-    """Return a finding for each claim, in order, from a results table. cells: configurations of the frame, if known."""
+    """Return a finding for each claim, in order, from a results table. configurations: those of the frame, if known."""
     among = candidates(frame, gather(with_context(frame)) if configurations is None else configurations)
     comparisons = [[_compared(claim, place) for place in places(claim, among)] for claim in claims]
     decidable = [c for of_claim in comparisons for c in of_claim if c.decidable]

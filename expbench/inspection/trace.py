@@ -54,7 +54,7 @@ def _curve(rows: pd.DataFrame) -> str:
         return ""
     metric = primary["metric"].iloc[0] if not primary.empty else "metric"
     values = primary.set_index("step")["value"]
-    lines = [["step", "train loss", f"selection {metric}"]]
+    lines = [["step", "train loss", f"validation {metric}"]]
     lines += [[str(step), number(loss.get(step)), number(values.get(step))] for step in sorted({*loss.index, *values.index})]
     return aligned(lines)
 

@@ -108,10 +108,13 @@ def load(name: str) -> Baseline:
         or not all(isinstance(configuration, dict) for configuration in configurations)
     ):
         raise BadInput(
-            f"{path}: every must be a table of options, and cells a list of tables, e.g. cells = [{{ task = ... }}]"
+            f"{path}: every must be a table of options, and configurations a list of tables, "
+            "e.g. configurations = [{ task = ... }]"
         )
     if not configurations:
-        raise BadInput(f"{path} declares no cells; write e.g. cells = [{{ task = 'polyreg', models = 's6' }}]")
+        raise BadInput(
+            f"{path} declares no configurations; write e.g. configurations = [{{ task = 'polyreg', models = 's6' }}]"
+        )
     return Baseline(
         folder.name, folder, device, tuple(_request({**every, **configuration}, path) for configuration in configurations)
     )

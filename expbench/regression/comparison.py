@@ -57,10 +57,10 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two compared tables. cells: one row per configuration, worst first. confidence: joint confidence of all verdicts.
+    """Two compared tables. configurations: one row each, worst first. confidence: joint confidence of all verdicts.
 
-    Columns of cells: those of `matching.IDENTITY` and of `losses.summarised`; verdict, because; difference, low, high
-    (new / base where `ratio`, else new - base); p, holm, design (NaN and empty where not tested); slower. runs: one row per
+    Columns of configurations: those of `matching.IDENTITY` and of `losses.summarised`; verdict, because; difference, low,
+    high (new / base where `ratio`, else new - base); p, holm, design (NaN and empty where not tested); slower. runs: one row per
     run of either table, as returned by `losses.outcomes`.
     """
 

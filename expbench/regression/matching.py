@@ -35,8 +35,8 @@ COLUMNS = [
 class Matched(NamedTuple):
     """Matched configurations and their runs.
 
-    cells: the columns of `IDENTITY`, by number. runs: one row per run of either table, with its `cell` and `side` (0 BASE,
-    1 NEW); `value` is the primary metric on the test split, NaN if there is none.
+    configurations: the columns of `IDENTITY`, by number. runs: one row per run of either table, with its
+    `configuration` and `side` (0 BASE, 1 NEW); `value` is the primary metric on the test split, NaN if there is none.
     """
 
     configurations: pd.DataFrame

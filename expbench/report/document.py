@@ -26,8 +26,8 @@ _LINKED = 4
 class Table:
     """A table of texts with a header.
 
-    cells: the configurations behind each line, if any. main: whether each line is one configuration, whose runs can be
-    unfolded below it; they replace the column `folded`. brief: the columns of the LaTeX table.
+    configurations: those behind each line, if any. main: whether each line is one configuration, whose runs can be unfolded
+    below it; they replace the column `folded`. brief: the columns of the LaTeX table.
     """
 
     title: str

@@ -76,7 +76,7 @@ class Padded(Task):
     def readout(self) -> Literal["last", "all"]:
         return self.inner.readout
 
-    def batches(self, split: Split, seed: int = 0) -> int:
+    def stream(self, split: Split, seed: int = 0) -> int:
         return self.inner.stream(split, seed)
 
     def batch(self, rng: CounterRNG, size: int) -> Batch:

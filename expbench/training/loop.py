@@ -89,7 +89,7 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
     steps = Steps(runs, tasks, ensemble, batches, device)
     points = curve_steps(first.steps)
     probe = Batch(*(x[:, :PROBE] for x in next(batches.split("validation")).each()))
-    watch = TransitionMonitor(ensemble)
+    monitor = TransitionMonitor(ensemble)
     untrained = _untrained(first, ensemble, probe.inputs, device)
 
     def scores(i: int, split: Split, step: int, measured: Iterable[Score]) -> Iterator[Event]:
@@ -114,7 +114,7 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
             mean = steps.mean_loss()
             rates, norms = steps.applied()
             drawn = _checksums(batch)
-            at_rest, moving = watch.probe(probe.inputs), watch.running(batch.inputs[:, :PROBE])
+            at_rest, moving = monitor.probe(probe.inputs), monitor.running(batch.inputs[:, :PROBE])
             curve = evaluate_together(runs, tasks, ensemble, batches, device, "validation", alive, CURVE_CHUNKS)
             for i in alive:
                 of_step = [Score("learning_rate", rates[i]), Score("gradient_norm", norms[i]), *drawn[i]]

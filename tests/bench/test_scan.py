@@ -183,7 +183,9 @@ def test_without_a_command_it_helps(expbench: CommandLine) -> None:
 
 
 def test_an_absent_backend(expbench: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "absent", lambda name: "no such thing" if name in ("mamba", "triton") else None)
+    monkeypatch.setattr(
+        backends, "unavailable_reason", lambda name: "no such thing" if name in ("mamba", "triton") else None
+    )
     is_bad_input(expbench(*TINY, "--backend", "mamba"), "backend mamba does not work here: no such thing")
     answer = expbench(*TINY[:6], "--shapes", "2x1x2x1")
     assert answer.code == 0
@@ -196,7 +198,7 @@ def test_mamba_is_timed_in_its_own_layout_and_through_transposes(
 ) -> None:
     extension = Extension()
     monkeypatch.setitem(sys.modules, "selective_scan_cuda", extension)
-    monkeypatch.setattr(backend_mamba, "absent", lambda: None)
+    monkeypatch.setattr(backend_mamba, "unavailable_reason", lambda: None)
     monkeypatch.setattr(backend_mamba, "unsupported", lambda inputs, form: None if form.kind == "exact" else "exact only")
     for gate in ("--gate", "--no-gate"):
         answer = expbench(*TINY, "--backend", "torch,mamba", "--transition", "exact,linear", gate)

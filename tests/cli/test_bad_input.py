@@ -200,7 +200,7 @@ class NAME(Task):
 """
 TASKS = {
     "lacking": (TASK.replace("    def loss", "    def los"), "lacks loss"),
-    "nameless": (TASK.replace('    headline = "error"\n', ""), "lacks headline"),
+    "nameless": (TASK.replace('    primary_metric = "error"\n', ""), "lacks primary_metric"),
     "crooked": (TASK.replace("size, self.L, 1)", "size, 1, self.L)"), "inputs have shape (2, 1, 4), not (2, 4, 1)"),
     "silent": (TASK.replace('Score("error"', 'Score("eror"'), "not the primary metric error"),
     "infinite": (TASK.replace(".mean()", ".mean() / 0"), "is not finite"),
@@ -232,9 +232,9 @@ def test_a_backend_that_is_forced(expbench: CommandLine) -> None:
     """An unknown one, one that is absent here, and one that cannot do what a model asks for; nothing is left behind."""
     sweep = ["run", "--task", "polyreg", *TINY]
     is_bad_input(expbench(*sweep, "--models", "s6", "--backend", "tritn"), "--backend", "did you mean 'triton'?")
-    if backend_mamba.absent() is not None:
+    if backend_mamba.unavailable_reason() is not None:
         is_bad_input(expbench(*sweep, "--models", "s6", "--backend", "mamba"), "mamba does not work here", "to get it: ")
-    if backend_triton.absent() is None:
+    if backend_triton.unavailable_reason() is None:
         words = ["--models", "s6-poly", "-m", "taylor=4", "--backend", "triton"]
         is_bad_input(expbench(*sweep, *words), "s6-poly", "Taylor polynomials up to degree 3, not 4")
     assert not Path("results").exists()

@@ -44,7 +44,7 @@ _measured: list[bytes] = []  # the table of the tiny baseline, which is measured
 @pytest.fixture
 def tiny(expbench: CommandLine) -> CommandLine:
     """The command line, where there is a baseline of one cell."""
-    folder = declare(f"cells = [\n{CONFIGURATION},\n]\n{EVERY}")
+    folder = declare(f"configurations = [\n{CONFIGURATION},\n]\n{EVERY}")
     if not _measured:
         answer = expbench("baseline", "update", "--baseline", "tiny", "--yes")
         assert answer.code == 0, answer
@@ -116,10 +116,10 @@ def test_a_missing_or_failed_configuration_fails(tiny: CommandLine, monkeypatch:
     def broken(*_: object) -> None:
         raise RuntimeError("broken")
 
-    declare(f"cells = [\n{CONFIGURATION},\n{CONFIGURATION.replace('ssm', 'linattn')},\n]\n{EVERY}")
+    declare(f"configurations = [\n{CONFIGURATION},\n{CONFIGURATION.replace('ssm', 'linattn')},\n]\n{EVERY}")
     assert "1 new" in check(tiny)[1]
     assert tiny("baseline", "update", "--baseline", "tiny", "--yes", "--results", "results/regress/tiny").code == 0
-    declare(f"cells = [\n{CONFIGURATION},\n]\n{EVERY}")
+    declare(f"configurations = [\n{CONFIGURATION},\n]\n{EVERY}")
     code, said = check(tiny)
     assert (code, "FAILS: 1 missing" in said) == (1, True)
     monkeypatch.setattr("expbench.training.stacked.train_together", broken)
@@ -133,7 +133,7 @@ def test_update_shows_the_change_and_replaces(tiny: CommandLine) -> None:
     answer = tiny("baseline", "update", "--baseline", "tiny")
     is_bad_input(answer, "--yes")
     assert check(tiny)[0] == 0
-    declare(f"cells = [\n{CONFIGURATION},\n{CONFIGURATION.replace('ssm', 'linattn')},\n]\n{EVERY}")
+    declare(f"configurations = [\n{CONFIGURATION},\n{CONFIGURATION.replace('ssm', 'linattn')},\n]\n{EVERY}")
     is_bad_input(
         tiny("baseline", "update", "--baseline", "tiny", "--yes", "--results", "results/regress/tiny"), "5 of the 10 runs"
     )
@@ -158,25 +158,25 @@ def test_asked_on_a_terminal_no_leaves_it_as_it_is(tiny: CommandLine, monkeypatc
 
 
 def test_bad_input_is_one_line_that_names_what_is_near(expbench: CommandLine) -> None:
-    declare(f"cells = [{CONFIGURATION}]")
+    declare(f"configurations = [{CONFIGURATION}]")
     is_bad_input(expbench("baseline", "check", "--baseline", "tinny"), "tinny", "'tiny'")
     is_bad_input(expbench("baseline", "check", "--baseline", "tiny"), "table.parquet", "expbench baseline update")
     is_bad_input(expbench("baseline", "check", "--baseline", "tiny", "--fail-on", "regresed"), "'regressed'")
     for text, words in {
-        f"cells = [{CONFIGURATION.replace('steps', 'step')}]": ("'step'", "'steps'"),
-        f"cell = [{CONFIGURATION}]": ("'cell'", "'cells'"),
-        "cells = [": ("configurations.toml", "cannot be read"),
-        "cells = []": ("no cells",),
-        'cells = [{ task = "polyreg" }]': ("lacks models",),
-        'cells = [{ task = "polyreg", models = "s6", task_settings = "L=4" }]': ("task_settings", "list"),
-        'cells = [{ task = "polyreg", models = "s6", steps = [1] }]': ("steps", "number"),
-        'device = "gpu"\ncells = [{ task = "polyreg", models = "s6" }]': ("gpu", "cuda"),
-        'cells = [{ task = "polyrge", models = "s6" }]': ("polyrge", "'polyreg'"),
+        f"configurations = [{CONFIGURATION.replace('steps', 'step')}]": ("'step'", "'steps'"),
+        f"configuration = [{CONFIGURATION}]": ("'configuration'", "'configurations'"),
+        "configurations = [": ("configurations.toml", "cannot be read"),
+        "configurations = []": ("no configurations",),
+        'configurations = [{ task = "polyreg" }]': ("lacks models",),
+        'configurations = [{ task = "polyreg", models = "s6", task_settings = "L=4" }]': ("task_settings", "list"),
+        'configurations = [{ task = "polyreg", models = "s6", steps = [1] }]': ("steps", "number"),
+        'device = "gpu"\nconfigurations = [{ task = "polyreg", models = "s6" }]': ("gpu", "cuda"),
+        'configurations = [{ task = "polyrge", models = "s6" }]': ("polyrge", "'polyreg'"),
     }.items():
         declare(text)
         is_bad_input(expbench("baseline", "update", "--baseline", "tiny", "--yes"), *words)
     if not torch.cuda.is_available():
-        declare(f'device = "cuda"\ncells = [{CONFIGURATION}]')
+        declare(f'device = "cuda"\nconfigurations = [{CONFIGURATION}]')
         is_bad_input(expbench("baseline", "update", "--baseline", "tiny", "--yes"), "tiny needs a GPU", "expbench doctor")
 
 

@@ -63,6 +63,6 @@ def test_measures_of_parts_add_up_to_those_of_the_whole(name: str) -> None:
     whole = made.summary(total([made.measure(outputs, batch.targets)]))
     halves = [made.measure(outputs[part], batch.targets[part]) for part in (slice(40), slice(40, None))]
     parts = made.summary(total(halves))
-    assert made.primary in {score.metric for score in whole}
+    assert made.primary_metric in {score.metric for score in whole}
     assert [(s.metric, s.slice) for s in parts] == [(s.metric, s.slice) for s in whole]
     assert [s.value for s in parts] == pytest.approx([s.value for s in whole], rel=1e-9, nan_ok=True)

@@ -84,7 +84,7 @@ def test_linear_attention_runs_the_backend_that_is_asked_for(monkeypatch: pytest
     with backends.using("reference") as used:
         attention.linear_attention(q, k, v, "torch")
     assert used.names == ("torch",)
-    monkeypatch.setattr(backends, "absent", lambda name: None)
+    monkeypatch.setattr(backends, "unavailable_reason", lambda name: None)
     with (
         backends.using("triton"),
         pytest.raises(ValueError, match=r"^linear attention has no backend 'triton' \(it has: reference, torch\)$"),

@@ -13,7 +13,7 @@ from expbench.results import store
 from expbench.results.configurations import gather, with_context
 from expbench.studies.published import numbers
 from expbench.studies.synthetic import PRESETS, chosen
-from expbench.sweep import request as sweep_request
+from expbench.sweep import spec as sweep_spec
 from expbench.sweep.expand import expand
 from expbench.training.job import Job
 from tests.conftest import CommandLine, is_bad_input
@@ -40,7 +40,7 @@ def test_table_1_has_the_settings_that_the_paper_states() -> None:
         assert stated == ("1024", "384", "12", "32", "20", "0.01")
         assert (request.lr, request.dtype, request.warmup) == ("0.001", "bfloat16", None), "an epoch, of so many"
         for model in request.models.split(","):
-            seeds[model] = max(seeds[model], len(sweep_request.whole("--seeds", request.seeds, least=0)))
+            seeds[model] = max(seeds[model], len(sweep_spec.whole("--seeds", request.seeds, least=0)))
     assert seeds == {"s6": 3, "s6-poly": 3, "attn": 3, "s6-poly-disc": 1, "s6-bbar-b": 1, "linattn": 1}
     assert {row.model for row in numbers.table1()} == set(seeds) - {"linattn"}
     assert not study.tunes

@@ -56,7 +56,7 @@ def test_small_lengths_and_the_largest_number_of_classes() -> None:
         inputs, targets = CountInRow(L=3, classes=4, supervise=supervise).train_batch(500, seed=0, step=1)
         assert sorted(set(targets.flatten().tolist())) == [0, 1, 2, 3]
         assert inputs.shape == (500, 3)
-    with pytest.raises(ValueError, match="2 to 4 classes"):
+    with pytest.raises(ValueError, match="2 to 4 at L=3"):
         CountInRow(L=3, classes=5)
 
 

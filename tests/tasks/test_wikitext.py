@@ -304,7 +304,7 @@ def test_torchrun_trains_what_one_process_trains(text: str, tmp_path: Path, monk
         ("expbench.training.epochs.step.learning_rate_factor", lambda schedule, step: 1.0, "learning_rate"),
         ("expbench.training.epochs.step.clip_grad_norm_", lambda tensors, most: torch.ones(()), "gradient_norm"),
         (
-            "expbench.language.batches.Order.starts",
+            "expbench.language.batches.TokenBatches.starts",
             lambda self, step, own=TokenBatches.starts: own(self, step + 1),
             "inputs_checksum",
         ),

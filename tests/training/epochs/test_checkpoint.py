@@ -160,7 +160,7 @@ def test_two_processes_train_as_one(corpus: Corpus, folder: Path, tmp_path: Path
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    trainings = {"checkpoints": str(tmp_path / "kept")}, {"mixer": "attn", "at_once": 3}, {"replayed": True}
+    trainings = {"checkpoints": str(tmp_path / "kept")}, {"mixer": "attn", "micro_batch_size": 3}, {"replayed": True}
     both = [child(folder / "text", *trainings, environment={**common, "RANK": r, "LOCAL_RANK": r}) for r in "01"]
     first, second = map(measured, both)
     assert second == [{}, {}, {}], "the first alone speaks"

@@ -45,7 +45,7 @@ def weights(model: LanguageModel) -> Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("at_once", [None, 3])
+@pytest.mark.parametrize("micro_batch_size", [None, 3])
 @pytest.mark.parametrize("mixer", [S6, Attn, Idle])
 def test_replayed_passes_are_the_passes(
     corpus: Corpus, mixer: type[nn.Module], micro_batch_size: int | None, monkeypatch: pytest.MonkeyPatch
