@@ -60,8 +60,8 @@ class Comparison:
     """Two compared tables. configurations: one row each, worst first. confidence: joint confidence of all verdicts.
 
     Columns of configurations: those of `matching.IDENTITY` and of `losses.summarised`; verdict, because; difference, low,
-    high (new / base where `ratio`, else new - base); p, holm, design (NaN and empty where not tested); slower. runs: one row per
-    run of either table, as returned by `losses.outcomes`.
+    high (new / base where `ratio`, else new - base); p, holm, design (NaN and empty where not tested); slower. runs: one row
+    per run of either table, as returned by `losses.losses`.
     """
 
     base: Side
