@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from expbench.errors import BadInput
 
@@ -148,17 +147,6 @@ def evaluate_lengths(
     }
 
 
-def of_logits(logits: Callable[[Tensor], Tensor]) -> NLL:
-    """Return the NLL of a network that maps inputs (B, L) to logits (B, L, V); the softmax uses at least float32."""
-
-    def nll(inputs: Tensor, targets: Tensor) -> Tensor:
-        scores = logits(inputs).flatten(0, 1)
-        wide = scores if scores.dtype == torch.float64 else scores.float()
-        return F.cross_entropy(wide, targets.flatten(), reduction="none").view(targets.shape)
-
-    return nll
-
-
 def counts(ids: Ids, vocabulary: int) -> NDArray[np.int64]:
     """Return the count of each token in a text: (vocabulary,)."""
     total = np.zeros(vocabulary, dtype=np.int64)
@@ -183,12 +171,6 @@ def unigram(training: NDArray[np.int64]) -> NDArray[np.float64]:
 def without_context(costs: NDArray[np.float64], ids: Ids, *, words: int | None) -> Perplexity:
     """Return the perplexity, in closed form, of a model without context, given the NLL of each token (vocabulary,)."""
     return Perplexity(float(counts(ids, len(costs)) @ costs), len(ids), words, context=0, stride=0)
-
-
-def of_costs(costs: NDArray[np.float64]) -> NLL:
-    """Return the NLL of a model without context, given the NLL of each token (vocabulary,)."""
-    table = torch.from_numpy(costs)
-    return lambda inputs, targets: table.to(targets.device)[targets]
 
 
 def _window(ids: Ids, start: int, context: int, before: int) -> NDArray[np.int64]:

@@ -25,7 +25,6 @@ Both bounds are far above 1 when K is near 1, as at Mamba's initialisation. The 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -35,14 +34,12 @@ from torch.nn import functional as F
 from expbench.console.formatting import number
 from expbench.errors import BadInput
 from expbench.models.s6_bbar_b import S6BbarB
-from expbench.nn.network import Network
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75)  # quantiles of the training margins that serve as gamma
 DELTA = 0.05  # the bounds hold with probability 1 - DELTA over the training sample
 LIPSCHITZ = 4.0  # 2 (symmetrisation) sqrt 2 (Maurer 2016) sqrt 2 (the margin f_y - max_j f_j, in the Euclidean norm)
 _GRID = 4  # norms are rounded up to multiples of 1/_GRID, so that the union bound is over countably many classes
 _TOLERANCE = 1e-6  # allows for rounding in |x_t| = 1
-_EMBEDDING = "a trained embedding before the layer"
 
 
 class Classifier(nn.Module):
@@ -146,60 +143,8 @@ class Bound(NamedTuple):
         return "vacuous" if self.vacuous else "below 1"
 
 
-def eligible(what: nn.Module | str, settings: Mapping[str, object] | None = None) -> str | None:
-    """Return the reason why the bound does not hold for a module or a named model of the suite; None if it holds.
-
-    settings (for a named model): ``depth``, ``norm``, ``residual``, ``skip`` and ``positions`` default to the suite's
-    values. ``embedding`` is ``trained`` by default; the bound needs ``fixed``. ``K`` is the largest |Abar|, if known.
-    """
-    if isinstance(what, str):
-        return _eligible_name(what, settings or {})
-    if isinstance(what, Classifier):
-        return _eligible_layer(what.layer)
-    if isinstance(what, Network):
-        return _eligible_network(what)
-    return _eligible_layer(what)
-
-
-def _eligible_name(name: str, given: Mapping[str, object]) -> str | None:
-    defaults = {
-        "depth": 1,
-        "norm": "layer",
-        "residual": True,
-        "skip": True,
-        "positions": "none",
-        "embedding": "trained",
-        "K": 0,
-    }
-    settings = {**defaults, **given}
-    K = settings["K"]
-    reasons = [
-        (name != "s6-bbar-b", f"{name} is not Eq. 6 (s6-bbar-b is)"),
-        (settings["depth"] != 1, f"{settings['depth']} layers, but the bound holds for one layer"),
-        (settings["norm"] != "none", "normalisation before the layer"),
-        (bool(settings["residual"]), "a residual connection"),
-        (bool(settings["skip"]), "a skip, the term D x_t"),
-        (settings["embedding"] != "fixed" or settings["positions"] == "learned", _EMBEDDING),
-        (isinstance(K, int | float) and not K < 1, f"K = {K} is not below 1"),
-    ]
-    return next((reason for refused, reason in reasons if refused), None)
-
-
-def _eligible_network(network: Network) -> str | None:
-    inner = network.mixers[0] if len(network.mixers) else None
-    reasons = [
-        (type(inner) is not S6BbarB, f"{type(inner).__name__} is not Eq. 6 (S6BbarB is)"),
-        (len(network.mixers) != 1, f"{len(network.mixers)} layers, but the bound holds for one layer"),
-        (any(not isinstance(norm, nn.Identity) for norm in network.norms), "normalisation before the layer"),
-        (network.residual, "a residual connection"),
-        (any(p.requires_grad for part in (network.embed, network.code) for p in part.parameters()), _EMBEDDING),
-        (not network.last, "a read-out at every position, but the bound holds for y_L"),
-        (_has_bias(network.head), "a read-out bias"),
-    ]
-    return next((reason for refused, reason in reasons if refused), None) or _eligible_layer(network.mixers[0])
-
-
-def _eligible_layer(layer: nn.Module) -> str | None:
+def eligible(layer: nn.Module) -> str | None:
+    """Return the reason why the bound does not hold for a layer; None if it holds."""
     if type(layer) is not S6BbarB:
         return f"{type(layer).__name__} is not Eq. 6 (S6BbarB is)"
     if layer.skip is not None:
@@ -233,7 +178,7 @@ def _log_K(layer: S6BbarB) -> float:
 
 def norms_of(layer: S6BbarB, W: Tensor) -> Norms:
     """Return the norms of a layer with the classifier W (C, D); raise `BadInput` if the bound does not hold for it."""
-    if (reason := _eligible_layer(layer)) is not None:
+    if (reason := eligible(layer)) is not None:
         raise BadInput(f"the bound does not hold: {reason}")
     S_B, S_C, S_Delta, bias = _matrices(layer)
     W = W.detach().double()

@@ -23,12 +23,10 @@ from expbench.errors import BadInput
 from expbench.initialisation import count_in_row as counting
 from expbench.initialisation.lemma2 import sum_up
 from expbench.initialisation.theorem2 import Windows, fill, place
-from expbench.models.linattn import LinAttn
 from expbench.models.mamba_poly import MambaPoly
 from expbench.models.s6 import S6
 from expbench.models.s6_bbar_b import S6BbarB
 from expbench.models.s6_poly import S6Poly
-from expbench.nn.blocks import MambaBlock
 from expbench.nn.network import Network
 from expbench.task import LONGEST, Batch, Score, Task
 
@@ -63,32 +61,6 @@ def lemma2(W_Q: Tensor, W_K: Tensor, W_V: Tensor, form: Form = "s6-poly", *, eps
     out = _zeros(lambda: nn.Linear(D, d, bias=False))
     out.weight.copy_(W_V.mT)
     return nn.Sequential(layer, out)
-
-
-@torch.no_grad()
-def of_linattn(layer: LinAttn, L: int, form: Form = "s6-poly") -> MambaBlock:
-    """Convert the suite's linear attention, with its biases and its 1/L, to a Mamba block.
-
-    The block has one S6 layer of width D + 1. The biases of C and B (layout ``full_bias``) are the biases of queries and
-    keys. Each channel carries one coordinate of the tokens, so W_V goes into the output map of the block. The term b_V sum_j
-    (q_t . k_j) needs a channel that is always 1; the bias of the input map provides it. A bare S6 of width D has neither.
-    1/L is a weight, so the block is correct only at length L.
-    """
-    D = int(layer.qkv.in_features)
-    weights, biases = ([part.detach().double() for part in x.chunk(3)] for x in (layer.qkv.weight, layer.qkv.bias))
-    s6 = _s6(form, D + 1, D)
-    for linear, weight, bias in zip((s6.to_c, s6.to_b), weights[:2], biases[:2], strict=True):
-        linear.weight[:, :D] = weight
-        linear.bias.copy_(bias)
-    block = _zeros(
-        lambda: MambaBlock(D, D + 1, lambda _: nn.Identity(), conv=0, activation="none", gate="linear", bias=True)
-    )
-    block.mixer = s6
-    block.to_x.weight[:D] = torch.eye(D)
-    block.to_x.bias[D] = 1
-    block.to_z.bias.fill_(1)
-    block.to_out.weight.copy_(torch.cat([weights[2], biases[2][:, None]], 1) / L)
-    return block
 
 
 def _s6(form: Form, width: int, N: int, eps: float = 0.0) -> S6:

@@ -18,14 +18,13 @@ import pandas as pd
 
 from expbench.console.formatting import aligned, number
 from expbench.results.configurations import Configuration, gather, varying, with_context
+from expbench.run import FIELDS
 from expbench.stats.intervals import CONFIDENCE, Interval, share_interval
+from expbench.stats.resampling import LEAST_UNITS, bootstrap_interval
 
-FEWEST_RUNS, FEWEST_POINTS = 10, 3
-_RESAMPLES = 10_000
-_NAMED = [
-    *("L", "degree", "test_size", "D", "depth", "norm", "positions", "residual", "steps", "batch_size", "lr", "dtype"),
-    *("init", "init_noise", "schedule"),
-]
+FEWEST_POINTS = 3
+# The settings that may tell two configurations apart in the table.
+_NAMED = ["L", "degree", "test_size", *(n for n, f in FIELDS.items() if f.role in ("size", "protocol", "training", "rate"))]
 
 
 class Correlation(NamedTuple):
@@ -49,7 +48,7 @@ class Correlation(NamedTuple):
     @property
     def too_few(self) -> bool:
         """True if there are too few runs for an interval."""
-        return len(self.coefficients) < FEWEST_RUNS
+        return len(self.coefficients) < LEAST_UNITS
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
@@ -61,19 +60,6 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
         return math.nan
     a, b = (rank - rank.mean() for rank in ranks)
     return float(np.clip((a * b).sum() / math.sqrt((a * a).sum() * (b * b).sum()), -1, 1))
-
-
-def bootstrap_interval(values: Sequence[float]) -> Interval:
-    """Return the mean with its deterministic percentile-bootstrap interval; the ends are NaN for fewer than 10 values."""
-    if not len(values):
-        return Interval(math.nan, math.nan, math.nan)
-    mean = float(np.mean(values))
-    if len(values) < FEWEST_RUNS:
-        return Interval(mean, math.nan, math.nan)
-    picked = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(np.asarray(values)[picked].mean(1), [tail, 100 - tail])
-    return Interval(mean, float(low), float(high))
 
 
 def correlations(frame: pd.DataFrame, statistic: str = "k_hat") -> list[Correlation]:
@@ -106,8 +92,14 @@ def correlations(frame: pd.DataFrame, statistic: str = "k_hat") -> list[Correlat
             known = tuple(rho for rho in each if not math.isnan(rho))
             primary = f"{configuration.metric or 'primary metric'} (validation)"
             against, better = (name, False) if name else (primary, configuration.higher_is_better)
-            found.append(Correlation(configuration, statistic, against, better, known, bootstrap_interval(known), below_one))
+            found.append(Correlation(configuration, statistic, against, better, known, _interval(known), below_one))
     return found
+
+
+def _interval(coefficients: Sequence[float]) -> Interval:
+    """Return the mean over runs with its bootstrap interval; the ends are NaN for fewer runs than an interval needs."""
+    found = bootstrap_interval([coefficients])
+    return found if len(coefficients) >= LEAST_UNITS else Interval(found.center, math.nan, math.nan)
 
 
 def _by_step(rows: pd.DataFrame) -> dict[str, dict[int, float]]:
@@ -151,7 +143,7 @@ def text(found: Sequence[Correlation]) -> str:
     for one, *own in zip(found, settings, options, strict=True):
         mean, low, high = one.interval
         share, least, most = one.below_one
-        few = f"too few runs ({len(one.coefficients)} of {FEWEST_RUNS})"
+        few = f"too few runs ({len(one.coefficients)} of {LEAST_UNITS})"
         lines.append(
             [
                 *(one.configuration["task"], one.configuration["model"], ", ".join(filter(None, own)) or "-"),

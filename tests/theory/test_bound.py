@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from expbench_tasks.count_in_row import CountInRow, run_lengths
+from expbench_tasks.count_in_row import run_lengths
 from torch import Tensor, nn
 
 from expbench.data.rng import CounterRNG, fold
@@ -13,7 +13,6 @@ from expbench.errors import BadInput
 from expbench.models.s6 import S6
 from expbench.models.s6_bbar_b import S6BbarB
 from expbench.models.s6_poly import S6Poly
-from expbench.nn.network import Network
 from expbench.theory import bound
 from expbench.theory.bound import (
     Classifier,
@@ -33,7 +32,6 @@ from expbench.theory.bound import (
 from expbench.theory.bound_example import demonstrate_bound, fit, problem, rademacher_lower
 
 LIMITS = Limits(rho_W=2.0, rho_BC=3.0, rho_A=1.5, rho_D=1.2, log_K=math.log(0.8))
-BARE = {"skip": False, "norm": "none", "residual": False, "embedding": "fixed"}
 
 
 def norms(limits: Limits = LIMITS, *, D: int = 2, N: int = 2, classes: int = 2) -> Norms:
@@ -202,7 +200,7 @@ def test_the_bound_holds_for_every_layer_tried(D: int, N: int, steps: int) -> No
     x, labels = problem(CounterRNG(1), 256, L=5, D=D, classes=3)
     x_test, labels_test = problem(CounterRNG(2), 1024, L=5, D=D, classes=3)
     classifier = fit(x, labels, N=N, classes=3, seed=D + steps, steps=steps)
-    assert eligible(classifier) is None
+    assert eligible(classifier.layer) is None
     with torch.no_grad():
         train, test = margins(classifier(x), labels), margins(classifier(x_test), labels_test)
     found = norms_of(classifier.layer, classifier.head.weight)
@@ -273,57 +271,8 @@ def test_a_class_without_members_is_refused() -> None:
 # --- what the bound does not hold for ---
 
 
-@pytest.mark.parametrize(
-    ("name", "changes", "reason"),
-    [
-        ("s6", {}, "s6 is not Eq. 6"),
-        ("s6-poly", {}, "s6-poly is not Eq. 6"),
-        ("s6-bbar-b", {"depth": 2}, "2 layers"),
-        ("s6-bbar-b", {"norm": "layer"}, "normalisation"),
-        ("s6-bbar-b", {"residual": True}, "residual"),
-        ("s6-bbar-b", {"skip": True}, "skip"),
-        ("s6-bbar-b", {"embedding": "trained"}, "trained embedding"),
-        ("s6-bbar-b", {"positions": "learned"}, "trained embedding"),
-        ("s6-bbar-b", {"K": 1.0}, "K = 1.0 is not below 1"),
-        ("s6-bbar-b", {"K": math.nan}, "is not below 1"),
-    ],
-)
-def test_why_a_model_is_refused_by_name(name: str, changes: dict[str, object], reason: str) -> None:
-    assert reason in str(eligible(name, BARE | changes))
-
-
-def test_by_name_only_a_bare_layer_of_eq_6_is_eligible_and_the_suites_defaults_are_not() -> None:
-    assert eligible("s6-bbar-b", BARE | {"K": 0.9}) is None
-    assert eligible("s6-bbar-b") is not None
-
-
-def bare_network(**changes: object) -> Network:
-    task = CountInRow(L=4, classes=3, supervise="last")
-    protocol = {"width": 2, "depth": 1, "norm": "none", "positions": "none", "residual": False} | changes
-    network = Network(task, lambda: Classifier(2, N=2, classes=2).layer, **protocol)
-    network.embed.requires_grad_(False)
-    nn.init.zeros_(network.head.bias).requires_grad_(False)
-    return network
-
-
-def test_why_a_network_is_refused() -> None:
-    assert eligible(bare_network()) is None
-    assert "normalisation" in str(eligible(bare_network(norm="rms")))
-    assert "residual" in str(eligible(bare_network(residual=True)))
-    assert "2 layers" in str(eligible(bare_network(depth=2)))
-    assert "trained embedding" in str(eligible(bare_network(positions="learned")))
-    trained, biased, everywhere = bare_network(), bare_network(), bare_network()
-    trained.embed.requires_grad_(True)
-    biased.head.bias.requires_grad_(True)
-    everywhere.last = False
-    assert "trained embedding" in str(eligible(trained))
-    assert "read-out" in str(eligible(biased))
-    assert "every position" in str(eligible(everywhere))
-
-
 def test_why_a_layer_is_refused() -> None:
     bare = Classifier(2, N=2, classes=2)
-    assert eligible(bare) is None
     assert eligible(bare.layer) is None
     assert eligible(S6BbarB(2, skip=False)) is None  # the layout without biases of B and C
     assert "skip" in str(eligible(S6BbarB(2)))
@@ -331,7 +280,7 @@ def test_why_a_layer_is_refused() -> None:
     assert "S6 is not Eq. 6" in str(eligible(S6(2, skip=False)))
     assert "S6Poly is not Eq. 6" in str(eligible(S6Poly(2, skip=False)))
     nn.init.constant_(bare.layer.to_delta.bias, -800.0)  # Delta is 0 to rounding
-    assert "K = 1 is not below 1" in str(eligible(bare))
+    assert "K = 1 is not below 1" in str(eligible(bare.layer))
     with pytest.raises(BadInput, match="K = 1 is not below 1"):
         norms_of(bare.layer, bare.head.weight)
 

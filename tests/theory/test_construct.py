@@ -14,11 +14,10 @@ from torch.nn import functional as F
 
 from expbench.algebra.parsing import Parsed, parse
 from expbench.errors import BadInput
-from expbench.models.linattn import LinAttn
 from expbench.models.s6 import S6
 from expbench.models.s6_poly import S6Poly
 from expbench.nn.blocks import MambaBlock
-from expbench.theory.construct import Form, count_in_row, lemma2, of_linattn, report, theorem2
+from expbench.theory.construct import Form, count_in_row, lemma2, report, theorem2
 
 FORMS: tuple[Form, ...] = ("s6", "s6-bbar-b", "s6-poly", "s6-poly-linear")
 
@@ -68,18 +67,6 @@ def test_a_finite_parameter_forgets_at_the_rate_that_is_stated(form: Form, delta
     # the Taylor polynomial of exp is off by (eps delta)^4 / 24 a step
     assert (y - attention(x, *weights, decay=eps * delta)).abs().max() < 1e-12 * exact.abs().max()
     assert 1e-5 < (y - exact).abs().max() / exact.abs().max() < 11 * eps * delta
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_the_suites_linear_attention_with_its_biases_is_a_block_around_one_s6(form: Form) -> None:
-    torch.manual_seed(3)
-    layer, x = LinAttn(4), normal(2, 9, 4)
-    block = of_linattn(layer, 9, form)
-    torch.testing.assert_close(block(x), layer.double()(x), rtol=1e-12, atol=1e-12)
-    with torch.no_grad():
-        block.to_x.bias.zero_()  # without the constant channel there is no bias of the values
-        layer.qkv.bias[8:] = 0
-    torch.testing.assert_close(block(x), layer(x), rtol=1e-12, atol=1e-12)
 
 
 # --- Theorem 2 ---

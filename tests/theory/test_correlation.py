@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from expbench.results import schema
-from expbench.theory.correlation import Correlation, bootstrap_interval, correlations, spearman, text
+from expbench.theory.correlation import Correlation, correlations, spearman, text
 
 CURVE = [0.1, 0.4, 0.3, 0.7, 0.9]
 
@@ -72,17 +72,6 @@ def test_it_is_scipys() -> None:
     for _ in range(20):
         x, y = generator.integers(6, size=(2, 12)).tolist()
         assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic)
-
-
-def test_the_bootstrap_is_over_runs_and_needs_ten() -> None:
-    values = np.random.default_rng(1).normal(size=40).tolist()
-    mean, low, high = bootstrap_interval(values)
-    assert mean == pytest.approx(np.mean(values))
-    assert (high - low) / 2 == pytest.approx(1.96 * np.std(values) / math.sqrt(40), rel=0.1)
-    assert bootstrap_interval(values) == (mean, low, high)
-    assert bootstrap_interval([0.5] * 10) == (0.5, 0.5, 0.5)
-    assert math.isnan(bootstrap_interval([0.5] * 9).low)
-    assert math.isnan(bootstrap_interval([]).center)
 
 
 def test_each_run_is_correlated_over_its_own_points() -> None:
