@@ -18,6 +18,7 @@ from expbench.run import DType, Positions
 from expbench.settings import Value
 from expbench.task import Task, total
 
+_FORMER = {"primary_metric": "headline", "success_threshold": "solved_at"}  # names before schema 6
 _CHECKED_LENGTH = 16  # maximum sequence length of the contract check of a mixer
 
 
@@ -52,8 +53,10 @@ def load_task(plugin: Plugin) -> type[Task]:
         name for name in ("primary_metric", "higher_is_better", "success_threshold") if not hasattr(cls, name)
     ]
     if missing:
+        former = [f"{new} was called {old}" for new, old in _FORMER.items() if new in missing and hasattr(cls, old)]
         raise BadInput(
             f"task {plugin.name!r} ({plugin.origin}) breaks its contract: {cls.__name__} lacks {', '.join(missing)}"
+            + f" ({', '.join(former)})" * bool(former)
         )
     return cls
 

@@ -12,10 +12,12 @@ Rows of older tables lack these records, and are not checked.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 RATE, NORM = "learning_rate", "gradient_norm"
 CHECKSUMS = ("inputs_checksum", "targets_checksum", "outputs_checksum")
@@ -23,6 +25,13 @@ COLUMNS = [
     *("key", "kind", "status", "task", "model", "lr", "steps", "warmup", "schedule", "clip"),
     *("split", "step", "metric", "value"),
 ]
+# Each schedule after the warm-up, as a function of the share of the remaining steps: a second definition, so that an error
+# in `training/schedule.py` shows. The rates of an unknown schedule are not checked.
+SCHEDULES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "cosine": lambda share: 0.5 + 0.5 * np.cos(np.pi * share),
+    "constant": np.ones_like,
+    "linear": lambda share: 1 - share,
+}
 _ROUNDING = 1e-3  # relative: float32 outputs differ by 1e-6 between machines, and by more between kernels
 _LEAST = 1e-5  # absolute, since a checksum may be near 0
 _PLACE = ["key", "split", "step", "metric"]
@@ -62,9 +71,8 @@ def _rates(runs: pd.DataFrame) -> pd.DataFrame:
     update, warmup, steps = (rows[name].to_numpy(dtype="float64") for name in ("step", "warmup", "steps"))
     rising = update / np.maximum(warmup, 1)
     share = (update - 1 - warmup) / np.maximum(1, steps - warmup)
-    shapes = {"constant": np.ones_like(share), "linear": 1 - share}
-    cosine = 0.5 + 0.5 * np.cos(np.pi * share)
-    falling = np.select([(rows["schedule"] == name).to_numpy() for name in shapes], list(shapes.values()), cosine)
+    decays = {name: decay(share) for name, decay in SCHEDULES.items()}
+    falling = np.select([(rows["schedule"] == name).to_numpy() for name in decays], list(decays.values()), np.nan)
     due = rows["lr"] * np.where(update <= warmup, rising, falling)
     off = (rows["value"] - due).abs() > 1e-6 * rows["lr"]
     return _said(rows.assign(due=due)[off], "{value:.6g} at step {step}, but {due:.6g} by the schedule")

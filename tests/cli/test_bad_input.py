@@ -201,6 +201,10 @@ class NAME(Task):
 TASKS = {
     "lacking": (TASK.replace("    def loss", "    def los"), "lacks loss"),
     "nameless": (TASK.replace('    primary_metric = "error"\n', ""), "lacks primary_metric"),
+    "former": (
+        TASK.replace("    primary_metric = ", "    headline = "),
+        "lacks primary_metric (primary_metric was called headline)",
+    ),
     "crooked": (TASK.replace("size, self.L, 1)", "size, 1, self.L)"), "inputs have shape (2, 1, 4), not (2, 4, 1)"),
     "silent": (TASK.replace('Score("error"', 'Score("eror"'), "not the primary metric error"),
     "infinite": (TASK.replace(".mean()", ".mean() / 0"), "is not finite"),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from expbench.data.corpus import Choice, Source, markov, prepare
 from expbench.regression import invariants
 from expbench.regression.baseline import load
 from expbench.results import store
+from expbench.run import Shape
 from expbench.sweep.expand import expand
 from expbench.task import Batch
 from expbench.training.batches import TaskBatches
@@ -281,6 +283,10 @@ def test_the_made_text_is_always_the_same_and_its_floor_is_its_entropy(
 def test_help_of_the_commands_imports_nothing_heavy() -> None:
     for words in (["baseline", "--help"], ["baseline", "check", "--help"], ["baseline", "update", "--help"]):
         assert not loaded(*words) & {"torch", "pandas", "numpy", "pyarrow", "scipy"}
+
+
+def test_the_rates_of_every_schedule_are_checked() -> None:
+    assert set(invariants.SCHEDULES) == set(get_args(Shape))
 
 
 def test_the_committed_page_of_the_gate_is_of_its_table_and_every_defect_is_in_it() -> None:
