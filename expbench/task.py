@@ -232,7 +232,7 @@ def resolve_setting(task: Task, name: str, value: Value) -> None:
 def require_at_most(task: Task, name: str, most: float) -> None:
     """Raise ValueError if a setting is above `most`."""
     if getattr(task, name) > most:
-        raise ValueError(f"{name}={getattr(task, name)} is too large, the most is {most}")
+        raise ValueError(f"{name}={getattr(task, name)} is too large, the maximum is {most}")
 
 
 def require_positive(task: Task, *names: str) -> None:

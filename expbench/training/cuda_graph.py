@@ -36,7 +36,7 @@ def capture(
 
     step: changes nothing but `state`, in place; it must have run before, so that all kernels are compiled. judged: tensors
     (S, ...) among the state, whose rows after a step and after its replay must agree within `tolerance`, relative to the
-    norm of the row. Raises `torch.OutOfMemoryError` if memory does not suffice for the step and the graph.
+    norm of the row. Raises `torch.OutOfMemoryError` if there is too little memory for the step and the graph.
     """
     before = [x.clone() for x in state]
     result = step()

@@ -69,7 +69,7 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
     if not alike:
         return 1, f"vmap changes its loss or gradient (by {difference:.1e})"
     if size == 1:
-        return 1, "memory does not suffice for two runs"
+        return 1, "too little memory for two runs"
     return min(size, _LARGEST[device]), None
 
 

@@ -341,8 +341,8 @@ def test_as_published_compares_the_words_of_a_named_text(tmp_path: Path, monkeyp
         ({"train-0.parquet": b"no parquet"}, "train-0.parquet cannot be read"),
         ({"train-00000-of-00002.parquet": b""}, "has 1 of the 2 files that train-00000-of-00002.parquet belongs to"),
         ({"train-0.parquet": ("words", ["a"])}, "has no column text (it has words)"),
-        ({"train-0.parquet": ("text", ["a", None])}, "has a row with a text of None"),
-        ({"train-0.parquet": ("text", [1, 2])}, "has a row with a text of 1"),
+        ({"train-0.parquet": ("text", ["a", None])}, "has a row whose text is None"),
+        ({"train-0.parquet": ("text", [1, 2])}, "has a row whose text is 1"),
     ],
 )
 def test_a_folder_without_the_text_is_one_line(tmp_path: Path, content: dict[str, Any], said: str) -> None:

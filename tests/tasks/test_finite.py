@@ -227,8 +227,8 @@ def test_random_labels_are_fitted_by_heart_and_what_was_seen_is_the_set() -> Non
     [
         (["-t", "samples=0"], "samples=0 must be 1 to 65536"),
         (["-t", "samples=65537"], "samples=65537 must be 1 to 65536"),
-        (["--L", "8"], "samples=256 is too large, the most is 128"),
-        (["--L", "1024", "-t", "samples=65536"], "L=1024 is too large, the most is 256"),
+        (["--L", "8"], "samples=256 is too large, the maximum is 128"),
+        (["--L", "1024", "-t", "samples=65536"], "L=1024 is too large, the maximum is 256"),
         (["-t", "classes=1"], "classes=1 must be 2 to 65 at L=64"),
         (["--L", "2", "-t", "samples=2"], "classes=4 must be 2 to 3 at L=2"),
         (["-t", "validation_size=1"], "validation_size=1 must be 2 or more"),

@@ -161,7 +161,7 @@ def _rows(path: Path) -> Iterator[str]:
         for batch in file.iter_batches(columns=["text"]):
             for row in batch.column(0).to_pylist():
                 if not isinstance(row, str):
-                    raise BadInput(f"{path} has a row with a text of {row!r}, which is not a string")
+                    raise BadInput(f"{path} has a row whose text is {row!r}, not a string")
                 yield row
     except (pa.ArrowException, OSError) as error:
         raise BadInput(f"{path} cannot be read ({first_line(error)})") from error

@@ -19,7 +19,7 @@ from expbench.ops import backends
 
 _NARROW, _WIDEST = 8, 64  # most inputs and most outputs of a linear map; a split row has at most _WIDEST numbers
 _WIDEST_ROW = 256  # most channels of a norm, and most classes of a cross-entropy
-_MOST_PARTS = 4  # most parts of a split
+_MOST_PARTS = 4  # of a split: the kernel has four output pointers, and unused ones are None
 _TILE, _WARPS = 1024, 4  # numbers per block of rows, and warps per block
 _PROGRAMS = 2048  # enough to fill any GPU; more would only add partial sums
 

@@ -122,7 +122,7 @@ class GradientAccumulator:
             judged = [p.grad[None] for p in with_gradient if p.grad is not None]
             _, self._replay, self.no_cuda_graph_reason = cuda_graph.capture(once, self._beside, judged, _ALIKE)
         except torch.OutOfMemoryError:
-            self.no_cuda_graph_reason = "memory does not suffice for a graph beside the eager passes"
+            self.no_cuda_graph_reason = "too little memory for a CUDA graph beside the eager passes"
         if self._group.device.type == "cuda":
             self.memory = torch.cuda.max_memory_allocated(self._group.device)
         if self._group.any(self._replay is None):

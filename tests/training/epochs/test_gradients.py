@@ -79,7 +79,7 @@ def test_what_cannot_be_captured_goes_on_eagerly_and_says_why(
     events = list(train(small(), corpus, recipe(), TrainerOptions()))
     assert numbers(scores_of(events)) == expected
     assert {event.reason for event in events if isinstance(event, NoCudaGraph)} == {
-        "a step is another" if broken == "refused" else "memory does not suffice for a graph beside the eager passes"
+        "a step is another" if broken == "refused" else "too little memory for a CUDA graph beside the eager passes"
     }
 
 
