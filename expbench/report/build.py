@@ -68,24 +68,13 @@ def write_report(
     kept = with_context(_chosen(frame, folder, tasks, models, against))
     configurations = gather(kept)
     target = folder / "report"
-    try:
-        shutil.rmtree(target / "figures", ignore_errors=True)
-        (target / "figures").mkdir(parents=True)
-    except OSError as error:
-        raise BadInput(
-            f"{target} cannot be written ({error.strerror or error}); move it away or give another --results"
-        ) from error
+    _make_folder(target / "figures")
     every = configurations if len(kept) == len(frame) else None
     sections = [
         *_against(configurations, kept, against),
         *_claims(frame, every, configurations, folder, compared=against is not None),
     ]
-    settings = {
-        place: list(own)
-        for place, own in groupby(
-            configurations, key=lambda configuration: (configuration["task"], configuration["context"])
-        )
-    }
+    settings = {place: list(own) for place, own in groupby(configurations, key=lambda c: (c["task"], c["context"]))}
     by_setting = [
         replace(_section(own, kept, task, context, f"{index}-{task}", target), apart=_apart(task, context, settings))
         for index, ((task, context), own) in enumerate(settings.items(), start=1)
@@ -93,13 +82,24 @@ def write_report(
     main = [block for section in by_setting for block in section.blocks if isinstance(block, Table) and block.main]
     sections += [*_depths(configurations, target, main), *language.sections(kept, configurations, target)]
     sections += [Section("How to read the tables", [_PREFACE], aside=True), *by_setting]
-    sections += [*_ledger(kept, configurations, target), Section("Provenance", [tables.provenance(kept)])]
-    document = Document(_primary(kept, configurations), sections, _command(folder, tasks, models, against))
+    sections += [*_published(kept, configurations, target), Section("Provenance", [tables.provenance(kept)])]
+    document = Document(_summary(kept, configurations), sections, _command(folder, tasks, models, against))
     path = target / "report.md"
     path.write_text(markdown(document, target), encoding="utf-8")
     (target / "report.html").write_text(page.render(document), encoding="utf-8")
     (target / "report.tex").write_text(latex.render(document), encoding="utf-8")
     return path
+
+
+def _make_folder(figures: Path) -> None:
+    """Make an empty folder for figures; raise `BadInput` if it is not writable."""
+    try:
+        shutil.rmtree(figures, ignore_errors=True)
+        figures.mkdir(parents=True)
+    except OSError as error:
+        raise BadInput(
+            f"{figures.parent} cannot be written ({error.strerror or error}); move it away or give another --results"
+        ) from error
 
 
 def _apart(task: str, context: str, settings: Iterable[tuple[str, str]]) -> str:
@@ -176,7 +176,7 @@ def _claims(
     return [Section(title, [Claims(concerned), *said])]
 
 
-def _ledger(frame: pd.DataFrame, configurations: Sequence[Configuration], target: Path) -> list[Section]:
+def _published(frame: pd.DataFrame, configurations: Sequence[Configuration], target: Path) -> list[Section]:
     """Return the section on published numbers, if some of these configurations were run."""
     found = published.entries(frame, configurations)
     if not any(entry.configuration for entry in found):
@@ -206,7 +206,7 @@ def _depths(configurations: Sequence[Configuration], target: Path, data: Sequenc
     return [Section("Depth against degree", [picture, said], results=True)]
 
 
-def _primary(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> str:
+def _summary(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> str:
     count = sum(len(configuration.runs) for configuration in configurations)
     models = len({configuration["model"] for configuration in configurations})
     devices = ", ".join(sorted(frame["device_name"].dropna().unique()))

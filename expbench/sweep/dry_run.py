@@ -16,6 +16,11 @@ from expbench.training.family import Stack, family_of
 from expbench.training.job import Job
 from expbench.training.stacking import by_signature
 
+_HEADER = [
+    *("task", "model", "L", "degree", "D", "depth", "norm", "positions"),
+    *("parameters", "state", "reach", "done", "to run"),
+]
+
 
 def describe(plan: Plan, device: str, largest: int | None = None) -> str:
     """Return one line for each distinct network, with its sizes and its finished and missing runs, then a time estimate."""
@@ -24,31 +29,10 @@ def describe(plan: Plan, device: str, largest: int | None = None) -> str:
     for job in plan.jobs:
         configurations.setdefault(_configuration(job), []).append(job)
     counts = Counter(_configuration(job) for job in plan.missing)
-    header = [
-        "task",
-        "model",
-        "L",
-        "degree",
-        "D",
-        "depth",
-        "norm",
-        "positions",
-        "parameters",
-        "state",
-        "reach",
-        "done",
-        "to run",
-    ]
-    lines = [header]
+    lines = [_HEADER]
     for configuration, jobs in configurations.items():
-        lines.append(
-            [
-                *_shown(jobs[0].run),
-                *_sizes(jobs[0], device),
-                str(len(jobs) - counts[configuration]),
-                str(counts[configuration]),
-            ]
-        )
+        to_run = counts[configuration]
+        lines.append([*_shown(jobs[0].run), *_sizes(jobs[0], device), str(len(jobs) - to_run), str(to_run)])
     groups = by_signature(plan.missing).values()
     stacks = [stack for jobs in groups for stack in family_of(jobs[0].task).group(jobs, device, largest)]
     time = estimate(stacks, device)
