@@ -100,15 +100,9 @@ def table(finding: ClaimResult) -> list[list[str]]:
 def _line(j: Judgement) -> list[str]:
     configurations = (j.left, j.right)
     verdict = f"{j.verdict} ({', '.join(_marks(j))})" if _marks(j) else j.verdict
-    solved = [
-        f"{configuration.solved}/{configuration.trials} ({_ends(configuration.solved_share)})"
-        for configuration in configurations
-    ]
+    solved = [f"{c.solved}/{c.trials} ({_ends(c.solved_share)})" for c in configurations]
     best = f"{number(j.best[0])} against {number(j.best[1])} (k={j.k})" if j.k else "-"
-    rates = [
-        f"{number(configuration['lr'])}{f' of {n}' if n > 1 else ''}"
-        for configuration, n in zip(configurations, j.rates, strict=True)
-    ]
+    rates = [f"{number(c['lr'])}{f' of {n}' if n > 1 else ''}" for c, n in zip(configurations, j.rates, strict=True)]
     tested = [number(j.difference.center), _ends(j.difference), rests_on(j), number(j.p), number(j.holm)]
     return [verdict, *tested, " against ".join(solved), best, " against ".join(rates), j.reason]
 

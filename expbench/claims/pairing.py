@@ -109,10 +109,7 @@ def candidates(frame: pd.DataFrame, configurations: Iterable[Configuration]) -> 
     """Return the configurations of a results table as candidates, with their validation metrics from its rows."""
     rows = frame[choosing(frame) & (frame["status"] == "ok")]
     known = dict(zip(rows["key"], rows["value"], strict=True))
-    return [
-        Candidate(configuration, [known.get(key, math.nan) for key in configuration.each("key")])
-        for configuration in configurations
-    ]
+    return [Candidate(c, [known.get(key, math.nan) for key in c.each("key")]) for c in configurations]
 
 
 def places(claim: Claim, among: Sequence[Candidate]) -> list[MatchedPair]:

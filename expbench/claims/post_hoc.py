@@ -24,7 +24,7 @@ def of_models(configurations: Iterable[Configuration]) -> list[Claim]:
     found = []
     for task, of_task in groupby(filter(_can_be_said, configurations), key=lambda configuration: str(configuration["task"])):
         own = list(of_task)
-        sides = [(str(configuration["model"]), {"positions": str(configuration["positions"])}) for configuration in own]
+        sides = [(str(c["model"]), {"positions": str(c["positions"])}) for c in own]
         models = _once(sides)
         if len(models) > _MOST_COMPARED or len({model for model, _ in models}) < len(models):
             continue
@@ -42,10 +42,8 @@ def against(configurations: Iterable[Configuration], reference: str) -> list[Cla
     found = []
     for task, of_task in groupby(filter(_can_be_said, configurations), key=lambda configuration: str(configuration["task"])):
         own = list(of_task)
-        for model in sorted({str(configuration["model"]) for configuration in own} - {reference}):
-            sides = [
-                [configuration for configuration in own if configuration["model"] == name] for name in (model, reference)
-            ]
+        for model in sorted({str(c["model"]) for c in own} - {reference}):
+            sides = [[c for c in own if c["model"] == name] for name in (model, reference)]
             codes, widths = (
                 [{str(configuration[c]) for configuration in side} for side in sides] for c in ("positions", "D")
             )
@@ -74,7 +72,7 @@ def _mean(configurations: Iterable[Configuration], model: str, settings: Mapping
     fitting = [
         c for c in configurations if c["model"] == model and all(str(c[name]) == value for name, value in settings.items())
     ]
-    means = [configuration.interval.center for configuration in fitting if configuration.values]
+    means = [c.interval.center for c in fitting if c.values]
     if means:
         return sum(means) / len(means)
     return -math.inf if fitting[0].higher_is_better else math.inf

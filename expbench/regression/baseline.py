@@ -105,7 +105,7 @@ def load(name: str) -> Baseline:
     if (
         not isinstance(every, dict)
         or not isinstance(configurations, list)
-        or not all(isinstance(configuration, dict) for configuration in configurations)
+        or not all(isinstance(c, dict) for c in configurations)
     ):
         raise BadInput(
             f"{path}: every must be a table of options, and configurations a list of tables, "
@@ -115,9 +115,7 @@ def load(name: str) -> Baseline:
         raise BadInput(
             f"{path} declares no configurations; write e.g. configurations = [{{ task = 'polyreg', models = 's6' }}]"
         )
-    return Baseline(
-        folder.name, folder, device, tuple(_request({**every, **configuration}, path) for configuration in configurations)
-    )
+    return Baseline(folder.name, folder, device, tuple(_request({**every, **c}, path) for c in configurations))
 
 
 def _request(options: Mapping[str, Any], path: Path) -> SweepSpec:

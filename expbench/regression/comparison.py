@@ -121,9 +121,7 @@ def compare(
     configurations = configurations.join(estimated(trials, spread, confidence)).fillna({"design": ""})
     configurations["holm"] = corrected(configurations)
     configurations["verdict"] = _verdicts(configurations, 1 - confidence)
-    configurations["because"] = [
-        _because(configuration, 1 - confidence) for configuration in configurations.astype(object).to_dict("records")
-    ]
+    configurations["because"] = [_because(c, 1 - confidence) for c in configurations.astype(object).to_dict("records")]
     broken = spread[spread.index.isin(trials.loc[trials["diverged"], "configuration"])]
     if len(broken):
         configurations.loc[broken.index, _SHOWN] = estimated(trials[trials["ended"]], broken, confidence)[_SHOWN]

@@ -154,7 +154,7 @@ def _names(every: pd.DataFrame, configurations: pd.DataFrame) -> list[str]:
             ):
                 words = [f"{'lr' if name == 'rate' else name}={_plain(value)}" for name, value in values_of.items()]
                 names[configuration] = " ".join(words) or "-"
-    return [names[configuration] for configuration in configurations.index]
+    return [names[c] for c in configurations.index]
 
 
 def _settings(texts: pd.Series[str]) -> pd.DataFrame:

@@ -129,9 +129,9 @@ def _chosen_rates(tuning: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[float]:
     for *configuration, lr, value, better in tuning[[*where, "lr", "value", "higher_is_better"]].itertuples(index=False):
         higher[tuple(configuration)] = better is True
         tried.setdefault(tuple(configuration), {}).setdefault(lr, []).append(value)
-    chosen = {configuration: choose(rates, higher[configuration]) for configuration, rates in tried.items()}
+    chosen = {c: choose(rates, higher[c]) for c, rates in tried.items()}
     configurations = runs[where].itertuples(index=False, name=None)
-    return pd.Series([chosen.get(configuration, math.nan) for configuration in configurations], runs.index, dtype="float64")
+    return pd.Series([chosen.get(c, math.nan) for c in configurations], runs.index, dtype="float64")
 
 
 def _on_both(runs: pd.DataFrame, column: str) -> set[int]:
@@ -155,14 +155,9 @@ def _apart(runs: pd.DataFrame, configurations: pd.DataFrame) -> str:
 
 def _difference(one: Mapping[Hashable, Any], other: Mapping[Hashable, Any]) -> list[tuple[Hashable, Any, Any]]:
     flat = [
-        {name: value for name, value in configuration.items() if not isinstance(value, dict)}
-        | {
-            name: value
-            for settings in configuration.values()
-            if isinstance(settings, dict)
-            for name, value in settings.items()
-        }
-        for configuration in (one, other)
+        {name: value for name, value in c.items() if not isinstance(value, dict)}
+        | {name: value for settings in c.values() if isinstance(settings, dict) for name, value in settings.items()}
+        for c in (one, other)
     ]
     names = list(dict.fromkeys([*flat[0], *flat[1]]))
     pairs = [("lr" if name == "rate" else name, flat[0].get(name), flat[1].get(name)) for name in names]

@@ -166,7 +166,7 @@ def _claims(
     title, made = "Claims", claim.read(folder)
     if not made and not compared:
         title, made = "Comparisons that were not claimed beforehand", post_hoc.of_models(shown)
-    names = {(configuration["task"], configuration["model"]) for configuration in shown}
+    names = {(c["task"], c["model"]) for c in shown}
     findings = verdicts.judge(made, frame, every) if made else []
     concerned = [f for f in findings if every or {(f.claim.task, s.name) for s in (f.claim.left, f.claim.right)} <= names]
     if not concerned:
@@ -207,14 +207,11 @@ def _depths(configurations: Sequence[Configuration], target: Path, data: Sequenc
 
 
 def _summary(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> str:
-    count = sum(len(configuration.runs) for configuration in configurations)
-    models = len({configuration["model"] for configuration in configurations})
+    count = sum(len(c.runs) for c in configurations)
+    models = len({c["model"] for c in configurations})
     devices = ", ".join(sorted(frame["device_name"].dropna().unique()))
     versions = ", ".join(f"{name} {'/'.join(sorted(frame[name].dropna().unique()))}" for name in ("expbench", "torch"))
-    ended = {
-        status: sum(configuration.count(status) for configuration in configurations)
-        for status in ("diverged", "failed", "unsupported")
-    }
+    ended = {status: sum(c.count(status) for c in configurations) for status in ("diverged", "failed", "unsupported")}
     bad = "".join(f", {n} {status}" for status, n in ended.items() if n)
     return f"{count} runs{bad} of {models} models; {versions}; {devices}."
 
@@ -228,7 +225,7 @@ def _section(
         & (frame["context"] == context)
         & frame["primary"].fillna(False).astype(bool)
     ]
-    metric = next((configuration.metric for configuration in configurations if configuration.metric), "")
+    metric = next((c.metric for c in configurations if c.metric), "")
     parts: list[Block] = []
     if metric:
         sign, better = (">=", "higher") if configurations[0].higher_is_better else ("<=", "lower")
@@ -239,9 +236,9 @@ def _section(
     main = tables.results(configurations, metric or "result", f"{task}: results")
     others = [tables.of_labels(configurations, f"{task}: labels"), tables.of_controls(controls, f"{task}: controls")]
     parts += [tables.same(configurations), main]
-    keys = {key for configuration in configurations for key in configuration.each("key")}
+    keys = {key for c in configurations for key in c.each("key")}
     primary = frame[frame["primary"].fillna(False).astype(bool) & (frame["split"] == "validation") & frame["key"].isin(keys)]
-    drawn = [configuration for configuration in configurations if configuration.values]
+    drawn = [c for c in configurations if c.values]
     names = len(set(labels(drawn).values()))
     if names > _MOST_DRAWN:
         parts.append(
@@ -261,8 +258,8 @@ def _figures(
 ) -> dict[str, Callable[[], Figure]]:
     """Return functions that draw the figures suited to these configurations, by title."""
     figures: dict[str, Callable[[], Figure]] = {}
-    depths = {configuration["depth"] for configuration in configurations}
-    degrees = {configuration["degree"] for configuration in configurations} - {None}
+    depths = {c["depth"] for c in configurations}
+    degrees = {c["degree"] for c in configurations} - {None}
     for axis in _axes(configurations):
         figures[f"metric against {axis}"] = partial(metric_against, configurations, controls, axis)
     if len(degrees) > 1 or len(depths) > 1:
@@ -276,11 +273,7 @@ def _figures(
 
 def _axes(configurations: Sequence[Configuration]) -> list[str]:
     """Return the x axes to draw the metric against: those of L and degree that vary; only L if it determines the degree."""
-    lengths = {configuration["L"] for configuration in configurations}
-    places = {
-        (configuration["L"], configuration["degree"])
-        for configuration in configurations
-        if configuration["degree"] is not None
-    }
+    lengths = {c["L"] for c in configurations}
+    places = {(c["L"], c["degree"]) for c in configurations if c["degree"] is not None}
     several = len({degree for _, degree in places}) > 1 and len(places) > len(lengths)
     return [*(["L"] if len(lengths) > 1 else []), *(["degree"] if several else [])]

@@ -73,7 +73,7 @@ def drawn_panels(configurations: Sequence[Configuration]) -> list[tuple[int, int
     """Return the sorted pairs of L and degree, or an evenly spaced subset if there are more pairs than panels."""
     return spread(
         sorted(
-            {(configuration["L"], configuration["degree"]) for configuration in configurations},
+            {(c["L"], c["degree"]) for c in configurations},
             key=lambda place: (place[0], place[1] or 0),
         )
     )
@@ -94,7 +94,7 @@ def draw_metric_axis(axes: Axes, configurations: Sequence[Configuration], split:
     axes.set_ylabel(f"{configurations[0].metric} ({split})")
     if not configurations[0].higher_is_better:
         make_logarithmic(axes, "y")
-        best = min(min(configuration.values) for configuration in configurations)
+        best = min(min(c.values) for c in configurations)
         axes.set_ylim(bottom=max(LEAST, 0.5 * min(best, configurations[0].success_threshold)))
 
 

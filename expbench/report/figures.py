@@ -42,18 +42,18 @@ def metric_against(configurations: Sequence[Configuration], controls: pd.DataFra
     """
     other = "degree" if axis == "L" else "L"
     crossed = _crossed(configurations, axis)
-    every = sorted({configuration[other] for configuration in configurations}) if crossed else [None]
+    every = sorted({c[other] for c in configurations}) if crossed else [None]
     apart = spread(every)
     names = labels(configurations)
     styles = _styles(configurations, names)
     figure, panels = make_panels(len(apart), *((4.0, 3.2) if crossed else (6.0, 4.0)))
     named: dict[str, Any] = {}
     for axes, value in zip(panels, apart, strict=True):
-        here = [configuration for configuration in configurations if value is None or configuration[other] == value]
+        here = [c for c in configurations if value is None or c[other] == value]
         kept = controls[(controls["kind"] != "positive") & controls[axis].notna()]
         named |= _lines_against(axes, here, kept if value is None else kept[kept[other] == value], axis, names, styles)
         axes.set_title("" if value is None else f"{other}={value}", fontsize=9)
-        ticks = sorted({configuration[axis] for configuration in configurations})
+        ticks = sorted({c[axis] for c in configurations})
         if len(ticks) > 2 and ticks[-1] >= 4 * ticks[0] > 0:
             axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -69,9 +69,7 @@ def metric_against(configurations: Sequence[Configuration], controls: pd.DataFra
 
 def _crossed(configurations: Sequence[Configuration], axis: str) -> bool:
     """Return whether some value of the axis occurs with several values of the other."""
-    return len({(configuration["L"], configuration["degree"]) for configuration in configurations}) > len(
-        {configuration[axis] for configuration in configurations}
-    )
+    return len({(c["L"], c["degree"]) for c in configurations}) > len({c[axis] for c in configurations})
 
 
 def _lines_against(
@@ -87,15 +85,15 @@ def _lines_against(
     for name, group in by_name(configurations, names).items():
         group = sorted(group, key=lambda configuration: configuration[axis])
         colour, dashes = styles[name]
-        x = [configuration[axis] for configuration in group]
-        means = [configuration.interval.center for configuration in group]
+        x = [c[axis] for c in group]
+        means = [c.interval.center for c in group]
         (named[name],) = axes.plot(x, means, color=colour, linestyle=dashes, marker="o", markersize=4)
-        low, high = zip(*(_visible(configuration) for configuration in group), strict=True)
+        low, high = zip(*(_visible(c) for c in group), strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
         if len(styles) <= _DOTTED:
-            dots = [(configuration[axis], value) for configuration in group for value in configuration.values]
+            dots = [(c[axis], value) for c in group for value in c.values]
             axes.plot(*zip(*dots, strict=True), ".", color=colour, alpha=0.4, markersize=4)
-        floors = [(configuration[axis], floor) for configuration in group for floor in _floor(configuration)]
+        floors = [(c[axis], floor) for c in group for floor in _floor(c)]
         if floors:
             (drawn,) = axes.plot(*zip(*floors, strict=True), "_", color=colour, **_FLOOR_STYLE)
             named.setdefault("floor" if len(styles) > _DOTTED else f"{name}: floor", drawn)
@@ -122,10 +120,10 @@ def _styles(configurations: Sequence[Configuration], names: dict[int, str]) -> d
 
 def depth_against_degree(configurations: Sequence[Configuration]) -> Figure:
     """Draw a heat map for each model: depth on the y axis, degree (or L) on the x axis, the mean metric in each field."""
-    axis = "L" if any(configuration["degree"] is None for configuration in configurations) else "degree"
+    axis = "L" if any(c["degree"] is None for c in configurations) else "degree"
     crossed = axis == "degree" and _crossed(configurations, "degree")
     groups = by_name(configurations, labels(configurations, also=["L"] if crossed else [], without=["depth"]))
-    degrees, depths = (sorted({configuration[column] for configuration in configurations}) for column in (axis, "depth"))
+    degrees, depths = (sorted({c[column] for c in configurations}) for column in (axis, "depth"))
     figure, panels = make_panels(
         len(groups), width=1.4 + 0.6 * len(degrees), height=1.2 + 0.45 * len(depths), most=len(groups)
     )
@@ -166,15 +164,15 @@ def depth_against_degree(configurations: Sequence[Configuration]) -> Figure:
 def curves(configurations: Sequence[Configuration], points: pd.DataFrame) -> Figure:
     """Draw the primary metric on the validation split during training, one line per run; points: key, step and value."""
     places = drawn_panels(configurations)
-    shown = [configuration for configuration in configurations if (configuration["L"], configuration["degree"]) in places]
-    by_key = _lines(points, {key for configuration in shown for key in configuration.each("key")})
+    shown = [c for c in configurations if (c["L"], c["degree"]) in places]
+    by_key = _lines(points, {key for c in shown for key in c.each("key")})
     figure, panels = make_panels(len(places), width=3.8, height=3.0)
     names = labels(configurations)
     colours = dict(zip(dict.fromkeys(names.values()), COLOURS, strict=False))
     named: dict[str, Any] = {}
     for axes, place in zip(panels, places, strict=True):
         for name, group in by_name([c for c in shown if (c["L"], c["degree"]) == place], names).items():
-            lines = [by_key[key] for configuration in group for key in configuration.each("key") if key in by_key]
+            lines = [by_key[key] for c in group for key in c.each("key") if key in by_key]
             if lines:
                 drawn = axes.add_collection(LineCollection(lines, colors=[colours[name]], alpha=0.7, linewidths=1))
                 named.setdefault(name, drawn)
@@ -204,7 +202,7 @@ def beside_controls(configurations: Sequence[Configuration], controls: pd.DataFr
     figure, panels = make_panels(len(places), width=4.2, height=0.9 + 0.22 * len(rows))
     floor = -math.inf if configurations[0].higher_is_better else LEAST
     for axes, place in zip(panels, places, strict=True):
-        here = [configuration for configuration in configurations if (configuration["L"], configuration["degree"]) == place]
+        here = [c for c in configurations if (c["L"], c["degree"]) == place]
         for configuration in here:
             row = models.index(names[id(configuration)])
             values = [max(value, floor) for value in configuration.values]

@@ -25,7 +25,7 @@ def labels(
     for model, group in by_model.items():
         known = {
             *without,
-            *(["lr"] if all(configuration.tuned for configuration in group) else []),
+            *(["lr"] if all(c.tuned for c in group) else []),
         }  # a tuned rate is a result
         columns = [c for c in [*_TOLD_APART, *also] if c not in known and _differ(group, c)]
         settings = _settings_apart(group)
@@ -39,13 +39,10 @@ def labels(
 
 def _settings_apart(configurations: Sequence[Configuration]) -> dict[int, str]:
     """Return the settings that vary between configurations of one model, as a text for each (by its `id`)."""
-    known = {id(configuration): json.loads(configuration["model_settings"] or "{}") for configuration in configurations}
+    known = {id(c): json.loads(c["model_settings"] or "{}") for c in configurations}
     names = dict.fromkeys(name for settings in known.values() for name in settings)
     apart = [name for name in names if len({str(settings.get(name)) for settings in known.values()}) > 1]
-    return {
-        configuration: " ".join(_setting(n, settings[n]) for n in apart if n in settings)
-        for configuration, settings in known.items()
-    }
+    return {c: " ".join(_setting(n, settings[n]) for n in apart if n in settings) for c, settings in known.items()}
 
 
 def _differ(configurations: Sequence[Configuration], column: str) -> bool:

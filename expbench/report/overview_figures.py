@@ -27,12 +27,8 @@ def solved_by_depth(configurations: Sequence[Configuration]) -> Figure | None:
     task. Configurations with ill-posed labels are omitted. Return None if degree and depth do not vary, or for too many
     models.
     """
-    configurations = [
-        configuration
-        for configuration in configurations
-        if configuration["degree"] and configuration.trials and not configuration.higher_is_better
-    ]
-    configurations = [configuration for configuration in configurations if configuration["well_posed"] is not False]
+    configurations = [c for c in configurations if c["degree"] and c.trials and not c.higher_is_better]
+    configurations = [c for c in configurations if c["well_posed"] is not False]
     apart = _settings_apart(configurations)
     grids: dict[tuple[str, int], list[Configuration]] = {}
     for configuration in configurations:
@@ -42,11 +38,10 @@ def solved_by_depth(configurations: Sequence[Configuration]) -> Figure | None:
     grids = {
         place: own
         for place, own in grids.items()
-        if len({configuration["degree"] for configuration in own}) > 2
-        and len({configuration["depth"] for configuration in own}) > 1
+        if len({c["degree"] for c in own}) > 2 and len({c["depth"] for c in own}) > 1
     }
     names = labels(configurations, without=["depth", "positions", *SIZES])
-    models = list(dict.fromkeys(names[id(configuration)] for own in grids.values() for configuration in own))
+    models = list(dict.fromkeys(names[id(c)] for own in grids.values() for c in own))
     if not grids or len(models) > _MOST_MODELS:
         return None
     rows = list(dict.fromkeys(setting for setting, _ in grids))
@@ -61,7 +56,7 @@ def solved_by_depth(configurations: Sequence[Configuration]) -> Figure | None:
             axes.remove()
             continue
         for i, model in enumerate(models):
-            mine = [configuration for configuration in own if names[id(configuration)] == model]
+            mine = [c for c in own if names[id(c)] == model]
             named |= _lines(axes, mine, model, COLOURS[i], (i - (len(models) - 1) / 2) * 0.04)
         _degree_axis(axes, own)
         axes.set_title(f"L = {columns[column]}", fontsize=8)
@@ -78,11 +73,11 @@ def _lines(axes: Axes, configurations: Sequence[Configuration], name: str, colou
     """Draw the degrees that a model solves, and the limit set by floors if there is one; return its legend entry."""
     if not configurations:
         return {}
-    depths = sorted({configuration["depth"] for configuration in configurations})
-    highest = max(configuration["degree"] for configuration in configurations)
+    depths = sorted({c["depth"] for c in configurations})
+    highest = max(c["degree"] for c in configurations)
     solved, possible = [], []
     for depth in depths:
-        own = [configuration for configuration in configurations if configuration["depth"] == depth]
+        own = [c for c in configurations if c["depth"] == depth]
         allowed = [c for c in own if c.floor is None or c.floor <= c.success_threshold]
         solved.append(max((c["degree"] for c in own if 2 * c.solved >= c.trials), default=_NONE))
         # a degree without runs at this depth is not ruled out by a floor
@@ -94,22 +89,19 @@ def _lines(axes: Axes, configurations: Sequence[Configuration], name: str, colou
 
 
 def _degree_axis(axes: Axes, configurations: Sequence[Configuration]) -> None:
-    degrees = sorted({configuration["degree"] for configuration in configurations})
+    degrees = sorted({c["degree"] for c in configurations})
     ticks = [degree for i, degree in enumerate(degrees) if i in (0, len(degrees) - 1) or math.log2(degree) % 1 == 0]
     axes.set_yscale("log", base=2)
     axes.set_yticks([_NONE, *ticks], ["none", *map(str, ticks)])
     axes.minorticks_off()
     axes.set_ylim(_NONE * 0.8, degrees[-1] * 1.25)
-    axes.set_xticks(sorted({configuration["depth"] for configuration in configurations}))
+    axes.set_xticks(sorted({c["depth"] for c in configurations}))
     axes.margins(x=0.12)
 
 
 def _settings_apart(configurations: Sequence[Configuration]) -> dict[str, str]:
     """Return for each context a text of the settings needed to distinguish it from the others."""
-    contexts = {
-        configuration["context"]: dict(part.partition("=")[::2] for part in configuration["context"].split(", "))
-        for configuration in configurations
-    }
+    contexts = {c["context"]: dict(part.partition("=")[::2] for part in c["context"].split(", ")) for c in configurations}
     kept: list[str] = []
     told_apart = 1
     for name in dict.fromkeys(name for settings in contexts.values() for name in settings):

@@ -71,7 +71,7 @@ def entries(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> lis
 def _entries(
     published: Published, configurations: Sequence[Configuration], values: dict[str, dict[str, float]]
 ) -> Iterator[Entry]:
-    meant = [configuration for configuration in configurations if _may_be(published, configuration)]
+    meant = [c for c in configurations if _may_be(published, c)]
     if not meant:
         yield Entry(published, None, None, "not run")
     percent = published.metric == "accuracy_percent"

@@ -35,7 +35,7 @@ def results(configurations: Sequence[Configuration], metric: str, title: str) ->
     """Return the results table, one line per configuration."""
     columns = varying(list(configurations), _COLUMNS)
     names = labels(configurations, without=[*_COLUMNS, *PROTOCOL])
-    protocols = [_protocol(configuration) for configuration in configurations]
+    protocols = [_protocol(c) for c in configurations]
     several = len(set(protocols)) > 1  # then it distinguishes lines, and stands before the results
     # the most important columns come first, since the table is wider than a screen
     header = ["model", *columns, *(["protocol"] if several else []), metric, "95 % interval", "solved", "reading", "floor"]
@@ -43,25 +43,23 @@ def results(configurations: Sequence[Configuration], metric: str, title: str) ->
     lines = [
         [
             *(
-                names[id(configuration)],
-                *(plain(configuration[column]) for column in columns),
+                names[id(c)],
+                *(plain(c[column]) for column in columns),
                 *([protocol] if several else []),
             ),
-            *(*_outcome(configuration), _rate(configuration), *_sizes(configuration), *([] if several else [protocol])),
+            *(*_outcome(c), _rate(c), *_sizes(c), *([] if several else [protocol])),
         ]
-        for configuration, protocol in zip(configurations, protocols, strict=True)
+        for c, protocol in zip(configurations, protocols, strict=True)
     ]
     brief = ["model", *_told_apart(header, lines, columns, several), "parameters"]
     brief += [
         metric,
         "95 % interval",
         "solved",
-        *(["floor"] if any(configuration.floor is not None for configuration in configurations) else []),
+        *(["floor"] if any(c.floor is not None for c in configurations) else []),
     ]
     header += [] if several else ["protocol"]
-    return Table(
-        title, header, lines, [[configuration] for configuration in configurations], main=True, folded=_RUNS, brief=brief
-    )
+    return Table(title, header, lines, [[c] for c in configurations], main=True, folded=_RUNS, brief=brief)
 
 
 def _told_apart(header: Sequence[str], lines: Sequence[Sequence[str]], columns: Sequence[str], several: bool) -> list[str]:

@@ -214,8 +214,8 @@ def gather(frame: pd.DataFrame) -> list[Configuration]:
                 tuning=tuning.get(_but_rate(facts)),
             )
         )
-    found = {_class(configuration) for configuration in configurations if configuration.solved}
-    return [replace(configuration, representable=_class(configuration) in found) for configuration in configurations]
+    found = {_class(c) for c in configurations if c.solved}
+    return [replace(c, representable=_class(c) in found) for c in configurations]
 
 
 def _grouped(per_run: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, list[tuple[int, int]]]:
@@ -267,4 +267,4 @@ def _known(values: Iterable[Any]) -> list[Any]:
 
 def varying(configurations: list[Configuration], columns: list[str]) -> list[str]:
     """Return those of `columns` in which the configurations differ."""
-    return [column for column in columns if len({str(configuration[column]) for configuration in configurations}) > 1]
+    return [column for column in columns if len({str(c[column]) for c in configurations}) > 1]

@@ -99,11 +99,7 @@ def dry_run(jobs: Sequence[Job], options: SweepOptions) -> str:
     """Return a description of the runs that `run` would execute, with a time estimate."""
     jobs, notes = share(jobs, options.shard, whole_pairs=options.tunes), []
     if options.tunes:
-        tuning = [
-            job
-            for configuration in by_configuration(jobs).values()
-            for job in tuning_jobs(configuration, INITIAL_GRID, options.tuning_runs)
-        ]
+        tuning = [job for c in by_configuration(jobs).values() for job in tuning_jobs(c, INITIAL_GRID, options.tuning_runs)]
         jobs = [*tuning, *jobs]
         rates = ", ".join(f"{rate:g}" for rate in INITIAL_GRID)
         notes = [

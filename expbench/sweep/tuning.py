@@ -40,11 +40,9 @@ class RateSearch:
     def __init__(self, jobs: Sequence[Job], folder: Path, runs: int) -> None:
         self._folder, self._runs = folder, runs
         self._configurations = by_configuration(jobs)
-        self._places = {configuration: pair_of(group[0].run) for configuration, group in self._configurations.items()}
+        self._places = {c: pair_of(group[0].run) for c, group in self._configurations.items()}
         self._grids: dict[Key, Grid] = dict.fromkeys(self._places.values(), INITIAL_GRID)
-        self._tuning = {
-            configuration: tuning_jobs(group, INITIAL_GRID, runs) for configuration, group in self._configurations.items()
-        }
+        self._tuning = {c: tuning_jobs(group, INITIAL_GRID, runs) for c, group in self._configurations.items()}
         self._rates: dict[Key, float | None] = {}  # for configurations whose grid is final
 
     def stages(self, say: Callable[[str], None]) -> Iterator[tuple[str, list[Job]]]:
@@ -62,11 +60,7 @@ class RateSearch:
                 break
         yield (
             "",
-            [
-                with_rate(job, rate or INITIAL_GRID[0])
-                for configuration, rate in self._rates.items()
-                for job in self._configurations[configuration]
-            ],
+            [with_rate(job, rate or INITIAL_GRID[0]) for c, rate in self._rates.items() for job in self._configurations[c]],
         )
 
     def _look(self) -> bool:
@@ -82,19 +76,13 @@ class RateSearch:
             if all(j.run.key in ended for c in configurations for j in self._tuning[c])
         }
         chosen = _chosen(
-            {
-                configuration: self._tuning[configuration]
-                for configurations in ready.values()
-                for configuration in configurations
-            },
+            {c: self._tuning[c] for configurations in ready.values() for c in configurations},
             self._folder,
         )
         grown = False
         for place, configurations in ready.items():
             grid = self._grids[place]
-            self._grids[place] = extended(
-                grid, [chosen[configuration] for configuration in configurations if configuration in chosen]
-            )
+            self._grids[place] = extended(grid, [chosen[c] for c in configurations if c in chosen])
             more = [rate for rate in self._grids[place] if rate not in grid]
             for configuration in configurations:
                 if more:
@@ -108,11 +96,7 @@ class RateSearch:
         """Return one line per grid: the tuning runs of each configuration and the chosen rates."""
         lines = []
         for grid in sorted(set(self._grids.values())):
-            rates = Counter(
-                rate
-                for configuration, rate in self._rates.items()
-                if rate and self._grids[self._places[configuration]] == grid
-            )
+            rates = Counter(rate for c, rate in self._rates.items() if rate and self._grids[self._places[c]] == grid)
             picked = ", ".join(f"{rate:g} ({n} configuration{'s' * (n != 1)})" for rate, n in sorted(rates.items()))
             capped = sum(n for rate, n in rates.items() if at_grid_boundary(rate))
             limits = f"{RATE_GRID[0]:g} to {RATE_GRID[-1]:g}"

@@ -132,12 +132,8 @@ def text(found: Sequence[Correlation]) -> str:
         return "no run logs its transitions, so there is nothing to correlate"
     configurations = [one.configuration for one in found]
     named = varying(configurations, _NAMED)
-    settings = _differing(
-        [(configuration["task"], configuration["context"].split(", ")) for configuration in configurations]
-    )
-    options = _differing(
-        [(configuration["model"], _settings(configuration["model_settings"])) for configuration in configurations]
-    )
+    settings = _differing([(c["task"], c["context"].split(", ")) for c in configurations])
+    options = _differing([(c["model"], _settings(c["model_settings"])) for c in configurations])
     header = ["task", "model", "settings", *named, "with", "better is", "runs", "mean rho"]
     lines = [[*header, f"{CONFIDENCE:.0%} interval", "K_hat < 1 throughout"]]
     for one, *own in zip(found, settings, options, strict=True):

@@ -39,7 +39,7 @@ def prune(jobs: Sequence[Job], folder: Path) -> None:
     for job in jobs:
         if _path(folder, job.run.key).exists():
             configurations.setdefault(identity(job.run, without={"seed"}), []).append(job)
-    crowded = [configuration for configuration in configurations.values() if len(configuration) > 3]
+    crowded = [c for c in configurations.values() if len(c) > 3]
     if not crowded:
         return
     frame, _ = store.read(folder)

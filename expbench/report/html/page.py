@@ -174,10 +174,7 @@ class _Page:
 
     def links(self, configurations: Sequence[Configuration]) -> list[tuple[str, str]]:
         """Return name and label of those configurations that are on the page."""
-        named = [
-            (self.names.get(id(configuration)) or report.name(configuration), str(configuration["model"]))
-            for configuration in configurations
-        ]
+        named = [(self.names.get(id(c)) or report.name(c), str(c["model"])) for c in configurations]
         return [(name, label) for name, label in named if name in self.known]
 
     def cards(self, claims: Claims) -> tuple[list[Card], list[Card]]:
