@@ -112,7 +112,7 @@ def candidates(frame: pd.DataFrame, configurations: Iterable[Configuration]) -> 
     return [Candidate(c, [known.get(key, math.nan) for key in c.each("key")]) for c in configurations]
 
 
-def places(claim: Claim, among: Sequence[Candidate]) -> list[MatchedPair]:
+def matched_pairs(claim: Claim, among: Sequence[Candidate]) -> list[MatchedPair]:
     """Return all matched pairs of a claim in the order of the left side's configurations."""
     fixed = {*claim.left.settings, *claim.right.settings}
     admitted = [s for s in among if s.admitted(claim)]
@@ -130,8 +130,8 @@ def places(claim: Claim, among: Sequence[Candidate]) -> list[MatchedPair]:
             if left is right or any(left.own[name] != right.own[name] for name in both):
                 continue
             where = shared | {name: value for name, value in left.own.items() if name in both}
-            for side, subject in ((claim.left, left), (claim.right, right)):
-                free = {n: v for n, v in (subject.own | subject.around).items() if n not in {*where, *side.settings}}
+            for side, candidate in ((claim.left, left), (claim.right, right)):
+                free = {n: v for n, v in (candidate.own | candidate.around).items() if n not in {*where, *side.settings}}
                 where |= {f"{side.name} {name}": value for name, value in free.items()}
             found.append(MatchedPair(left, right, where, (rates, tried)))
     return found
@@ -144,11 +144,11 @@ def _tuned(among: Sequence[Candidate]) -> list[tuple[Candidate, int]]:
     the search have fewer), and choose the best mean on the validation split, never on the test split. A run without a result
     counts as the worst run of all.
     """
-    alike: dict[frozenset[tuple[str, str]], list[Candidate]] = {}
-    for subject in among:
-        alike.setdefault(frozenset((subject.task | subject.own | subject.around).items()), []).append(subject)
+    groups: dict[frozenset[tuple[str, str]], list[Candidate]] = {}
+    for candidate in among:
+        groups.setdefault(frozenset((candidate.task | candidate.own | candidate.around).items()), []).append(candidate)
     chosen = []
-    for group in alike.values():
+    for group in groups.values():
         tuned = next((s for s in group if s.configuration.tuned), None)
         if tuned is not None and tuned.configuration.tuning is not None:
             chosen.append((tuned, len(tuned.configuration.tuning.rates)))

@@ -23,7 +23,7 @@ from typing import Literal
 import pandas as pd
 
 from expbench.claims.claim import Claim
-from expbench.claims.pairing import MatchedPair, candidates, places, unmatched_reason
+from expbench.claims.pairing import MatchedPair, candidates, matched_pairs, unmatched_reason
 from expbench.console.formatting import number
 from expbench.results.configurations import SIZES, Configuration, gather, with_context
 from expbench.stats.intervals import ABSOLUTE_MARGIN, RELATIVE_MARGIN, Interval, best_of, holm
@@ -126,14 +126,14 @@ class _Comparison:
     """Matched pair with its tests: one of the finished pairs; if runs diverged, another with these as the worst value."""
 
     claim: Claim
-    place: MatchedPair
+    pair: MatchedPair
     tests: list[Paired]
     margin: float
     is_post_hoc: bool
 
     @property
     def configurations(self) -> tuple[Configuration, Configuration]:
-        return self.place.left.configuration, self.place.right.configuration
+        return self.pair.left.configuration, self.pair.right.configuration
 
     @property
     def p(self) -> float:
@@ -141,7 +141,7 @@ class _Comparison:
 
     @property
     def excluded(self) -> int:
-        return max(side.excluded for side in (self.place.left, self.place.right))
+        return max(side.excluded for side in (self.pair.left, self.pair.right))
 
     @property
     def posed(self) -> bool:
@@ -158,7 +158,7 @@ def judge(
 ) -> list[ClaimResult]:
     """Return a finding for each claim, in order, from a results table. configurations: those of the frame, if known."""
     among = candidates(frame, gather(with_context(frame)) if configurations is None else configurations)
-    comparisons = [[_compared(claim, place) for place in places(claim, among)] for claim in claims]
+    comparisons = [[_compared(claim, pair) for pair in matched_pairs(claim, among)] for claim in claims]
     decidable = [c for of_claim in comparisons for c in of_claim if c.decidable]
     adjusted = dict(zip(map(id, decidable), holm([c.p for c in decidable]), strict=True))
     findings = []
@@ -181,10 +181,10 @@ def _values(where: Mapping[str, str], columns: Iterable[str]) -> tuple[str | Non
     return tuple(where.get(name) for name in columns)
 
 
-def _compared(claim: Claim, place: MatchedPair) -> _Comparison:
-    pairs = place.left.results.merge(place.right.results, on=["instance", "seed"], suffixes=("_left", "_right"))
+def _compared(claim: Claim, pair: MatchedPair) -> _Comparison:
+    pairs = pair.left.results.merge(pair.right.results, on=["instance", "seed"], suffixes=("_left", "_right"))
     values = ["value_left", "value_right"]
-    higher = place.left.configuration.higher_is_better
+    higher = pair.left.configuration.higher_is_better
     ended = pairs.dropna(subset=values)
     tests = [_tested(ended)]
     worst = pairs[values].min().min() if higher else pairs[values].max().max()
@@ -193,7 +193,7 @@ def _compared(claim: Claim, place: MatchedPair) -> _Comparison:
     default = ABSOLUTE_MARGIN if higher else RELATIVE_MARGIN * max(_mean(ended, value) for value in values)
     oldest = pairs[["created_left", "created_right"]].min().min()
     late = claim.created is None or not (pairs.empty or oldest >= claim.created)  # a run of unknown age may be older
-    return _Comparison(claim, place, tests, default if claim.margin is None else claim.margin, late)
+    return _Comparison(claim, pair, tests, default if claim.margin is None else claim.margin, late)
 
 
 def _tested(pairs: pd.DataFrame) -> Paired:
@@ -214,8 +214,8 @@ def _judgement(c: _Comparison, adjusted: float) -> Judgement:
         claim=c.claim,
         left=left,
         right=right,
-        where=c.place.where,
-        rates=c.place.rates,
+        where=c.pair.where,
+        rates=c.pair.rates,
         verdict=verdict,
         reason=reason,
         difference=test.difference,
@@ -274,12 +274,12 @@ def _diverged(c: _Comparison) -> str:
 
 def _with_budgets(judgements: Sequence[Judgement]) -> list[Judgement]:
     """Mark judgements whose verdict differs from that of another budget: other steps (and warmup, which follows them)."""
-    alike: dict[frozenset[tuple[str, str]], list[Judgement]] = {}
+    groups: dict[frozenset[tuple[str, str]], list[Judgement]] = {}
     for j in judgements:
         if "steps" in j.where:
             rest = {name: value for name, value in j.where.items() if name not in ("steps", "warmup")}
-            alike.setdefault(frozenset(rest.items()), []).append(j)
-    marked = {id(j) for group in alike.values() for j in group if any(_depends(j, other) for other in group)}
+            groups.setdefault(frozenset(rest.items()), []).append(j)
+    marked = {id(j) for group in groups.values() for j in group if any(_depends(j, other) for other in group)}
     return [replace(j, budget_dependent=id(j) in marked) for j in judgements]
 
 

@@ -127,8 +127,10 @@ def theory_realise(
     sizes, numbers = real("--noise", noise), whole("--seeds", seeds, least=0)
     chosen = choose_device(device)
     folder = folders.open_folder(out, "--out", "results/theory")
-    with counting("steps", steps) as told:
-        found = realise(formula, L, sizes, numbers, steps=steps, lr=lr, batch_size=batch_size, device=chosen, told=told)
+    with counting("steps", steps) as on_step:
+        found = realise(
+            formula, L, sizes, numbers, steps=steps, lr=lr, batch_size=batch_size, device=chosen, on_step=on_step
+        )
     print(text(found, formula))
     print(", ".join(map(str, write(found, formula, folder))))
 

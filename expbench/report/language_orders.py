@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from expbench.claims.pairing import MatchedPair, candidates, places
+from expbench.claims.pairing import MatchedPair, candidates, matched_pairs
 from expbench.console.formatting import number
 from expbench.report.document import Block, Table
 from expbench.report.published import beside_table1
@@ -27,14 +27,14 @@ def orders(frame: pd.DataFrame, trained: Sequence[Trained], names: Mapping[int, 
     value = {row.model: row.value for row in numbers.table1()}
     lines, about = [], []
     for claim in numbers.orders(str(trained[0].configuration["task"])):
-        for place in places(claim, among):
-            left, right = (histories[id(side.configuration)] for side in (place.left, place.right))
+        for pair in matched_pairs(claim, among):
+            left, right = (histories[id(side.configuration)] for side in (pair.left, pair.right))
             line = [f"{names[id(left.configuration)]} < {names[id(right.configuration)]}"]
             if len({each.configuration["L"] for each in trained}) > 1:
                 line[0] += f" (L={left.configuration['L']})" if "L=" not in line[0] else ""
             line.append(perplexity(value[claim.left.model] - value[claim.right.model]))
             lines.append(
-                [*line, *(text for what in ("chosen", "last") for text in _difference(left, right, what)), _lost(place)]
+                [*line, *(text for what in ("chosen", "last") for text in _difference(left, right, what)), _lost(pair)]
             )
             about.append([left.configuration, right.configuration])
     if lines:
@@ -63,8 +63,8 @@ def _difference(left: Trained, right: Trained, what: str) -> list[str]:
     return [with_ends(paired([found]).difference), said]
 
 
-def _lost(place: MatchedPair) -> str:
-    sides = [side.configuration for side in (place.left, place.right)]
+def _lost(pair: MatchedPair) -> str:
+    sides = [side.configuration for side in (pair.left, pair.right)]
     return ", ".join(f"{c.count('diverged')} of {c.trials} of {c['model']}" for c in sides if c.count("diverged")) or "-"
 
 

@@ -160,10 +160,10 @@ class Configuration:
             seeds.setdefault(instance, []).append(seed)
         if len(seeds) > 1 and all(own == [instance] for instance, own in seeds.items()):
             return [run.command(*origins, seeds=as_list(seeds), instances=None)]
-        alike: dict[str, list[int]] = {}
+        by_seeds: dict[str, list[int]] = {}
         for instance, own in seeds.items():
-            alike.setdefault(as_list(own), []).append(instance)
-        return [run.command(*origins, seeds=own, instances=as_list(instances)) for own, instances in alike.items()]
+            by_seeds.setdefault(as_list(own), []).append(instance)
+        return [run.command(*origins, seeds=own, instances=as_list(instances)) for own, instances in by_seeds.items()]
 
 
 def with_context(frame: pd.DataFrame) -> pd.DataFrame:

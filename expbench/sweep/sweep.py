@@ -75,13 +75,13 @@ def run(jobs: Sequence[Job], options: SweepOptions, say: Callable[[str], None]) 
             if not waiting and (plan.missing or not (what or said)):
                 say(f"{what}{count(plan)} on {options.device}, into {options.folder}")
                 said = said or not what
-            swept = _sweep(plan, options, ends, keep=options.save_weights and not what)
-            counts.update(swept.ended)
-            if swept.stopped:
+            result = _sweep(plan, options, ends, keep=options.save_weights and not what)
+            counts.update(result.ended)
+            if result.stopped:
                 return SweepResult(counts, stopped=True)
-            failed -= swept.tried
-            lost |= swept.lost
-            ran, held = bool(swept.ended), held or bool(swept.held)
+            failed -= result.tried
+            lost |= result.lost
+            ran, held = bool(result.ended), held or bool(result.held)
             if ran:
                 break  # the new results may change the next stage
         if not ran and not held:

@@ -41,33 +41,33 @@ def run(
 
     After an interrupt the folder holds every finished run, and the same sweep resumes from there.
     """
-    swept, parts = WorkerResult(Counter(), set(), set(), [], stopped=False), divided(plan)
+    result, parts = WorkerResult(Counter(), set(), set(), [], stopped=False), divided(plan)
     jobs = {job.run.key for part in parts for job in part.jobs}
     stopped = False
     with closing(executor.run(parts, settings, progress)) as events:
         for event in events:
             match event:
                 case Ended():
-                    _end(event, settings.folder, swept, progress)
+                    _end(event, settings.folder, result, progress)
                     if fail_fast and event.status == "failed":
                         progress.note(event.trace or "")
                         stopped = True
                         break
                 case Measured(job, written):
                     _write(written, settings.folder)
-                    swept.tried.add(rows.controls_key(job))
+                    result.tried.add(rows.controls_key(job))
                 case Held(part):
-                    swept.held.extend(part.jobs)
+                    result.held.extend(part.jobs)
                 case Lost(lost, why):
-                    swept.ended["lost"] += len(lost)
-                    swept.lost.update(job.run.key for job in lost)
+                    result.ended["lost"] += len(lost)
+                    result.lost.update(job.run.key for job in lost)
                     progress.note(f"{len(lost)} runs lost: {why}")
-    done = swept.tried | swept.lost | {job.run.key for job in swept.held}
+    done = result.tried | result.lost | {job.run.key for job in result.held}
     if stopped or not jobs <= done:
-        return swept._replace(stopped=True)
+        return result._replace(stopped=True)
     if settings.save_weights:
         weights.prune(plan.jobs, settings.folder)
-    return swept
+    return result
 
 
 def divided(plan: Plan) -> list[Part]:
@@ -80,11 +80,11 @@ def divided(plan: Plan) -> list[Part]:
     return [*parts, Part([], list(controls.values()))] if controls else parts
 
 
-def _end(event: Ended, folder: Path, swept: WorkerResult, progress: Progress) -> None:
+def _end(event: Ended, folder: Path, result: WorkerResult, progress: Progress) -> None:
     """Write, count and report a run that has ended."""
     _write(event.files, folder)
-    swept.ended[event.status] += 1
-    swept.tried.add(event.job.run.key)
+    result.ended[event.status] += 1
+    result.tried.add(event.job.run.key)
     if event.status == "elsewhere":
         progress.skip(event.job)
     else:

@@ -103,11 +103,11 @@ def realise(
     lr: float,
     batch_size: int,
     device: str,
-    told: Callable[[int], None] = lambda step: None,
+    on_step: Callable[[int], None] = lambda step: None,
 ) -> list[Trained]:
     """Train the construction of `formula` for each noise size and seed, and the same blocks from scratch, all in one stack.
 
-    told: callback that receives the number of completed steps from time to time. Raise `BadInput` for an invalid formula or
+    on_step: callback that receives the number of completed steps from time to time. Raise `BadInput` for an invalid formula or
     size.
     """
     parsed = parse(formula, L)
@@ -129,7 +129,7 @@ def realise(
     starts = [*(f"{sigma:g}" for sigma in sigmas), SCRATCH]
     members = [(start, job.run) for start in starts for job in jobs]
     networks = [_started(construction, task, start, run).to(device) for start, run in members]
-    before, after = _trained([run for _, run in members], task, Ensemble(networks), device, told)
+    before, after = _trained([run for _, run in members], task, Ensemble(networks), device, on_step)
     return [Trained(start, run.seed, before[i], after.get(i)) for i, (start, run) in enumerate(members)]
 
 
@@ -151,7 +151,7 @@ def _started(construction: Construction, task: Padded, start: str, run: Run) -> 
 
 
 def _trained(
-    runs: Sequence[Run], task: Padded, ensemble: Ensemble, device: str, told: Callable[[int], None]
+    runs: Sequence[Run], task: Padded, ensemble: Ensemble, device: str, on_step: Callable[[int], None]
 ) -> tuple[list[float], dict[int, float]]:
     """Train the networks; return the NMSE of each before training, and after training of those that did not diverge."""
     tasks: list[Task] = [task] * len(runs)
@@ -162,7 +162,7 @@ def _trained(
         after = {}
         for event in train_together(runs, tasks, ensemble, device):
             if isinstance(event, Reached):
-                told(event.step)
+                on_step(event.step)
             elif isinstance(event, Scored) and event.score.primary and event.score.split == "test":
                 after[event.member] = event.score.value
     return before, after

@@ -35,10 +35,10 @@ _TRIED = 4  # number of further tasks in the trial, beside the first
 
 def by_signature(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[Job]]:
     """Group jobs by their signature."""
-    alike: dict[tuple[object, ...], list[Job]] = {}
+    groups: dict[tuple[object, ...], list[Job]] = {}
     for job in jobs:
-        alike.setdefault(_alike(job), []).append(job)
-    return alike
+        groups.setdefault(_signature(job), []).append(job)
+    return groups
 
 
 def stacked(group: Sequence[Job], device: str, largest: int | None = None) -> Iterator[Stack]:
@@ -61,19 +61,19 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
     tried = [first, *list(others.values())[:_TRIED]]
     try:
         difference, size = _trial(tried, device)
-        alike = difference <= TOLERANCE[run.dtype]
-        if not alike and run.dtype == "float32" and difference <= _ROUNDING:
-            alike = _trial([_in_float64(job) for job in tried], device)[0] <= TOLERANCE["float64"]
+        equal = difference <= TOLERANCE[run.dtype]
+        if not equal and run.dtype == "float32" and difference <= _ROUNDING:
+            equal = _trial([_in_float64(job) for job in tried], device)[0] <= TOLERANCE["float64"]
     except (Exception, SystemExit) as error:  # third-party code raises many different exceptions under vmap
         return 1, f"vmap fails: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    if not alike:
+    if not equal:
         return 1, f"vmap changes its loss or gradient (by {difference:.1e})"
     if size == 1:
         return 1, "too little memory for two runs"
     return min(size, _LARGEST[device]), None
 
 
-def _alike(job: Job) -> tuple[object, ...]:
+def _signature(job: Job) -> tuple[object, ...]:
     task = job.task
     shapes = (task.L, task.vocabulary, task.channels, task.outputs, task.readout, task.validation_size)
     marked = task.test_size if task.vocabulary is not None else None  # `TrainTestOverlap` stacks the test inputs

@@ -12,7 +12,7 @@ import pytest
 from expbench.claims import claim as claims_claim
 from expbench.claims.claim import Claim
 from expbench.claims.formatting import markdown, sentence, text
-from expbench.claims.pairing import candidates, places
+from expbench.claims.pairing import candidates, matched_pairs
 from expbench.claims.verdicts import ClaimResult, Judgement, judge
 from expbench.errors import BadInput
 from expbench.results.configurations import gather, with_context
@@ -177,7 +177,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def compared(text: str, rows: Rows, **changes: Any) -> list[tuple[float, float]]:
     """The first values of the cells that a claim compares, by place."""
-    found = places(claim(text, **changes), candidates(frame_of(rows), gather(with_context(frame_of(rows)))))
+    found = matched_pairs(claim(text, **changes), candidates(frame_of(rows), gather(with_context(frame_of(rows)))))
     return sorted((place.left.configuration.values[0], place.right.configuration.values[0]) for place in found)
 
 
@@ -492,10 +492,10 @@ def test_where_a_claim_holds_in_a_sentence() -> None:
 
 def test_a_summary_tells_contradictions_from_places_without_a_difference() -> None:
     """Where both sides are equally good nothing is contradicted: a reader must not take a ceiling for a reversal."""
-    places = [(norm, code) for norm in ("layer", "rms", "none") for code in ("none", "sin")]
+    protocols = [(norm, code) for norm in ("layer", "rms", "none") for code in ("none", "sin")]
 
     def summary(means: dict[tuple[str, str], float]) -> str:
-        return in_protocols(*((protocol(*at), means.get(at, 0.1)) for at in places)).summary
+        return in_protocols(*((protocol(*at), means.get(at, 0.1)) for at in protocols)).summary
 
     equal = 0.5  # what linattn has everywhere
     apart = summary({("none", "sin"): 0.9, ("rms", "none"): equal})

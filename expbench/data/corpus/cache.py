@@ -96,20 +96,22 @@ def prepare(source: Source, choice: Choice, splits: Iterable[Split] = SPLITS) ->
     try:
         kept.mkdir(parents=True, exist_ok=True)
         files.remove_stale(kept)
-        told = {split: source.checksum(split) for split in splits}
-        tokenizer = _tokenizer(source, choice, told, kept)
-        return Corpus(source, choice, tokenizer, {name: _split(source, name, told[name], tokenizer, kept) for name in told})
+        checksums = {split: source.checksum(split) for split in splits}
+        tokenizer = _tokenizer(source, choice, checksums, kept)
+        return Corpus(
+            source, choice, tokenizer, {name: _split(source, name, checksums[name], tokenizer, kept) for name in checksums}
+        )
     except OSError as error:
         raise BadInput(
             f"the cache {kept} cannot be used ({first_line(error)}); set EXPBENCH_CACHE to another folder"
         ) from error
 
 
-def _tokenizer(source: Source, choice: Choice, told: Mapping[Split, Checksum], kept: Path) -> Tokenizer:
+def _tokenizer(source: Source, choice: Choice, checksums: Mapping[Split, Checksum], kept: Path) -> Tokenizer:
     """Return the tokenizer of a choice; tokenizers trained on the training split are cached."""
     if choice.kind == "gpt2":
         return tokenizers.make(choice, ())
-    training = told.get("train") or source.checksum("train")
+    training = checksums.get("train") or source.checksum("train")
     inputs = {
         **_made_by(),
         "training": training.sha256,
@@ -126,27 +128,27 @@ def _tokenizer(source: Source, choice: Choice, told: Mapping[Split, Checksum], k
     return tokenizer
 
 
-def _split(source: Source, split: Split, told: Checksum, tokenizer: Tokenizer, kept: Path) -> Tokens:
+def _split(source: Source, split: Split, checksums: Checksum, tokenizer: Tokenizer, kept: Path) -> Tokens:
     """Return a tokenized split, from its cached files if they match their header, else from its text."""
-    inputs = {**_made_by(), "text": told.sha256, "tokenizer": tokenizer.sha256}
+    inputs = {**_made_by(), "text": checksums.sha256, "tokenizer": tokenizer.sha256}
     key = _key(inputs)
     ids, about = kept / f"{key}.ids", kept / f"{key}.json"
     dtype = np.dtype("<u2" if tokenizer.vocabulary <= 1 << 16 else "<u4")
     header = _header(about, inputs)
     if header is None or not _as_stated(ids, header):
-        header = {"inputs": inputs, **_tokenise(source, split, told, tokenizer, dtype, ids)}
+        header = {"inputs": inputs, **_tokenise(source, split, checksums, tokenizer, dtype, ids)}
         _write(about, header)
-    return Tokens(np.memmap(ids, dtype=dtype, mode="r"), header["words"], told.lines, told.sha256)
+    return Tokens(np.memmap(ids, dtype=dtype, mode="r"), header["words"], checksums.lines, checksums.sha256)
 
 
 def _tokenise(
-    source: Source, split: Split, told: Checksum, tokenizer: Tokenizer, dtype: np.dtype[Any], target: Path
+    source: Source, split: Split, checksums: Checksum, tokenizer: Tokenizer, dtype: np.dtype[Any], target: Path
 ) -> dict[str, Any]:
     """Write the ids of a split, and return the entries for its header."""
     words_, count, lines = 0, 0, 0
     digest = hashlib.sha256()
     what = f"lines of {source.label}, {split}, tokenized"
-    with files.replacing(target) as aside, aside.open("wb") as file, counting(what, told.lines) as done:
+    with files.replacing(target) as aside, aside.open("wb") as file, counting(what, checksums.lines) as done:
         for some in chunks(source.lines(split)):
             ids = tokenizer.encode(some).astype(dtype)
             file.write(ids.tobytes())

@@ -135,9 +135,9 @@ def side_by_side(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     """Set the parameters' gradients to zeros in contiguous memory, and return that memory: a tensor (n,) per dtype."""
     found = []
     for dtype in dict.fromkeys(p.dtype for p in parameters):
-        alike = [p for p in parameters if p.dtype == dtype]
-        flat = torch.zeros(sum(p.numel() for p in alike), dtype=dtype, device=alike[0].device)
-        for p, gradient in zip(alike, flat.split([p.numel() for p in alike]), strict=True):
+        same_dtype = [p for p in parameters if p.dtype == dtype]
+        flat = torch.zeros(sum(p.numel() for p in same_dtype), dtype=dtype, device=same_dtype[0].device)
+        for p, gradient in zip(same_dtype, flat.split([p.numel() for p in same_dtype]), strict=True):
             p.grad = gradient.view_as(p)
         found.append(flat)
     return found
