@@ -107,7 +107,7 @@ def realise(
 ) -> list[Trained]:
     """Train the construction of `formula` for each noise size and seed, and the same blocks from scratch, all in one stack.
 
-    on_step: callback that receives the number of completed steps from time to time. Raise `BadInput` for an invalid formula or
+    on_step: callback that receives the number of completed steps now and then. Raise `BadInput` for an invalid formula or
     size.
     """
     parsed = parse(formula, L)
