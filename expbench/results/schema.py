@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from expbench.run import AXES, FIELDS
 
-VERSION = 6
+RENAMED_IN = 6  # the schema that gave columns, splits and settings their present names
+VERSION = max(RENAMED_IN, *(field.since for field in FIELDS.values()))
 READ = tuple(range(1, VERSION + 1))  # columns that an older schema lacks are null, or have the value in `LATER`
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -90,7 +91,6 @@ FORMER_VALUES = {
         **{f"{name}_fingerprint": f"{name}_checksum" for name in ("inputs", "targets", "outputs")},
     },
 }
-RENAMED_IN = 6
 PROVENANCE = [*list(COLUMNS)[list(COLUMNS).index("run_seconds") :], "seconds", "traceback"]  # not part of the result
 TRAINED = ("run", "tuning")  # kinds of rows with a trained network; the other kinds are controls
 NAMED = re.compile("[0-9a-f]{16}")  # the stem of a file of one run: its key
