@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=384)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--at-once", type=int, help="micro-batch size in sequences")
+    parser.add_argument("--micro-batch-size", type=int, help="sequences per micro-batch")
     parser.add_argument("--vocabulary", type=int, default=50257)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--steps", type=int, default=20, help="timed steps per round")

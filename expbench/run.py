@@ -29,8 +29,10 @@ Split = Literal["train", "validation", "test"]
 Status = Literal["ok", "diverged", "unsupported", "failed"]
 
 # Names until schema 5 of a setting and of a split, by their present names. Keys, random streams and links in reports are
-# still hashes of the former names: a new word must neither change a number nor lose a finished run.
-FORMER = {"validation_size": "selection_size", "validation": "selection"}
+# still hashes of the former names: a new word must neither change a number nor lose a finished run. Two tables, because a
+# third-party task may have a setting that is named like a split.
+FORMER_SETTINGS = {"validation_size": "selection_size"}
+FORMER_SPLITS = {"validation": "selection"}
 
 
 class Score(NamedTuple):
@@ -156,7 +158,7 @@ class Run:
     def key(self) -> str:
         """Key of this run, 16 hexadecimal digits."""
         content = {name: value for name, value in self.values().items() if name not in LATER or value != LATER[name]}
-        content["task_settings"] = {FORMER.get(name, name): value for name, value in self.task_settings.items()}
+        content["task_settings"] = {FORMER_SETTINGS.get(name, name): value for name, value in self.task_settings.items()}
         return content_key({"training_version": TRAINING_VERSION, **content})
 
     def values(self) -> dict[str, Any]:

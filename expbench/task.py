@@ -43,7 +43,7 @@ from torch import Tensor
 from expbench.algebra.floors import Floor
 from expbench.algebra.reach import Reach
 from expbench.data.rng import CounterRNG, advance, fold
-from expbench.run import FORMER, Split, canonical
+from expbench.run import FORMER_SPLITS, Split, canonical
 from expbench.run import Score as Score  # for task authors to import
 from expbench.settings import Value
 
@@ -193,7 +193,7 @@ class Task(ABC):
         """Return the random key of a stream of batches; splits never share keys, and `seed` sets the training order."""
         sizes = ("test_size", "validation_size")  # excluded, so that a larger test set begins with the smaller one
         settings = canonical({f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in sizes})
-        return fold(f"{type(self).__name__} {self.version} {settings} {FORMER.get(split, split)}", seed)
+        return fold(f"{type(self).__name__} {self.version} {settings} {FORMER_SPLITS.get(split, split)}", seed)
 
     def rng(self, split: Split, *, seed: int = 0, step: int = 0, device: torch.device | str = "cpu") -> CounterRNG:
         """Return the random numbers (counter-based) of one batch."""

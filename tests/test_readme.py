@@ -1,14 +1,10 @@
-"""README.md: its size, its tables and its figures; and the defaults and queries that pages document."""
+"""README.md: its tables and its figures; and the defaults and queries that pages document."""
 
 import re
 
 from expbench.results import store
 from tests.conftest import TINY, CommandLine
 from tests.documents import README, ROOT
-
-
-def test_it_is_short() -> None:
-    assert len(README.read_bytes()) <= 8000
 
 
 def test_the_queries_beside_the_results(expbench: CommandLine) -> None:

@@ -9,7 +9,7 @@ from tests.test_imports import ROOT, RULE, SOURCES
 
 MODULES_A_FOLDER = 16
 ARTICLES = 0.15  # the largest share of docstrings that begin with one: properties, which are named by nouns
-README_BYTES = 8 * 1024
+README_BYTES = 8000
 ENTRIES_AT_THE_TOP = 36
 LAZY = {"__getattr__", "__dir__"}
 # Names that are resolved when they are asked for: `import expbench` stays free, and the names of the backends must not cost

@@ -42,7 +42,7 @@ def section(name: str, command: Any) -> str:
     paragraphs = [" ".join(paragraph.split()) for paragraph in command.help.split("\n\n")]
     parts = [f"## `{name}`", *paragraphs, f"Usage: `{usage(name, command, arguments, options)}`"]
     if arguments:
-        rows = [f"| `{placeholder(argument)}` | {configuration(argument.help)} |" for argument in arguments]
+        rows = [f"| `{placeholder(argument)}` | {cell(argument.help)} |" for argument in arguments]
         parts.append("\n".join(["| argument | meaning |", "| --- | --- |", *rows]))
     if options:
         rows = [f"| {spelling(option)} | {default(option)} | {meaning(option)} |" for option in options]
@@ -52,7 +52,7 @@ def section(name: str, command: Any) -> str:
 
 def purpose(command: Any) -> str:
     """Return the first paragraph of the help of a command, for a table."""
-    return configuration(command.help.split("\n\n")[0])
+    return cell(command.help.split("\n\n")[0])
 
 
 def usage(name: str, command: Any, arguments: list[Any], options: list[Any]) -> str:
@@ -79,7 +79,7 @@ def default(option: Any) -> str:
     """Return the default of an option: a value, or the words of its help."""
     said = DEFAULT.search(option.help)
     if said:
-        return configuration(said[1])
+        return cell(said[1])
     if option.required:
         return "required"
     if option.secondary_opts:
@@ -91,11 +91,11 @@ def default(option: Any) -> str:
 
 def meaning(option: Any) -> str:
     """Return the help of an option without its default."""
-    text = configuration(DEFAULT.sub("", option.help)).replace("; may be repeated", "")
+    text = cell(DEFAULT.sub("", option.help)).replace("; may be repeated", "")
     return f"{text} Repeatable." if option.multiple else text
 
 
-def configuration(text: str) -> str:
+def cell(text: str) -> str:
     """Return a text as the content of a table cell of Markdown."""
     return " ".join(text.split()).replace("|", r"\|")
 

@@ -76,18 +76,12 @@ def load(name: str) -> Baseline:
     """Load a baseline by its name below results/baselines or by its folder; raise `BadInput` if missing or malformed."""
     folder = Path(name) if (Path(name) / _CONFIGURATIONS).is_file() else FOLDER / name
     path = folder / _CONFIGURATIONS
-    former = next(
-        (at for at in (Path(name) / _FORMER, FOLDER / name / _FORMER) if at.is_file() and not path.is_file()), None
-    )
-    if former:
-        raise BadInput(f"{former} is now called {_CONFIGURATIONS}, and its entry `cells` `configurations`: rename both")
     if not path.is_file():
+        for former in (Path(name) / _FORMER, FOLDER / name / _FORMER):
+            if former.is_file():
+                raise BadInput(f"rename {former} to {_CONFIGURATIONS}, and its entry `cells` to `configurations`")
         known = sorted(each.parent.name for each in FOLDER.glob(f"*/{_CONFIGURATIONS}"))
-        raise unknown(
-            "baseline",
-            name,
-            [*known, f"any folder with a {_CONFIGURATIONS}"] if known else [f"a folder with a {_CONFIGURATIONS}"],
-        )
+        raise unknown("baseline", name, [*known, f"{'any' if known else 'a'} folder with a {_CONFIGURATIONS}"])
     try:
         declared = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -95,11 +89,8 @@ def load(name: str) -> Baseline:
     for key in declared:
         if key not in ("device", "every", "configurations"):
             raise unknown(f"entry of {path}:", key, ("device", "every", "configurations"))
-    device, every, configurations = (
-        declared.get("device", "cpu"),
-        declared.get("every", {}),
-        declared.get("configurations", []),
-    )
+    device, every = declared.get("device", "cpu"), declared.get("every", {})
+    configurations = declared.get("configurations", [])
     if device not in ("cpu", "cuda"):
         raise unknown(f"device of {path}:", device, ("cpu", "cuda"))
     if (

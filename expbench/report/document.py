@@ -14,7 +14,7 @@ from expbench.claims import formatting
 from expbench.claims.verdicts import ClaimResult
 from expbench.console.formatting import markdown_table
 from expbench.results.configurations import IDENTITY, Configuration
-from expbench.run import FIELDS, FORMER, LATER, content_key
+from expbench.run import FIELDS, FORMER_SETTINGS, LATER, content_key
 
 _MARKS = re.compile(r"([\\`*\[<])")
 
@@ -89,7 +89,7 @@ def name(configuration: Configuration) -> str:
     """Return a name of a configuration that is the same in every report: ten hexadecimal digits of its identity's hash."""
     later = {name for name, default in LATER.items() if FIELDS[name].since > _LINKED and configuration[name] == default}
     return content_key(
-        {FORMER.get(column, column): str(configuration[column]) for column in IDENTITY if column not in later}
+        {FORMER_SETTINGS.get(column, column): str(configuration[column]) for column in IDENTITY if column not in later}
     )[:10]
 
 

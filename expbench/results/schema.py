@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from expbench.run import AXES, FIELDS
+from expbench.run import AXES, FIELDS, FORMER_SPLITS
 
 RENAMED_IN = 6  # the schema that gave columns, splits and settings their present names
 VERSION = max(RENAMED_IN, *(field.since for field in FIELDS.values()))
@@ -85,7 +85,7 @@ FORMER_COLUMNS = {
     "no_cuda_graph_reason": "eager_because",
 }
 FORMER_VALUES = {
-    "split": {"selection": "validation"},
+    "split": {former: name for name, former in FORMER_SPLITS.items()},
     "metric": {
         "seen_in_training": "train_test_overlap",
         **{f"{name}_fingerprint": f"{name}_checksum" for name in ("inputs", "targets", "outputs")},

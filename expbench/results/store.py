@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 from expbench import files
 from expbench.errors import unknown
 from expbench.results.schema import FORMER_COLUMNS, FORMER_VALUES, READ, RENAMED_IN, SCHEMA, VERSION
-from expbench.run import FORMER, LATER, canonical
+from expbench.run import FORMER_SETTINGS, LATER, canonical
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-_PRESENT = {former: name for name, former in FORMER.items()}
+_PRESENT = {former: name for name, former in FORMER_SETTINGS.items()}
 
 
 class Results(NamedTuple):

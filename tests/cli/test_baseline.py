@@ -285,6 +285,14 @@ def test_help_of_the_commands_imports_nothing_heavy() -> None:
         assert not loaded(*words) & {"torch", "pandas", "numpy", "pyarrow", "scipy"}
 
 
+@pytest.mark.parametrize("name", ["old", "results/baselines/old"])
+def test_a_baseline_by_its_former_name_is_refused_with_the_new_one(name: str, expbench: CommandLine) -> None:
+    folder = Path("results/baselines/old")
+    folder.mkdir(parents=True)
+    (folder / "cells.toml").write_text(f"cells = [{CONFIGURATION}]")
+    is_bad_input(expbench("baseline", "check", "--baseline", name), "cells.toml", "configurations.toml")
+
+
 def test_the_rates_of_every_schedule_are_checked() -> None:
     assert set(invariants.SCHEDULES) == set(get_args(Shape))
 

@@ -59,12 +59,12 @@ def section(text: str, start: str) -> list[list[str]]:
     """The cells of the table whose header starts so."""
     lines = text.splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith(f"| {start}"))
-    configurations = []
+    cells = []
     for line in lines[first:]:
         if not line.startswith("|"):
             break
-        configurations.append([configuration.strip() for configuration in line.strip("|").split(" | ")])
-    return [configurations[0], *configurations[2:]]
+        cells.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return [cells[0], *cells[2:]]
 
 
 def test_what_a_configuration_says() -> None:

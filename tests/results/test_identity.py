@@ -107,3 +107,8 @@ def test_no_function_of_the_command_has_many_parameters() -> None:
         if isinstance(function, ast.FunctionDef):
             args = function.args
             assert len([*args.posonlyargs, *args.args, *args.kwonlyargs]) <= 8, function.name
+
+
+def test_a_setting_named_like_a_split_is_part_of_the_key_under_its_own_name() -> None:
+    one, other = (dataclasses.replace(RUN, task_settings={"L": 4, name: 1}) for name in ("validation", "selection"))
+    assert one.key != other.key

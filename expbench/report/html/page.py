@@ -195,11 +195,12 @@ class _Page:
         undecided = {i for i, j in enumerate(own) if j.verdict == "undecided"}
         decided = set(range(len(own))) - undecided
         shown, folded = (decided, undecided) if decided else (undecided, set[int]())
-        parts = (self._verdicts(finding, sorted(part)) if part else None for part in (shown, folded))
+        rows = formatting.table(finding) if own else []
+        parts = (self._verdicts(finding, rows, sorted(part)) if part else None for part in (shown, folded))
         return Card(finding, badges, formatting.brief(finding), *parts)
 
-    def _verdicts(self, finding: ClaimResult, indices: Sequence[int]) -> Verdicts:
-        header, *lines = formatting.table(finding)
+    def _verdicts(self, finding: ClaimResult, rows: Sequence[list[str]], indices: Sequence[int]) -> Verdicts:
+        header, *lines = rows
         own = [finding.judgements[i] for i in indices]
         few = len(finding.judgements) <= formatting.MOST_SENTENCES
         sentences = [

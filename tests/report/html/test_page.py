@@ -15,7 +15,7 @@ from expbench.report.document import name
 from expbench.report.html import page
 from expbench.report.html.figure import inline
 from expbench.results.configurations import IDENTITY, gather, with_context
-from expbench.run import FORMER, content_key
+from expbench.run import FORMER_SETTINGS, content_key
 from tests.report.test_build import control, frame_of, row, runs
 
 STRANGE = '</script><script>alert("&1")</script><img src=http://x/y.png onerror=alert(2)> [a](http://x) ![b](http://x)'
@@ -301,5 +301,5 @@ def test_the_command_of_a_configuration_is_its_runs(pairing: list[str]) -> None:
 def test_a_field_that_came_later_changes_no_link_where_it_has_its_default() -> None:
     before, other = (gather(with_context(frame_of([row(schedule=shape)])))[0] for shape in ("cosine", "linear"))
     assert name(before) != name(other)
-    known = {FORMER.get(column, column): str(before[column]) for column in IDENTITY if column != "schedule"}
+    known = {FORMER_SETTINGS.get(column, column): str(before[column]) for column in IDENTITY if column != "schedule"}
     assert name(before) == content_key(known)[:10], "as pages had it before there was a schedule"
