@@ -12,6 +12,7 @@ import typer
 from expbench.cli.compare import MarkdownOption, verdicts_of, write_page
 from expbench.cli.options import say
 from expbench.errors import BadInput
+from expbench.supervision import once, supervise
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,7 @@ def check(
     """
     fails = verdicts_of(fail_on)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    supervise(f"expbench baseline check: rerun {baseline} and compare; loading torch and the plugins")
     from expbench.regression import baseline as regression_baseline
 
     chosen = regression_baseline.load(baseline)
@@ -74,6 +76,7 @@ def update(
     if not yes and not sys.stdin.isatty():
         raise BadInput("baseline update asks for confirmation, but there is no terminal; give --yes")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    supervise(f"expbench baseline update: {f'rerun {baseline}' if results is None else results}; loading torch")
     from expbench.regression import baseline as regression_baseline
     from expbench.results import folders
 
@@ -102,9 +105,9 @@ def _ran(chosen: Baseline, results: str | None) -> tuple[list[Job], Path]:
     from expbench.regression import baseline as regression_baseline
 
     jobs = chosen.jobs()
-    folder = regression_baseline.fresh(
-        Path(results) if results is not None else regression_baseline.CHECKED / chosen.name, own=results is None
-    )
+    folder = Path(results) if results is not None else regression_baseline.CHECKED / chosen.name
+    if once("emptied the folder"):
+        regression_baseline.fresh(folder, own=results is None)
     try:
         regression_baseline.run(jobs, folder, chosen.device, say)
     except KeyboardInterrupt:

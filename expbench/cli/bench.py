@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from expbench.cli.options import DEVICES, DeviceOption, check_choice, interrupt, say
+from expbench.cli.options import DEVICES, DeviceOption, check_choice, say
 from expbench.errors import BadInput
+from expbench.supervision import interrupt
 
 bench_app = typer.Typer(rich_markup_mode=None)
 

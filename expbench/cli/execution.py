@@ -17,12 +17,12 @@ from expbench.cli.options import (
     Shard,
     TasksDir,
     TimeLimit,
-    interrupt,
     say,
     seconds_of,
     shard_of,
     show_log,
 )
+from expbench.supervision import interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

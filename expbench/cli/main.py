@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from expbench import supervision
 from expbench.cli.baseline import baseline_app
 from expbench.cli.bench import bench_app
 from expbench.cli.claim import claim
@@ -59,7 +60,15 @@ app.command()(trace)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with 0 (done), 1 (a run failed), 2 (bad input) or 130 (interrupted)."""
+    """Run the command line and exit with 0 (done), 1 (a run failed), 2 (bad input) or 130 (interrupted).
+
+    arguments: None for those of this process, whose command is then supervised if it trains.
+    """
+    with supervision.command(of_this_process=arguments is None):
+        _main(arguments)
+
+
+def _main(arguments: list[str] | None) -> None:
     try:
         code = app(args=arguments, standalone_mode=False)
     except BadInput as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
@@ -144,8 +144,3 @@ def show_log(held: MemoryHandler) -> None:
 def say(line: str) -> None:
     """Print a line to standard error."""
     print(line, file=sys.stderr, flush=True)
-
-
-def interrupt(*_: object) -> NoReturn:
-    """Raise KeyboardInterrupt in response to a signal."""
-    raise KeyboardInterrupt

@@ -21,10 +21,13 @@ from expbench.cli.options import (
     shard_of,
 )
 from expbench.errors import unknown
+from expbench.supervision import supervise
+
+PRESETS = ("table2", "degree", "table1-nlp", "context")  # of `studies.synthetic`, which imports torch
 
 
 def reproduce(
-    preset: Annotated[str, typer.Argument(help="table2, degree, table1-nlp, context.")],
+    preset: Annotated[str, typer.Argument(help=f"{', '.join(PRESETS)}.")],
     data: Annotated[str | None, typer.Option("--data", metavar="NAME", help="Text: wikitext-2, wikitext-103.")] = None,
     path: Annotated[
         str | None,
@@ -49,16 +52,16 @@ def reproduce(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if smoke:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from expbench.studies.synthetic import PRESETS, called, chosen
-
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     check_choice("--device", device, DEVICES)
     part, seconds = shard_of(shard), seconds_of(time_limit)
+    supervise(f"expbench reproduce: {preset}{' as a smoke test' * smoke}; loading torch and the plugins")
     from pathlib import Path
 
     from expbench.report.build import write_report
     from expbench.results import store
+    from expbench.studies.synthetic import called, chosen
     from expbench.sweep import sweep, torchrun
     from expbench.training.device import choose_device
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from expbench.cli.execution import Execution, carry_out
 from expbench.cli.options import DEVICES, add_folders, check_choice, hold_log, of_fields, of_options, shard_of, takes
-from expbench.sweep.spec import OPTIONS, SweepSpec
+from expbench.supervision import supervise
+from expbench.sweep.spec import OPTIONS, SweepSpec, announced
 
 
 # The options are declared by Request and Execution; typer reads them from a generated signature.
@@ -26,6 +27,7 @@ def run(**options: Any) -> None:
 
     check_choice("--device", execution.device, DEVICES)
     check_choice("--backend", execution.backend, ("auto", *backends.BACKENDS))
+    supervise(f"expbench run: {announced(spec)}, results in {execution.results}; loading torch and the plugins")
     # Read when torch is loaded. Threads that wait without spinning are as fast alone, and twice as fast on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench.sweep import torchrun

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from expbench.results import store
 from expbench.run import Score
+from expbench.supervision import refuse
 from expbench.sweep import rows
 from expbench.sweep.execution import Outcome
 from expbench.sweep.progress import Progress
@@ -19,7 +20,9 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
     scores: list[tuple[str, str, Score]] = []
     ending: rows.Row = {"status": "ok"}
     warnings = []
+    key = rows.controls_key(job)
     try:
+        refuse(key)
         ending |= rows.of_facts(task)
         for name, kind, measured in task.measured_controls():
             for m in measured:
@@ -28,11 +31,11 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
                 scores.append((name, kind, m._replace(value=float(m.value), seconds=seconds, primary=primary)))
                 if primary and kind == "positive" and not task.solved(m.value):
                     warnings.append(f"the positive control {name} does not solve {job.run.task}: {m.metric} {m.value:.3g}")
-    except (Exception, SystemExit) as failure:
+    except (Exception, SystemExit) as failure:  # a task is third-party code
         scores = []
         ending = Outcome.of_failure(failure).columns()
         warnings.append(f"the controls of {job.run.task} failed: {ending['error']}")
     ending["run_seconds"] = time.perf_counter() - began
-    store.write(folder, rows.controls_key(job), rows.of_controls(job, scores, ending))
+    store.write(folder, key, rows.of_controls(job, scores, ending))
     for warning in warnings:
         progress.note(f"warning: {warning}")

@@ -11,15 +11,18 @@ from typing import NamedTuple
 import pyarrow as pa
 import torch
 
+from expbench import supervision
 from expbench.ops import backends
 from expbench.results import store
 from expbench.results.reported import chosen_step
 from expbench.run import Score, Status
 from expbench.sweep import rows
+from expbench.sweep.expand import contract_of
 from expbench.sweep.progress import Progress
+from expbench.sweep.tuning import configuration_of
 from expbench.training import weights
 from expbench.training.distributed import announce
-from expbench.training.epochs.checkpoint import CheckpointError, delete_checkpoints
+from expbench.training.epochs.checkpoint import FOLDER, CheckpointError, delete_checkpoints
 from expbench.training.family import (
     Context,
     Diverged,
@@ -33,6 +36,7 @@ from expbench.training.family import (
     family_of,
 )
 from expbench.training.job import Job
+from expbench.training.stacking import by_signature
 
 
 class Outcome(NamedTuple):
@@ -51,6 +55,32 @@ class Outcome(NamedTuple):
     def columns(self) -> rows.Row:
         """Return the outcome as columns of the results table."""
         return {"status": self.status, "error": self.error, "traceback": self.trace}
+
+
+def stacks(jobs: Sequence[Job], device: str, largest: int | None) -> list[Stack]:
+    """Divide jobs with one signature into stacks. A job that ended a process is alone, and all are if their trial did."""
+    alone = [job for job in jobs if supervision.deaths(job.run.key) or refusal(job)]
+    found = [Stack([job], supervision.manner(job.run.key) or None) for job in alone]
+    for signature, together in by_signature([job for job in jobs if job not in alone]).items():
+        trial = f"stack {signature}"
+        if supervision.deaths(trial):
+            found += [Stack([job], supervision.manner(trial)) for job in together]
+        else:
+            with supervision.attempting(f"trying whether runs of {together[0].run.model} can be stacked", trial):
+                found = [*family_of(together[0].task).group(together, device, largest), *found]
+    return found
+
+
+def refusal(job: Job, attempt: str = "") -> str | None:
+    """Return why a job is not trained, if it or its like ended their processes. attempt: its name, if not its key."""
+    run = job.run
+    return supervision.refusal(contract_of(job), run.model) or supervision.refusal(attempt or run.key, configuration_of(run))
+
+
+def _attempt(job: Job, folder: Path) -> str:
+    """Return the name of the attempt to train a job, another one after each checkpoint: what makes progress may go on."""
+    checkpoints = sorted((folder / FOLDER / job.run.key).glob("step-*"))
+    return f"{job.run.key} {checkpoints[-1].stem}" if checkpoints else job.run.key
 
 
 def execute(stack: Stack, context: Context, progress: Progress) -> Iterator[tuple[Job, Outcome] | Paused]:
@@ -94,6 +124,9 @@ def _together(stack: Stack, context: Context, progress: Progress) -> tuple[_Reco
 def _alone(stack: Stack, context: Context, progress: Progress) -> tuple[Job, Outcome] | Paused:
     """Train one job, if its model is supported, and write its file whatever the outcome."""
     job, record, began = stack.jobs[0], _Record(stack.jobs), time.perf_counter()
+    refused = refusal(job, _attempt(job, context.folder))
+    if refused is not None:
+        return job, record.write_outcome(0, context, Outcome("failed", refused), {})
     reason = job.unsupported(context.device)
     try:
         if reason is None:
@@ -127,6 +160,14 @@ class _Record:
 
     def train(self, stack: Stack, context: Context, progress: Progress) -> Paused | None:
         """Train the jobs. After an exception, the facts and scores collected so far remain available."""
+        first, several = stack.jobs[0].run, len(stack.jobs) > 1
+        what = f"training {len(stack.jobs)} stacked runs of {first.model}" if several else f"training {first.title()}"
+        row = f"training {len(stack.jobs)} stacked runs" if several else "training this run"
+        attempts = [_attempt(job, context.folder) for job in stack.jobs]
+        with supervision.attempting(what, *attempts, group=configuration_of(first), row=row):
+            return self._train(stack, context, progress)
+
+    def _train(self, stack: Stack, context: Context, progress: Progress) -> Paused | None:
         jobs, began, family = stack.jobs, time.perf_counter(), family_of(stack.jobs[0].task)
         for job, known in zip(jobs, self.known, strict=True):
             known |= rows.of_facts(job.task)

@@ -10,29 +10,17 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from expbench import plugins, settings
-from expbench.contracts import (
-    build_task,
-    load_model,
-    load_task,
-    task_values,
-)
-from expbench.errors import BadInput
+from expbench import plugins, settings, supervision
+from expbench.contracts import build_task, load_model, load_task, task_values
 from expbench.initialisation.start import check
 from expbench.nn.size_matching import Target
 from expbench.plugins import Plugin
-from expbench.results.learning_rates import INITIAL_GRID
-from expbench.run import AXES, FIELDS, Run
+from expbench.run import FIELDS, Run
 from expbench.settings import Value
-from expbench.sweep.spec import OWN, SweepSpec, assignments, axis
+from expbench.sweep.spec import SweepSpec, axes, model_axes, size, task_axes
 from expbench.task import Task
 from expbench.training.family import Point, family_of
 from expbench.training.job import Job
-
-# Order of the cross product, seeds fastest; it determines the runs of a shard. Other fields follow in declaration order.
-_SLOWEST = ("D", "depth", "norm", "positions", "residual", "lr", "steps", "batch_size")
-_MULTIPLIED = [name for name, field in FIELDS.items() if field.role in ("size", "protocol", "rate", "training")]
-_AXES = [*dict.fromkeys([*_SLOWEST, *_MULTIPLIED]), "seed"]
 
 
 def expand(spec: SweepSpec, device: str) -> list[Job]:
@@ -40,34 +28,35 @@ def expand(spec: SweepSpec, device: str) -> list[Job]:
 
     If learning rates are tuned, each run has the lowest rate of the initial grid.
     """
+    size(spec)
     target = None if spec.match is None else Target.parse(spec.match)
-    if target and spec.D is not None:
-        raise BadInput(f"--match {spec.match}: it sets the width; leave out --D")
-    special = {
-        "D": [None] if target else axis(FIELDS["D"], spec.D or "4"),
-        "lr": [INITIAL_GRID[0]] if spec.lr == "auto" else axis(FIELDS["lr"], spec.lr),
-        "steps": _lengths(spec),
-    }
-    axes = {name: special.get(name) or axis(FIELDS[name], getattr(spec, FIELDS[name].name)) for name in _AXES}
+    fields = axes(spec)
     task_names = settings.split_list(spec.task, "--task")
     model_names = settings.split_list(spec.models, "--models")
-    tasks = [task for name in task_names for task in _tasks(name, task_names, spec)]
-    models = [model for name in model_names for model in _models(name, model_names, spec)]
+    tasks = [task for name in task_names for task in _tasks(name, spec)]
+    models = [model for name in model_names for model in _models(name, spec)]
     jobs: dict[str, Job] = {}
     checked: set[str] = set()
-    for task, model, point in itertools.product(tasks, models, itertools.product(*axes.values())):
-        asked = dict(zip(axes, point, strict=True)) | {"match": target}
+    for task, model, point in itertools.product(tasks, models, itertools.product(*fields.values())):
+        asked = dict(zip(fields, point, strict=True)) | {"match": target}
         asked["steps"], asked["epochs"] = asked["steps"]
         if spec.paired and asked["seed"] != task.task.instance:
             continue
         job = _job(task, model, asked)
         family, run = family_of(task.task), job.run
-        contract = f"{task.task.trained_as} {run.model} {run.model_version} {run.model_settings} {run.D} {run.dtype}"
-        if contract not in checked and job.unsupported(device) is None:
-            family.check(job, device)
+        contract = contract_of(job)
+        if contract not in checked and supervision.refusal(contract, run.model) is None and job.unsupported(device) is None:
+            with supervision.attempting(f"trying {run.model} on two short sequences", contract, group=run.model):
+                family.check(job, device)
             checked.add(contract)
         jobs.setdefault(run.key, job)
     return list(jobs.values())
+
+
+def contract_of(job: Job) -> str:
+    """Return what the check of a model's contract depends on, as a text."""
+    run = job.run
+    return f"{job.task.trained_as} {run.model} {run.model_version} {run.model_settings} {run.D} {run.dtype}"
 
 
 def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:
@@ -87,15 +76,6 @@ def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:
     return Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin)
 
 
-def _lengths(spec: SweepSpec) -> list[tuple[int | None, int | None]]:
-    """Return the training lengths as pairs (steps, epochs), one of them None; raise `BadInput` if both are given."""
-    if spec.epochs is None:
-        return [(steps, None) for steps in axis(FIELDS["steps"], spec.steps or "2000")]
-    if spec.steps is not None:
-        raise BadInput(f"--steps {spec.steps} and --epochs {spec.epochs}: give one of the two")
-    return [(None, epochs) for epochs in axis(OWN["epochs"], spec.epochs)]
-
-
 class _Task(NamedTuple):
     plugin: Plugin
     task: Task
@@ -110,28 +90,20 @@ class _Model(NamedTuple):
     given: tuple[str, ...]
 
 
-def _tasks(name: str, all_names: list[str], spec: SweepSpec) -> Iterator[_Task]:
+def _tasks(name: str, spec: SweepSpec) -> Iterator[_Task]:
     plugin = plugins.find("task", name)
-    cls = load_task(plugin)
-    instances = spec.seeds if spec.paired else spec.instances
-    axes = {"instance": [str(i) for i in axis(AXES["instance"], instances)]}
-    for setting, text in (("L", spec.L), ("degree", spec.degree)):
-        if text is not None:
-            axes[setting] = settings.split_list(text, f"--{setting}")
-    given = assignments(spec.task_settings, "-t", all_names, "task", name)
-    for setting, values in given.items():
-        if setting == "instance" or setting in axes:
-            option = {"instance": "--instances"}.get(setting, f"--{setting}")
-            raise BadInput(f"-t {setting}: {option} sets this setting; use that option instead")
-        axes[setting] = values
-    for point in itertools.product(*axes.values()):
-        yield _Task(plugin, build_task(cls, dict(zip(axes, point, strict=True)), name), plugin.version(cls))
+    given = task_axes(spec, name)
+    with supervision.attempting(f"loading the task {name}"):
+        cls = load_task(plugin)
+        for point in itertools.product(*given.values()):
+            yield _Task(plugin, build_task(cls, dict(zip(given, point, strict=True)), name), plugin.version(cls))
 
 
-def _models(name: str, all_names: list[str], spec: SweepSpec) -> Iterator[_Model]:
+def _models(name: str, spec: SweepSpec) -> Iterator[_Model]:
     plugin = plugins.find("model", name)
-    cls = load_model(plugin)
-    axes = assignments(spec.model_settings, "-m", all_names, "model", name)
-    for point in itertools.product(*axes.values()):
-        texts = dict(zip(axes, point, strict=True))
+    with supervision.attempting(f"loading the model {name}"):
+        cls = load_model(plugin)
+    given = model_axes(spec, name)
+    for point in itertools.product(*given.values()):
+        texts = dict(zip(given, point, strict=True))
         yield _Model(plugin, cls, plugin.version(cls), settings.resolve(cls, texts, plugin.name), tuple(texts))

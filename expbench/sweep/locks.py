@@ -16,10 +16,15 @@ from filelock import FileLock, Timeout
 _LOCKS = ".at-work"
 
 
+def abandoned(folder: Path, part: object) -> bool:
+    """Return whether a process died while it held the lock of a part; a living process may hold it now."""
+    return _path(folder, part).exists()
+
+
 @contextmanager
 def lock(folder: Path, part: object) -> Iterator[bool]:
     """Lock `part` of the work in a folder, named by its text; yield False if another process holds the lock."""
-    path = folder / _LOCKS / hashlib.sha256(str(part).encode()).hexdigest()[:16]
+    path = _path(folder, part)
     lock = FileLock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,3 +41,7 @@ def lock(folder: Path, part: object) -> Iterator[bool]:
         # A process waiting on the deleted file and one on its successor may both get a lock; both check for results first.
         path.unlink(missing_ok=True)
         lock.release()
+
+
+def _path(folder: Path, part: object) -> Path:
+    return folder / _LOCKS / hashlib.sha256(str(part).encode()).hexdigest()[:16]

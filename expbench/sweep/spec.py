@@ -1,18 +1,21 @@
-"""Request: the options of the command line as texts, and the parsing of lists of values."""
+"""Request: the options of the command line as texts, and their lists of values, whose number is bounded. Without torch."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from expbench import settings
+from expbench import plugins, settings
 from expbench.errors import BadInput, unknown
+from expbench.results.learning_rates import INITIAL_GRID
 from expbench.run import AXES, FIELDS
 from expbench.settings import REQUIRED, Option, Role, setting
 
 _LARGEST_RATE = 1e9
+_MOST_RUNS = 100_000  # a folder of more files is beyond what file systems and the other commands read in a minute
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,94 @@ class SweepSpec(_Texts):
     This is a dataclass. None means the default of the task, the model or another option. paired: whether seed i runs on
     instance i only. task_settings, model_settings: tuples of texts.
     """
+
+
+# Order of the cross product, seeds fastest; it determines the runs of a shard. Other fields follow in declaration order.
+_SLOWEST = ("D", "depth", "norm", "positions", "residual", "lr", "steps", "batch_size")
+_MULTIPLIED = [name for name, field in FIELDS.items() if field.role in ("size", "protocol", "rate", "training")]
+_AXES = [*dict.fromkeys([*_SLOWEST, *_MULTIPLIED]), "seed"]
+
+
+def axes(spec: SweepSpec) -> dict[str, list[Any]]:
+    """Return the values of each field of a run that is no setting of a plugin; raise `BadInput`.
+
+    The width is None if `match` determines it. If learning rates are tuned, the rate is the lowest of the initial grid.
+    `steps` holds pairs (steps, epochs), one of them None.
+    """
+    if spec.match and spec.D is not None:
+        raise BadInput(f"--match {spec.match}: it sets the width; leave out --D")
+    special = {
+        "D": [None] if spec.match else axis(FIELDS["D"], spec.D or "4"),
+        "lr": [INITIAL_GRID[0]] if spec.lr == "auto" else axis(FIELDS["lr"], spec.lr),
+        "steps": _lengths(spec),
+    }
+    return {name: special.get(name) or axis(FIELDS[name], getattr(spec, FIELDS[name].name)) for name in _AXES}
+
+
+def _lengths(spec: SweepSpec) -> list[tuple[int | None, int | None]]:
+    """Return the training lengths as pairs (steps, epochs), one of them None; raise `BadInput` if both are given."""
+    if spec.epochs is None:
+        return [(steps, None) for steps in axis(FIELDS["steps"], spec.steps or "2000")]
+    if spec.steps is not None:
+        raise BadInput(f"--steps {spec.steps} and --epochs {spec.epochs}: give one of the two")
+    return [(None, epochs) for epochs in axis(OWN["epochs"], spec.epochs)]
+
+
+def task_axes(spec: SweepSpec, name: str) -> dict[str, list[str]]:
+    """Return the texts of each setting of the task `name`, one of the request's; raise `BadInput`."""
+    instances = spec.seeds if spec.paired else spec.instances
+    found = {"instance": [str(i) for i in axis(AXES["instance"], instances)]}
+    for own, text in (("L", spec.L), ("degree", spec.degree)):
+        if text is not None:
+            found[own] = settings.split_list(text, f"--{own}")
+    names = settings.split_list(spec.task, "--task")
+    for given, values in assignments(spec.task_settings, "-t", names, "task", name).items():
+        if given == "instance" or given in found:
+            option = {"instance": "--instances"}.get(given, f"--{given}")
+            raise BadInput(f"-t {given}: {option} sets this setting; use that option instead")
+        found[given] = values
+    return found
+
+
+def model_axes(spec: SweepSpec, name: str) -> dict[str, list[str]]:
+    """Return the texts of each setting of the model `name`, one of the request's; raise `BadInput`."""
+    return assignments(spec.model_settings, "-m", settings.split_list(spec.models, "--models"), "model", name)
+
+
+def size(spec: SweepSpec) -> int:
+    """Return the number of points of the cross product, without forming it; raise `BadInput` if it is too large."""
+    tasks = {name: task_axes(spec, name) for name in settings.split_list(spec.task, "--task")}
+    models = {name: model_axes(spec, name) for name in settings.split_list(spec.models, "--models")}
+    fields = axes(spec)
+    if spec.paired:
+        del fields["seed"]
+    points = sum(map(_points, tasks.values())) * sum(map(_points, models.values())) * _points(fields)
+    if points > _MOST_RUNS:
+        lengths = {(FIELDS | AXES)[name].flag: len(values) for name, values in fields.items()}
+        for given in (*tasks.values(), *models.values()):
+            lengths |= {AXES[name].flag if name in AXES else name: len(values) for name, values in given.items()}
+        largest = max(lengths, key=lambda name: lengths[name])
+        raise BadInput(
+            f"{points:,} runs are too many, the maximum is {_MOST_RUNS:,}; shorten {largest}, which has {lengths[largest]:,}"
+            " values"
+        )
+    return points
+
+
+def announced(spec: SweepSpec) -> str:
+    """Return in a few words what is requested, once its names and numbers are known to be valid; raise `BadInput`."""
+    tasks, models = settings.split_list(spec.task, "--task"), settings.split_list(spec.models, "--models")
+    for name in tasks:
+        plugins.find("task", name)
+    for name in models:
+        plugins.find("model", name)
+    points = size(spec)
+    runs = "1 run" if points == 1 else f"up to {points:,} runs"
+    return f"{', '.join(tasks)} with {', '.join(models)}, {runs}"
+
+
+def _points(values: Mapping[str, Sequence[object]]) -> int:
+    return math.prod(map(len, values.values()))
 
 
 def axis(option: Option, text: str | None) -> list[Any]:

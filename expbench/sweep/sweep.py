@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from expbench import supervision
 from expbench.results.learning_rates import INITIAL_GRID, TUNING_RUNS
 from expbench.sweep import plan as sweep_plan
 from expbench.sweep import worker
@@ -61,11 +62,13 @@ def run(jobs: Sequence[Job], options: SweepOptions, say: Callable[[str], None]) 
     An interrupt propagates, and the same call resumes the sweep. Processes that make the same call on one folder divide the
     work: each takes runs that no other process holds, and waits for the others only when it has nothing else to do.
     """
-    ends = math.inf if options.seconds is None else time.monotonic() + options.seconds
+    ends = math.inf if options.seconds is None else time.monotonic() + options.seconds - supervision.elapsed()
     jobs = share(jobs, options.shard, whole_pairs=options.tunes)
     search = RateSearch(jobs, options.folder, options.tuning_runs) if options.tunes else None
-    counts: Counter[str] = Counter()
-    failed = sweep_plan.failed(options.folder)  # read before the sweep, so that each is retried only once
+    before = supervision.ended_before()
+    counts = Counter(before.values())
+    # read before the sweep, so that each is retried only once
+    failed = sweep_plan.failed(options.folder) - before.keys()
     lost: set[str] = set()  # they have no file in the folder, and this call does not retry them
     said = waiting = False
     while True:

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from expbench import files
+from expbench import files, supervision
 from expbench.sweep import rows
 from expbench.sweep.executor import Ended, ExecutionSettings, Executor, Held, Lost, Measured, Part
 from expbench.sweep.plan import Plan
@@ -85,6 +85,7 @@ def _end(event: Ended, folder: Path, result: WorkerResult, progress: Progress) -
     _write(event.files, folder)
     result.ended[event.status] += 1
     result.tried.add(event.job.run.key)
+    supervision.ended(event.job.run.key, event.status)
     if event.status == "elsewhere":
         progress.skip(event.job)
     else:

@@ -8,13 +8,15 @@ from collections.abc import Generator, Iterator, Sequence
 import torch
 
 from expbench.results import store
+from expbench.supervision import attempting, deaths
 from expbench.sweep import rows
 from expbench.sweep.controls import measure_controls
-from expbench.sweep.execution import execute
+from expbench.sweep.execution import execute, refusal, stacks
 from expbench.sweep.executor import Ended, Events, ExecutionSettings, Held, Measured, Part
-from expbench.sweep.locks import lock
+from expbench.sweep.locks import abandoned, lock
 from expbench.sweep.progress import Progress, work
-from expbench.training.family import Context, Paused, family_of
+from expbench.training.epochs.checkpoint import FOLDER
+from expbench.training.family import Context, Paused
 from expbench.training.job import Job
 
 
@@ -27,6 +29,7 @@ class Local:
         A run that another process has finished since the parts were made has the status ``elsewhere``.
         """
         left, bare = [part for part in parts if part.jobs], [part for part in parts if not part.jobs]
+        left.sort(key=lambda part: _suspected(part, settings))
         while left:
             part = left.pop(0)
             with lock(settings.folder, part.signature) as ours:
@@ -39,6 +42,14 @@ class Local:
         for part in bare:
             for job in part.controls:
                 yield from _controls(job, settings, progress)
+
+
+def _suspected(part: Part, settings: ExecutionSettings) -> bool:
+    """Return whether a process died in this part without progress, so that all others come first."""
+    if any(deaths(job.run.key) or refusal(job) for job in part.jobs):
+        return True
+    resumes = any((settings.folder / FOLDER / job.run.key).is_dir() for job in part.jobs)
+    return abandoned(settings.folder, part.signature) and not resumes
 
 
 def _run_part(part: Part, settings: ExecutionSettings, progress: Progress) -> Generator[Ended | Measured, None, bool]:
@@ -55,7 +66,7 @@ def _run_part(part: Part, settings: ExecutionSettings, progress: Progress) -> Ge
         else:
             left.append(job)
     controls = {rows.controls_key(job): job for job in part.controls}
-    for stack in family_of(part.jobs[0].task).group(left, settings.device, settings.largest):
+    for stack in stacks(left, settings.device, settings.largest):
         if time.monotonic() > settings.ends:
             return False
         for key in dict.fromkeys(map(rows.controls_key, stack.jobs)):
@@ -76,8 +87,10 @@ def _run_part(part: Part, settings: ExecutionSettings, progress: Progress) -> Ge
 
 def _controls(job: Job, settings: ExecutionSettings, progress: Progress) -> Iterator[Measured]:
     """Measure the controls of a job's task, unless another process has."""
-    if not store.finished(settings.folder, rows.controls_key(job)):
-        measure_controls(job, settings.folder, progress)
+    key = rows.controls_key(job)
+    if not store.finished(settings.folder, key):
+        with attempting(f"measuring the controls of {job.run.task}", key):
+            measure_controls(job, settings.folder, progress)
     yield Measured(job)
 
 
