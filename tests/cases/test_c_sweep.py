@@ -43,10 +43,10 @@ class Killed(Scale):  # as the kernel does when memory runs out
 class OneSeed(Scale):
     def __init__(self, width: int):
         super().__init__(width)
-        self.crashes, self.calls = torch.initial_seed() == 1, 0
+        self.crashes, self.calls = torch.initial_seed() == 0, 0
     def crash(self):
         self.calls += 1
-        if self.calls > 8: os.abort()  # after the trial, which is itself a death
+        if self.calls > 8: os.abort()  # after the trial, in the stack, whose module is that of its first run
 
 class AtOnce(Scale):
     def forward(self, x): os.abort()
@@ -101,8 +101,10 @@ def test_c2_a_model_that_ends_its_process_fails_and_the_others_finish(model: str
 def test_c2_the_stack_mates_of_a_run_that_ends_its_process_are_trained(tmp_path: Path) -> None:
     code, err, runs = sweep(tmp_path, "OneSeed", "--seeds", "0:4", "--steps", "40")
     assert code == 1
-    assert dict(zip(runs["seed"], runs["status"], strict=True)) == {0: "ok", 1: "failed", 2: "ok", 3: "ok"}
-    print(err)
+    assert dict(zip(runs["seed"], runs["status"], strict=True)) == {0: "failed", 1: "ok", 2: "ok", 3: "ok"}
+    assert "while training 4 stacked runs" in err
+    assert set(runs["stack_size"].dropna()) == {1}
+    assert set(runs["not_stacked_reason"].dropna()) == {"the process died while training 4 stacked runs (signal 6, SIGABRT)"}
 
 
 def test_c2_a_model_that_ends_its_process_in_the_check_of_its_contract(tmp_path: Path) -> None:
@@ -110,3 +112,134 @@ def test_c2_a_model_that_ends_its_process_in_the_check_of_its_contract(tmp_path:
     assert code == 1
     assert err.count("the process died") == 2 + 2, "the check twice, then two rows"
     assert dict(runs.groupby("model")["status"].agg(set)) == {"AtOnce": {"failed"}, "linattn": {"ok"}}
+
+
+def test_c2_a_model_that_ends_its_process_when_loaded_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "loads.py").write_text("import os\nos._exit(0)\n")
+    child = supervised("run", "--task", "polyreg", "--models", f"linattn,{tmp_path / 'loads.py'}:Loads", *TINY)
+    assert child.wait() == 2
+    assert child.err.splitlines()[-1].startswith("error: the process died while loading the model ")
+    assert "(exit code 0 before its end)" in child.err
+
+
+def test_c2_a_dry_run_of_a_model_that_ends_its_process(tmp_path: Path) -> None:
+    (tmp_path / "crash.py").write_text(CRASHES)
+    child = supervised("run", "--task", "polyreg", "--models", f"{tmp_path / 'crash.py'}:Exits,linattn", *TINY, "--dry-run")
+    assert child.wait() == 0
+    assert "4 runs: 0 done, 4 to run" in child.out
+    assert "only 1 of 2 shapes were timed" in child.out
+
+
+def test_c2_an_attempt_after_a_checkpoint_is_another(tmp_path: Path) -> None:
+    from expbench.sweep.execution import _attempt
+    from expbench.sweep.expand import expand
+    from expbench.sweep.spec import SweepSpec
+
+    (job,) = expand(SweepSpec(task="polyreg", models="ssm", L="4", seeds="0"), "cpu")
+    names = {_attempt(job, tmp_path)}
+    folder = tmp_path / "checkpoints" / job.run.key
+    folder.mkdir(parents=True)
+    for step in (1, 2):
+        (folder / f"step-{step:09d}.safetensors").touch()
+        names.add(_attempt(job, tmp_path))
+    assert len(names) == 3
+
+
+def test_c2_a_part_that_a_dead_process_left_comes_last(tmp_path: Path) -> None:
+    assert not locks.abandoned(tmp_path, "part")
+    with locks.lock(tmp_path, "part"):
+        assert locks.abandoned(tmp_path, "part")
+    assert not locks.abandoned(tmp_path, "part")
+
+
+def slow_torch(folder: Path, code: str = "time.sleep(60)") -> dict[str, str]:
+    """Return an environment in which `import torch` runs this code instead."""
+    (folder / "torch.py").write_text(f"import os, time\n{code}\n")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
+
+
+def started(folder: Path, environment: dict[str, str], *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "expbench", *words]
+    return subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def child_of(process: subprocess.Popen[str]) -> int:
+    path, deadline = Path(f"/proc/{process.pid}/task/{process.pid}/children"), time.monotonic() + 10
+    while not (found := path.read_text().split()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return int(found[0])
+
+
+def is_gone(process: int, within: float = 5) -> bool:
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="supervision needs Linux")
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130), (signal.SIGINT, 130)], ids=str
+)
+def test_7_the_first_line_comes_before_torch_and_a_signal_ends_both_processes(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    words = ("run", "--task", "polyreg", "--models", "s6,attn", "--seeds", "0:3")
+    began = time.monotonic()
+    with started(tmp_path, slow_torch(tmp_path), *words) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line == (
+            "expbench run: polyreg with s6, attn, up to 6 runs, results in results; loading torch and the plugins\n"
+        )
+        assert time.monotonic() - began < 5
+        child = child_of(process)
+        process.send_signal(number)
+        assert process.wait(10) == code
+        assert is_gone(child), "the child does not outlive its parent"
+
+
+@pytest.mark.parametrize("words", [["run", "--task", "polyrge", "--models", "s6"], ["reproduce", "table3"]])
+def test_7_bad_input_that_needs_no_torch_is_one_line(words: list[str], tmp_path: Path) -> None:
+    with started(tmp_path, slow_torch(tmp_path), *words) as process:
+        assert process.wait(10) == 2
+        assert process.stderr is not None
+        (line,) = process.stderr.read().splitlines()
+        assert line.startswith("error: unknown ")
+
+
+def test_7_the_exit_code_is_that_of_the_child(tmp_path: Path) -> None:
+    with started(tmp_path, slow_torch(tmp_path, "raise SystemExit(7)"), "reproduce", "table2") as process:
+        assert process.wait(10) == 7
+    with started(tmp_path, slow_torch(tmp_path, "os._exit(0)"), "reproduce", "table2") as process:
+        assert process.wait(10) == 1
+        assert process.stderr is not None
+        assert "error: the process died outside of any training (exit code 0 before its end)" in process.stderr.read()
+
+
+def test_the_presets_that_the_command_names_are_those_there_are() -> None:
+    from expbench.cli import reproduce
+    from expbench.studies import synthetic
+
+    assert set(reproduce.PRESETS) == set(synthetic.PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--seeds", "0:100000", "--lr", "0.01,0.02,0.03", "--D", "1:331"], "99,000,000 runs are too many"),
+        (["--instances", "0:100000", "--seeds", "0:990"], "shorten --instances, which has 100,000 values"),
+        (["--seeds", "0:99999999"], "has more than 100000 members"),
+    ],
+)
+def test_c4_too_many_runs_are_refused_before_any_is_formed(words: list[str], said: str, expbench: CommandLine) -> None:
+    began = time.monotonic()
+    answer = expbench("run", "--task", "polyreg", "--models", "s6", *words, "--dry-run")
+    assert answer.code == 2
+    assert said in answer.err
+    assert time.monotonic() - began < 1
