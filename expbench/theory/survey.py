@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from expbench import files
-from expbench.algebra.reach import Reach
+from expbench.algebra.reach import NoBound, Reach
 from expbench.console.formatting import aligned, markdown_table, whole
 from expbench.report import drawing
 from expbench.results import provenance
@@ -61,8 +61,8 @@ def survey(jobs: Sequence[Job], limit: int) -> Iterator[Line]:
         yield Line(run.model, run.model_settings, run.L, run.depth, formula, measured, depth, verdict)
 
 
-def _last(reach: Reach | None) -> Extent | None:
-    return None if reach is None else Extent(reach.degree[-1], reach.order[-1])
+def _last(reach: Reach | NoBound | None) -> Extent | None:
+    return None if not isinstance(reach, Reach) else Extent(reach.degree[-1], reach.order[-1])
 
 
 def _judged(network: Any, length: int, channels: int, formula: Extent | None, limit: int) -> tuple[Extent | None, str]:

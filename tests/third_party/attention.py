@@ -1,4 +1,4 @@
-"""Attention layers as their public implementations write them: torch's encoder layer, a decoder with rotary codes, a window."""
+"""Attention layers as public implementations write them: an encoder layer of torch, a decoder with rotary codes, a window."""
 
 import torch
 from torch import nn

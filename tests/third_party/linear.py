@@ -1,4 +1,4 @@
-"""Linear layers with what only linear operations do: convolution, Fourier transforms, masks, pads, shifts, constant indices."""
+"""Linear layers, with all that linear operations do: convolution, Fourier transforms, masks, pads, shifts, indices."""
 
 import torch
 from torch import nn
