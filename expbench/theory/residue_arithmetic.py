@@ -91,6 +91,7 @@ class Arithmetic:
 
     p: int
     lifted: Callable[[Any], Residues]
+    placed: Callable[[Any], Residues]
     number: Callable[[float], int]
     made: Callable[..., Residues]
 
@@ -118,7 +119,7 @@ class Arithmetic:
         return x if isinstance(factor, int | float) and factor == 1 else self._mul(x, factor)
 
     def _add(self, a: Any, b: Any, *, alpha: Any = 1) -> Residues:
-        return self._linear(torch.add, a, self._times(b, alpha))
+        return self._linear(torch.add, self.placed(a), self.placed(self._times(b, alpha)))  # b may be a mask
 
     def _sub(self, a: Any, b: Any, *, alpha: Any = 1) -> Residues:
         return self._linear(torch.sub, a, self._times(b, alpha))
@@ -232,8 +233,7 @@ class Arithmetic:
             sizes = [(n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(u.shape[2:], dilation, taps, stride, strict=True)]
             for at in itertools.product(*map(range, taps)):
                 cut = tuple(
-                    slice(i * d, i * d + s * (n - 1) + 1, s)
-                    for i, d, s, n in zip(at, dilation, stride, sizes, strict=True)
+                    slice(i * d, i * d + s * (n - 1) + 1, s) for i, d, s, n in zip(at, dilation, stride, sizes, strict=True)
                 )
                 seen = u[(..., *cut)].unflatten(1, (groups, 1, -1))
                 tap = w[(..., *at)].unflatten(0, (groups, -1)).reshape(groups, -1, w.shape[1], *[1] * len(taps))

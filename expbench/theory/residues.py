@@ -63,7 +63,7 @@ class _Field(Arithmetic, TorchDispatchMode):
         if isinstance(x, Residues):
             return x
         with _outside():
-            x = x if isinstance(x, Tensor) else torch.tensor(x, dtype=torch.complex128 if isinstance(x, complex) else None)
+            x = _tensor(x)
             if x.is_complex():
                 return self.made(self._of_real(x.real), self._of_real(x.imag))
             return self.made(self._of_real(x))
@@ -84,7 +84,7 @@ class _Field(Arithmetic, TorchDispatchMode):
         if isinstance(x, Residues):
             return x
         with _outside():
-            x = torch.as_tensor(x)
+            x = _tensor(x)
             finite = x.isfinite()
             if not bool(finite.all()):
                 self.infinite = float(x[~finite].flatten()[0].real)
@@ -101,7 +101,8 @@ class _Field(Arithmetic, TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         name = function.overloadpacket.__name__
-        found = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Residues)]
+        flat = [*args, *kwargs.values(), *(x for a in args if isinstance(a, list | tuple) for x in a)]
+        found = [x for x in flat if isinstance(x, Residues)]
         if not found or name in _MAKES:
             args, kwargs = tree_map(_like, (args, kwargs))
             made = function(*args, **kwargs)
@@ -111,8 +112,10 @@ class _Field(Arithmetic, TorchDispatchMode):
         target = args[0] if in_place else kwargs.get("out")
         if all(x.is_known for x in found):
             return self._of_constants(function, name, args, kwargs, target)
+        if any(x.is_known for x in found):
+            args, kwargs = tree_map(_known, args), tree_map(_known, kwargs)
         if target is None:
-            return self._computed(function, name, *tree_map(_known, (args, kwargs)))
+            return self._computed(function, name, args, kwargs)
         kwargs.pop("out", None)
         if not isinstance(target, Residues):
             raise NotMeasured(f"writing ({name}) into a tensor without activations")
@@ -120,7 +123,7 @@ class _Field(Arithmetic, TorchDispatchMode):
         if in_place:
             name = name.removesuffix("_")
             function = getattr(getattr(_aten, name, None), function._overloadname, function)
-        result = self._computed(function, name, *tree_map(_known, (args, kwargs)))
+        result = self._computed(function, name, args, kwargs)
         target.values.copy_(result.values)
         if target.imaginary is not None:
             target.imaginary.copy_(torch.zeros_like(result.values) if result.imaginary is None else result.imaginary)
@@ -174,7 +177,7 @@ class _Field(Arithmetic, TorchDispatchMode):
         for place in _PLACES.get(name, ()):
             if place < len(args):
                 args[place] = tree_map(self.placed, args[place])
-        if any(isinstance(index, Residues) for index in tree_flatten(args[1])[0] if name in ("index", "gather")):
+        if name in _INDEXED and any(isinstance(index, Residues) for index in tree_flatten(args[1:])[0]):
             raise NotMeasured("an index that depends on activations")
         inside = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Residues)]
         complex_ = any(x.imaginary is not None for x in inside) or (dtype is not None and dtype.is_complex)
@@ -193,6 +196,12 @@ def _residue(value: float, p: int) -> int:
         return fraction.numerator * pow(fraction.denominator, -1, p) % p
     # deterministic and odd in value, so that terms that cancel in real arithmetic also cancel here
     return mix(hash(abs(value))) * (1 if value > 0 else -1) % p
+
+
+def _tensor(x: Any) -> Tensor:
+    """Return a number as a tensor of double precision; tensors are returned unchanged."""
+    wide = {complex: torch.complex128, float: torch.float64}
+    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=wide.get(type(x)))
 
 
 def _real(x: Any) -> Any:
@@ -238,18 +247,32 @@ _VIEWS = {
     *("tril", "triu", "index", "index_select", "gather", "repeat", "_reshape_alias", "movedim", "take", "rot90"),
     *("resolve_conj", "resolve_neg", "_conj_copy", "im2col", "pixel_shuffle", "channel_shuffle", "view_copy", "expand_copy"),
 }
+_INDEXED = {"index", "index_select", "gather", "take"}
 # Operations that also place other numbers among residues, with the positions of the arguments that hold these.
 _PLACES: dict[str, tuple[int, ...]] = {
-    **{name: (0,) for name in ("cat", "stack")},
-    **{name: (0, 1) for name in ("copy", "zero", "fill", "masked_fill", "slice_scatter", "select_scatter")},
+    **dict.fromkeys(("cat", "stack"), (0,)),
+    **dict.fromkeys(("copy", "zero", "fill", "masked_fill", "slice_scatter", "select_scatter"), (0, 1)),
     "where": (1, 2),
     "constant_pad_nd": (0,),
     "diagonal_scatter": (0, 1),
     "index_put": (0, 2),
-    **{name: (0, 3) for name in ("scatter", "index_copy")},
+    **dict.fromkeys(("scatter", "index_copy"), (0, 3)),
 }
 _NOT_POLYNOMIAL = {
-    *("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "softplus", "sigmoid", "log_sigmoid_forward", "tanh", "softmax"),
+    *(
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "softplus",
+        "sigmoid",
+        "log_sigmoid_forward",
+        "tanh",
+        "softmax",
+    ),
     *("log_softmax", "safe_softmax", "silu", "gelu", "relu", "elu", "leaky_relu", "hardtanh", "hardsigmoid", "hardswish"),
     *("mish", "celu", "selu", "threshold", "prelu_kernel", "softshrink", "hardshrink", "sqrt", "rsqrt", "reciprocal", "sin"),
     *("cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv"),
@@ -258,4 +281,8 @@ _NOT_POLYNOMIAL = {
     *("round", "floor", "ceil", "trunc", "frac", "linalg_vector_norm", "norm", "logaddexp", "angle", "polar", "hypot"),
     *("softmax attention", "std", "sinc", "heaviside", "fmod", "remainder"),
 }
-_SAID = {"local_scalar_dense": "a value that is read (a branch or .item())", "native_layer_norm": "native_layer_norm"}
+_SAID = {
+    "local_scalar_dense": "a value that is read (a branch or .item())",
+    "native_layer_norm": "layer_norm",
+    "safe_softmax": "softmax",
+}

@@ -22,7 +22,7 @@ from expbench.results import provenance
 from expbench.run import canonical
 from expbench.settings import Value
 from expbench.theory.degree import MOST_POSITIONS, Extent, degree_of, generic, has_degree, order_of
-from expbench.theory.residues import NotPolynomial
+from expbench.theory.residues import NotMeasured, NotPolynomial
 from expbench.training.job import Job
 from expbench.training.loop import build
 
@@ -79,6 +79,8 @@ def _judged(network: Any, length: int, channels: int, formula: Extent | None, li
         order = order_of(network, length, channels) if length <= MOST_POSITIONS else None
     except NotPolynomial as why:
         return None, f"{stated}not polynomial ({why.operation})"
+    except NotMeasured as why:
+        return None, f"not measured ({why.operation})"
     measured = Extent(degree, order)
     if formula is None:
         return measured, "not stated"
