@@ -151,4 +151,5 @@ def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     def converted(x: Tensor) -> Tensor:
         return x.to(dtype.to_complex()) if x.is_complex() else x.to(dtype) if x.is_floating_point() else x
 
-    return module._apply(converted)
+    module._apply(converted)
+    return module

@@ -53,7 +53,9 @@ def _compared(layer: Layer, seed: int) -> tuple[str, str]:
                 return f"{what} in a random direction", ""
             worst = max(worst, abs(near - stated) / max(larger, scale, TINY))
     how = f"the input and {len(named) - 1} parameters, within {worst:.0e} of differences{layer.said}"
-    return "", how + (f"; {', '.join(rounded)} with the tolerance of float32, in which the layer computes" if rounded else "")
+    return "", how + (
+        f"; {', '.join(rounded)} with the tolerance of float32, in which the layer computes" if rounded else ""
+    )
 
 
 class _Slopes:

@@ -41,7 +41,9 @@ def widths(cls: type, values: Mapping[str, Value], asked: Sequence[int]) -> tupl
     return supported, findings
 
 
-def lengths(cls: type[nn.Module], values: Mapping[str, Value], width: int, asked: Sequence[int]) -> tuple[list[int], Findings]:
+def lengths(
+    cls: type[nn.Module], values: Mapping[str, Value], width: int, asked: Sequence[int]
+) -> tuple[list[int], Findings]:
     """Return the lengths to check, and findings about requested ones that the layer does not support.
 
     A layer that raises at some lengths only, and does not declare its `lengths`, fails once; it is checked at the others.
