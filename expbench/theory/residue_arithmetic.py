@@ -230,14 +230,14 @@ class Arithmetic:
             """Convolve u (B, C, *sizes) with w (O, C / groups, *taps)."""
             u = F.pad(u, [side for width in reversed(padding) for side in (width, width)])
             taps, total = w.shape[2:], torch.zeros((), dtype=torch.int64)
-            at: tuple[Any, ...]
             sizes = [(n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(u.shape[2:], dilation, taps, stride, strict=True)]
-            for at in itertools.product(*map(range, taps)):
-                cut: tuple[Any, ...] = tuple(
-                    slice(i * d, i * d + s * (n - 1) + 1, s) for i, d, s, n in zip(at, dilation, stride, sizes, strict=True)
-                )
-                seen = u[(..., *cut)].unflatten(1, (groups, 1, -1))
-                tap = w[(..., *at)].unflatten(0, (groups, -1)).reshape(groups, -1, w.shape[1], *[1] * len(taps))
+            for at in itertools.product(*(range(k) for k in taps)):
+                seen, tap = u, w
+                for axis, (i, d, s, n) in enumerate(zip(at, dilation, stride, sizes, strict=True), 2):
+                    seen = seen[(slice(None),) * axis + (slice(i * d, i * d + s * (n - 1) + 1, s),)]
+                    tap = tap.select(2, i)
+                seen = seen.unflatten(1, (groups, 1, -1))
+                tap = tap.unflatten(0, (groups, -1)).reshape(groups, -1, w.shape[1], *[1] * len(taps))
                 total = (total + (seen * tap % self.p).sum(3)) % self.p
             return total.flatten(1, 2)
 

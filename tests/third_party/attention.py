@@ -1,4 +1,4 @@
-"""Attention layers as public implementations write them: an encoder layer of torch, a decoder with rotary codes, a window."""
+"""Attention as public implementations write it: torch's encoder layer, a decoder with rotary codes, a window."""
 
 import torch
 from torch import nn
@@ -64,7 +64,8 @@ class LocalAttention(nn.Module):
         at, seen = torch.arange(w, device=x.device)[:, None] + w, torch.arange(2 * w, device=x.device)
         hidden = (seen > at) | (seen <= at - w)
         before = (torch.arange(q.shape[1], device=x.device) == 0)[:, None, None] & (seen < w)
-        scores = (q @ k.mT * D**-0.5).masked_fill(hidden | before, -torch.finfo(x.dtype).max)
+        scores = q @ k.mT * D**-0.5
+        scores = scores.masked_fill(hidden | before, -torch.finfo(scores.dtype).max)
         return (scores.softmax(-1) @ v).reshape(B, -1, D)[:, :L]
 
 

@@ -47,13 +47,13 @@ class MinGRU(nn.Module):
 
 
 class MinGRUSteps(MinGRU):
-    """The same, step by step; two thirds of its inputs lie near the kink."""
+    """The same, step by step, and near the kink."""
 
     def forward(self, x):
         hidden, gate = self.hidden_and_gate(x).chunk(2, dim=-1)
         z, h, outputs = gate.sigmoid(), torch.zeros_like(x[:, 0]), []
         for t in range(x.shape[1]):
-            h = torch.lerp(h, positive(1e-3 * hidden[:, t]), z[:, t])
+            h = (1 - z[:, t]) * h + z[:, t] * positive(1e-3 * hidden[:, t])
             outputs.append(h)
         return torch.stack(outputs, 1)
 

@@ -35,7 +35,7 @@ def double(layer: Layer) -> CheckResult:
     module, x = layer.build(), layer.tokens(2, layer.longest)
     y, grad = _with_gradient(module, x, "float64")
     if not bool((y.isfinite() & grad.isfinite()).all()):
-        return CheckResult("fail", f"outputs or gradients of {layer.longest} tokens are not finite")
+        raise BadOutput(f"outputs or gradients of {layer.longest} tokens are not finite")
     rounded = [name for name, parameter in module.named_parameters() if _rounds(module, x, parameter)]
     if rounded:
         return CheckResult("unsupported", f"part of the layer computes in float32: it rounds {', '.join(rounded)}")
@@ -82,7 +82,7 @@ def _compared(layer: Layer, name: DType) -> CheckResult:
     x = layer.tokens(2, layer.longest, dtype=torch.float32)
     found = _with_gradient(layer.build(dtype=torch.float32), x, name)
     if not all(bool(y.isfinite().all()) for y in found):
-        return CheckResult("fail", f"outputs or gradients of {layer.longest} tokens are not finite")
+        raise BadOutput(f"outputs or gradients of {layer.longest} tokens are not finite")
     if layer.precision.name == name:
         return CheckResult("pass", "finite; no float64 to compare with")
     # The tolerance follows from the effect of one rounding error in every token and parameter. A correct implementation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from expbench.errors import first_line
-from expbench.inspection.layer_check.layer import CheckResult, Layer, call, difference, largest
+from expbench.inspection.layer_check.layer import BadOutput, CheckResult, Layer, call, difference, largest
 from expbench.ops.backends import BackendUnsupported
 
 
@@ -23,10 +23,11 @@ def shapes(layer: Layer) -> CheckResult:
                 except BackendUnsupported:
                     raise
                 except (Exception, SystemExit) as error:  # a plugin is third-party code
-                    wrong.append((f"B={batch}, L={length}, D={width}: {first_line(error)}", error))
+                    said = str(error) if isinstance(error, BadOutput) else first_line(error)
+                    wrong.append((f"B={batch}, L={length}, D={width}: {said}", error))
     if wrong:
-        said, error = wrong[0]
-        return CheckResult("fail", f"{said} ({len(wrong)} of {sizes} sizes fail){layer.said}", error)
+        said, first = wrong[0]
+        return CheckResult("fail", f"{said} ({len(wrong)} of {sizes} sizes fail){layer.said}", first)
     widths, lengths = (", ".join(map(str, some)) for some in (layer.widths, layer.lengths))
     return CheckResult("pass", f"D {widths}; L {lengths}; B 1, 3{layer.said}")
 

@@ -48,9 +48,9 @@ class Precision(NamedTuple):
 
     same: between two computations of the same numbers, which may sum in another order. Sums of a few dozen terms err by tens
     of roundings (2e-16, 1e-7), and true differences are far larger. floor: relative to the largest intermediate number,
-    whose rounding spreads if sums are computed by Fourier transforms. steps: of differences; the first is about the cube root
-    of a rounding, which balances truncation (step^2 f''') and rounding (eps f / step) at 1e-10 and 1e-4, and others follow
-    for functions that bend more, or have kinks. slope: between a difference and a gradient, with room for a large f'''.
+    whose rounding spreads if sums are computed by Fourier transforms. steps: of differences. The first is about the cube
+    root of a rounding, which balances truncation (step^2 f''') and rounding (eps f / step) at 1e-10 and 1e-4; the others
+    are for functions that bend more, or have kinks. slope: between a difference and a gradient, with room for a large f'''.
     slope_floor: likewise, relative to f. rank: singular values below it are not counted; it is well above the rounding of a
     Jacobian.
     """

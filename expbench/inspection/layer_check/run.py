@@ -35,6 +35,7 @@ _COUNTED: dict[Verdict, str] = {
     "fail": "failed",
     **{verdict: verdict for verdict in ("unsupported", "not stated", "not measured")},
 }
+_STOPPED = "stopped by the error of "
 _EXCUSED = {"lengths", "shape and dtype", "finiteness", "determinism", "degree"}  # failures that no randomness explains
 
 
@@ -56,12 +57,13 @@ def check(
 ) -> list[Check]:
     """Check the layer `name` (as in ``run --models``) with settings such as ``N=2`` (as in ``run -m``).
 
-    The checks are independent: an exception fails only its own check. What one exception stops besides is `not measured`. Raise `BadInput` for an unknown layer, for one that
+    The checks are independent: an exception fails only its own check. What it
+    stops besides is `not measured`. Raise `BadInput` for an unknown layer, for one that
     cannot be built, and for bad settings, widths or lengths.
     """
-    for option, sizes in (("widths", widths), ("lengths", lengths)):
-        if not sizes or not all(1 <= size <= LONGEST for size in sizes):
-            raise BadInput(f"{option}: {', '.join(map(str, sizes)) or 'none'} is not a list of sizes in 1 to {LONGEST}")
+    for option, asked in (("widths", widths), ("lengths", lengths)):
+        if not asked or not all(1 <= size <= LONGEST for size in asked):
+            raise BadInput(f"{option}: {', '.join(map(str, asked)) or 'none'} is not a list of sizes in 1 to {LONGEST}")
     plugin = plugins.find("model", name)
     cls = contracts.load_model(plugin)
     given = spec.assignments(settings, "-m", [name], "model", name)
@@ -77,8 +79,14 @@ def text(findings: Sequence[Check]) -> str:
     """Return the findings as a table, with the number of each verdict."""
     counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in _COUNTED}
     counted = ", ".join(f"{count} {_COUNTED[verdict]}" for verdict, count in counts.items() if count)
-    table = aligned([["check", "verdict", "detail"], *([f.what, f.verdict, f.detail] for f in findings)])
-    return f"{table}\n\n{len(findings)} checks: {counted}"
+    stopped: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.detail.startswith(_STOPPED):
+            stopped.setdefault(finding.detail, []).append(finding.what)
+    shown = [[f.what, f.verdict, f.detail] for f in findings if f.detail not in stopped]
+    table = aligned([["check", "verdict", "detail"], *shown])
+    notes = "".join(f"\nnot measured, {why}: {', '.join(names)}" for why, names in stopped.items())
+    return f"{table}{notes}\n\n{len(findings)} checks: {counted}"
 
 
 def tracebacks(findings: Sequence[Check]) -> str:
@@ -138,7 +146,7 @@ def _findings(
         if result.error is not None:
             first = causes.setdefault(_cause(result.error, cls), what)
             if first != what:
-                result = CheckResult("not measured", f"stopped by what fails {first}")
+                result = CheckResult("not measured", f"{_STOPPED}{first}")
         findings.append(_told(what, result, cls))
     return _one_cause(findings)
 
@@ -185,4 +193,8 @@ def _one_cause(findings: list[Check]) -> list[Check]:
     if random_.verdict != "fail" or "results for the same input differ" not in random_.detail:
         return findings
     said = "results differ from call to call, see determinism"
-    return [Check(f.what, "not measured", said) if f.verdict == "fail" and f.what not in _EXCUSED else f for f in findings]
+
+    def explained(f: Check) -> bool:
+        return (f.verdict == "fail" and f.what not in _EXCUSED) or (f.verdict == "unsupported" and f.what == "float64")
+
+    return [Check(f.what, "not measured", said) if explained(f) else f for f in findings]

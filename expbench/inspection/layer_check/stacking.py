@@ -66,7 +66,8 @@ def stacking(layer: Layer) -> CheckResult:
             positions="none",
             residual=True,
         )
-        networks.append(in_dtype(made, layer.precision.dtype))
+        in_dtype(made, layer.precision.dtype)
+        networks.append(made)
     call(layer.build(training=True), layer.tokens(2, layer.longest))  # raises for an output that breaks the contract
     inputs, targets = (torch.stack([layer.tokens(2, layer.longest, seed=seed + i) for i in (0, 1)]) for seed in (5, 7))
     shared = layer.tokens(2, layer.longest, seed=9)

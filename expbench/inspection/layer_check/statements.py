@@ -141,9 +141,7 @@ def positions(layer: Layer) -> CheckResult:
     if same["other"]:
         return CheckResult("pass", f"the last output depends on no earlier token{layer.said}")
     if declared:
-        return CheckResult(
-            "pass", f"declares {declared[0]}; by itself it does not see the order of earlier tokens{layer.said}"
-        )
+        return CheckResult("pass", f"declares {declared[0]}; alone it does not see the order of earlier tokens{layer.said}")
     said = 'it does not see the order of earlier tokens; a class attribute adds a code: positions = "sin"'
     return CheckResult("not stated", f"{said} (or run with --positions sin){layer.said}")
 
