@@ -11,7 +11,7 @@ from torch import nn
 
 from expbench import settings
 from expbench.errors import BadInput, of_plugin, unknown
-from expbench.mixer import Mixer
+from expbench.mixer import Mixer, supported_length
 from expbench.ops.backends import BackendUnsupported
 from expbench.plugins import Plugin
 from expbench.run import DType, Positions
@@ -103,7 +103,7 @@ def check_mixer(
     cls: type, name: str, width: int, values: Mapping[str, Value], L: int, device: str, dtype: DType = "float32"
 ) -> None:
     """Build one layer and run it on two short sequences; raise `BadInput` if it does not map (B, L, D) to (B, L, D)."""
-    shape = (2, min(L, _CHECKED_LENGTH), width)
+    shape = (2, supported_length(cls, min(L, _CHECKED_LENGTH)), width)
     with of_plugin(name, f"model {name!r} cannot be built with width {width}"):
         layer = cls(width, **values)
     try:

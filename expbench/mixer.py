@@ -26,12 +26,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from expbench.algebra.reach import Reach
+from expbench.algebra.reach import NoBound, Reach
 from expbench.ops import backends
 from expbench.run import Positions
 from expbench.settings import Value
 
 Backbone = Literal["mamba", "transformer"]
+LONGEST_PROBE = 4096  # the longest sequence on which a layer is tried before it is trained
 
 
 class Mixer(nn.Module):
@@ -39,14 +40,15 @@ class Mixer(nn.Module):
 
     version: raise it when the same settings would compute something else. positions: the default position code of the
     model. backbone: the block that a language model puts around the mixer, instead of a position code
-    (`language/model.py`). widths, dtypes, devices: the supported values (None: all); other runs are recorded as
-    `unsupported`. backends: likewise, for a backend forced by --backend.
+    (`language/model.py`). widths, lengths, dtypes, devices: the supported values (None: all), such as ``range(32, 4097,
+    32)``; other runs are recorded as `unsupported`. backends: likewise, for a backend forced by --backend.
     """
 
     version: ClassVar[int] = 1
     positions: ClassVar[Positions] = "none"
     backbone: ClassVar[Backbone] = "mamba"
     widths: ClassVar[Container[int] | None] = None
+    lengths: ClassVar[Container[int] | None] = None
     dtypes: ClassVar[Container[str] | None] = None
     devices: ClassVar[Container[str] | None] = None
     backends: ClassVar[Container[str] | None] = None
@@ -67,8 +69,11 @@ class Mixer(nn.Module):
         """
         return None
 
-    def reach(self, inputs: Reach) -> Reach | None:
-        """Return the reach of the output for an input of the given reach; None if the layer is not polynomial."""
+    def reach(self, inputs: Reach) -> Reach | NoBound | None:
+        """Return the reach of the output for an input of the given reach.
+
+        Return `NO_BOUND` (`algebra/reach.py`) if the layer is not polynomial, and None to state nothing.
+        """
         return None
 
     def statistics(self, x: Tensor) -> Mapping[str, Tensor]:
@@ -128,14 +133,26 @@ def logged(mixers: Iterable[nn.Module]) -> Iterator[dict[tuple[int, str], Tensor
             handle.remove()
 
 
-def unsupported(model: type, *, width: int, dtype: str, device: str) -> str | None:
-    """Return why a model class does not support a width, dtype, device or the forced backend; None if it does."""
+def unsupported(model: type, *, width: int, dtype: str, device: str, length: int | None = None) -> str | None:
+    """Return why a model class does not support a width, dtype, device, length or the forced backend; None if it does."""
     wanted: list[tuple[str, Any]] = [("width", width), ("dtype", dtype), ("device", device), ("backend", backends.forced())]
-    for what, value in wanted:
+    for what, value in [*wanted, ("length", length)]:
         supported: Any = getattr(model, f"{what}s", None)
         if value is not None and hasattr(supported, "__contains__") and value not in supported:
             return f"{what} {value} is not supported (supported: {_listing(supported)})"
     return None
+
+
+def supported_length(model: type, most: int) -> int:
+    """Return the largest length up to `most` that a model class supports, or else the smallest above it, for probes.
+
+    If it supports no length in reach, return `most`.
+    """
+    supported: Any = getattr(model, "lengths", None)
+    if not hasattr(supported, "__contains__"):
+        return most
+    found = (length for length in (*range(most, 0, -1), *range(most + 1, LONGEST_PROBE + 1)) if length in supported)
+    return next(found, most)
 
 
 def _listing(supported: Any) -> str:

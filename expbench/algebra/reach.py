@@ -3,12 +3,14 @@
 A network that is polynomial end to end computes a polynomial of its inputs x_1..x_t at each position t. Its total degree
 bounds the powers in a term. Its interaction order (the largest number of distinct positions in one term) is the sharper
 limit: one linear-attention layer has degree 3 and order 2. Each layer maps the reach of its input to the reach of its
-output. Softmax, exp, softplus and LayerNorm are not polynomial; a network with them has no reach (None) and no bound.
+output. Softmax, exp, softplus and LayerNorm are not polynomial: a network with them has no bound (`NO_BOUND`). A layer
+that says neither has no stated reach (None).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from enum import Enum
+from typing import Final, NamedTuple
 
 from expbench.console.formatting import whole
 
@@ -42,9 +44,18 @@ class Reach(NamedTuple):
         )
 
 
-NO_BOUND = "no polynomial bound"
+class NoBound(Enum):
+    """Type of `NO_BOUND`, the statement that a layer or a network is not polynomial."""
+
+    NO_BOUND = "no polynomial bound"
 
 
-def degree_and_order(reach: Reach | None) -> str:
-    """Format the total degree and the interaction order of the output at the last position."""
-    return NO_BOUND if reach is None else f"degree {whole(reach.degree[-1])}, order {reach.order[-1]}"
+NO_BOUND: Final = NoBound.NO_BOUND
+NOT_STATED = "not stated"
+
+
+def degree_and_order(reach: Reach | NoBound | None) -> str:
+    """Format the total degree and the interaction order of the output at the last position; None: not stated."""
+    if not isinstance(reach, Reach):
+        return NOT_STATED if reach is None else reach.value
+    return f"degree {whole(reach.degree[-1])}, order {reach.order[-1]}"

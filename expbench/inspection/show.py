@@ -5,21 +5,22 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from expbench import contracts, plugins, settings
-from expbench.algebra.reach import NO_BOUND, degree_and_order
+from expbench.algebra.reach import degree_and_order
 from expbench.console.formatting import aligned, number
 from expbench.errors import BadInput, unknown
-from expbench.mixer import flops, state_size, unsupported
+from expbench.mixer import flops, state_size, supported_length, unsupported
 from expbench.nn.network import stack_reach
 from expbench.sweep import spec
 from expbench.task import LONGEST, Task
 
 T = TypeVar("T")
 _SAMPLES = 3
+_USUAL_LENGTH = 16
 _SHOWN = 24  # numbers shown per sample
 
 
@@ -35,7 +36,7 @@ def show_plugin(
     if name in models or ":" in name:
         if task_settings:
             raise BadInput(f"-t {task_settings[0]}: {name} is a model; give its settings by -m")
-        return _show_model(plugins.find("model", name), L or "16", D, depth, model_settings)
+        return _show_model(plugins.find("model", name), L, D, depth, model_settings)
     raise unknown("task or model", name, [*tasks, *models])
 
 
@@ -87,16 +88,22 @@ def _row(tensor: torch.Tensor) -> str:
     return " ".join(shown) + (" ..." if len(values) > _SHOWN else "")
 
 
-def _show_model(plugin: plugins.Plugin, L: str, D: str, depth: str, assignments: Sequence[str]) -> str:
+def _show_model(plugin: plugins.Plugin, L: str | None, D: str, depth: str, assignments: Sequence[str]) -> str:
     cls = contracts.load_model(plugin)
-    length, width, layers = (_size(option, text) for option, text in (("--L", L), ("--D", D), ("--depth", depth)))
+    length = supported_length(cls, _USUAL_LENGTH) if L is None else _size("--L", L)
+    width, layers = (_size(option, text) for option, text in (("--D", D), ("--depth", depth)))
     values = settings.resolve(cls, _single(assignments, "-m", "model", plugin.name), plugin.name)
     values = contracts.resolved_settings(cls, values, width)
-    device = "cpu" if unsupported(cls, width=width, dtype="float32", device="cpu") is None else "cuda"
+    sizes: dict[str, Any] = {"width": width, "dtype": "float32", "length": length}
+    refused = {device: unsupported(cls, **sizes, device=device) for device in ("cpu", "cuda")}
+    if None not in refused.values():
+        raise BadInput(f"{plugin.name}: {refused['cpu']}")
+    device = next(device for device, why in refused.items() if why is None)
     contracts.check_mixer(cls, plugin.name, width, values, length, device)
     mixers = [cls(width, **values) for _ in range(layers)]
     state, operations = state_size(mixers[0], length), flops(mixers[0], length)
     reach = stack_reach(mixers, length, residual=True)
+    measure = f" (expbench check {plugin.name} measures it)" if reach is None else ""
     return "\n".join(
         [
             f"model {plugin.name} ({plugin.origin}), version {plugin.version(cls)}",
@@ -110,7 +117,7 @@ def _show_model(plugin: plugins.Plugin, L: str, D: str, depth: str, assignments:
             f"  parameters per layer: {sum(p.numel() for p in mixers[0].parameters())} (without normalisation)",
             f"  state per layer: {'not declared' if state is None else f'{state} numbers'}",
             f"  FLOPs per layer and token: {'not declared' if operations is None else number(operations)}",
-            f"  reach (norm none, residual on): {NO_BOUND if reach is None else degree_and_order(reach)}",
+            f"  reach (norm none, residual on): {degree_and_order(reach)}{measure}",
             f"  default position code: {contracts.default_positions(cls, plugin.name)}",
         ]
     )
@@ -125,7 +132,7 @@ def _guarded(name: str, ask: Callable[[], T]) -> T:
 
 def _documentation(cls: type) -> str:
     module = inspect.getdoc(sys.modules[cls.__module__]) or ""
-    own = inspect.getdoc(cls) or "(no documentation)"
+    own = inspect.cleandoc(vars(cls).get("__doc__") or "") or "(no documentation)"  # a base class describes itself
     return f"{module}\n\n{own}" if module else own
 
 

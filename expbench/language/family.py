@@ -10,13 +10,14 @@ from typing import cast
 
 import torch
 
+from expbench.algebra.reach import NO_BOUND
 from expbench.errors import BadInput, of_plugin
 from expbench.language.flops import flops_per_token
 from expbench.language.model import LanguageModel, language_settings
 from expbench.language.recipe import Recipe, schedule
 from expbench.language.task import TextTask
 from expbench.language.workload import LanguageWorkload, train
-from expbench.mixer import state_size
+from expbench.mixer import state_size, supported_length
 from expbench.run import LATER
 from expbench.task import Task
 from expbench.training.distributed import joined
@@ -61,17 +62,18 @@ class Language:
         recipe_of(job)
         run = job.run
         with of_plugin(run.model, f"model {run.model!r} does not work in a language model"), torch.no_grad():
-            model = LanguageModel(job.model, run.model_settings, vocabulary=2, width=run.D, layers=1, context=_CHECKED)
-            logits = model(torch.zeros(2, _CHECKED, dtype=torch.int64))
-            if tuple(logits.shape) != (2, _CHECKED, 2):
+            length = supported_length(job.model, min(run.L, _CHECKED))
+            model = LanguageModel(job.model, run.model_settings, vocabulary=2, width=run.D, layers=1, context=length)
+            logits = model(torch.zeros(2, length, dtype=torch.int64))
+            if tuple(logits.shape) != (2, length, 2):
                 raise ValueError(f"logits have shape {tuple(logits.shape)}")
 
     def describe(self, job: Job) -> Facts:
-        """Return parameters, state size and forward operations per token; no reach, as a backbone is not polynomial."""
+        """Return parameters, state size and forward operations per token; no bound, as a backbone is not polynomial."""
         model, context = self.network(job), job.task.L
         states = [state_size(mixer, context) for mixer in model.mixers]
         state = None if None in states else sum(size for size in states if size is not None)
-        return Facts(model.parameter_count(), state, flops_per_token(model, context) / 3, None)
+        return Facts(model.parameter_count(), state, flops_per_token(model, context) / 3, NO_BOUND)
 
     def group(self, jobs: Sequence[Job], device: str, largest: int | None) -> Iterator[Stack]:
         """Divide jobs into stacks of one, because a single language model keeps a device busy."""

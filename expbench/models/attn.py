@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from expbench.algebra.reach import NO_BOUND, NoBound, Reach
 from expbench.mixer import Attention
 
 
@@ -35,3 +36,7 @@ class Attn(Attention):
     def state_size(self, L: int) -> int:
         """Count the keys and values of all tokens."""
         return 2 * L * self.qkv.in_features
+
+    def reach(self, inputs: Reach) -> NoBound:
+        """Return no bound, because of the softmax."""
+        return NO_BOUND

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from expbench.algebra.reach import Reach
+from expbench.algebra.reach import NoBound, Reach
 from expbench.mixer import Mixer
 from expbench.models.s6_poly import S6Poly
 from expbench.nn.blocks import MambaBlock
@@ -51,11 +51,11 @@ class MambaPoly(MambaBlock, Mixer):
     def state_size(self, L: int) -> int:
         return self.s6.state_size(L)
 
-    def reach(self, inputs: Reach) -> Reach | None:
+    def reach(self, inputs: Reach) -> Reach | NoBound:
         """Return the reach: degree L + 2 of S6 for an affine input, plus that of the gate; one term joins all."""
         scanned = self.s6.reach(inputs)
-        if scanned is None:
-            return None
+        if not isinstance(scanned, Reach):
+            return scanned
         return Reach.capped([a + b for a, b in zip(scanned.degree, inputs.degree, strict=True)], list(scanned.order))
 
     @torch.no_grad()

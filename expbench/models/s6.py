@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from expbench.algebra.reach import NO_BOUND, NoBound, Reach
 from expbench.mixer import Mixer
 from expbench.ops import Transition, selective_scan
 from expbench.ops.selective.interface import discretised
@@ -106,6 +107,10 @@ class S6(Mixer):
 
     def state_size(self, L: int) -> int:
         return self.A_log.numel()
+
+    def reach(self, inputs: Reach) -> Reach | NoBound:
+        """Return no bound, because of softplus and exp."""
+        return NO_BOUND
 
     @torch.no_grad()
     def statistics(self, x: Tensor) -> Mapping[str, Tensor]:

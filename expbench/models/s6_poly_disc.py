@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expbench.algebra.reach import Reach
+from expbench.algebra.reach import NO_BOUND, NoBound, Reach
 from expbench.models.s6 import S6
 from expbench.ops import Transition
 from expbench.ops.taylor import contraction_range
@@ -82,10 +82,10 @@ class S6PolyDisc(S6):
         odd = self.center == "zero" and self.taylor > 1 and self.taylor % 2 == 1
         return self.taylor, self.taylor - odd
 
-    def reach(self, inputs: Reach) -> Reach | None:
+    def reach(self, inputs: Reach) -> Reach | NoBound:
         """Return degree (L-1) a p + 3 (+ p if Delta scales B) for an affine input; one term joins all positions."""
         if self.guard == "clip" and not self.linear:
-            return None
+            return NO_BOUND
         a, p = self.degrees()
         source = 2 + (p if self.discretise_b else 0)
         degree: list[int] = []

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from expbench.algebra.reach import Reach
+from expbench.algebra.reach import NO_BOUND, NoBound, Reach
 from expbench.mixer import Mixer, flops, logged, state_size
 from expbench.run import Norm, Positions
 from expbench.task import Task
@@ -61,9 +61,12 @@ class Network(nn.Module):
         outputs: Tensor = self.head(x[:, -1] if self.last else x)
         return outputs
 
-    def reach(self) -> Reach | None:
-        """Return degree and interaction order at every position; None if the network is not polynomial end to end."""
-        return stack_reach(self.mixers, self.length, residual=self.residual) if self.polynomial else None
+    def reach(self) -> Reach | NoBound | None:
+        """Return degree and interaction order at every position.
+
+        Return `NO_BOUND` if the network is not polynomial end to end, and None if a mixer does not state it.
+        """
+        return stack_reach(self.mixers, self.length, residual=self.residual) if self.polynomial else NO_BOUND
 
     def parameter_count(self) -> int:
         """Return the number of trainable parameters."""
@@ -97,13 +100,13 @@ class Network(nn.Module):
         return seen
 
 
-def stack_reach(mixers: Iterable[nn.Module], length: int, *, residual: bool) -> Reach | None:
-    """Return the reach of a stack of mixers without normalisation; None if a mixer is not polynomial or declares none."""
+def stack_reach(mixers: Iterable[nn.Module], length: int, *, residual: bool) -> Reach | NoBound | None:
+    """Return the reach of a stack of mixers without normalisation, `NO_BOUND`, or None if a mixer does not state it."""
     reach = Reach.of_inputs(length)
     for mixer in mixers:
         after = mixer.reach(reach) if isinstance(mixer, Mixer) else None
-        if after is None:
-            return None
+        if not isinstance(after, Reach):
+            return after
         reach = reach | after if residual else after
     return reach
 
@@ -137,3 +140,16 @@ def sinusoids(length: int, width: int) -> Tensor:
     frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     angle = torch.arange(length)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]
+
+
+def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert real parameters and buffers to a real dtype, and complex ones to its complex counterpart, in place.
+
+    `Module.double` leaves complex numbers at single precision.
+    """
+
+    def converted(x: Tensor) -> Tensor:
+        return x.to(dtype.to_complex()) if x.is_complex() else x.to(dtype) if x.is_floating_point() else x
+
+    module._apply(converted)
+    return module

@@ -38,7 +38,8 @@ Each row is one configuration of a model. The columns are:
 - `rate`: how the learning rate was chosen: the number of rates tried and the number of tuning runs. Tuning runs are judged
   on the validation split, and their seeds are not reported. **not tuned** means that no tuning runs chose the rate.
 - `reach`: polynomial degree of the network's output, and its order: the number of positions that one term can combine. A
-  network with normalisation, softmax, exp or softplus has no polynomial bound.
+  network with normalisation, softmax, exp or softplus has no polynomial bound. `not stated`: the layer does not say what
+  it is (`expbench check` measures it).
 - `floor`: lowest error of any polynomial of that degree that combines positions as this network does, and so a lower bound
   for the network. With a floor of 0 no bound rules the task out; a network of this width and with these position codes may
   still be unable to represent it.

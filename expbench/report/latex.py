@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from expbench.algebra.reach import NO_BOUND
+from expbench.algebra.reach import NO_BOUND, NOT_STATED
 from expbench.report.document import Document, Section, Table
 
 _HEAD = """\
@@ -68,8 +68,8 @@ def _table(section: Section, table: Table, index: int) -> str:
 
 
 def _short(column: str, text: str) -> str:
-    """Shorten a text of the table: only the count of a share solved, and a dash for no polynomial bound."""
-    return "--" if text == NO_BOUND else text.partition(" (")[0] if column == "solved" else text
+    """Shorten a text of the table: only the count of a share solved, and a dash for no bound."""
+    return "--" if text in (NO_BOUND.value, NOT_STATED) else text.partition(" (")[0] if column == "solved" else text
 
 
 def _alignment(numbers: Sequence[bool]) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from expbench.algebra.reach import NO_BOUND
+from expbench.algebra.reach import NO_BOUND, NOT_STATED
 from expbench.console.formatting import number
+from expbench.plugins import BUILT_IN
 from expbench.report.document import Table
 from expbench.report.labels import labels
 from expbench.results.configurations import PROTOCOL, SIZES, TRAINING, Configuration, varying
@@ -89,7 +90,7 @@ def _outcome(configuration: Configuration) -> list[str]:
         else "-"
     )
     runs = [f"{who}: {what}" for who, what, _ in each_run(configuration)]
-    floor = number(configuration.floor) if configuration.floor is not None else NO_BOUND
+    floor = number(configuration.floor) if configuration.floor is not None else _no_bound(configuration)
     return [mean, spread, solved, configuration.reading, floor, number(configuration.best), ", ".join(runs)]
 
 
@@ -106,13 +107,22 @@ def each_run(configuration: Configuration) -> list[tuple[str, str, str]]:
 
 def _sizes(configuration: Configuration) -> list[str]:
     degree, order = configuration["network_degree"], configuration["network_order"]
-    reach = f"degree {int(degree)}, order {int(order)}" if known(degree) else NO_BOUND
+    reach = f"degree {int(degree)}, order {int(order)}" if known(degree) else _no_bound(configuration)
     flops = configuration["flops_per_token"]
     return [
         *map(plain, (configuration["parameters"], configuration["state_size"])),
         number(flops) if known(flops) else "-",
         reach,
     ]
+
+
+def _no_bound(configuration: Configuration) -> str:
+    """Return whether a network without a degree is not polynomial, or its layer states nothing.
+
+    Tables before schema 7 do not tell the two apart for a layer that is not built in.
+    """
+    silent = not known(configuration["network_polynomial"]) and configuration["norm"] == "none"
+    return NOT_STATED if silent and BUILT_IN not in configuration.each("model_origin") else NO_BOUND.value
 
 
 def _rate(configuration: Configuration) -> str:

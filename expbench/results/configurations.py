@@ -32,7 +32,7 @@ _BUT_RATE = identity.columns({"rate", *_OF_SEVERAL})
 # Ranges of known metrics, since a Student interval can exceed them; the range of a third-party metric is unknown.
 _RANGES = {"nmse": (0.0, math.inf), "accuracy": (0.0, 1.0), "balanced_accuracy": (0.0, 1.0), "perplexity": (1.0, math.inf)}
 _STATED = [
-    *("parameters", "state_size", "flops_per_token", "network_degree", "network_order"),
+    *("parameters", "state_size", "flops_per_token", "network_polynomial", "network_degree", "network_order"),
     *("label_kurtosis", "label_interaction_order", "effective_sample_size", "well_posed"),
 ]
 

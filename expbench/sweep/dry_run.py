@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from expbench.algebra.reach import degree_and_order
+from expbench.algebra.reach import NOT_STATED, degree_and_order
 from expbench.console.formatting import aligned
 from expbench.console.progress import duration
 from expbench.results.identity import identity
@@ -44,12 +44,19 @@ def describe(plan: Plan, device: str, largest: int | None = None) -> str:
         [
             aligned(lines),
             "",
+            *_silent(configurations.values(), lines[1:]),
             f"{len(plan.jobs)} runs: {len(plan.jobs) - len(missing)} done, {len(missing)} to run; "
             f"{len(plan.controls)} sets of controls to measure",
             *_together(stacks),
             f"estimated time on {device}: {duration(time.seconds)} ({', '.join(how)})",
         ]
     )
+
+
+def _silent(configurations: Iterable[Sequence[Job]], lines: Iterable[Sequence[str]]) -> list[str]:
+    """Return a line that says how to measure the reach of the models that do not state it."""
+    models = dict.fromkeys(jobs[0].run.model for jobs, line in zip(configurations, lines, strict=True) if NOT_STATED in line)
+    return [f"the reach is not stated; this measures it: expbench check {model}" for model in models]
 
 
 def _together(stacks: Sequence[Stack]) -> list[str]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from expbench.algebra.floors import Floor
-from expbench.algebra.reach import Reach
+from expbench.algebra.reach import NoBound, Reach
 from expbench.results import provenance
 from expbench.results.learning_rates import RESERVED
 from expbench.run import Run, Score, canonical, content_key
@@ -37,19 +37,20 @@ def controls_key(job: Job) -> str:
 
 def of_network(facts: Facts) -> Row:
     """Return the columns known before training: size, state, FLOPs and reach of the network."""
-    reach = facts.reach
+    reach = facts.reach if isinstance(facts.reach, Reach) else None
     return {
         "parameters": facts.parameters,
         "state_size": facts.state_size,
         "flops_per_token": facts.flops_per_token,
+        "network_polynomial": None if facts.reach is None else reach is not None,
         "network_degree": min(reach.degree[-1], _LARGEST) if reach is not None else None,
         "network_order": reach.order[-1] if reach is not None else None,
     }
 
 
-def of_floor(task: Task, reach: Reach | None) -> Row:
+def of_floor(task: Task, reach: Reach | NoBound | None) -> Row:
     """Return the floors of a task for a given reach, its lowest possible errors; null without a polynomial bound."""
-    floor = None if reach is None else _floor(task, reach)
+    floor = _floor(task, reach) if isinstance(reach, Reach) else None
     if floor is None:
         return {"floor": None, "floor_degree": None, "floor_structure": None}
     return {"floor": floor.both, "floor_degree": floor.degree, "floor_structure": floor.structure}

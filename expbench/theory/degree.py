@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from expbench.nn.network import in_dtype
 from expbench.ops import backends
 from expbench.theory.residues import PRIMES, modulo
 
@@ -34,23 +35,28 @@ class Extent(NamedTuple):
     order: int | None
 
 
-def generic(network: nn.Module, seed: int = 0) -> nn.Module:
+def generic(network: nn.Module, seed: int = 0, *, double: bool = True) -> nn.Module:
     """Return a float64 copy with random normal parameters, so that no product is 0 because of the initialisation.
 
-    Parameters that are not trained keep their values, because they may be masks.
+    Parameters that are not trained keep their values, because they may be masks. double: whether the network may be
+    converted to float64; otherwise it keeps its dtype.
     """
-    made = copy.deepcopy(network).double()
+    made = copy.deepcopy(network)
+    if double:
+        in_dtype(made, torch.float64)
     generator = torch.Generator().manual_seed(seed)
     for parameter in (p for p in made.parameters() if p.requires_grad):
         parameter.requires_grad_(False)
-        parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        dtype = torch.complex128 if parameter.is_complex() else torch.float64
+        parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=dtype))
     return made
 
 
 def has_degree(network: nn.Module, length: int, channels: int, degree: int) -> bool:
     """Return whether the total degree of the output for inputs (B, length, channels) is exactly `degree`.
 
-    Raise `NotPolynomial`, which names the operation, if the network is not a polynomial.
+    Raise `NotPolynomial`, which names the operation, if the network is not a polynomial, and `NotMeasured` if it has an
+    operation that is not known.
     """
     reached = False
     for p in PRIMES:
@@ -110,10 +116,10 @@ def _on_a_line(network: nn.Module, length: int, channels: int, points: int, p: i
 
 def _values(network: nn.Module, inputs: Tensor, p: int) -> Tensor:
     """Return the outputs (B, O) of the network, as residues, for inputs (B, L, C) of residues."""
-    with backends.using("reference"), modulo(p) as lifted:
-        y = network(lifted(inputs))
-    values: Tensor = y.values.flatten(1)
-    return values
+    dtype = next((x.real.dtype for x in network.parameters() if x.is_floating_point() or x.is_complex()), torch.float64)
+    with backends.using("reference"), modulo(p, dtype) as lifted:
+        y = lifted(network(lifted(inputs)))
+    return y.values.flatten(1)
 
 
 def _random(p: int, seed: int, *shape: int) -> Tensor:

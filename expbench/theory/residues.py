@@ -1,10 +1,11 @@
 """Residues: exact evaluation of a network with numbers modulo a prime in place of its activations.
 
 A network that is polynomial in its inputs can run on elements of a prime field: its code stays the same, but every addition
-and multiplication is modulo the prime. Real constants (weights, 1/L, Taylor coefficients) become residues. Fractions with
-small denominators convert exactly. Every other constant maps to an arbitrary but fixed residue, which is as generic as the
-original weight; 0 stays 0. Operations other than addition and multiplication (exp, softmax, normalisation, comparison) raise
-`NotPolynomial`, which names the operation.
+and multiplication is modulo the prime (`residue_arithmetic.py`). Real constants (weights, 1/L, Taylor coefficients) become
+residues. Fractions with small denominators convert exactly. Every other constant maps to an arbitrary but fixed residue,
+which is as generic as the original weight; 0 stays 0. Operations that are known not to be polynomial (exp, softmax,
+normalisation) raise `NotPolynomial`, all other unknown ones `NotMeasured`; both name the operation. Tensors that a network
+makes without its inputs (masks, codes) are computed as they are.
 """
 
 from __future__ import annotations
@@ -19,196 +20,171 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
 
 from expbench.data.rng import mix
-from expbench.errors import BadInput
+from expbench.theory.residue_arithmetic import PRIMES, Arithmetic, Constant, NotMeasured, NotPolynomial, Residues
 
-PRIMES = (2**31 - 1, 2**31 - 19)  # below 2^31, so that a product of two residues fits into int64
+__all__ = ["PRIMES", "NotMeasured", "NotPolynomial", "Residues", "modulo"]
+
 _LARGEST_DENOMINATOR = 5040  # 7!, because the Taylor coefficients of exp must convert exactly
 _aten = torch.ops.aten
 
 
-class NotPolynomial(BadInput):
-    """Error for an `operation` on activations that is not polynomial."""
-
-    def __init__(self, operation: str) -> None:
-        super().__init__(f"{operation} of activations is not polynomial")
-        self.operation = operation
-
-
-class Residues(torch.Tensor):
-    """Integers `values` (int64, 0..p-1) that behave as a float64 tensor whose arithmetic is modulo p."""
-
-    values: Tensor  # type: ignore[assignment]
-
-    @staticmethod
-    def __new__(cls, values: Tensor) -> Residues:
-        made: Residues = torch.Tensor._make_wrapper_subclass(
-            cls, values.shape, strides=values.stride(), storage_offset=values.storage_offset(), dtype=torch.float64
-        )
-        made.values = values
-        return made
-
-    @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
-        raise RuntimeError(f"{function} on residues outside `modulo`")  # pragma: no cover
-
-    def __repr__(self) -> str:  # type: ignore[override]
-        return f"Residues({self.values})"
-
-
 @contextmanager
-def modulo(p: int) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Enable arithmetic modulo the prime p on residues; yield the function that converts integer or real tensors to them."""
-    field = _Field(p)
+def modulo(p: int, dtype: torch.dtype = torch.float64) -> Iterator[Callable[[Any], Residues]]:
+    """Enable arithmetic modulo the prime p on residues; yield the function that converts integer or real tensors to them.
+
+    dtype: the real dtype that residues have for the network. Raise `NotMeasured` at the end if an infinite constant, such as
+    that of a mask, stood for a number.
+    """
+    field = _Field(p, dtype)
     with torch.no_grad(), field:
         yield field.lifted
+    if field.infinite is not None:
+        raise NotMeasured(f"the constant {field.infinite}")
 
 
-class _Field(TorchDispatchMode):
+class _Field(Arithmetic, TorchDispatchMode):
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False  # otherwise torch imports its compiler and calls it around every operation
 
-    def __init__(self, p: int) -> None:
+    def __init__(self, p: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.p = p
+        self.p, self.dtype = p, dtype
+        self.infinite: float | None = None
 
-    def lifted(self, x: Any) -> Any:
+    def made(self, values: Tensor, imaginary: Tensor | None = None) -> Residues:
+        return Residues(values, imaginary, self.dtype)
+
+    def lifted(self, x: Any) -> Residues:
         """Convert a number or a tensor of numbers to residues; residues are returned unchanged."""
         if isinstance(x, Residues):
             return x
-        if isinstance(x, Tensor):
-            with _outside():
-                if not x.dtype.is_floating_point:
-                    return Residues(x.long() % self.p)
-                distinct, where = x.double().unique(return_inverse=True)
-                values = torch.tensor([self.number(value) for value in distinct.tolist()], dtype=torch.int64)
-                return Residues(values[where].reshape(x.shape))
-        return Residues(torch.tensor(self.number(float(x))))
+        with _outside():
+            x = _tensor(x)
+            if x.is_complex():
+                return self.made(self._of_real(x.real), self._of_real(x.imag))
+            return self.made(self._of_real(x))
+
+    def _of_real(self, x: Tensor) -> Tensor:
+        if not x.dtype.is_floating_point:
+            return x.long() % self.p
+        distinct, where = x.double().unique(return_inverse=True)
+        values = torch.tensor([self.number(value) for value in distinct.tolist()], dtype=torch.int64)
+        return values[where].reshape(x.shape)
 
     def number(self, value: float) -> int:
         """Return the residue of a real constant."""
-        return _residue(value, self.p)
+        return _residue(float(value), self.p)
+
+    def placed(self, x: Any) -> Residues:
+        """Convert as `lifted` does what is only put beside activations, where infinite numbers may be hidden later."""
+        if isinstance(x, Residues):
+            return x
+        with _outside():
+            x = _tensor(x)
+            finite = x.isfinite()
+            if not bool(finite.all()):
+                self.infinite = float(x[~finite].flatten()[0].real)
+                x = torch.where(finite, x, 0)
+        return self.lifted(x)
+
+    def constant(self, plain: Tensor) -> Residues:
+        """Return residues of a tensor that depends on no activation, which are usable as activations as well."""
+        with _outside():
+            result = self.lifted(torch.where(plain.isfinite(), plain, 0))
+        result.plain, result.constant = plain, Constant(plain)
+        return result
 
     def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        packet = function.overloadpacket
+        name = function.overloadpacket.__name__
         flat = [*args, *kwargs.values(), *(x for a in args if isinstance(a, list | tuple) for x in a)]
-        if not any(isinstance(x, Residues) for x in flat):
+        found = [x for x in flat if isinstance(x, Residues)]
+        if not found or name in _MAKES:
+            args, kwargs = tree_map(_like, (args, kwargs))
             made = function(*args, **kwargs)
-            if packet in _BUFFERS and made.dtype.is_floating_point:  # layers allocate such tensors to write states into
-                return Residues(torch.zeros(made.shape, dtype=torch.int64))
-            return made
-        out = kwargs.pop("out", None)
+            # layers allocate such tensors to write states into
+            return self.constant(made.zero_() if "empty" in name else made) if _is_new(name, made) else made
         in_place = function._schema.name.endswith("_") and not function._schema.name.endswith("__")
-        result = self._computed(function, packet, args, kwargs, in_place)
-        if in_place or out is not None:
-            target = args[0] if in_place else out
-            if not isinstance(target, Residues):
-                raise NotPolynomial(f"writing ({packet.__name__}) into a tensor without activations")
-            target.values.copy_(result.values)
+        target = args[0] if in_place else kwargs.get("out")
+        if all(x.is_known for x in found):
+            return self._of_constants(function, name, args, kwargs, target)
+        if any(x.is_known for x in found):
+            args, kwargs = tree_map(_known, args), tree_map(_known, kwargs)
+        if target is None:
+            return self._computed(function, name, args, kwargs)
+        kwargs.pop("out", None)
+        if not isinstance(target, Residues):
+            raise NotMeasured(f"writing ({name}) into a tensor without activations")
+        self._enter(target)
+        if in_place:
+            name = name.removesuffix("_")
+            function = getattr(getattr(_aten, name, None), function._overloadname, function)
+        result = self._computed(function, name, args, kwargs)
+        target.values.copy_(result.values)
+        if target.imaginary is not None:
+            target.imaginary.copy_(torch.zeros_like(result.values) if result.imaginary is None else result.imaginary)
+        return target
+
+    def _of_constants(self, function: Any, name: str, args: Any, kwargs: Any, target: Any) -> Any:
+        """Compute what depends on no activation; keep views together, since activations may be written into them later."""
+        made = function(*tree_map(_known, args), **tree_map(_known, kwargs))
+        if target is not None:
+            current = self.constant(target.plain)
+            target.values.copy_(current.values)
+            if target.imaginary is not None and current.imaginary is not None:
+                target.imaginary.copy_(current.imaginary)
             return target
-        return result
+        if name in _VIEWS and name != "_to_copy":
+            views, whole = self._moved(function, name, args, kwargs), args[0].constant
+            for view, plain in zip(*((x,) if isinstance(x, Tensor) else x for x in (views, made)), strict=True):
+                view.plain, view.constant = plain, whole
+            return views
+        return tree_map(lambda x: self.constant(x) if isinstance(x, Tensor) and _is_number(x) else x, made)
 
-    def _computed(self, function: Any, packet: Any, args: Any, kwargs: Any, in_place: bool) -> Any:
-        if packet in _STRUCTURE:
-            if packet is _aten.copy_:
-                return self.lifted(args[1])
-            if packet is _aten.zero_:
-                return Residues(torch.zeros_like(args[0].values))
-            if packet in (_aten.cat, _aten.stack):
-                args = ([self.lifted(x) for x in args[0]], *args[1:])
-            if packet is _aten.where:
-                args = (args[0], self.lifted(args[1]), self.lifted(args[2]))
-            kwargs.pop("dtype", None)
-            found = function(*map(_plain, args), **{key: _plain(value) for key, value in kwargs.items()})
-            return Residues(found) if isinstance(found, Tensor) else type(found)(map(Residues, found))
-        name = packet.__name__.rstrip("_") if in_place else packet.__name__
-        rule = getattr(self, f"_{name}", None)
+    def _enter(self, target: Residues) -> None:
+        """Note that an activation enters a tensor that was constant."""
+        constant = target.constant
+        if constant is not None and constant.whole is not None:
+            finite = constant.whole.isfinite()
+            if not bool(finite.all()):
+                self.infinite = float(constant.whole[~finite].flatten()[0].real)
+            constant.whole = None
+
+    def _computed(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if name in _VIEWS or name in _PLACES:
+            return self._moved(function, name, args, kwargs)
+        rule = getattr(self, f"_Arithmetic_{name}" if name.startswith("_") else f"_{name}", None)
         if rule is None:
-            raise NotPolynomial("softmax attention" if name.startswith("_scaled_dot_product") else name.lstrip("_"))
+            known = "softmax attention" if name.startswith("_scaled_dot_product") else name.lstrip("_")
+            raise (NotPolynomial if known in _NOT_POLYNOMIAL else NotMeasured)(_SAID.get(known, known))
         kwargs.pop("dtype", None)
-        return Residues(rule(*args, **kwargs))
+        return rule(*args, **kwargs)
 
-    # Rules, found by name: each takes the arguments of the operation and returns values (int64).
-
-    def _values(self, x: Any) -> Tensor:
-        values: Tensor = self.lifted(x).values
-        return values
-
-    def _add(self, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
-        return (self._values(a) + self._values(b) * self.number(float(alpha)) % self.p) % self.p
-
-    def _sub(self, a: Any, b: Any, *, alpha: float = 1) -> Tensor:
-        return (self._values(a) - self._values(b) * self.number(float(alpha)) % self.p) % self.p
-
-    def _rsub(self, a: Any, b: Any, alpha: float = 1) -> Tensor:
-        return self._sub(b, a, alpha=alpha)
-
-    def _neg(self, a: Any) -> Tensor:
-        return -self._values(a) % self.p
-
-    def _mul(self, a: Any, b: Any) -> Tensor:
-        return self._values(a) * self._values(b) % self.p
-
-    def _div(self, a: Any, b: Any) -> Tensor:
-        if isinstance(b, Residues):
-            raise NotPolynomial("the inverse")
-        inverse = 1 / b.double() if isinstance(b, Tensor) else 1 / float(b)
-        return self._values(a) * self._values(inverse) % self.p
-
-    def _addcmul(self, a: Any, b: Any, c: Any, *, value: float = 1) -> Tensor:
-        return (self._values(a) + self._mul(b, c) * self.number(float(value))) % self.p
-
-    def _pow(self, a: Any, exponent: Any) -> Tensor:
-        if not isinstance(exponent, int | float) or exponent != int(exponent) or not 0 <= exponent <= 64:
-            raise NotPolynomial(f"the power {exponent}")
-        result = torch.ones_like(self._values(a))
-        for _ in range(int(exponent)):
-            result = result * self._values(a) % self.p
-        return result
-
-    def _square(self, a: Any) -> Tensor:
-        return self._pow(a, 2)
-
-    def _mm(self, a: Any, b: Any) -> Tensor:
-        left, right = self._values(a), self._values(b)
-        return (left.unsqueeze(-1) * right.unsqueeze(-3) % self.p).sum(-2) % self.p
-
-    _bmm = _matmul = _mm
-
-    def _mv(self, a: Any, b: Any) -> Tensor:
-        return (self._values(a) * self._values(b) % self.p).sum(-1) % self.p
-
-    _dot = _mv
-
-    def _addmm(self, a: Any, b: Any, c: Any) -> Tensor:
-        return (self._values(a) + self._mm(b, c)) % self.p
-
-    _baddbmm = _addmm
-
-    def _sum(self, a: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
-        values = self._values(a)
-        return (values.sum() if dim is None else values.sum(dim, keepdim)) % self.p
-
-    def _mean(self, a: Any, dim: Any = None, keepdim: bool = False) -> Tensor:
-        total = self._sum(a, dim, keepdim)
-        return total * self.number(total.numel() / max(1, self._values(a).numel())) % self.p
-
-    def _cumsum(self, a: Any, dim: int) -> Tensor:
-        return self._values(a).cumsum(dim) % self.p
-
-    def _cumprod(self, a: Any, dim: int) -> Tensor:
-        steps = list(self._values(a).unbind(dim))
-        for i in range(1, len(steps)):
-            steps[i] = steps[i] * steps[i - 1] % self.p
-        return torch.stack(steps, dim)
-
-    def _prod(self, a: Any, dim: int | None = None, keepdim: bool = False) -> Tensor:
-        values = self._values(a)
-        values = self._cumprod(a, dim).select(dim, -1) if dim is not None else self._cumprod(a.flatten(), 0)[-1]
-        return values.unsqueeze(dim) if keepdim and dim is not None else values
+    def _moved(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        """Move residues without computing, the real and the imaginary ones alike."""
+        dtype = kwargs.pop("dtype", None)
+        if name == "copy":
+            return self._linear(lambda x, y: y.expand_as(x), args[0], self.placed(args[1]))
+        if name in ("zero", "fill"):
+            return self._linear(lambda x, y: y.expand_as(x), args[0], self.placed(0 if name == "zero" else args[1]))
+        if name == "masked_fill":
+            return self._linear(lambda x, y: torch.where(args[1], y, x), self.placed(args[0]), self.placed(args[2]))
+        args = list(args)
+        for place in _PLACES.get(name, ()):
+            if place < len(args):
+                args[place] = tree_map(self.placed, args[place])
+        if name in _INDEXED and any(isinstance(index, Residues) for index in tree_flatten(args[1:])[0]):
+            raise NotMeasured("an index that depends on activations")
+        inside = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Residues)]
+        complex_ = any(x.imaginary is not None for x in inside) or (dtype is not None and dtype.is_complex)
+        real = function(*tree_map(_real, args), **kwargs)
+        if not complex_ or (dtype is not None and not dtype.is_complex):
+            return tree_map(self.made, real)
+        return tree_map(self.made, real, function(*tree_map(_imaginary, args), **kwargs))
 
 
 @lru_cache(maxsize=1 << 16)
@@ -222,11 +198,36 @@ def _residue(value: float, p: int) -> int:
     return mix(hash(abs(value))) * (1 if value > 0 else -1) % p
 
 
-def _plain(x: Any) -> Any:
-    """Return the argument with residues replaced by their integer values."""
-    if isinstance(x, Residues):
-        return x.values
-    return [_plain(member) for member in x] if isinstance(x, list | tuple) else x
+def _tensor(x: Any) -> Tensor:
+    """Return a number as a tensor of double precision; tensors are returned unchanged."""
+    wide = {complex: torch.complex128, float: torch.float64}
+    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=wide.get(type(x)))
+
+
+def _real(x: Any) -> Any:
+    return x.values if isinstance(x, Residues) else x
+
+
+def _imaginary(x: Any) -> Any:
+    return (torch.zeros_like(x.values) if x.imaginary is None else x.imaginary) if isinstance(x, Residues) else x
+
+
+def _known(x: Any) -> Any:
+    """Return the real tensor behind residues that depend on no activation; all else unchanged."""
+    return x.plain if isinstance(x, Residues) and x.is_known else x
+
+
+def _like(x: Any) -> Any:
+    """Return zeros in the shape and dtype of residues, for operations that read nothing else."""
+    return torch.zeros(x.shape, dtype=x.dtype) if isinstance(x, Residues) else x
+
+
+def _is_number(x: Tensor) -> bool:
+    return x.dtype.is_floating_point or x.dtype.is_complex
+
+
+def _is_new(name: str, made: Any) -> bool:
+    return name in (*_MAKES, "zeros", "empty", "ones", "full") and isinstance(made, Tensor) and _is_number(made)
 
 
 @contextmanager
@@ -236,14 +237,39 @@ def _outside() -> Iterator[None]:
         yield
 
 
-_BUFFERS = {_aten.zeros, _aten.empty, _aten.new_zeros, _aten.new_empty}
-_STRUCTURE = {
-    getattr(_aten, name)
-    for name in (
-        *("view", "_unsafe_view", "reshape", "expand", "permute", "transpose", "t", "unsqueeze", "squeeze", "select"),
-        *("slice", "split", "split_with_sizes", "unbind", "chunk", "unfold", "diagonal", "as_strided", "alias", "detach"),
-        *("clone", "contiguous", "_to_copy", "to", "lift_fresh", "cat", "stack", "flip", "roll", "tril", "triu", "where"),
-        *("index", "index_select", "gather", "zeros_like", "empty_like", "constant_pad_nd", "repeat", "copy_", "zero_"),
-        *("_reshape_alias", "movedim", "new_zeros", "new_empty"),
-    )
+_MAKES = {f"{what}_like" for what in ("zeros", "empty", "ones", "full")} | {
+    f"new_{what}" for what in ("zeros", "empty", "ones", "full", "empty_strided")
+}
+_VIEWS = {
+    *("view", "_unsafe_view", "reshape", "expand", "permute", "transpose", "t", "unsqueeze", "squeeze", "select", "slice"),
+    *("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk", "unbind", "chunk", "unfold"),
+    *("diagonal", "as_strided", "alias", "detach", "clone", "contiguous", "_to_copy", "to", "lift_fresh", "flip", "roll"),
+    *("tril", "triu", "index", "index_select", "gather", "repeat", "_reshape_alias", "movedim", "take", "rot90"),
+    *("resolve_conj", "resolve_neg", "_conj_copy", "im2col", "pixel_shuffle", "channel_shuffle", "view_copy", "expand_copy"),
+}
+_INDEXED = {"index", "index_select", "gather", "take"}
+# Operations that also place other numbers among residues, with the positions of the arguments that hold these.
+_PLACES: dict[str, tuple[int, ...]] = {
+    **dict.fromkeys(("cat", "stack"), (0,)),
+    **dict.fromkeys(("copy", "zero", "fill", "masked_fill", "slice_scatter", "select_scatter"), (0, 1)),
+    "where": (1, 2),
+    "constant_pad_nd": (0,),
+    "diagonal_scatter": (0, 1),
+    "index_put": (0, 2),
+    **dict.fromkeys(("scatter", "index_copy"), (0, 3)),
+}
+_NOT_POLYNOMIAL = {
+    *("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "softplus", "sigmoid", "log_sigmoid_forward", "tanh"),
+    *("softmax", "log_softmax", "safe_softmax", "silu", "gelu", "relu", "elu", "leaky_relu", "hardtanh", "hardsigmoid"),
+    *("hardswish", "mish", "celu", "selu", "threshold", "prelu_kernel", "softshrink", "hardshrink", "sqrt", "rsqrt"),
+    *("reciprocal", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "erf"),
+    *("erfc", "erfinv", "abs", "sgn", "sign", "clamp", "clamp_min", "clamp_max", "maximum", "minimum", "amax", "amin"),
+    *("max", "min", "sort", "topk", "native_layer_norm", "native_group_norm", "fused_rms_norm", "logsumexp"),
+    *("logcumsumexp", "cummax", "cummin", "round", "floor", "ceil", "trunc", "frac", "linalg_vector_norm", "norm"),
+    *("logaddexp", "angle", "polar", "hypot", "softmax attention", "std", "sinc", "heaviside", "fmod", "remainder"),
+}
+_SAID = {
+    "local_scalar_dense": "a value that is read (a branch or .item())",
+    "native_layer_norm": "layer_norm",
+    "safe_softmax": "softmax",
 }

@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from expbench import files
-from expbench.algebra.reach import Reach
+from expbench.algebra.reach import NoBound, Reach
 from expbench.console.formatting import aligned, markdown_table, whole
 from expbench.report import drawing
 from expbench.results import provenance
 from expbench.run import canonical
 from expbench.settings import Value
 from expbench.theory.degree import MOST_POSITIONS, Extent, degree_of, generic, has_degree, order_of
-from expbench.theory.residues import NotPolynomial
+from expbench.theory.residues import NotMeasured, NotPolynomial
 from expbench.training.job import Job
 from expbench.training.loop import build
 
@@ -61,8 +61,8 @@ def survey(jobs: Sequence[Job], limit: int) -> Iterator[Line]:
         yield Line(run.model, run.model_settings, run.L, run.depth, formula, measured, depth, verdict)
 
 
-def _last(reach: Reach | None) -> Extent | None:
-    return None if reach is None else Extent(reach.degree[-1], reach.order[-1])
+def _last(reach: Reach | NoBound | None) -> Extent | None:
+    return None if not isinstance(reach, Reach) else Extent(reach.degree[-1], reach.order[-1])
 
 
 def _judged(network: Any, length: int, channels: int, formula: Extent | None, limit: int) -> tuple[Extent | None, str]:
@@ -79,6 +79,8 @@ def _judged(network: Any, length: int, channels: int, formula: Extent | None, li
         order = order_of(network, length, channels) if length <= MOST_POSITIONS else None
     except NotPolynomial as why:
         return None, f"{stated}not polynomial ({why.operation})"
+    except NotMeasured as why:
+        return None, f"not measured ({why.operation})"
     measured = Extent(degree, order)
     if formula is None:
         return measured, "not stated"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from expbench.algebra.reach import Reach
+from expbench.algebra.reach import NoBound, Reach
 from expbench.run import Score
 from expbench.settings import Value
 from expbench.task import Task
@@ -44,12 +44,12 @@ class Resolved(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """Properties of a network before training. reach: None without a polynomial bound."""
+    """Properties of a network before training. reach: None if a layer does not state it."""
 
     parameters: int
     state_size: int | None
     flops_per_token: float | None
-    reach: Reach | None
+    reach: Reach | NoBound | None
 
 
 class Stack(NamedTuple):

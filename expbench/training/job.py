@@ -19,5 +19,6 @@ class Job(NamedTuple):
     model_origin: str
 
     def unsupported(self, device: str) -> str | None:
-        """Return the reason why the model cannot run on a device with the run's width and dtype; None if it can."""
-        return unsupported(self.model, width=self.run.D, dtype=self.run.dtype, device=device)
+        """Return the reason why the model cannot run on a device with the run's width, length and dtype; None if it can."""
+        run = self.run
+        return unsupported(self.model, width=run.D, dtype=run.dtype, device=device, length=run.L)

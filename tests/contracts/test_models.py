@@ -10,6 +10,7 @@ from expbench_tasks.polyreg import PolyReg
 from torch import Tensor, nn
 
 from expbench import contracts, plugins
+from expbench.algebra.reach import NO_BOUND
 from expbench.mixer import Mixer, unsupported
 from expbench.models.attn import Attn
 from expbench.models.linattn import LinAttn
@@ -321,13 +322,13 @@ def test_interaction_order_of_one_layer_is_no_more_than_stated(name: str) -> Non
 
 @pytest.mark.parametrize(("name", "norm"), [("attn", "none"), ("s6", "none"), ("linattn", "layer"), ("linattn", "rms")])
 def test_no_bound_where_something_is_not_polynomial(name: str, norm: str) -> None:
-    assert network(name, 2, norm=norm).reach() is None
+    assert network(name, 2, norm=norm).reach() is NO_BOUND
 
 
 def test_guarded_transitions_are_no_polynomial_and_stay_in_range() -> None:
     layer = double(S6Poly(2, guard="clip"))
     assert isinstance(layer, S6Poly)
-    assert network("s6-poly", 2, norm="none", guard="clip").reach() is None
+    assert network("s6-poly", 2, norm="none", guard="clip").reach() is NO_BOUND
     statistics = layer.statistics(5 * tokens(4, 20, 2))
     assert float(statistics["frac_u_out_of_range"]) > 0
     assert float(statistics["abar_max"]) <= 1 + 1e-12

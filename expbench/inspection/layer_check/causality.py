@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from expbench.inspection.layer_check.layer import CheckResult, Layer, call, difference, largest
+from expbench.inspection.layer_check.layer import CheckResult, Layer, Precision, call, difference, largest
 
 _EVERY_POSITION = 6  # up to this length, sequences are changed after every token
 
@@ -24,7 +24,8 @@ def causality(layer: Layer) -> CheckResult:
             x, other = layer.tokens(1, length).requires_grad_(), 3 * layer.tokens(1, length, seed=2)
             y = call(module, x)
             for t in _kept(length):
-                leak = _leak(layer, y, x, call(module, torch.cat([x[:, :t].detach(), other[:, t:]], 1)), t)
+                changed = call(module, torch.cat([x[:, :t].detach(), other[:, t:]], 1))
+                leak = leak_of_later_tokens(layer.precision, y, x, changed, t)
                 if leak is not None:
                     return CheckResult("fail", f"{leak}{mode}{layer.said}")
                 checked += 1
@@ -38,17 +39,19 @@ def _kept(length: int) -> list[int]:
     return sorted({3, length - 1} | {1 << i for i in range(length.bit_length()) if 1 << i < length})
 
 
-def _leak(layer: Layer, y: Tensor, x: Tensor, changed: Tensor, t: int) -> str | None:
+def leak_of_later_tokens(precision: Precision, y: Tensor, x: Tensor, changed: Tensor, t: int) -> str | None:
     """Describe a leak of later tokens into the first t outputs y (1, L, D) for x (1, L, D); return None without one.
 
     changed: the outputs (1, L, D) for an input with other tokens after t.
     """
-    precision, length = layer.precision, x.shape[1]
+    length = x.shape[1]
     apart = difference(precision, changed[:, :t], y[:, :t], max(largest(y), largest(changed)))
     if apart is not None:
         return f"outputs up to position {t} of {length} change by {apart:.1e} with later tokens"
-    weights = torch.randn(layer.width, generator=torch.Generator().manual_seed(3), dtype=y.dtype)
-    (grad,) = torch.autograd.grad((y[:, t - 1] * weights).sum(), x, retain_graph=True)
+    weights = torch.randn(x.shape[2], generator=torch.Generator().manual_seed(3), dtype=y.dtype)
+    (grad,) = torch.autograd.grad(
+        (y[:, t - 1] * weights).sum(), x, retain_graph=True, allow_unused=True, materialize_grads=True
+    )
     if not largest(grad[:, t:]) <= precision.same * largest(grad):
         ahead = int(grad[0, t:].abs().amax(-1).argmax()) + 1
         return f"the output at position {t} of {length} has a gradient in the token {ahead} positions later"

@@ -5,28 +5,38 @@ from __future__ import annotations
 import torch
 
 from expbench.errors import first_line
-from expbench.inspection.layer_check.layer import CheckResult, Layer, call, difference, largest
+from expbench.inspection.layer_check.layer import BadOutput, CheckResult, Layer, call, difference, largest
 from expbench.ops.backends import BackendUnsupported
 
 
 def shapes(layer: Layer) -> CheckResult:
     """Check that the layer maps (B, L, D) to (B, L, D) in the dtype of the input, at every size."""
-    wrong, sizes = [], 0
+    wrong: list[tuple[str, BaseException]] = []
+    sizes = 0
     for width in layer.widths:
         module = layer.build(width)  # one module for all lengths: state kept from one must not affect the next
         for length in layer.lengths:
             for batch in (1, 3):
                 sizes += 1
                 try:
-                    call(module, layer.tokens(batch, length, width=width))
+                    call(module, layer.tokens(batch, length, width=width), finite=False)
                 except BackendUnsupported:
                     raise
                 except (Exception, SystemExit) as error:  # a plugin is third-party code
-                    wrong.append(f"B={batch}, L={length}, D={width}: {first_line(error)}")
+                    said = str(error) if isinstance(error, BadOutput) else first_line(error)
+                    wrong.append((f"B={batch}, L={length}, D={width}: {said}", error))
     if wrong:
-        return CheckResult("fail", f"{wrong[0]} ({len(wrong)} of {sizes} sizes fail){layer.said}")
+        said, first = wrong[0]
+        return CheckResult("fail", f"{said} ({len(wrong)} of {sizes} sizes fail){layer.said}", first)
     widths, lengths = (", ".join(map(str, some)) for some in (layer.widths, layer.lengths))
     return CheckResult("pass", f"D {widths}; L {lengths}; B 1, 3{layer.said}")
+
+
+def finite(layer: Layer) -> CheckResult:
+    """Check that outputs are finite numbers, in evaluation and in training mode."""
+    for training in (False, True):
+        call(layer.build(training=training), layer.tokens(2, layer.longest))
+    return CheckResult("pass", f"L={layer.longest}, also in training mode{layer.said}")
 
 
 def layout(layer: Layer) -> CheckResult:

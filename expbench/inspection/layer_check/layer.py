@@ -15,23 +15,32 @@ from torch import Tensor, nn
 from expbench import contracts
 from expbench.errors import first_line
 from expbench.mixer import unsupported
+from expbench.nn.network import in_dtype
 from expbench.ops.backends import BackendUnsupported
 from expbench.run import DType
 from expbench.settings import Value
 
-Verdict = Literal["pass", "fail", "unsupported", "not stated"]
+Verdict = Literal["pass", "fail", "unsupported", "not stated", "not measured"]
 _USUAL_WIDTH = 4  # the supported width nearest to this one is checked in full
 MOVED = 0.1  # standard deviation of the perturbation of parameters
 _TOKENS = 0.5  # standard deviation of tokens; from 1 on, polynomials of high degree overflow
 USUAL_LENGTH = 16
+_STEPS = (1e-5, 3e-6, 1e-6)  # between points; a kink lies between them by chance, and not for all
 _NOT_DOUBLE = 1e-8  # rounding relative to the largest output; float64 is far below, float32 above
 TINY = 1e-30  # replaces zero in denominators
 TORCHS = "torch's generator"
 
 
 class CheckResult(NamedTuple):
+    """Verdict and detail of a check. error: the exception of the layer that led to it."""
+
     verdict: Verdict
     detail: str
+    error: BaseException | None = None
+
+
+class BadOutput(ValueError):
+    """Error for an output of a layer that breaks its contract."""
 
 
 class Precision(NamedTuple):
@@ -39,24 +48,26 @@ class Precision(NamedTuple):
 
     same: between two computations of the same numbers, which may sum in another order. Sums of a few dozen terms err by tens
     of roundings (2e-16, 1e-7), and true differences are far larger. floor: relative to the largest intermediate number,
-    whose rounding spreads if sums are computed by Fourier transforms. step: of central differences, about the cube root of a
-    rounding, which balances truncation (step^2 f''') and rounding (eps f / step) at 1e-10 and 1e-4. slope: between a central
-    difference and a gradient, with room for a large f'''. slope_floor: likewise, relative to f. rank: singular values below
-    it are not counted; it is well above the rounding of a Jacobian.
+    whose rounding spreads if sums are computed by Fourier transforms. steps: of differences. The first is about the cube
+    root of a rounding, which balances truncation (step^2 f''') and rounding (eps f / step) at 1e-10 and 1e-4; the others
+    are for functions that bend more, or have kinks. slope: between a difference and a gradient, with room for a large f'''.
+    slope_floor: likewise, relative to f. rank: singular values below it are not counted; it is well above the rounding of a
+    Jacobian.
     """
 
     name: DType
     dtype: torch.dtype
     same: float
     floor: float
-    step: float
+    steps: tuple[float, ...]
     slope: float
     slope_floor: float
     rank: float
 
 
-DOUBLE = Precision("float64", torch.float64, 1e-10, 1e-14, 1e-5, 1e-5, 1e-8, 1e-10)
-SINGLE = Precision("float32", torch.float32, 1e-5, 1e-6, 5e-3, 2e-2, 1e-3, 1e-3)
+DOUBLE = Precision("float64", torch.float64, 1e-10, 1e-14, (1e-5, 1e-6, 1e-4, 1e-7), 1e-5, 1e-8, 1e-10)
+SINGLE = Precision("float32", torch.float32, 1e-5, 1e-6, (5e-3, 1e-3, 2e-2, 3e-4), 2e-2, 1e-3, 1e-3)
+DTYPES = 'dtypes = ("float32", "bfloat16")'
 
 
 @dataclass(frozen=True)
@@ -80,25 +91,42 @@ class Layer:
     def precision(self) -> Precision:
         return DOUBLE if self.double.verdict == "pass" else SINGLE
 
+    def declares(self, length: int) -> bool:
+        """Return whether the layer declares to support a length, or declares none."""
+        declared: Any = getattr(self.cls, "lengths", None)
+        return not hasattr(declared, "__contains__") or length in declared
+
+    def supports(self, length: int) -> bool:
+        """Return whether the layer declares a length, and it is a multiple of the unit of the checked lengths."""
+        return length % math.gcd(*self.lengths) == 0 and self.declares(length)
+
+    @property
+    def is_double(self) -> bool:
+        """Whether the layer runs in float64, however exactly it computes."""
+        return self.double.error is None and unsupported(self.cls, width=self.width, dtype="float64", device="cpu") is None
+
     @cached_property
     def double(self) -> CheckResult:
-        """Usability of float64; it fails if the layer declares or raises so, or computes partly in float32."""
+        """Usability of float64: unsupported if the layer declares so or computes in float32; a failure if it raises."""
         why = unsupported(self.cls, width=self.width, dtype="float64", device="cpu")
         if why is not None:
             return CheckResult("unsupported", why)
         try:
             module = self.build(dtype=torch.float64)
             length = max([length for length in self.lengths if length <= USUAL_LENGTH], default=self.lengths[0])
-            x, along = (self.tokens(2, length, seed=seed, dtype=torch.float64) for seed in (1, 2))
-            # Third differences with step 1e-5 are about 1e-15 f''' for a smooth function, and 1e-7 with float32 rounding
-            y = [call(module, x + step * 1e-5 * along) for step in (-1.5, -0.5, 0.5, 1.5)]
-            rounding = largest(y[3] - 3 * y[2] + 3 * y[1] - y[0]) / max(largest(y[0]), TINY)
+            x, *along = (self.tokens(2, length, seed=seed, dtype=torch.float64) for seed in (1, 2, 20, 21))
+            rounding = min(_rounding(module, x, step * v) for v, step in zip(along, _STEPS, strict=True))
         except BackendUnsupported as error:
             return CheckResult("unsupported", str(error))
+        except BadOutput as error:
+            return CheckResult("fail", str(error), error)
         except (Exception, SystemExit) as error:  # a plugin is third-party code
-            return CheckResult("fail", first_line(error))
+            said = f"{first_line(error)}; a layer for other dtypes declares them: {DTYPES}"
+            return CheckResult("fail", said, error)
         if rounding > _NOT_DOUBLE:
-            return CheckResult("fail", f"results are rounded to {rounding:.0e}: part of the layer computes in float32")
+            return CheckResult(
+                "unsupported", f"part of the layer computes in float32: results are rounded to {rounding:.0e}"
+            )
         return CheckResult("pass", "computed in float64 throughout")
 
     @property
@@ -123,7 +151,7 @@ class Layer:
         """Build a layer without dropout, its parameters perturbed in float32 so that they are equal in every dtype."""
         set_generators()
         torch.manual_seed(seed)
-        module = self.construct(width).float()
+        module = in_dtype(self.construct(width), torch.float32)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in module.parameters():
@@ -132,7 +160,7 @@ class Layer:
         for part, name in dropouts(module):
             setattr(part, name, 0.0)
         module.train(training)
-        return module.double() if (dtype or self.precision.dtype) == torch.float64 else module
+        return in_dtype(module, dtype or self.precision.dtype)
 
     def tokens(self, *shape: int, seed: int = 1, dtype: torch.dtype | None = None, width: int | None = None) -> Tensor:
         """Draw normal tokens (B, L, D), equal in every dtype."""
@@ -165,20 +193,37 @@ def dropouts(module: nn.Module) -> list[tuple[nn.Module, str]]:
     ]
 
 
-def call(module: nn.Module, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def call(module: nn.Module, x: Tensor, *, finite: bool = True) -> Tensor:
     """Reset the random generators, call the layer on x (B, L, D), and return its output (B, L, D) after checks."""
     set_generators()
-    return checked_output(module(x), x, dtype or x.dtype)
+    return checked_output(module(x), x, x.dtype, finite=finite)
 
 
-def checked_output(y: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+def checked_output(y: Any, x: Tensor, dtype: torch.dtype, *, finite: bool = True) -> Tensor:
+    """Return the output of a layer for x (B, L, D) if it keeps the contract; raise `BadOutput`."""
     if not isinstance(y, Tensor):
-        raise TypeError(f"forward returns {type(y).__name__}, not a tensor")
+        raise BadOutput(f"forward returns {type(y).__name__}, not a tensor")
     if y.shape != x.shape:
-        raise ValueError(f"forward maps (B, L, D) = {tuple(x.shape)} to {tuple(y.shape)}")
+        raise BadOutput(f"forward maps (B, L, D) = {tuple(x.shape)} to {tuple(y.shape)}")
     if y.dtype != dtype:
-        raise TypeError(f"forward maps {x.dtype} to {y.dtype}")
+        raise BadOutput(f"forward maps {x.dtype} to {y.dtype}")
+    if x.requires_grad and torch.is_grad_enabled() and not y.requires_grad:
+        raise BadOutput(
+            "forward returns an output without a gradient: it is detached from the input and from the parameters"
+        )
+    if finite and not bool(y.isfinite().all()):
+        at = int((~y.detach().isfinite()).any(-1).any(0).float().argmax()) + 1
+        raise BadOutput(f"forward returns numbers that are not finite, first at position {at} of {x.shape[1]}")
     return y
+
+
+def _rounding(module: nn.Module, x: Tensor, step: Tensor) -> float:
+    """Return the third difference along a step (B, L, D), relative to the outputs.
+
+    With steps of 1e-5 it is about 1e-15 f''' for a smooth function, and 1e-7 with float32 rounding.
+    """
+    y = [call(module, x + at * step) for at in (-1.5, -0.5, 0.5, 1.5)]
+    return largest(y[3] - 3 * y[2] + 3 * y[1] - y[0]) / max(largest(y[0]), TINY)
 
 
 def largest(x: Tensor) -> float:

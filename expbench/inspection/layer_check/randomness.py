@@ -15,6 +15,7 @@ from expbench.inspection.layer_check.layer import (
     largest,
     set_generators,
 )
+from expbench.nn.network import in_dtype
 
 
 def determinism(layer: Layer) -> CheckResult:
@@ -35,7 +36,7 @@ def determinism(layer: Layer) -> CheckResult:
     for _ in range(2):
         torch.manual_seed(0)  # the seed of a run sets only this generator
         module = layer.construct()
-        constructed.append(module.double() if x.dtype == torch.float64 else module.float())
+        constructed.append(in_dtype(module, x.dtype))
     states = [module.state_dict() for module in constructed]
     for name, value in states[0].items():
         if isinstance(value, Tensor) and not torch.equal(value, states[1][name]):

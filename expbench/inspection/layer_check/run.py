@@ -7,10 +7,13 @@ float64 where the layer supports it, because there errors are much larger than r
 
 from __future__ import annotations
 
+import inspect
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, get_args
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,26 +21,31 @@ from torch import nn
 
 from expbench import contracts, plugins
 from expbench.console.formatting import aligned
-from expbench.errors import BadInput, first_line
-from expbench.inspection.layer_check import causality, dtypes, gradients, inputs, randomness, stacking, statements
-from expbench.inspection.layer_check.layer import CheckResult, Layer, Verdict
+from expbench.errors import BadInput, first_line, place_of, shown_place
+from expbench.inspection.layer_check import causality, dtypes, gradients, inputs, randomness, sizes, stacking, statements
+from expbench.inspection.layer_check.layer import BadOutput, CheckResult, Layer, Verdict
 from expbench.mixer import unsupported
 from expbench.ops.backends import BackendUnsupported
-from expbench.run import DType
 from expbench.settings import Value, resolve
 from expbench.sweep import spec
 from expbench.task import LONGEST
 
-_COUNTED: dict[Verdict, str] = {"pass": "passed", "fail": "failed", "unsupported": "unsupported", "not stated": "not stated"}
-_OTHER_WIDTHS = (8, 16, 32, 64)  # tried if a layer refuses all requested widths, as kernels with fixed tiles do
+_COUNTED: dict[Verdict, str] = {
+    "pass": "passed",
+    "fail": "failed",
+    **{verdict: verdict for verdict in ("unsupported", "not stated", "not measured")},
+}
+_STOPPED = "stopped by the error of "
+_EXCUSED = {"lengths", "shape and dtype", "finiteness", "determinism", "degree"}  # failures that no randomness explains
 
 
 class Check(NamedTuple):
-    """Name, verdict and one-line detail of a check."""
+    """Name, verdict and one-line detail of a check; traceback: of the exception that led to it, if there was one."""
 
     what: str
     verdict: Verdict
     detail: str
+    traceback: str = ""
 
 
 def check(
@@ -49,12 +57,13 @@ def check(
 ) -> list[Check]:
     """Check the layer `name` (as in ``run --models``) with settings such as ``N=2`` (as in ``run -m``).
 
-    The checks are independent: an exception fails only its own check. Raise `BadInput` for an unknown layer, for one that
+    The checks are independent: an exception fails only its own check. What it
+    stops besides is `not measured`. Raise `BadInput` for an unknown layer, for one that
     cannot be built, and for bad settings, widths or lengths.
     """
-    for option, sizes in (("widths", widths), ("lengths", lengths)):
-        if not sizes or not all(1 <= size <= LONGEST for size in sizes):
-            raise BadInput(f"{option}: {', '.join(map(str, sizes)) or 'none'} is not a list of sizes in 1 to {LONGEST}")
+    for option, asked in (("widths", widths), ("lengths", lengths)):
+        if not asked or not all(1 <= size <= LONGEST for size in asked):
+            raise BadInput(f"{option}: {', '.join(map(str, asked)) or 'none'} is not a list of sizes in 1 to {LONGEST}")
     plugin = plugins.find("model", name)
     cls = contracts.load_model(plugin)
     given = spec.assignments(settings, "-m", [name], "model", name)
@@ -70,8 +79,19 @@ def text(findings: Sequence[Check]) -> str:
     """Return the findings as a table, with the number of each verdict."""
     counts = {verdict: sum(finding.verdict == verdict for finding in findings) for verdict in _COUNTED}
     counted = ", ".join(f"{count} {_COUNTED[verdict]}" for verdict, count in counts.items() if count)
-    table = aligned([["check", "verdict", "detail"], *findings])
-    return f"{table}\n\n{len(findings)} checks: {counted}"
+    stopped: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.detail.startswith(_STOPPED):
+            stopped.setdefault(finding.detail, []).append(finding.what)
+    shown = [[f.what, f.verdict, f.detail] for f in findings if f.detail not in stopped]
+    table = aligned([["check", "verdict", "detail"], *shown])
+    notes = "".join(f"\nnot measured, {why}: {', '.join(names)}" for why, names in stopped.items())
+    return f"{table}{notes}\n\n{len(findings)} checks: {counted}"
+
+
+def tracebacks(findings: Sequence[Check]) -> str:
+    """Return the tracebacks of the exceptions that led to findings."""
+    return "\n".join(f"{finding.what}:\n{finding.traceback}" for finding in findings if finding.traceback)
 
 
 @contextmanager
@@ -91,62 +111,90 @@ def _surroundings() -> Iterator[None]:
 def _findings(
     cls: type[nn.Module], name: str, values: dict[str, Value], widths: Sequence[int], lengths: Sequence[int]
 ) -> list[Check]:
-    asked = [(width, _refused(cls, values, width)) for width in dict.fromkeys(widths)]
-    findings = [Check(f"width {width}", "unsupported", why) for width, why in asked if why]
-    supported = [width for width, why in asked if why is None]
+    supported, about_widths = sizes.widths(cls, values, widths)
+    findings = [_told(what, result, cls) for what, result in about_widths]
     if not supported:
-        declared: Any = getattr(cls, "widths", None)
-        others = (*sorted(declared)[:1], *_OTHER_WIDTHS) if hasattr(declared, "__iter__") else _OTHER_WIDTHS
-        supported = [width for width in others if _refused(cls, values, width) is None][:1]
-    if not supported:
-        if unsupported(cls, width=widths[0], dtype=_dtypes(cls)[0], device="cpu") is None:
+        if unsupported(cls, width=widths[0], dtype=sizes.dtypes(cls)[0], device="cpu") is None:
             contracts.check_mixer(
                 cls, name, widths[0], contracts.resolved_settings(cls, values, widths[0]), lengths[0], "cpu"
             )
         return findings
-    layer = Layer(cls, values, tuple(supported), tuple(sorted(set(lengths))))
+    fine, about_lengths = sizes.lengths(cls, values, supported[0], lengths)
+    findings += [_told(what, result, cls) for what, result in about_lengths]
+    if not fine:
+        return findings
+    layer = Layer(cls, values, tuple(supported), tuple(fine))
     each: dict[str, Callable[[], CheckResult]] = {
         "shape and dtype": lambda: inputs.shapes(layer),
+        "finiteness": lambda: inputs.finite(layer),
+        "gradients": lambda: gradients.gradients(layer),
+        "determinism": lambda: randomness.determinism(layer),
         "memory layout": lambda: inputs.layout(layer),
         "causality": lambda: causality.causality(layer),
         "batch independence": lambda: causality.batch_independence(layer),
-        "gradients": lambda: gradients.gradients(layer),
-        "determinism": lambda: randomness.determinism(layer),
         "stacking": lambda: stacking.stacking(layer),
         "float64": lambda: dtypes.double(layer),
         "float32": lambda: dtypes.narrow(layer, "float32"),
         "bfloat16 autocast": lambda: dtypes.narrow(layer, "bfloat16"),
         "state size": lambda: statements.state(layer),
+        "positions": lambda: statements.positions(layer),
         "degree": lambda: statements.reach(layer),
     }
-    return findings + [_guarded(what, ask) for what, ask in each.items()]
+    causes: dict[str, str] = {_cause(r.error, cls): what for what, r in about_lengths if r.error is not None}
+    for what, ask in each.items():
+        result = _guarded(ask)
+        if result.error is not None:
+            first = causes.setdefault(_cause(result.error, cls), what)
+            if first != what:
+                result = CheckResult("not measured", f"{_STOPPED}{first}")
+        findings.append(_told(what, result, cls))
+    return _one_cause(findings)
 
 
-def _guarded(what: str, ask: Callable[[], CheckResult]) -> Check:
+def _guarded(ask: Callable[[], CheckResult]) -> CheckResult:
     try:
-        verdict, detail = ask()
+        return ask()
     except BackendUnsupported as error:
-        verdict, detail = "unsupported", first_line(error)
+        return CheckResult("unsupported", first_line(error))
+    except BadOutput as error:
+        return CheckResult("fail", str(error), error)
     except (Exception, SystemExit) as error:  # a plugin is third-party code
-        verdict, detail = "fail", first_line(error)
-    return Check(what, verdict, " ".join(detail.split()))
+        return CheckResult("fail", first_line(error), error)
 
 
-def _dtypes(cls: type) -> list[DType]:
-    """Return the dtypes that a layer supports; float32 if it declares none of `DType`."""
-    declared: Any = getattr(cls, "dtypes", None)
-    return [dtype for dtype in get_args(DType) if not hasattr(declared, "__contains__") or dtype in declared] or ["float32"]
+def _told(what: str, result: CheckResult, cls: type) -> Check:
+    """Return a finding, with the place in the layer's code that its exception comes from."""
+    place = "" if result.error is None else f" ({_place(result.error, cls)})"
+    full = "" if result.error is None else "".join(traceback.format_exception(result.error))
+    return Check(what, result.verdict, " ".join(result.detail.split()) + place, full)
 
 
-def _refused(cls: type, values: Mapping[str, Value], width: int) -> str | None:
-    """Return why the layer does not support a width: declared, or the constructor raises ValueError; None if it does."""
-    why = unsupported(cls, width=width, dtype=_dtypes(cls)[0], device="cpu")
-    if why is not None:
-        return why
-    try:
-        cls(width, **contracts.resolved_settings(cls, values, width))
-    except ValueError as error:
-        return first_line(error).removeprefix("ValueError: ")
-    except (Exception, SystemExit):  # not a refusal: the checks report it
-        return None
-    return None
+def _place(error: BaseException, cls: type) -> str:
+    """Return FILE:LINE of the code of the layer in which an exception was raised, or else of its `forward` or class."""
+    place = place_of(error)
+    if place is None and isinstance(error, BadOutput):
+        code = cls.forward.__code__  # type: ignore[attr-defined]
+        place = shown_place(Path(code.co_filename), code.co_firstlineno)
+    if place is None:
+        with suppress(OSError, TypeError):
+            place = shown_place(Path(inspect.getfile(cls)), inspect.getsourcelines(cls)[1])
+    return place or cls.__qualname__
+
+
+def _cause(error: BaseException, cls: type) -> str:
+    """Return a text that is the same for exceptions of one cause: their type and place."""
+    return f"{type(error).__name__} {_place(error, cls)}"
+
+
+def _one_cause(findings: list[Check]) -> list[Check]:
+    """Return the findings without failures that another one explains: results that differ from call to call fail much."""
+    by_name = {finding.what: finding for finding in findings}
+    random_ = by_name["determinism"]
+    if random_.verdict != "fail" or "results for the same input differ" not in random_.detail:
+        return findings
+    said = "results differ from call to call, see determinism"
+
+    def explained(f: Check) -> bool:
+        return (f.verdict == "fail" and f.what not in _EXCUSED) or (f.verdict == "unsupported" and f.what == "float64")
+
+    return [Check(f.what, "not measured", said) if explained(f) else f for f in findings]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from expbench.inspection.layer_check.layer import TINY, CheckResult, Layer, call
-from expbench.mixer import state_size
+from expbench.algebra.reach import NO_BOUND, NoBound, Reach
+from expbench.errors import first_line
+from expbench.inspection.layer_check.layer import TINY, CheckResult, Layer, call, difference, largest
+from expbench.mixer import Mixer, state_size
 from expbench.nn.network import stack_reach
-from expbench.theory.degree import degree_of, generic, has_degree, order_of
-from expbench.theory.residues import NotPolynomial
+from expbench.ops.backends import BackendUnsupported
+from expbench.theory.degree import MOST_POSITIONS, degree_of, generic, has_degree, order_of
+from expbench.theory.residues import NotMeasured, NotPolynomial
 
 _STATE_MOVED = 0.5  # like `MOVED`, larger for the state size: nearly equal decays lower the numerical rank
 _STATE_COLUMNS = 64  # maximum of D times past tokens (exceeded by wide layers and by layers for long sequences only)
 _FUTURES, _SPARE_ROWS = 3, 8  # extra rows beyond the expected rank, so that random combinations reach it
+_LONGEST = 512  # length that is tried for a layer that supports only some
 _HIGHEST_DEGREE, _LINE_LENGTH = 1 << 12, 4  # highest degree to measure, and sequence length for it
 
 
@@ -25,12 +27,15 @@ def state(layer: Layer) -> CheckResult:
     If the outputs after position k depend on the first k tokens through s numbers, differentiably, then the rank is at most
     s for any later tokens. The rank is therefore a lower bound on the state size.
     """
-    width, unit = layer.width, math.gcd(*layer.lengths)  # a layer may need lengths that are multiples of a unit
-    module = layer.build(moved=_STATE_MOVED)
-    k = max(unit, -(-4 // unit) * unit)
+    width, module = layer.width, layer.build(moved=_STATE_MOVED)
+    k = next((k for k in range(4, _LONGEST + 1) if layer.supports(2 * k)), None)
+    if k is None:
+        return CheckResult("not measured", f"no even length from 8 to {2 * _LONGEST} is supported")
     declared = state_size(module, k)
     # Double k until the past tokens have more numbers than the declared state; a key-value cache is never exceeded.
     while width * k <= (width * k if declared is None else declared) and 2 * width * k <= _STATE_COLUMNS:
+        if not layer.supports(4 * k):
+            break
         k *= 2
         declared = state_size(module, k)
     if declared is not None and (not isinstance(declared, int) or declared < 0):
@@ -70,26 +75,75 @@ def _rank(layer: Layer, module: nn.Module, k: int, expected: int) -> tuple[int, 
 
 def reach(layer: Layer) -> CheckResult:
     """Compare the declared reach with the degree and interaction order that `expbench.theory.degree` measures exactly."""
-    declared = stack_reach([layer.construct()], _LINE_LENGTH, residual=False)
-    module = _AtTheEnd(generic(layer.construct()))
-    stated = "" if declared is None else f"declares degree {declared.degree[-1]} and order {declared.order[-1]}"
-    try:
-        if declared is None or declared.degree[-1] > _HIGHEST_DEGREE:
-            degree = degree_of(module, _LINE_LENGTH, layer.width)
-        elif has_degree(module, _LINE_LENGTH, layer.width, declared.degree[-1]):
-            degree = declared.degree[-1]
-        else:
-            degree = degree_of(module, _LINE_LENGTH, layer.width, 8 * declared.degree[-1])
-        order = order_of(module, _LINE_LENGTH, layer.width)
-    except NotPolynomial as why:
+    lengths = [n for n in range(_LINE_LENGTH, _LONGEST + 1) if layer.supports(n)][:1]
+    usual = [_LINE_LENGTH] if layer.declares(_LINE_LENGTH) else []
+    error: Exception | SystemExit | None = None
+    for length in dict.fromkeys([*usual, *lengths]):
+        declared = stack_reach([layer.construct()], length, residual=False)
+        stated = _words(declared)
+        try:
+            degree, order = _measured(layer, length, declared.degree[-1] if isinstance(declared, Reach) else None)
+        except BackendUnsupported:
+            raise
+        except NotPolynomial as why:
+            if declared is NO_BOUND:
+                return CheckResult("pass", f"{stated}, and is not polynomial ({why.operation})")
+            if declared is None:
+                return CheckResult("not stated", f"not a polynomial ({why.operation})")
+            return CheckResult("fail", f"{stated}, but is not a polynomial ({why.operation})")
+        except NotMeasured as why:
+            return CheckResult("not measured", f"{stated or 'it declares nothing'}; not measured ({why.operation})")
+        except (Exception, SystemExit) as raised:  # a plugin is third-party code
+            error = raised
+            continue
+        joined = f"order {'not measured' if order is None else order} (L={length})"
+        measured = f"has degree {'above the measured range' if degree is None else degree} and {joined}"
         if declared is None:
-            return CheckResult("not stated", f"not a polynomial ({why.operation})")
-        return CheckResult("fail", f"{stated}, but is not a polynomial ({why.operation})")
-    measured = f"has degree {'above the measured range' if degree is None else degree} and order {order} (L={_LINE_LENGTH})"
-    if declared is None:
-        return CheckResult("not stated", f"it is polynomial: {measured}")
-    above = degree is None or degree > declared.degree[-1] or order > declared.order[-1]
-    return CheckResult("fail" if above else "pass", f"{stated}, {measured}")
+            return CheckResult("not stated", f"it is polynomial: {measured}")
+        if not isinstance(declared, Reach):
+            return CheckResult("fail" if degree is not None else "pass", f"{stated}, {measured}")
+        above = degree is None or degree > declared.degree[-1] or (order is not None and order > declared.order[-1])
+        return CheckResult("fail" if above else "pass", f"{stated}, {measured}")
+    why_not = "no short length is supported" if error is None else first_line(error)
+    return CheckResult("not measured", f"not measured ({why_not})")
+
+
+def _words(declared: Reach | NoBound | None) -> str:
+    if isinstance(declared, Reach):
+        return f"declares degree {declared.degree[-1]} and order {declared.order[-1]}"
+    return "" if declared is None else "declares that it is not polynomial"
+
+
+def _measured(layer: Layer, length: int, declared: int | None) -> tuple[int | None, int | None]:
+    """Return the degree (None: above the range) and the interaction order (None: too many positions) of the last output."""
+    module = _AtTheEnd(generic(layer.construct(), double=layer.is_double))
+    if declared is None or declared > _HIGHEST_DEGREE:
+        degree = degree_of(module, length, layer.width)
+    elif has_degree(module, length, layer.width, declared):
+        degree = declared
+    else:
+        degree = degree_of(module, length, layer.width, 8 * declared)
+    return degree, order_of(module, length, layer.width) if length <= MOST_POSITIONS else None
+
+
+def positions(layer: Layer) -> CheckResult:
+    """Check whether the layer tells the order of earlier tokens, by itself or by the position code that it declares."""
+    length = next((n for n in reversed(layer.lengths) if n >= 3), None)
+    if length is None:
+        return CheckResult("not measured", "a length of 3 or more is needed")
+    declared = [vars(cls)["positions"] for cls in layer.cls.__mro__ if cls is not Mixer and "positions" in vars(cls)]
+    module, x = layer.build(), layer.tokens(1, length)
+    y = call(module, x)[:, -1]
+    others = {"earlier": torch.cat([x[:, :-1].flip(1), x[:, -1:]], 1), "other": torch.cat([2 * x[:, :-1], x[:, -1:]], 1)}
+    same = {name: difference(layer.precision, call(module, z)[:, -1], y, largest(y)) is None for name, z in others.items()}
+    if not same["earlier"]:
+        return CheckResult("pass", f"the output depends on the order of earlier tokens{layer.said}")
+    if same["other"]:
+        return CheckResult("pass", f"the last output depends on no earlier token{layer.said}")
+    if declared:
+        return CheckResult("pass", f"declares {declared[0]}; alone it does not see the order of earlier tokens{layer.said}")
+    said = 'it does not see the order of earlier tokens; a class attribute adds a code: positions = "sin"'
+    return CheckResult("not stated", f"{said} (or run with --positions sin){layer.said}")
 
 
 class _AtTheEnd(nn.Module):

@@ -50,7 +50,7 @@ _TONES = {
     "not comparable": "none",
     "not run": "none",
 }
-_NUMBER = re.compile(r"[-+]?\d(?!.*against)|-$|no polynomial bound$")
+_NUMBER = re.compile(r"[-+]?\d(?!.*against)|-$|no polynomial bound$|not stated$")
 
 
 class Source(NamedTuple):
