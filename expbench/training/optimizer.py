@@ -9,17 +9,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+def decays(parameter: nn.Parameter) -> bool:
+    """Return whether weight decay applies to a parameter, by the one rule of all models and trainers.
+
+    It applies to matrices and what has more dimensions: linear maps, embeddings (also learned position codes) and the taps
+    of convolutions. Scalars and vectors (biases, norms, skips, the direction of the position code ``index``) are exempt, and
+    so are parameters that their layer marks `_no_weight_decay`: in Mamba, A.
+    """
+    return parameter.ndim > 1 and not getattr(parameter, "_no_weight_decay", False)
 
 
 class AdamW:
     """AdamW for stacked parameters (S, ...), which it updates in place.
 
     weight_decay (S,) is decoupled: each step multiplies parameters by 1 - lr * weight_decay, except those with `decayed`
-    false (in Mamba, A and the skip). Complex parameters are treated as pairs of real ones. means: running means (S, P) of
-    the gradients.
+    false (see `decays`). Complex parameters are treated as pairs of real ones. means: running means (S, P) of the gradients.
     """
 
     def __init__(self, parameters: Sequence[Tensor], decayed: Sequence[bool], weight_decay: Tensor) -> None:

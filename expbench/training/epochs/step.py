@@ -15,6 +15,7 @@ from expbench.training.distributed import Group
 from expbench.training.epochs.gradients import GradientAccumulator
 from expbench.training.epochs.recipe import Plan, Recipe, TrainerOptions
 from expbench.training.epochs.workload import Batch, Workload
+from expbench.training.optimizer import decays
 from expbench.training.schedule import learning_rate_factor
 
 
@@ -119,13 +120,7 @@ class Steps:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Return two parameter groups for torch.optim, with and without weight decay.
-
-    Vectors (biases, norms, skips) and parameters marked `_no_weight_decay` do not decay. The embedding does, because it is
-    also the head's matrix; so do the taps of convolutions.
-    """
+    """Return two parameter groups for torch.optim, with and without weight decay (`optimizer.decays`)."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim > 1 and not getattr(p, "_no_weight_decay", False)]
-    chosen = {id(p) for p in decayed}
-    others = [p for p in trained if id(p) not in chosen]
+    decayed, others = [p for p in trained if decays(p)], [p for p in trained if not decays(p)]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
