@@ -1,5 +1,7 @@
 """Small inputs that once gave wrong numbers without a word, and what is right: in training."""
 
+from pathlib import Path
+
 import pytest
 
 from expbench import plugins
@@ -9,9 +11,12 @@ from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
 from expbench.training.ensemble import Ensemble
 from expbench.training.epochs.step import parameter_groups
+from expbench.training.family import Context, Scored
 from expbench.training.job import Job
 from expbench.training.loop import build, train
 from expbench.training.optimizer import decays
+from expbench.training.stacked import Stacked
+from expbench.training.stacking import together
 
 MODELS = sorted(plugins.discover("model"))
 
@@ -84,3 +89,105 @@ def test_only_runs_that_a_change_concerns_have_a_new_version_of_training() -> No
         "text with ssm, decayed": 3,
         "a stranger's layer": 3,
     }
+
+
+COUNTERS = """
+import torch
+from torch import nn
+
+class Reassigned(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.map = nn.Linear(width, width)
+        self.register_buffer("calls", torch.zeros(()))
+    def forward(self, x):
+        if self.training:
+            self.calls = self.calls + 1
+        return torch.clamp(self.calls / 20, max=1) * self.map(x)
+
+class InPlace(Reassigned):
+    def forward(self, x):
+        if self.training:
+            self.calls += 1
+        return torch.clamp(self.calls / 20, max=1) * self.map(x)
+
+class Attribute(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.map, self.log = nn.Linear(width, width), {"calls": [0]}
+    def forward(self, x):
+        self.log["calls"][0] += 1
+        return min(1.0, self.log["calls"][0] / 20) * self.map(x)
+
+class Evaluated(Reassigned):
+    def forward(self, x):
+        if not self.training:
+            self.calls = self.calls + 1
+        return (1 + self.calls) * self.map(x)
+
+class Running(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.map = nn.Linear(width, width)
+        self.mean = nn.Parameter(torch.zeros(width), requires_grad=False)
+    def forward(self, x):
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(x.mean((0, 1)), 0.1)
+        return self.map(x - self.mean)
+
+SEEN = [0]
+
+class Elsewhere(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.map = nn.Linear(width, width)
+    def forward(self, x):
+        SEEN[0] += 1
+        return (1 + SEEN[0] / 20) * self.map(x)
+
+class Plain(Reassigned):
+    def forward(self, x):
+        return self.map(x)
+"""
+
+
+def scores(stack: list[Job], size: int) -> dict[tuple[int, str, int, str], float]:
+    """Return the scores of jobs trained in the stacks that a sweep would form, of at most `size` jobs."""
+    found, first = {}, 0
+    for made in Stacked().group(stack, "cpu", size):
+        for event in Stacked().train(made, Context("cpu", Path(), float("inf"))):
+            if isinstance(event, Scored):
+                score = event.score
+                found[first + event.member, score.metric, score.step, score.split] = score.value
+        first += len(made.jobs)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ("Reassigned", "forward changes its state (calls)"),
+        ("InPlace", "forward changes its state (calls)"),
+        ("Attribute", "forward changes its state (log)"),
+        ("Evaluated", "forward changes its state (calls)"),
+        ("Running", "forward changes its state (mean)"),
+        ("Elsewhere", "vmap changes its loss or gradient"),
+        ("Plain", None),
+    ],
+)
+def test_a1_a_layer_whose_forward_changes_its_state_is_trained_as_it_is_alone(
+    tmp_path: Path, model: str, reason: str | None
+) -> None:
+    path = tmp_path / "counters.py"
+    path.write_text(COUNTERS)
+    spec = SweepSpec(
+        task="polyreg", models=f"{path}:{model}", L="4", D="3", seeds="0:3", steps="60", batch_size="8", dtype="float64",
+        task_settings=("test_size=64", "validation_size=64"),
+    )  # fmt: skip
+    stack = expand(spec, "cpu")
+    size, why = together(stack, "cpu")
+    assert ((why or "").partition(" (by")[0] or None) == reason
+    assert (size > 1) is (reason is None)
+    if model != "Elsewhere":  # its runs depend on those before them
+        assert scores(stack, 16) == pytest.approx(scores(stack, 1), rel=1e-9)
