@@ -1,11 +1,15 @@
 """Small inputs that once gave wrong numbers without a word, and what is right: in training."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
-from expbench import plugins
+from expbench import contracts, plugins
 from expbench.language.model import LanguageModel
+from expbench.ops import backends, linear_attention, scan, selective_scan
 from expbench.run import Run, training_version
 from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
@@ -191,3 +195,51 @@ def test_a1_a_layer_whose_forward_changes_its_state_is_trained_as_it_is_alone(
     assert (size > 1) is (reason is None)
     if model != "Elsewhere":  # its runs depend on those before them
         assert scores(stack, 16) == pytest.approx(scores(stack, 1), rel=1e-9)
+
+
+def relative(y: Tensor, exact: Tensor) -> float:
+    return float(((y.double() - exact).norm() / exact.norm()).detach())
+
+
+def selective(x: Tensor, backend: str) -> Tensor:
+    """Return the scan of x with a step of 3e-4 and A = -1: the state hardly decays."""
+    A = -torch.ones(4, 1, dtype=torch.promote_types(x.dtype, torch.float32))
+    return selective_scan(x, torch.full_like(x, -8), A, x[..., :1], x[..., :1], backend=backend)
+
+
+OPERATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "linear attention, reference": lambda x: linear_attention.linear_attention(x, x, x, "reference"),
+    "linear attention, torch": lambda x: linear_attention.linear_attention(x, x, x, "torch"),
+    "scan": lambda x: scan.linear_scan(torch.ones_like(x[:, 0]), x.transpose(0, 1)).transpose(0, 1),
+    "scan, reference": lambda x: scan.reference(torch.ones_like(x).transpose(0, 1), x.transpose(0, 1)).transpose(0, 1),
+    "selective scan, reference": lambda x: selective(x, "reference"),
+    "selective scan, torch": lambda x: selective(x, "torch"),
+}
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a9_every_operation_keeps_its_state_in_float32(operation: str, autocast: bool) -> None:
+    """Inputs in bfloat16, with and without autocast, against float64: a state in bfloat16 stops at 256 times a term."""
+    x = 1 + 0.1 * torch.randn(1, 2048, 4, generator=torch.Generator().manual_seed(1))
+    x = x.bfloat16()
+    compute = OPERATIONS[operation]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        y = compute(x)
+    assert y.dtype == torch.bfloat16
+    assert relative(y, compute(x.double())) < 0.01
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("model", [model for model in MODELS if model != "mamba-poly"])  # it explodes at this length
+def test_a9_every_model_is_near_float64_under_autocast(model: str, backend: str) -> None:
+    cls = contracts.load_model(plugins.find("model", model))
+    if backend not in (getattr(cls, "backends", None) or (backend,)):
+        return
+    x = 1 + 0.1 * torch.randn(1, 1024, 4, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    layer = cls(4)
+    with torch.no_grad(), backends.using(backend):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        assert relative(y, layer.double()(x.double())) < 0.03
