@@ -1,5 +1,6 @@
 """Small inputs that once gave wrong numbers without a word, and what is right: in training."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from expbench import contracts, plugins
 from expbench.language.model import LanguageModel
 from expbench.ops import backends, linear_attention, scan, selective_scan
+from expbench.results import store
 from expbench.run import Run, training_version
 from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
@@ -21,6 +23,7 @@ from expbench.training.loop import build, train
 from expbench.training.optimizer import decays
 from expbench.training.stacked import Stacked
 from expbench.training.stacking import together
+from tests.conftest import CommandLine
 
 MODELS = sorted(plugins.discover("model"))
 
@@ -180,7 +183,7 @@ def scores(stack: list[Job], size: int) -> dict[tuple[int, str, int, str], float
         ("Plain", None),
     ],
 )
-def test_a1_a_layer_whose_forward_changes_its_state_is_trained_as_it_is_alone(
+def test_a1_a_modelwhose_forward_changes_its_state_is_trained_as_it_is_alone(
     tmp_path: Path, model: str, reason: str | None
 ) -> None:
     path = tmp_path / "counters.py"
@@ -243,3 +246,96 @@ def test_a9_every_model_is_near_float64_under_autocast(model: str, backend: str)
         with torch.autocast("cpu", torch.bfloat16):
             y = layer(x)
         assert relative(y, layer.double()(x.double())) < 0.03
+
+
+SILENT = """
+import torch
+from torch import nn
+
+class Silent(nn.Module):
+    \"\"\"Returns no number in evaluation of many sequences, at the first of them only with `some`.\"\"\"
+    value = float("nan")
+    def __init__(self, width, some: bool = False):
+        super().__init__()
+        self.map, self.some = nn.Linear(width, width), some
+    def forward(self, x):
+        y = self.map(x)
+        if self.training or torch.is_grad_enabled() or len(x) < 16:
+            return y
+        bad = torch.zeros_like(x[..., :1])
+        bad[:1] = 1
+        return torch.where(bad > 0, self.value, y) if self.some else torch.full_like(y, self.value)
+
+class Infinite(Silent):
+    value = float("inf")
+"""
+ARGMAX = """
+from dataclasses import dataclass
+import torch
+from torch.nn import functional as F
+from expbench.task import Batch, Control, Score, Task
+
+@dataclass(frozen=True, kw_only=True)
+class LastBit(Task):
+    \"\"\"Repeat the last bit.\"\"\"
+    L: int = 8
+    primary_metric = "accuracy"
+    higher_is_better = True
+    success_threshold = 0.95
+    vocabulary = 2
+    outputs = 2
+    def batch(self, rng, size):
+        bits = rng.coins(size, self.L).long()
+        return Batch(bits, bits[:, -1])
+    def loss(self, outputs, targets):
+        return F.cross_entropy(outputs, targets)
+    def measure(self, outputs, targets):
+        return {"right": (outputs.argmax(-1) == targets).sum(), "all": torch.tensor(len(targets))}
+    def summary(self, totals):
+        return [Score("accuracy", float(totals["right"] / totals["all"]))]
+    def controls(self):
+        yield Control("silent", "positive", lambda x: torch.full((len(x), 2), float("nan")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        ("count-in-row", ("-t", "classes=4")),
+        ("count-in-row", ("-t", "classes=4", "-t", "supervise=last")),
+        ("finite", ("-t", "samples=16")),
+        ("last-bit", ()),
+    ],
+)
+@pytest.mark.parametrize(("layer", "some"), [("Silent", "true"), ("Silent", "false"), ("Infinite", "true")])
+def test_a2_outputs_that_are_no_numbers_in_evaluation_diverge(
+    expbench: CommandLine, task: str, settings: tuple[str, ...], layer: str, some: str
+) -> None:
+    Path("silent.py").write_text(SILENT)
+    Path("own").mkdir()
+    Path("own/last_bit.py").write_text(ARGMAX)
+    sizes = ("--L", "8", "--steps", "4", "--batch-size", "4", "--seeds", "0:2", "--tasks-dir", "own")
+    tests = ("-t", "validation_size=64", "-t", "test_size=64")
+    model = ("--models", f"silent.py:{layer}", "-m", f"some={some}")
+    answer = expbench("run", "--task", task, *model, *sizes, *tests, *settings)
+    frame = store.read(Path("results")).frame
+    runs = frame[frame["kind"] == "run"]
+    assert answer.code == 0, answer.err
+    assert set(runs["status"]) == {"diverged"}
+    assert runs["error"].str.contains("is not finite after 4 steps").all()
+    assert set(runs["stack_size"]) == {2}
+    assert not runs.loc[(runs["split"] != "train") & runs["primary"].fillna(False), "value"].map(math.isfinite).any()
+    if task == "last-bit":
+        assert "the positive control silent does not solve last-bit: accuracy nan" in answer.err
+
+
+MARKOV = ("--task", "wikitext", "-t", "data=markov", "-t", "tokenizer=word", "--L", "32", "--D", "8", "--seeds", "0")
+
+
+def test_a2_a_language_model_without_a_number_in_evaluation_diverges(expbench: CommandLine) -> None:
+    Path("silent.py").write_text(SILENT)
+    answer = expbench("run", *MARKOV, "--models", "silent.py:Silent", "--steps", "2", "--batch-size", "16")
+    assert answer.code == 0, answer.err
+    frame = store.read(Path("results")).frame
+    (error,) = frame.loc[frame["status"] == "diverged", "error"].unique()
+    assert error == "the perplexity of the validation split is not finite after 2 steps"
