@@ -128,6 +128,14 @@ class Task(ABC):
         """Positions at which the network is read: the last or all."""
         return "last"
 
+    @property
+    def causal(self) -> bool:
+        """Whether a layer that looks ahead is refused: by default in tasks that are read at all positions.
+
+        In tasks that are read at the last position every input is in its past.
+        """
+        return self.readout == "all"
+
     @abstractmethod
     def batch(self, rng: CounterRNG, size: int) -> Batch:
         """Draw `size` fresh sequences with targets, using only tensor operations, which may be batched over many runs."""

@@ -7,6 +7,7 @@ unknown name, a bad value or a plugin that violates its contract is reported bef
 from __future__ import annotations
 
 import itertools
+import traceback
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,17 +18,19 @@ from expbench.contracts import (
     load_task,
     task_values,
 )
-from expbench.errors import BadInput
+from expbench.errors import BadInput, BrokenContract
 from expbench.initialisation.start import check
 from expbench.nn.size_matching import Target
 from expbench.plugins import Plugin
+from expbench.probes import LONGEST as PROBED
+from expbench.probes import Probe
 from expbench.results.learning_rates import INITIAL_GRID
 from expbench.run import AXES, FIELDS, Run
 from expbench.settings import Value
 from expbench.sweep.spec import OWN, SweepSpec, assignments, axis
 from expbench.task import Task
 from expbench.training.family import Point, family_of
-from expbench.training.job import Job
+from expbench.training.job import Job, Refusal
 
 # Order of the cross product, seeds fastest; it determines the runs of a shard. Other fields follow in declaration order.
 _SLOWEST = ("D", "depth", "norm", "positions", "residual", "lr", "steps", "batch_size")
@@ -38,7 +41,8 @@ _AXES = [*dict.fromkeys([*_SLOWEST, *_MULTIPLIED]), "seed"]
 def expand(spec: SweepSpec, device: str) -> list[Job]:
     """Return every distinct run of the cross product, in the order task, model, sizes, seed; raise `BadInput`.
 
-    If learning rates are tuned, each run has the lowest rate of the initial grid.
+    If learning rates are tuned, each run has the lowest rate of the initial grid. The runs of a layer that breaks its
+    contract have a `refusal`; if no layer keeps its own, the first `BrokenContract` is raised.
     """
     target = None if spec.match is None else Target.parse(spec.match)
     if target and spec.D is not None:
@@ -54,20 +58,48 @@ def expand(spec: SweepSpec, device: str) -> list[Job]:
     tasks = [task for name in task_names for task in _tasks(name, task_names, spec)]
     models = [model for name in model_names for model in _models(name, model_names, spec)]
     jobs: dict[str, Job] = {}
-    checked: set[str] = set()
+    checked: dict[str, Probe | BrokenContract] = {}
+    broken: list[BrokenContract] = []
     for task, model, point in itertools.product(tasks, models, itertools.product(*axes.values())):
         asked = dict(zip(axes, point, strict=True)) | {"match": target}
         asked["steps"], asked["epochs"] = asked["steps"]
         if spec.paired and asked["seed"] != task.task.instance:
             continue
         job = _job(task, model, asked)
-        family, run = family_of(task.task), job.run
+        run = job.run
+        if run.key in jobs:
+            continue
         contract = f"{task.task.trained_as} {run.model} {run.model_version} {run.model_settings} {run.D} {run.dtype}"
-        if contract not in checked and job.unsupported(device) is None:
-            family.check(job, device)
-            checked.add(contract)
-        jobs.setdefault(run.key, job)
+        contract += f" {min(run.L, PROBED)}"
+        if job.unsupported(device) is None:
+            if contract not in checked:
+                checked[contract] = _checked(job, device)
+            found = checked[contract]
+            if isinstance(found, Probe) and found.causal is False and task.task.causal and not spec.allow_noncausal:
+                found = BrokenContract(
+                    f"model {run.model!r} looks ahead: {found.leak}; --allow-noncausal is for those who mean it"
+                )
+            if isinstance(found, BrokenContract):
+                broken.append(found)
+                job = job._replace(refusal=_refusal(found))
+            else:
+                job = job._replace(causal=found.causal)
+        jobs[run.key] = job
+    if broken and all(job.refusal for job in jobs.values()):
+        raise broken[0]
     return list(jobs.values())
+
+
+def _checked(job: Job, device: str) -> Probe | BrokenContract:
+    try:
+        return family_of(job.task).check(job, device)
+    except BrokenContract as error:
+        return error
+
+
+def _refusal(error: BrokenContract) -> Refusal:
+    trace = "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else None
+    return Refusal(str(error), trace)
 
 
 def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:

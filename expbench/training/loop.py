@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from expbench.initialisation.start import start
+from expbench.mixer import in_precision
 from expbench.nn.network import Network
 from expbench.run import Run, Score, Split
 from expbench.task import Batch, Task, scores_of, total
@@ -66,7 +67,9 @@ def build(run: Run, task: Task, model: type, device: str) -> Network:
             positions=run.positions,
             residual=run.residual,
         )
-        network = network.double() if run.dtype == "float64" else network.float()  # bfloat16 is autocast over float32
+        in_precision(
+            network, torch.float64 if run.dtype == "float64" else torch.float32
+        )  # bfloat16 is autocast over float32
         start(network, run, task)
     return network.to(device)
 

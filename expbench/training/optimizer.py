@@ -32,7 +32,7 @@ class AdamW:
     """
 
     def __init__(self, parameters: Sequence[Tensor], decayed: Sequence[bool], weight_decay: Tensor) -> None:
-        self._parameters = [_real(p.detach()) for p in parameters]
+        self._parameters = [as_real(p.detach()) for p in parameters]
         self._sizes = [p[0].numel() for p in self._parameters]
         values = rows(self._parameters)
         self.means, self._squares = torch.zeros_like(values), torch.zeros_like(values)
@@ -66,7 +66,7 @@ class AdamW:
 @torch.no_grad()
 def rows(tensors: Sequence[Tensor]) -> Tensor:
     """Return tensors (S, ...), such as the gradients of all parameters, flattened and concatenated to rows (S, P)."""
-    return torch.cat([_real(x).flatten(1) for x in tensors], 1)
+    return torch.cat([as_real(x).flatten(1) for x in tensors], 1)
 
 
 @torch.no_grad()
@@ -76,5 +76,6 @@ def clipped(grads: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
     return grads * torch.clamp(largest / (norms + 1e-6), max=1.0).unsqueeze(1), norms
 
 
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x
+def as_real(x: Tensor) -> Tensor:
+    """Return a complex tensor (...) as a view (..., 2) of its real and imaginary parts, and a real one as it is."""
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x

@@ -48,7 +48,7 @@ def by_signature(jobs: Sequence[Job]) -> dict[tuple[object, ...], list[Job]]:
 def stacked(group: Sequence[Job], device: str, largest: int | None = None) -> Iterator[Stack]:
     """Yield jobs with one signature as stacks of at most `largest` jobs, after one trial whether they can be stacked."""
     size, reason = 1, None
-    if largest != 1 and len(group) > 1 and group[0].unsupported(device) is None:
+    if largest != 1 and len(group) > 1 and group[0].unsupported(device) is None and group[0].refusal is None:
         size, reason = together(group, device)
     if largest is not None:
         size = min(size, largest)

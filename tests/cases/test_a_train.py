@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from expbench import contracts, plugins
+from expbench import contracts, plugins, settings
 from expbench.language.model import LanguageModel
 from expbench.ops import backends, linear_attention, scan, selective_scan
 from expbench.results import store
@@ -16,6 +16,7 @@ from expbench.run import Run, training_version
 from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
 from expbench.training.ensemble import Ensemble
+from expbench.training.epochs.checkpoint import Checkpoints, State
 from expbench.training.epochs.step import parameter_groups
 from expbench.training.family import Context, Scored
 from expbench.training.job import Job
@@ -339,3 +340,111 @@ def test_a2_a_language_model_without_a_number_in_evaluation_diverges(expbench: C
     frame = store.read(Path("results")).frame
     (error,) = frame.loc[frame["status"] == "diverged", "error"].unique()
     assert error == "the perplexity of the validation split is not finite after 2 steps"
+
+
+AHEAD = """
+import torch
+from torch import nn
+from expbench.models.attn import Attn
+from torch.nn import functional as F
+
+class Rolls(nn.Linear):
+    def __init__(self, width):
+        super().__init__(width, width)
+    def forward(self, x):
+        return super().forward(torch.roll(x, -1, 1))
+
+class Unmasked(Attn):
+    def mix(self, q, k, v):
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+class Zero(Rolls):
+    def __init__(self, width):
+        super().__init__(width)
+        nn.init.zeros_(self.weight)
+
+class Transform(nn.Module):
+    \"\"\"Causal, by Fourier transforms.\"\"\"
+    def __init__(self, width):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.rand(64, width) / 64)
+    def forward(self, x):
+        L = x.shape[1]
+        product = torch.fft.rfft(x, 2 * L, 1) * torch.fft.rfft(self.kernel[:L], 2 * L, 0)
+        return torch.fft.irfft(product, 2 * L, 1)[:, :L]
+
+class Single(Transform):
+    \"\"\"Works in float32 only, and at lengths that are multiples of 4.\"\"\"
+    lengths = range(4, 65, 4)
+    dtypes = ("float32",)
+    def forward(self, x):
+        assert x.dtype == torch.float32 and x.shape[1] % 4 == 0
+        return super().forward(x)
+
+class Noisy(nn.Linear):
+    def __init__(self, width):
+        super().__init__(width, width)
+    def forward(self, x):
+        return super().forward(x) + 0.1 * torch.randn_like(x)
+"""
+
+
+@pytest.mark.parametrize("layer", ["Rolls", "Unmasked", "Zero"])
+def test_a4_a_language_model_that_looks_ahead_is_refused(expbench: CommandLine, layer: str) -> None:
+    Path("ahead.py").write_text(AHEAD)
+    answer = expbench("run", *MARKOV, "--models", f"ahead.py:{layer}", "--steps", "2", "--batch-size", "16")
+    assert answer.code == 2
+    assert f"model 'ahead.py:{layer}' looks ahead: its output at position " in answer.err
+
+
+@pytest.mark.parametrize(
+    ("layer", "causal"),
+    [("Rolls", False), ("Unmasked", False), ("Zero", False), ("Transform", True), ("Single", True), ("Noisy", True)],
+)
+@pytest.mark.parametrize("L", [16, 60])
+def test_a4_causality_is_probed(tmp_path: Path, layer: str, causal: bool, L: int) -> None:
+    path = tmp_path / "ahead.py"
+    path.write_text(AHEAD)
+    cls = contracts.load_model(plugins.find("model", f"{path}:{layer}"))
+    state = torch.get_rng_state()
+    found = contracts.check_mixer(cls, layer, 4, {"heads": 2} if layer == "Unmasked" else {}, L, "cpu")
+    assert found.causal is causal
+    assert (found.leak is None) is causal
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a4_every_built_in_layer_is_causal(model: str) -> None:
+    cls = contracts.load_model(plugins.find("model", model))
+    values = contracts.resolved_settings(cls, settings.resolve(cls, {}, model), 3)
+    assert contracts.check_mixer(cls, model, 3, values, 33, "cpu").causal is True
+
+
+def test_a12_a_checkpoint_that_was_edited_or_damaged_anywhere_gives_way_to_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = Checkpoints(tmp_path, {"of": "a training"})
+    numbers = {"a": torch.arange(6.0).view(2, 3), "b": torch.randn(3, dtype=torch.complex64)}
+    for step in (1, 2):
+        newest = kept.save(State(step, {name: x * step for name, x in numbers.items()}, {"since": 1, "scores": [0.5]}))
+    whole = newest.read_bytes()
+    found = kept.newest()
+    assert found is not None
+    assert (found.step, found.about) == (2, {"since": 1, "scores": [0.5]})
+    assert all(torch.equal(found.tensors[name], 2 * x) for name, x in numbers.items())
+    edits = {b'step\\": 2': b'step\\": 7', b"0.5": b"0.6", b'"a"': b'"c"', b"[2,3]": b"[3,2]", b"a training": b"b training"}
+    flipped = [whole[:i] + bytes([whole[i] ^ 1 << i % 8]) + whole[i + 1 :] for i in range(0, len(whole), 3)]
+    edited = [whole.replace(before, after) for before, after in edits.items()]
+    assert whole not in edited
+    for damaged in [*flipped, *edited]:
+        newest.write_bytes(damaged)
+        found = kept.newest()
+        said = capsys.readouterr().err
+        assert found is not None
+        if found.step == 2:  # a flip in what separates names and numbers, which changes none
+            assert all(torch.equal(found.tensors[name], 2 * x) for name, x in numbers.items())
+            assert found.about == {"since": 1, "scores": [0.5]}
+        else:
+            assert found.step == 1
+            assert f"{newest.name} is damaged" in said
+            assert said.endswith("resuming from step-000000001.safetensors\n")

@@ -15,7 +15,7 @@ from expbench.training.distributed import Group
 from expbench.training.epochs.gradients import GradientAccumulator
 from expbench.training.epochs.recipe import Plan, Recipe, TrainerOptions
 from expbench.training.epochs.workload import Batch, Workload
-from expbench.training.optimizer import decays
+from expbench.training.optimizer import as_real, decays
 from expbench.training.schedule import learning_rate_factor
 
 
@@ -32,7 +32,7 @@ class Steps:
             parameter_groups(model, recipe.weight_decay),
             recipe.lr,
             recipe.betas,
-            fused=True if group.device.type == "cuda" else None,
+            fused=True if group.device.type == "cuda" and not any(p.is_complex() for p in model.parameters()) else None,
         )
         name_of = {id(p): name for name, p in model.named_parameters()}
         self._trained = [(name_of[id(p)], p) for part in self._optimizer.param_groups for p in part["params"]]
@@ -80,7 +80,7 @@ class Steps:
 
         Both are read from the values that the optimizer received, so that errors in the schedule or the clipping show.
         """
-        norms = [torch.linalg.vector_norm(p.grad.double()) for _, p in self._trained if p.grad is not None]
+        norms = [torch.linalg.vector_norm(as_real(p.grad).double()) for _, p in self._trained if p.grad is not None]
         return float(self._optimizer.param_groups[0]["lr"]), float(torch.stack(norms).norm()) if norms else 0.0
 
     def batch(self) -> Batch:
