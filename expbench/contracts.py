@@ -9,17 +9,17 @@ from typing import Any, cast, get_args
 import torch
 from torch import nn
 
-from expbench import settings
-from expbench.errors import BadInput, of_plugin, unknown
-from expbench.mixer import Mixer, supported_length
+from expbench import probes, settings
+from expbench.errors import BadInput, BrokenContract, of_plugin, unknown
+from expbench.mixer import Mixer
 from expbench.ops.backends import BackendUnsupported
 from expbench.plugins import Plugin
+from expbench.probes import Probe
 from expbench.run import DType, Positions
 from expbench.settings import Value
 from expbench.task import Task, total
 
 _FORMER = {"primary_metric": "headline", "success_threshold": "solved_at"}  # names before schema 6
-_CHECKED_LENGTH = 16  # maximum sequence length of the contract check of a mixer
 
 
 def task_values(task: Task) -> dict[str, Value]:
@@ -101,20 +101,29 @@ def load_model(plugin: Plugin) -> type[nn.Module]:
 
 def check_mixer(
     cls: type, name: str, width: int, values: Mapping[str, Value], L: int, device: str, dtype: DType = "float32"
-) -> None:
-    """Build one layer and run it on two short sequences; raise `BadInput` if it does not map (B, L, D) to (B, L, D)."""
-    shape = (2, supported_length(cls, min(L, _CHECKED_LENGTH)), width)
-    with of_plugin(name, f"model {name!r} cannot be built with width {width}"):
-        layer = cls(width, **values)
-    try:
-        with torch.no_grad():
-            precision = torch.float64 if dtype == "float64" else torch.float32
-            y = layer.to(device, precision)(torch.zeros(shape, device=device, dtype=precision))
-        if not isinstance(y, torch.Tensor):
-            raise TypeError(f"forward returns {type(y).__name__}, not a tensor")
-        if tuple(y.shape) != shape:
-            raise ValueError(f"forward maps (B, L, D) = {shape} to {tuple(y.shape)}")
-    except BackendUnsupported as error:
-        raise BadInput(f"{name}: {error}") from error
-    except (Exception, SystemExit) as error:  # a plugin is third-party code
-        raise BadInput(f"model {name!r} breaks its contract: {type(error).__name__}: {error}") from error
+) -> Probe:
+    """Build one layer, run it on short sequences, and return whether it is causal.
+
+    Raises `BadInput` if it cannot be built or a forced backend does not support it, and `BrokenContract` if it does not map
+    (B, L, D) to (B, L, D) or cannot be trained.
+    """
+
+    def build() -> nn.Module:
+        layer: nn.Module = cls(width, **values)
+        return layer
+
+    with probes.undisturbed(device):
+        with of_plugin(name, f"model {name!r} cannot be built with width {width}"):
+            layer = build()
+        problems: list[Exception | SystemExit] = []
+        for length in probes.tried(cls, L):
+            try:
+                probes.probe(build() if problems else layer, width, length, device, dtype)
+            except BackendUnsupported as error:
+                raise BadInput(f"{name}: {error}") from error
+            except (Exception, SystemExit) as error:  # a plugin is third-party code
+                problems.append(error)
+                continue
+            return probes.causality(build, cls, width, L, device)
+    first = problems[0]
+    raise BrokenContract(f"model {name!r} breaks its contract: {type(first).__name__}: {first}") from first

@@ -22,6 +22,10 @@ class BadInput(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class BrokenContract(BadInput):
+    """A layer that breaks its contract: it is recorded as failed if other layers of the same command keep theirs."""
+
+
 def unknown(kind: str, name: object, choices: Iterable[str]) -> BadInput:
     """Return the error for a `name` that is not in `choices`, with the nearest choice and a list of all."""
     known = sorted(choices)

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_origin
@@ -18,7 +18,6 @@ from typing import Any, Literal, NamedTuple, get_origin
 from expbench.settings import Value, options, setting
 
 RESERVED = 1_000_000  # seeds and instances from here on are used only to tune learning rates
-TRAINING_VERSION = 2  # raise it when the loop, network or optimizer would give other numbers for the same run
 
 Norm = Literal["layer", "rms", "none"]
 Positions = Literal["none", "sin", "learned", "index"]
@@ -159,7 +158,7 @@ class Run:
         """Key of this run, 16 hexadecimal digits."""
         content = {name: value for name, value in self.values().items() if name not in LATER or value != LATER[name]}
         content["task_settings"] = {FORMER_SETTINGS.get(name, name): value for name, value in self.task_settings.items()}
-        return content_key({"training_version": TRAINING_VERSION, **content})
+        return content_key({"training_version": training_version(self), **content})
 
     def values(self) -> dict[str, Any]:
         """Return all fields by name."""
@@ -214,6 +213,35 @@ class Run:
             if origin.startswith("folder "):
                 words += [f"--{kind}-dir", origin.removeprefix("folder ")]
         return shlex.join(words)
+
+
+class _Change(NamedTuple):
+    """A change of the loop, network or optimizer, and the runs to which it gives other numbers."""
+
+    version: int
+    what: str
+    concerns: Callable[[Run], bool]
+
+
+_FIRST_VERSION = 2
+# Append a change, with a higher version, when the same run would give other numbers: only the runs concerned get new keys.
+_CHANGES = (
+    _Change(
+        3,
+        "vectors and all marked parameters are exempt from weight decay, as they were in training on a text except in ssm",
+        lambda run: run.weight_decay > 0 and (run.model == "ssm" or not run.task_settings.get("text")),
+    ),
+    _Change(
+        3,
+        "layers whose forward pass changes their state are trained one by one; built-in ones, without a +, have none",
+        lambda run: "+" in run.model_version,
+    ),
+)
+
+
+def training_version(run: Run) -> int:
+    """Return the version of the training in the key of a run: that of the last change that concerns it."""
+    return max([change.version for change in _CHANGES if change.concerns(run)], default=_FIRST_VERSION)
 
 
 FIELDS, AXES = options(Run), options(TaskAxes)  # declarations above, by field name

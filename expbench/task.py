@@ -31,6 +31,7 @@ loop knows no task by name. Letters: B batch, L length, C input channels, O outp
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -127,6 +128,14 @@ class Task(ABC):
         """Positions at which the network is read: the last or all."""
         return "last"
 
+    @property
+    def causal(self) -> bool:
+        """Whether a layer that looks ahead is refused: by default in tasks that are read at all positions.
+
+        In tasks that are read at the last position every input is in its past.
+        """
+        return self.readout == "all"
+
     @abstractmethod
     def batch(self, rng: CounterRNG, size: int) -> Batch:
         """Draw `size` fresh sequences with targets, using only tensor operations, which may be batched over many runs."""
@@ -165,8 +174,12 @@ class Task(ABC):
         if chance is not None:
             yield "chance", "chance", [Score(self.primary_metric, chance)]
         for control in self.controls():
-            parts = [self.measure(control.predict(batch.inputs), batch.targets) for batch in self.split("test")]
-            yield control.name, control.kind, self.summary(total(parts))
+            parts, finite = [], True
+            for batch in self.split("test"):
+                outputs = control.predict(batch.inputs)
+                parts.append(self.measure(outputs, batch.targets))
+                finite = finite and bool(torch.isfinite(outputs).all())
+            yield control.name, control.kind, scores_of(self, total(parts), finite)
 
     def facts(self) -> LabelFacts:
         """Return facts about the labels of this instance."""
@@ -245,6 +258,14 @@ def require_positive(task: Task, *names: str) -> None:
 def total(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Sum the results of `measure` over batches."""
     return {name: torch.stack([part[name] for part in parts]).sum(0) for name in parts[0]}
+
+
+def scores_of(task: Task, totals: Mapping[str, Tensor], finite: bool) -> list[Score]:
+    """Return the metrics of a split; they are not finite if an output is not, though an argmax has a value even then."""
+    scores = task.summary(totals)
+    return (
+        scores if finite else [score._replace(value=math.nan) if math.isfinite(score.value) else score for score in scores]
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,6 +86,8 @@ def carry_out(
     from expbench.sweep import torchrun
     from expbench.sweep.plan import plan
 
+    for refusal, count in Counter(job.refusal for job in jobs if job.refusal).items():
+        say(f"warning: {refusal.reason}; its {count} runs are recorded as failed")
     if torchrun.takes_part():
         torchrun.worker_loop(jobs, options)
         return False

@@ -53,8 +53,7 @@ class LanguageEvaluation:
         """
         for split, tokens in self._splits():
             found = self._perplexity(tokens)
-            if not math.isfinite(found.nll) or math.isinf(found.per_token):
-                raise DivergedError(f"the perplexity of the {SPLITS[split]} split is not finite")
+            _require_finite(found, split)
             yield Score("perplexity", found.per_token, split=split, primary=True)
             if found.per_word is not None:
                 yield Score("word_perplexity", found.per_word, split=split)
@@ -83,6 +82,7 @@ class LanguageEvaluation:
                     device=self._device,
                 )
             for length, at_length in found.items():
+                _require_finite(at_length, split, f" at context={length}")
                 yield Score("perplexity", at_length.per_token, f"context={length}", split)
 
     def logged(self) -> Iterator[Score]:
@@ -136,6 +136,11 @@ class LanguageEvaluation:
         rows = max(1, min(_PROBE, len(ids) - ahead) // context)
         starts = [ids[i * context : (i + 1) * context + ahead].astype("int64") for i in range(rows)]
         return torch.from_numpy(np.stack(starts)).to(self._device)
+
+
+def _require_finite(found: perplexity.Perplexity, split: Split, where: str = "") -> None:
+    if not math.isfinite(found.nll) or math.isinf(found.per_token):
+        raise DivergedError(f"the perplexity of the {SPLITS[split]} split{where} is not finite")
 
 
 def of_tokens(split: Split, tokens: Tensor) -> Iterator[Score]:

@@ -10,14 +10,17 @@ from typing import cast
 
 import torch
 
+from expbench import probes
 from expbench.algebra.reach import NO_BOUND
+from expbench.contracts import check_mixer
 from expbench.errors import BadInput, of_plugin
 from expbench.language.flops import flops_per_token
 from expbench.language.model import LanguageModel, language_settings
 from expbench.language.recipe import Recipe, schedule
 from expbench.language.task import TextTask
 from expbench.language.workload import LanguageWorkload, train
-from expbench.mixer import state_size, supported_length
+from expbench.mixer import state_size
+from expbench.probes import Probe
 from expbench.run import LATER
 from expbench.task import Task
 from expbench.training.distributed import joined
@@ -30,7 +33,6 @@ from expbench.training.loop import surroundings
 
 _TIMED = 3  # steps; the fastest counts
 _TIMED_TOKENS = 1024  # per timed step on a CPU: enough to keep it busy
-_CHECKED = 16  # tokens in the check of a model
 _HONOURED = {"schedule"}  # later-added fields of `Run` that `recipe_of` supports; all others are rejected
 
 
@@ -57,16 +59,24 @@ class Language:
         stages = schedule(recipe, text.corpus["train"].tokens)
         return Resolved(fields | {"steps": stages.steps, "warmup": stages.warmup}, dict(settings))
 
-    def check(self, job: Job, device: str) -> None:
-        """Build a small model around the mixer and run it on a few tokens. Raises `BadInput` if that fails."""
+    def check(self, job: Job, device: str) -> Probe:
+        """Probe the mixer, at the width that it has in a model, and the causality of a small model around it."""
         recipe_of(job)
         run = job.run
-        with of_plugin(run.model, f"model {run.model!r} does not work in a language model"), torch.no_grad():
-            length = supported_length(job.model, min(run.L, _CHECKED))
-            model = LanguageModel(job.model, run.model_settings, vocabulary=2, width=run.D, layers=1, context=length)
-            logits = model(torch.zeros(2, length, dtype=torch.int64))
+
+        def build() -> LanguageModel:
+            return LanguageModel(job.model, run.model_settings, vocabulary=2, width=run.D, layers=1, context=probes.LONGEST)
+
+        what, length = f"model {run.model!r} does not work in a language model", probes.tried(job.model, job.task.L)[0]
+        with of_plugin(run.model, what):
+            width = build().mixer_width
+        check_mixer(job.model, run.model, width, run.model_settings, job.task.L, device, run.dtype)
+        with of_plugin(run.model, what), torch.no_grad(), probes.undisturbed(device):
+            logits = build().to(device)(torch.zeros(2, length, dtype=torch.int64, device=device))
             if tuple(logits.shape) != (2, length, 2):
                 raise ValueError(f"logits have shape {tuple(logits.shape)}")
+        with probes.undisturbed(device):
+            return probes.causality_of_tokens(build, job.model, width, job.task.L, device)
 
     def describe(self, job: Job) -> Facts:
         """Return parameters, state size and forward operations per token; no bound, as a backbone is not polynomial."""

@@ -132,6 +132,11 @@ class LanguageModel(nn.Module):
         """Mixers, one per layer."""
         return [cast(nn.Module, block.mixer) for block in self.blocks if not isinstance(block, FeedForward)]
 
+    @property
+    def mixer_width(self) -> int:
+        """Number of channels of a mixer."""
+        return cast(nn.Linear, self.blocks[0].to_out).in_features
+
     def terms(self) -> dict[str, int]:
         """Return the number of parameters by part, over all layers: embed, norms, and the parts of the blocks by name."""
         counts: Counter[str] = Counter()
@@ -146,7 +151,7 @@ class LanguageModel(nn.Module):
 
     def parameter_count(self) -> int:
         """Return the number of trainable parameters; the embedding, tied to the head, counts once."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return sum(p.numel() * (1 + p.is_complex()) for p in self.parameters() if p.requires_grad)
 
 
 def added(x: Tensor, norm: nn.Module, block: nn.Module) -> Tensor:

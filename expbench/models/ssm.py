@@ -30,6 +30,7 @@ class SSM(Mixer):
         self.B = nn.Parameter(torch.ones(width, N))
         self.C = nn.Parameter(torch.randn(width, N) * N**-0.5)
         self.skip = nn.Parameter(torch.ones(width)) if skip else None
+        self.A_log._no_weight_decay = True  # type: ignore[attr-defined]
 
     @classmethod
     def resolve(cls, width: int, settings: dict[str, Value]) -> dict[str, Value]:

@@ -69,8 +69,8 @@ class Network(nn.Module):
         return stack_reach(self.mixers, self.length, residual=self.residual) if self.polynomial else NO_BOUND
 
     def parameter_count(self) -> int:
-        """Return the number of trainable parameters."""
-        return sum(p.numel() for p in self.parameters() if p.requires_grad)
+        """Return the number of trainable parameters; a complex one counts twice."""
+        return sum(p.numel() * (1 + p.is_complex()) for p in self.parameters() if p.requires_grad)
 
     def state_size(self) -> int | None:
         """Return the state size over all layers after L tokens of one sequence; None if a mixer does not declare it."""

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from expbench.ops.selective.problem import state_dtype
+
 # A step-by-step pass is as fast as recursive halving up to _SHORT steps, and on a CPU from _WIDE numbers per step. 16
 # steps would also do for speed, but halving multiplies the transitions of L / _SHORT steps: if they exceed 1, their
 # product must not overflow before the states do.
@@ -21,21 +23,25 @@ _SHORT, _WIDE = 32, 4096
 
 def reference(a: Tensor, b: Tensor) -> Tensor:
     """Return h (L, ...) for transitions a and inputs b, both (L, ...), time first: the definition, for autograd."""
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    a, b = a.to(state_dtype(dtype)), b.to(state_dtype(dtype))
     states = [b[0]]
     for a_t, b_t in zip(a.unbind(0)[1:], b.unbind(0)[1:], strict=True):
         states.append(a_t * states[-1] + b_t)
-    return torch.stack(states)
+    return torch.stack(states).to(dtype)
 
 
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:
     """Return h (L, ...) for transitions a and inputs b, both (L, ...), time first. `a` is broadcast to the shape of `b`.
 
-    It is differentiable to any order. a[0] multiplies the zero initial state, so it has no effect and a zero gradient.
+    h has the common dtype of a and b; between the steps it is never below float32. It is differentiable to any order. a[0]
+    multiplies the zero initial state, so it has no effect and a zero gradient.
     """
     if a.shape != b.shape:
         a = a.expand_as(b)
-    states: Tensor = _LinearScan.apply(a, b)
-    return states
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    states: Tensor = _LinearScan.apply(a.to(state_dtype(dtype)), b.to(state_dtype(dtype)))
+    return states.to(dtype)
 
 
 class _LinearScan(torch.autograd.Function):

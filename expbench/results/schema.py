@@ -53,6 +53,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "network_polynomial": _FLAG,
     "network_degree": _WHOLE,
     "network_order": _WHOLE,
+    "causal": _FLAG,
     "floor": _REAL,
     "floor_degree": _REAL,
     "floor_structure": _REAL,

@@ -33,7 +33,7 @@ def describe(plan: Plan, device: str, largest: int | None = None) -> str:
     for configuration, jobs in configurations.items():
         to_run = counts[configuration]
         lines.append([*_shown(jobs[0].run), *_sizes(jobs[0], device), str(len(jobs) - to_run), str(to_run)])
-    groups = by_signature(plan.missing).values()
+    groups = by_signature([job for job in plan.missing if job.refusal is None]).values()
     stacks = [stack for jobs in groups for stack in family_of(jobs[0].task).group(jobs, device, largest)]
     time = estimate(stacks, device)
     how = ["from a few timed steps of each shape"]
@@ -79,6 +79,8 @@ def _shown(run: Run) -> list[str]:
 
 
 def _sizes(job: Job, device: str) -> list[str]:
+    if job.refusal is not None:
+        return ["-", "-", "refused"]
     reason = job.unsupported(device)
     if reason is not None:
         return ["-", "-", f"unsupported: {reason}"]

@@ -86,11 +86,18 @@ def _attempt(job: Job, folder: Path) -> str:
 def execute(stack: Stack, context: Context, progress: Progress) -> Iterator[tuple[Job, Outcome] | Paused]:
     """Train a stack and write a file for each of its jobs once all have ended; yield `Paused` if training ran out of time.
 
+    Jobs with a `refusal` are written as failed.
+
     If a stack fails, its jobs are trained again one by one, and an exception of a single job becomes its outcome. If the
     device runs out of memory, the two halves of the stack are trained in sequence. Interrupts propagate, and so does
     `CheckpointError`, which the user must resolve.
     """
     jobs = stack.jobs
+    if jobs and jobs[0].refusal is not None:
+        record = _Record(jobs)
+        outcome = Outcome("failed", *jobs[0].refusal)
+        yield from ((job, record.write_outcome(i, context, outcome, {})) for i, job in enumerate(jobs))
+        return
     if len(jobs) == 1:
         yield _alone(stack, context, progress)
     if len(jobs) <= 1:
@@ -173,7 +180,11 @@ class _Record:
             known |= rows.of_facts(job.task)
         facts = family.describe(jobs[0])  # valid for all jobs, which differ only in numeric settings
         for job, known in zip(jobs, self.known, strict=True):
-            known |= rows.of_network(facts) | rows.of_floor(job.task, facts.reach) | {"stack_size": len(jobs)}
+            known |= (
+                rows.of_network(facts)
+                | rows.of_floor(job.task, facts.reach)
+                | {"stack_size": len(jobs), "causal": job.causal}
+            )
         announce(jobs[0].run, context.device)
         with backends.using(None) as used:
             for event in family.train(stack, context):

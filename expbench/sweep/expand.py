@@ -7,26 +7,31 @@ unknown name, a bad value or a plugin that violates its contract is reported bef
 from __future__ import annotations
 
 import itertools
+import traceback
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from expbench import plugins, settings, supervision
 from expbench.contracts import build_task, load_model, load_task, task_values
+from expbench.errors import BrokenContract
 from expbench.initialisation.start import check
 from expbench.nn.size_matching import Target
 from expbench.plugins import Plugin
+from expbench.probes import LONGEST as PROBED
+from expbench.probes import Probe
 from expbench.run import FIELDS, Run
 from expbench.settings import Value
 from expbench.sweep.spec import SweepSpec, axes, model_axes, size, task_axes
 from expbench.task import Task
 from expbench.training.family import Point, family_of
-from expbench.training.job import Job
+from expbench.training.job import Job, Refusal
 
 
 def expand(spec: SweepSpec, device: str) -> list[Job]:
     """Return every distinct run of the cross product, in the order task, model, sizes, seed; raise `BadInput`.
 
-    If learning rates are tuned, each run has the lowest rate of the initial grid.
+    If learning rates are tuned, each run has the lowest rate of the initial grid. The runs of a layer that breaks its
+    contract have a `refusal`; if no layer keeps its own, the first `BrokenContract` is raised.
     """
     size(spec)
     target = None if spec.match is None else Target.parse(spec.match)
@@ -36,27 +41,57 @@ def expand(spec: SweepSpec, device: str) -> list[Job]:
     tasks = [task for name in task_names for task in _tasks(name, spec)]
     models = [model for name in model_names for model in _models(name, spec)]
     jobs: dict[str, Job] = {}
-    checked: set[str] = set()
+    checked: dict[str, Probe | BrokenContract] = {}
+    broken: list[BrokenContract] = []
     for task, model, point in itertools.product(tasks, models, itertools.product(*fields.values())):
         asked = dict(zip(fields, point, strict=True)) | {"match": target}
         asked["steps"], asked["epochs"] = asked["steps"]
         if spec.paired and asked["seed"] != task.task.instance:
             continue
         job = _job(task, model, asked)
-        family, run = family_of(task.task), job.run
-        contract = contract_of(job)
-        if contract not in checked and supervision.refusal(contract, run.model) is None and job.unsupported(device) is None:
-            with supervision.attempting(f"trying {run.model} on two short sequences", contract, group=run.model):
-                family.check(job, device)
-            checked.add(contract)
-        jobs.setdefault(run.key, job)
+        run = job.run
+        if run.key in jobs:
+            continue
+        if job.unsupported(device) is None:
+            contract = contract_of(job)
+            if contract not in checked:
+                checked[contract] = _checked(job, contract, device)
+            found = checked[contract]
+            if isinstance(found, Probe) and found.causal is False and task.task.causal and not spec.allow_noncausal:
+                found = BrokenContract(
+                    f"model {run.model!r} looks ahead: {found.leak}; --allow-noncausal is for those who mean it"
+                )
+            if isinstance(found, BrokenContract):
+                broken.append(found)
+                job = job._replace(refusal=_refusal(found))
+            else:
+                job = job._replace(causal=found.causal)
+        jobs[run.key] = job
+    if broken and all(job.refusal for job in jobs.values()):
+        raise broken[0]
     return list(jobs.values())
 
 
 def contract_of(job: Job) -> str:
     """Return what the check of a model's contract depends on, as a text."""
     run = job.run
-    return f"{job.task.trained_as} {run.model} {run.model_version} {run.model_settings} {run.D} {run.dtype}"
+    of_run = f"{run.model} {run.model_version} {run.model_settings} {run.D} {run.dtype} {min(run.L, PROBED)}"
+    return f"{job.task.trained_as} {of_run}"
+
+
+def _checked(job: Job, contract: str, device: str) -> Probe | BrokenContract:
+    if supervision.refusal(contract, job.run.model) is not None:  # its runs are recorded as failed
+        return Probe()
+    try:
+        with supervision.attempting(f"trying {job.run.model} on two short sequences", contract, group=job.run.model):
+            return family_of(job.task).check(job, device)
+    except BrokenContract as error:
+        return error
+
+
+def _refusal(error: BrokenContract) -> Refusal:
+    trace = "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else None
+    return Refusal(str(error), trace)
 
 
 def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:

@@ -37,6 +37,12 @@ class _Own:
         help="Instead of --steps: number of epochs over the training split of a text.",
     )
     paired: bool = setting("--paired", role="instance", default=False, help="Instead of --instances: seed i on instance i.")
+    allow_noncausal: bool = setting(
+        "--allow-noncausal",
+        role="protocol",
+        default=False,
+        help="Also train layers that look ahead in tasks whose outputs must not.",
+    )
 
 
 OWN = settings.options(_Own)
@@ -68,7 +74,8 @@ class SweepSpec(_Texts):
     """Options of the command line by their names in `OPTIONS`: texts, lists and ranges as the user wrote them.
 
     This is a dataclass. None means the default of the task, the model or another option. paired: whether seed i runs on
-    instance i only. task_settings, model_settings: tuples of texts.
+    instance i only. allow_noncausal: whether layers that look ahead are trained. task_settings, model_settings: tuples of
+    texts.
     """
 
 

@@ -13,6 +13,8 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from expbench.training.optimizer import as_real
+
 Result = TypeVar("Result")
 
 
@@ -77,7 +79,7 @@ def _put(values: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
 
 def _difference(a: Tensor, b: Tensor) -> float:
     """Return the largest distance between rows of a and b, relative to b; entries that are non-finite in both are equal."""
-    a, b = (x.double().reshape(len(x), -1) for x in (a, b))
+    a, b = (as_real(x).double().reshape(len(x), -1) for x in (a, b))
     gap = torch.where(a.isfinite() | b.isfinite(), a - b, 0.0).norm(dim=1)
     scale = torch.where(b.isfinite(), b, 0.0).norm(dim=1).clamp(min=1e-30)
     return float((gap / scale).nan_to_num(nan=torch.inf).max())

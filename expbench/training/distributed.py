@@ -21,6 +21,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from expbench.errors import BadInput
+from expbench.training.optimizer import as_real
 
 _PATIENCE = timedelta(hours=2)  # the other processes wait this long while process 0 evaluates and writes
 
@@ -87,7 +88,7 @@ class Group:
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor by its mean over the processes, in place."""
         if self.size > 1:
-            for x in tensors:
+            for x in map(as_real, tensors):
                 distributed.all_reduce(x)
                 x /= self.size
 

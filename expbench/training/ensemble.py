@@ -22,6 +22,7 @@ from expbench.nn.network import Network
 from expbench.ops import attention
 from expbench.ops.small_layers import functional
 from expbench.task import Batch, Task
+from expbench.training.optimizer import decays
 
 _DEFINITIONS = {"gru": "gru_impl", "lstm": "lstm_impl", "rnn_tanh": "rnn_tanh_input", "rnn_relu": "rnn_relu_input"}
 
@@ -48,7 +49,7 @@ class Ensemble:
             buffers = [frozen[i] | dict(network.named_buffers()) for i, network in enumerate(networks)]
             self._rest = {name: torch.stack([values[name] for values in buffers]) for name in buffers[0]}
         self._recurrent = any(isinstance(module, torch.nn.RNNBase) for module in self.template.modules())
-        self.decayed = [not getattr(each[0][name], "_no_weight_decay", False) for name in names]
+        self.decayed = [decays(each[0][name]) for name in names]
 
     @property
     def leaves(self) -> list[Tensor]:

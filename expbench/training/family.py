@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from expbench.algebra.reach import NoBound, Reach
+from expbench.probes import Probe
 from expbench.run import Score
 from expbench.settings import Value
 from expbench.task import Task
@@ -126,8 +127,11 @@ class Family(Protocol):
     def resolve(self, task: Task, model: type, point: Point) -> Resolved:
         """Return the fields and settings of a grid point. Raises `BadInput` for options that do not apply."""
 
-    def check(self, job: Job, device: str) -> None:
-        """Raise `BadInput` if the model breaks its contract or cannot be trained with the run's settings."""
+    def check(self, job: Job, device: str) -> Probe:
+        """Return whether the model is causal.
+
+        Raises `BadInput` if it cannot be trained with the run's settings, `BrokenContract` if it breaks its contract.
+        """
 
     def describe(self, job: Job) -> Facts:
         """Return the facts of a job's network."""

@@ -9,14 +9,27 @@ from expbench.run import Run
 from expbench.task import Task
 
 
+class Refusal(NamedTuple):
+    """The reason why a model's runs are recorded as failed without training. trace: the traceback of its exception."""
+
+    reason: str
+    trace: str | None = None
+
+
 class Job(NamedTuple):
-    """A run with its task object and model class, and the origins of both (built-in, folder, distribution or file)."""
+    """A run with its task object and model class, and the origins of both (built-in, folder, distribution or file).
+
+    causal: whether no output of the layer depends on later inputs; None if that was not probed. refusal: set if the layer
+    breaks its contract.
+    """
 
     run: Run
     task: Task
     model: type
     task_origin: str
     model_origin: str
+    causal: bool | None = None
+    refusal: Refusal | None = None
 
     def unsupported(self, device: str) -> str | None:
         """Return the reason why the model cannot run on a device with the run's width, length and dtype; None if it can."""

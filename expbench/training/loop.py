@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from expbench.initialisation.start import start
+from expbench.mixer import in_precision
 from expbench.nn.network import Network
 from expbench.run import Run, Score, Split
-from expbench.task import Batch, Task, total
+from expbench.task import Batch, Task, scores_of, total
 from expbench.training.batches import Chunk, TaskBatches
 from expbench.training.ensemble import Ensemble
 from expbench.training.family import Diverged, DivergedError, Event, NoCudaGraph, Reached, Scored
@@ -66,7 +67,9 @@ def build(run: Run, task: Task, model: type, device: str) -> Network:
             positions=run.positions,
             residual=run.residual,
         )
-        network = network.double() if run.dtype == "float64" else network.float()  # bfloat16 is autocast over float32
+        in_precision(
+            network, torch.float64 if run.dtype == "float64" else torch.float32
+        )  # bfloat16 is autocast over float32
         start(network, run, task)
     return network.to(device)
 
@@ -199,7 +202,11 @@ def evaluate_together(
     alive: Sequence[int],
     chunks: int | None = None,
 ) -> dict[int, list[Score]]:
-    """Return the metrics of the runs in `alive` on a split, or on its first `chunks` chunks, by index of the run."""
+    """Return the metrics of the runs in `alive` on a split, or on its first `chunks` chunks, by index of the run.
+
+    The metrics of a run with an output that is not finite are not finite either.
+    """
+    finite = torch.ones(len(runs), dtype=torch.bool, device=device)
     sequences = max(1, _EVALUATED_TOKENS[device] // (tasks[0].L * len(runs)))
     parts: dict[int, list[Mapping[str, Tensor]]] = {i: [] for i in alive}
     ensemble.template.eval()
@@ -208,11 +215,13 @@ def evaluate_together(
             along = 0 if shared else 1
             pieces = [ensemble.outputs(x, shared=shared, some=some) for x in batch.inputs.split(sequences, along)]
         outputs = torch.cat(pieces, 1)
+        finite[some] &= torch.isfinite(outputs).flatten(1).all(1)
         for k, i in enumerate(some):
             if i in parts:
                 parts[i].append(tasks[i].measure(outputs[k], batch.targets if shared else batch.targets[k]))
     ensemble.template.train()
-    return {i: tasks[i].summary(total(parts[i])) for i in alive}
+    fine = finite.tolist()
+    return {i: scores_of(tasks[i], total(parts[i]), fine[i]) for i in alive}
 
 
 def _joined(chunks: Iterable[Chunk], most: int) -> Iterator[Chunk]:

@@ -9,21 +9,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
+
+
+def decays(parameter: nn.Parameter) -> bool:
+    """Return whether weight decay applies to a parameter, by the one rule of all models and trainers.
+
+    It applies to matrices and what has more dimensions: linear maps, embeddings (also learned position codes) and the taps
+    of convolutions. Scalars and vectors (biases, norms, skips, the direction of the position code ``index``) are exempt, and
+    so are parameters that their layer marks `_no_weight_decay`: in Mamba, A.
+    """
+    return parameter.ndim > 1 and not getattr(parameter, "_no_weight_decay", False)
 
 
 class AdamW:
     """AdamW for stacked parameters (S, ...), which it updates in place.
 
     weight_decay (S,) is decoupled: each step multiplies parameters by 1 - lr * weight_decay, except those with `decayed`
-    false (in Mamba, A and the skip). Complex parameters are treated as pairs of real ones. means: running means (S, P) of
-    the gradients.
+    false (see `decays`). Complex parameters are treated as pairs of real ones. means: running means (S, P) of the gradients.
     """
 
     def __init__(self, parameters: Sequence[Tensor], decayed: Sequence[bool], weight_decay: Tensor) -> None:
-        self._parameters = [_real(p.detach()) for p in parameters]
+        self._parameters = [as_real(p.detach()) for p in parameters]
         self._sizes = [p[0].numel() for p in self._parameters]
         values = rows(self._parameters)
         self.means, self._squares = torch.zeros_like(values), torch.zeros_like(values)
@@ -57,7 +66,7 @@ class AdamW:
 @torch.no_grad()
 def rows(tensors: Sequence[Tensor]) -> Tensor:
     """Return tensors (S, ...), such as the gradients of all parameters, flattened and concatenated to rows (S, P)."""
-    return torch.cat([_real(x).flatten(1) for x in tensors], 1)
+    return torch.cat([as_real(x).flatten(1) for x in tensors], 1)
 
 
 @torch.no_grad()
@@ -67,5 +76,6 @@ def clipped(grads: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
     return grads * torch.clamp(largest / (norms + 1e-6), max=1.0).unsqueeze(1), norms
 
 
-def _real(x: Tensor) -> Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x
+def as_real(x: Tensor) -> Tensor:
+    """Return a complex tensor (...) as a view (..., 2) of its real and imaginary parts, and a real one as it is."""
+    return torch.view_as_real(x.resolve_conj()) if x.is_complex() else x

@@ -12,6 +12,7 @@ from expbench.contracts import check_mixer, default_positions, resolved_settings
 from expbench.errors import BadInput
 from expbench.nn.network import Network
 from expbench.nn.size_matching import NetworkConfig, Target, match
+from expbench.probes import Probe
 from expbench.settings import Value
 from expbench.task import CHUNK, Task
 from expbench.training.batches import TaskBatches
@@ -50,10 +51,10 @@ class Stacked:
             fields["D"], settings = _matched(anyone, model, point.model_name, asked, around, fields["match"])
         return Resolved(fields, resolved_settings(model, settings, fields["D"]))
 
-    def check(self, job: Job, device: str) -> None:
-        """Raise `BadInput` if the model does not map (B, L, D) to (B, L, D)."""
+    def check(self, job: Job, device: str) -> Probe:
+        """Probe a layer, as `contracts.check_mixer` does."""
         run = job.run
-        check_mixer(job.model, run.model, run.D, run.model_settings, run.L, device, run.dtype)
+        return check_mixer(job.model, run.model, run.D, run.model_settings, run.L, device, run.dtype)
 
     def describe(self, job: Job) -> Facts:
         """Return the facts of a job's network."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from expbench.nn import forward_state
 from expbench.run import Run
 from expbench.task import Batch, Task
 from expbench.training.batches import TaskBatches
@@ -70,10 +71,21 @@ class Steps:
             )
             return batch
         if self._replay is None:
-            return self._once(fresh)
+            return self._watched(fresh) if self._capturing and self._taken == _EAGER_STEPS else self._once(fresh)
         for held, new in zip(self._held or (), fresh or (), strict=True):
             held.copy_(new)
         return self._replay()
+
+    def _watched(self, batch: Batch | None) -> Batch:
+        """Take a step, and give up the capture if it changes state of the networks other than their parameters."""
+        network = self._ensemble.template
+        trained = {name for name, p in network.named_parameters() if p.requires_grad}
+        before = forward_state.snapshot(network)
+        batch = self._once(batch)
+        changed = set(forward_state.changes(before, network)) - trained
+        if changed:
+            self._capturing, self.no_cuda_graph_reason = False, forward_state.reason(sorted(changed))
+        return batch
 
     @property
     def captured(self) -> bool:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from expbench import files, plugins
@@ -17,6 +18,7 @@ from expbench.run import Run
 from expbench.settings import Value
 from expbench.training.family import family_of
 from expbench.training.job import Job
+from expbench.training.optimizer import as_real
 
 
 def save(state: Mapping[str, Tensor], folder: Path, key: str) -> str:
@@ -26,7 +28,7 @@ def save(state: Mapping[str, Tensor], folder: Path, key: str) -> str:
     target = _path(folder, key)
     target.parent.mkdir(exist_ok=True)
     with files.replacing(target) as aside:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, aside)
+        save_file({name: as_real(tensor).contiguous() for name, tensor in state.items()}, aside)
     return str(target.relative_to(folder))
 
 
@@ -76,7 +78,9 @@ def load(folder: str | Path, key: str) -> nn.Module:
     task = build_task(load_task(plugins.find("task", run.task)), texts, run.task)
     model = load_model(plugins.find("model", run.model_from(origins["model"])))
     network = family_of(task).network(Job(run, task, model, origins["task"], origins["model"]))
-    network.load_state_dict(load_file(path))
+    paired = {name for name, x in network.state_dict().items() if x.is_complex()}
+    saved = load_file(path).items()
+    network.load_state_dict({name: torch.view_as_complex(x) if name in paired else x for name, x in saved})
     return network.eval()
 
 

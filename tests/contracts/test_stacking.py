@@ -253,11 +253,10 @@ def test_rounding_alone_keeps_no_runs_apart(monkeypatch: pytest.MonkeyPatch, rou
     both = jobs("polyreg", "attn", dtype="float32", seeds="0:2", instances="0", lr="0.01")
     trial = stacking._trial
 
-    def rough(tried: Sequence[Job], device: str) -> tuple[float, int]:
-        difference, most = trial(tried, device)
-        assert difference < 1e-5
-        exact = rounding and tried[0].run.dtype == "float64"
-        return (difference if exact else by), most
+    def rough(tried: Sequence[Job], device: str) -> stacking._Trial:
+        found = trial(tried, device)
+        assert found.difference < 1e-5
+        return found if rounding and tried[0].run.dtype == "float64" else found._replace(difference=by)
 
     monkeypatch.setattr(stacking, "_trial", rough)
     together, reason = stacking.together(both, "cpu")

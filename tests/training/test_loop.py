@@ -57,8 +57,9 @@ def test_training_is_plain_adamw_with_the_documented_schedule() -> None:
     trained = build(one.run, one.task, one.model, "cpu")
     list(train(one.run, one.task, trained, "cpu"))
     plain = build(one.run, one.task, one.model, "cpu")
-    kept = [p for name, p in plain.named_parameters() if name.endswith((".A_log", ".skip"))]
-    others = [p for name, p in plain.named_parameters() if not name.endswith((".A_log", ".skip"))]
+    exempt = (".A_log", ".skip", ".bias", "norms.0.weight")
+    kept = [p for name, p in plain.named_parameters() if name.endswith(exempt)]
+    others = [p for name, p in plain.named_parameters() if not name.endswith(exempt)]
     groups = [{"params": kept, "weight_decay": 0.0}, {"params": others, "weight_decay": 0.1}]
     optimizer = torch.optim.AdamW(groups, foreach=False, fused=False)
     clipped = 0

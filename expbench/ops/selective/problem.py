@@ -75,4 +75,4 @@ class Gradients(NamedTuple):
 
 def state_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return the dtype of the state for sequences of `dtype`: never below float32, as rounding errors add up over steps."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.promote_types(dtype, torch.float32)

@@ -1,15 +1,15 @@
 """Checkpoints: safetensors files from which a training resumes as if it had never stopped.
 
 A folder belongs to one training and holds its last two checkpoints, ``step-000000100.safetensors``. Each file is written
-under a temporary name and then renamed. It contains the identity of its training and a checksum of its numbers: a damaged
-file is skipped, a file of another training raises an error.
+under a temporary name and then renamed. It contains the identity of its training and one checksum of all its contents: a
+damaged or edited file is skipped, a file of another training raises an error.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +19,12 @@ from torch import Tensor
 
 from expbench import files
 from expbench.errors import BadInput, first_line
+from expbench.training.optimizer import as_real
 
 FOLDER = "checkpoints"  # in a results folder, with one subfolder per run, named by its key
 _KEY = "expbench_language"  # in a file's metadata; kept for old files, from when only language models had checkpoints
-_FORMAT = 2  # of `State.about`; increase it with every change of the format
+_CHECK = "sha256"  # likewise
+_FORMAT = 3  # of `State.about`; increase it with every change of the format
 _KEPT = 2
 
 
@@ -59,7 +61,7 @@ class Checkpoints:
     def newest(self, *, quiet: bool = False) -> State | None:
         """Return the last intact checkpoint, or None if the folder has no checkpoint. quiet: do not print skipped files.
 
-        Raises `CheckpointError` if a file belongs to another training, is not a checkpoint, or if no file is intact.
+        Raises `CheckpointError` if a file belongs to another training, or if no file is an intact checkpoint.
         """
         damaged: list[str] = []
         for path in reversed(self._paths()):
@@ -82,32 +84,36 @@ class Checkpoints:
         from safetensors.torch import save_file
 
         target = self._folder / f"step-{state.step:09d}.safetensors"
-        tensors = {name: x.detach().cpu().contiguous() for name, x in state.tensors.items()}
-        content = {"identity": self._identity, "step": state.step, "about": state.about, "check": _check(tensors)}
+        tensors = {name: as_real(x.detach().cpu()).contiguous() for name, x in state.tensors.items()}
+        paired = [name for name, x in state.tensors.items() if x.is_complex()]
+        content = {"identity": self._identity, "step": state.step, "about": state.about, "complex": paired}
+        text = json.dumps(content)
         with files.replacing(target) as aside:
-            save_file(tensors, aside, metadata={_KEY: json.dumps(content)})
+            save_file(tensors, aside, metadata={_KEY: text, _CHECK: _checksum(text, tensors)})
         earlier = [path for path in self._paths() if path <= target]
         for path in set(self._paths()) - set(earlier[-_KEPT:]):
             path.unlink(missing_ok=True)
         return target
 
     def _paths(self) -> list[Path]:
-        return sorted(self._folder.glob("step-*.safetensors"))
+        return sorted(path for path in self._folder.glob("step-*.safetensors") if path.is_file())
 
     def _read(self, path: Path) -> State:
         from safetensors import SafetensorError, safe_open
 
         try:
             with safe_open(path, framework="pt") as file:
-                written = (file.metadata() or {}).get(_KEY)
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, ValueError) as error:  # ValueError: metadata that are not UTF-8
             raise _Damaged(first_line(error)) from error
-        if written is None:
-            raise CheckpointError(f"{path} is not a checkpoint of a training; use another folder for checkpoints")
-        content = json.loads(written)
-        if content["check"] != _check(tensors):
-            raise _Damaged("wrong checksum")
+        if _KEY not in metadata:
+            raise _Damaged("it is not a checkpoint of a training")
+        text = metadata[_KEY]
+        if metadata.get(_CHECK) != _checksum(text, tensors):
+            raise _Damaged("wrong checksum" if _CHECK in metadata else "no checksum, as in earlier versions of expbench")
+        content = json.loads(text)
+        tensors |= {name: torch.view_as_complex(tensors[name]) for name in content["complex"]}
         there, here = content["identity"], self._identity
         other = [name for name in {**there, **here} if there.get(name) != here.get(name)]
         if other:
@@ -126,10 +132,10 @@ def delete_checkpoints(results: Path, key: str) -> None:
             empty.rmdir()
 
 
-def _check(tensors: Mapping[str, Tensor]) -> int:
-    """Return a checksum of the names and numbers of tensors on the CPU."""
-    check = 0
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a text and of the names, dtypes, shapes and numbers of tensors on the CPU."""
+    digest = hashlib.sha256(json.dumps(text).encode())
     for name, x in sorted(tensors.items()):
-        content = x.contiguous().flatten().view(torch.uint8).numpy().data
-        check = zlib.crc32(content, zlib.crc32(name.encode(), check))
-    return check
+        digest.update(json.dumps([name, str(x.dtype), list(x.shape)]).encode())
+        digest.update(x.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

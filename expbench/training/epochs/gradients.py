@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from expbench.nn import forward_state
 from expbench.training import cuda_graph
 from expbench.training.distributed import Group, no_sync
 from expbench.training.epochs.recipe import Recipe, TrainerOptions
@@ -48,7 +49,7 @@ class GradientAccumulator:
     """
 
     def __init__(self, workload: Workload, recipe: Recipe, options: TrainerOptions, group: Group) -> None:
-        self._recipe, self._group = recipe, group
+        self._recipe, self._group, self._model = recipe, group, workload.model
         self._loss: nn.Module = _Loss(workload)
         self._parameters = [p for p in workload.model.parameters() if p.requires_grad]
         self._micro_batch_size = options.micro_batch_size or recipe.batch_size
@@ -88,11 +89,21 @@ class GradientAccumulator:
             return loss
         for p in self._parameters:
             p.grad = None
+        before = forward_state.snapshot(self._model) if self._left == 1 else None
         loss = self._eager(batch)
         if self._left is not None:
             self._left -= 1
+            if before is not None:
+                self._watch(forward_state.changes(before, self._model))
             self._group.average([p.grad for p in self._parameters if p.grad is not None])
         return loss
+
+    def _watch(self, changed: list[str]) -> None:
+        """Give up the capture if a pass changes state of the model in any process."""
+        if self._group.any(bool(changed)):
+            self._left = None
+            self.no_cuda_graph_reason = forward_state.reason(changed) or "the state of another process changes"
+            self._loss = self._group.wrapped(self._loss)
 
     def _eager(self, batch: Batch) -> Tensor:
         """Accumulate the gradients of a batch over its micro-batches, adding to the existing gradients; return its loss."""

@@ -15,6 +15,7 @@ from expbench.training.distributed import Group
 from expbench.training.epochs.gradients import GradientAccumulator
 from expbench.training.epochs.recipe import Plan, Recipe, TrainerOptions
 from expbench.training.epochs.workload import Batch, Workload
+from expbench.training.optimizer import as_real, decays
 from expbench.training.schedule import learning_rate_factor
 
 
@@ -31,7 +32,7 @@ class Steps:
             parameter_groups(model, recipe.weight_decay),
             recipe.lr,
             recipe.betas,
-            fused=True if group.device.type == "cuda" else None,
+            fused=True if group.device.type == "cuda" and not any(p.is_complex() for p in model.parameters()) else None,
         )
         name_of = {id(p): name for name, p in model.named_parameters()}
         self._trained = [(name_of[id(p)], p) for part in self._optimizer.param_groups for p in part["params"]]
@@ -79,7 +80,7 @@ class Steps:
 
         Both are read from the values that the optimizer received, so that errors in the schedule or the clipping show.
         """
-        norms = [torch.linalg.vector_norm(p.grad.double()) for _, p in self._trained if p.grad is not None]
+        norms = [torch.linalg.vector_norm(as_real(p.grad).double()) for _, p in self._trained if p.grad is not None]
         return float(self._optimizer.param_groups[0]["lr"]), float(torch.stack(norms).norm()) if norms else 0.0
 
     def batch(self) -> Batch:
@@ -119,13 +120,7 @@ class Steps:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Return two parameter groups for torch.optim, with and without weight decay.
-
-    Vectors (biases, norms, skips) and parameters marked `_no_weight_decay` do not decay. The embedding does, because it is
-    also the head's matrix; so do the taps of convolutions.
-    """
+    """Return two parameter groups for torch.optim, with and without weight decay (`optimizer.decays`)."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim > 1 and not getattr(p, "_no_weight_decay", False)]
-    chosen = {id(p) for p in decayed}
-    others = [p for p in trained if id(p) not in chosen]
+    decayed, others = [p for p in trained if decays(p)], [p for p in trained if not decays(p)]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
