@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from expbench import files
 from expbench.cli.baseline import baseline_app
 from expbench.cli.bench import bench_app
 from expbench.cli.claim import claim
 from expbench.cli.compare import compare
 from expbench.cli.inspect import check, doctor, list_plugins, show, trace
-from expbench.cli.options import say
+from expbench.cli.options import check_text, say
 from expbench.cli.report import compact, report
 from expbench.cli.reproduce import reproduce
 from expbench.cli.run import run
+from expbench.cli.streams import guarded
 from expbench.cli.theory import theory_app
 from expbench.errors import BadInput
 
@@ -59,17 +61,26 @@ app.command()(trace)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with 0 (done), 1 (a run failed), 2 (bad input) or 130 (interrupted)."""
+    """Run the command line and exit with 0 (done), 1 (a run failed), 2 (bad input, or a full disk) or 130 (interrupted)."""
+    with guarded():
+        _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: list[str]) -> NoReturn:
     try:
+        for word in arguments:
+            check_text(word)
         code = app(args=arguments, standalone_mode=False)
     except BadInput as error:
         say(f"error: {error}")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         raise SystemExit(130) from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise SystemExit(0) from None
+    except OSError as error:
+        if error.errno is None:  # raised by a library, not by the system
+            raise
+        say(f"error: {' '.join(files.reason(error).split())}")
+        raise SystemExit(2) from None
     except Exception as error:
         # errors of the command-line parser, which suggests the nearest option itself
         message = getattr(error, "format_message", None)

@@ -93,6 +93,16 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
         raise unknown(f"value of {option}:", value, choices)
 
 
+def check_text(word: str) -> None:
+    """Raise `BadInput` for a word of the command line that is not UTF-8, as no table can hold it, or that holds a NUL."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"{word!r} is not UTF-8; rename the file or folder, or write the name in UTF-8") from None
+    if "\0" in word:
+        raise BadInput(f"{word!r} holds a NUL character, which no name may hold")
+
+
 def shard_of(text: str) -> tuple[int, int]:
     """Parse ``1/4`` as (1, 4); raise `BadInput` for malformed text."""
     part, _, parts = text.partition("/")
