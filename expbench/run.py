@@ -61,10 +61,10 @@ class TaskAxes:
     instance: int = setting(
         "--instances",
         role="instance",
-        default="0",
+        default=None,
         least=0,
         most=RESERVED - 1,
-        help="Instances of a random family, e.g. which polynomial.",
+        help="Instances of a random family, e.g. which polynomial. (default: 0)",
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expbench.cli.compare import MarkdownOption, verdicts_of, write_page
-from expbench.cli.options import say
+from expbench.cli.options import Command, say
 from expbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ FolderOption = Annotated[
 ]
 
 
-@baseline_app.command()
+@baseline_app.command(cls=Command)
 def check(
     baseline: BaselineOption = _DEFAULT,
     results: FolderOption = None,
@@ -62,7 +62,7 @@ def check(
         raise SystemExit(1)
 
 
-@baseline_app.command()
+@baseline_app.command(cls=Command)
 def update(
     baseline: BaselineOption = _DEFAULT,
     results: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from expbench.cli.options import DEVICES, DeviceOption, check_choice, interrupt, say
+from expbench.cli.options import DEVICES, Command, DeviceOption, check_choice, interrupt, say
 from expbench.errors import BadInput
 
 bench_app = typer.Typer(rich_markup_mode=None)
@@ -21,7 +21,7 @@ def bench_root(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@bench_app.command("scan")
+@bench_app.command("scan", cls=Command)
 def bench_scan(
     shapes: Annotated[
         str | None, typer.Option(metavar="LIST", help="Shapes BxDxLxN, e.g. 32x768x1024x16. (default: by device)")

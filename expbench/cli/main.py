@@ -13,7 +13,7 @@ from expbench.cli.bench import bench_app
 from expbench.cli.claim import claim
 from expbench.cli.compare import compare
 from expbench.cli.inspect import check, doctor, list_plugins, show, trace
-from expbench.cli.options import check_text, say
+from expbench.cli.options import Command, check_text, say
 from expbench.cli.report import compact, report
 from expbench.cli.reproduce import reproduce
 from expbench.cli.run import run
@@ -47,17 +47,17 @@ def root(
         print(context.get_help())
 
 
-app.command()(run)
-app.command()(claim)
-app.command()(reproduce)
-app.command()(report)
-app.command()(compare)
-app.command()(compact)
-app.command("list")(list_plugins)
-app.command()(show)
-app.command()(check)
-app.command()(doctor)
-app.command()(trace)
+app.command(cls=Command)(run)
+app.command(cls=Command)(claim)
+app.command(cls=Command)(reproduce)
+app.command(cls=Command)(report)
+app.command(cls=Command)(compare)
+app.command(cls=Command)(compact)
+app.command("list", cls=Command)(list_plugins)
+app.command(cls=Command)(show)
+app.command(cls=Command)(check)
+app.command(cls=Command)(doctor)
+app.command(cls=Command)(trace)
 
 
 def main(arguments: list[str] | None = None) -> None:

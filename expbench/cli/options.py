@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, get_type_hints
 
 import typer
+import typer.core
 
 from expbench.errors import BadInput, unknown
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from expbench.settings import Option
 
-Command = TypeVar("Command", bound="Callable[..., None]")
+Called = TypeVar("Called", bound="Callable[..., None]")
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -44,10 +46,25 @@ ModelSettings = Annotated[
 ]
 
 
-def takes(*groups: Iterable[inspect.Parameter]) -> Callable[[Command], Command]:
+class Command(typer.core.TyperCommand):
+    """A command that refuses an option given twice, of which the parser would silently take the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of a command; raise `BadInput` for a repeated option."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        given = [
+            parameter for parameter in order if isinstance(parameter, typer.core.TyperOption) and not parameter.multiple
+        ]
+        for option, times in Counter(given).items():
+            if times > 1:
+                raise BadInput(f"{'/'.join(option.opts)} is given {times} times; give it once, and several values as a list")
+        return super().parse_args(ctx, args)
+
+
+def takes(*groups: Iterable[inspect.Parameter]) -> Callable[[Called], Called]:
     """Return a decorator that gives a function of `**options` these parameters as its signature, for typer to read."""
 
-    def declared(command: Command) -> Command:
+    def declared(command: Called) -> Called:
         parameters = [parameter for group in groups for parameter in group]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -127,6 +127,10 @@ def _request(options: Mapping[str, Any], path: Path) -> SweepSpec:
             raise BadInput(f"{path}: {name} must be a string or a number, e.g. {name} = '1,2'")
         else:
             given[name] = str(value)
+    if given.get("lr") == "auto":
+        raise BadInput(
+            f"{path}: lr = 'auto' would be tuned anew at every check; write the number that was chosen, e.g. lr = 0.01"
+        )
     for name in ("task", "models"):
         if name not in given:
             raise BadInput(f"{path}: an entry lacks {name} (it has {', '.join(given) or 'nothing'})")

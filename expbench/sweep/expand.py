@@ -113,7 +113,9 @@ class _Model(NamedTuple):
 def _tasks(name: str, all_names: list[str], spec: SweepSpec) -> Iterator[_Task]:
     plugin = plugins.find("task", name)
     cls = load_task(plugin)
-    instances = spec.seeds if spec.paired else spec.instances
+    if spec.paired and spec.instances is not None:
+        raise BadInput(f"--paired and --instances {spec.instances}: seed i runs on instance i; leave out one of the two")
+    instances = spec.seeds if spec.paired else "0" if spec.instances is None else spec.instances
     axes = {"instance": [str(i) for i in axis(AXES["instance"], instances)]}
     for setting, text in (("L", spec.L), ("degree", spec.degree)):
         if text is not None:
