@@ -29,7 +29,11 @@ _DEFAULT = "cpu"
 _FAIL_ON = "regressed,missing,failed"
 BaselineOption = Annotated[
     str,
-    typer.Option("--baseline", metavar="NAME", help="A name in results/baselines, or a folder with a configurations.toml."),
+    typer.Option(
+        "--baseline",
+        metavar="NAME",
+        help="A name in results/baselines or in the installed package, or a folder with a configurations.toml.",
+    ),
 ]
 FolderOption = Annotated[
     str | None, typer.Option("--results", metavar="FOLDER", help="Folder for the runs. (default: results/regress/NAME)")
@@ -78,6 +82,7 @@ def update(
     from expbench.results import folders
 
     chosen = regression_baseline.load(baseline)
+    regression_baseline.require_own(chosen)
     if results is None:
         jobs, folder = _ran(chosen, None)
     else:

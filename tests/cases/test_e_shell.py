@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +15,9 @@ import typer.main
 
 from expbench.cli.main import app
 from expbench.errors import BadInput
+from expbench.regression import baseline
 from tests.conftest import CommandLine, is_bad_input
-from tests.documents import ROOT
+from tests.documents import README, ROOT, links
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -76,3 +78,29 @@ def test_e_no_test_file_needs_an_optional_library_to_be_collected() -> None:
         source = path.read_text()
         found = at_the_top.search(source)
         assert found is None or "importorskip" in source[: found.start()], path
+
+
+def test_e_the_readme_of_a_package_index_has_no_relative_links() -> None:
+    description = runpy.run_path(str(ROOT / "setup.py"))["description"]
+    readme = README.read_text()
+    relative = [target for target in links(README) if not target.startswith(("https:", "#"))]
+    assert len(relative) > 20
+    linked = description(readme, "https://example.org/expbench", "1.2")
+    assert [link for link in re.findall(r"\]\(([^)]*)\)", linked) if not link.startswith("https://")] == []
+    assert "[tutorial](https://example.org/expbench/blob/v1.2/docs/tutorial.md)" in linked
+    assert "](https://example.org/expbench/raw/v1.2/results/reference/figure.svg)" in linked
+    bare = description(readme, None, "1.2")
+    assert re.findall(r"\]\((?!https://)", bare) == []
+    assert "tutorial (`docs/tutorial.md`)" in bare
+    for code in re.findall(r"^```.*?^```$", readme, re.DOTALL | re.MULTILINE):
+        assert code in linked
+        assert code in bare
+
+
+def test_e_the_baseline_of_an_installed_package_is_not_replaced(
+    expbench: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(baseline, "INSTALLED", ROOT / "results" / "baselines")  # where a wheel has them
+    is_bad_input(expbench("baseline", "update", "--yes"), "baseline cpu belongs to the installed expbench; copy")
+    is_bad_input(expbench("baseline", "check", "--baseline", "cup"), "did you mean 'cpu'?", "h200")
+    assert baseline.load("cpu").table.is_file()
