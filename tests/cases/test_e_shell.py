@@ -97,9 +97,7 @@ def test_e_the_readme_of_a_package_index_has_no_relative_links() -> None:
         assert code in bare
 
 
-def test_e_the_baseline_of_an_installed_package_is_not_replaced(
-    expbench: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_e_the_baseline_of_an_installed_package_stays(expbench: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baseline, "INSTALLED", ROOT / "results" / "baselines")  # where a wheel has them
     is_bad_input(expbench("baseline", "update", "--yes"), "baseline cpu belongs to the installed expbench; copy")
     is_bad_input(expbench("baseline", "check", "--baseline", "cup"), "did you mean 'cpu'?", "h200")
