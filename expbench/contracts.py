@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
@@ -25,6 +26,17 @@ _FORMER = {"primary_metric": "headline", "success_threshold": "solved_at"}  # na
 def task_values(task: Task) -> dict[str, Value]:
     """Return the resolved settings of a task."""
     return {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.init and f.name not in task.local}
+
+
+def local_values(task: Task) -> dict[str, Value]:
+    """Return the settings that say where the data of a task are, with absolute paths."""
+    given = {name: getattr(task, name) for name in task.local}
+    return {name: _located(value) for name, value in given.items() if value not in (None, "")}
+
+
+def _located(value: Value) -> Value:
+    path = Path(str(value)).expanduser()
+    return str(path.resolve()) if path.exists() else value
 
 
 def resolved_settings(model: type, values: Mapping[str, Value], width: int) -> dict[str, Value]:

@@ -1,10 +1,13 @@
 """Atomic file writes: write to a temporary file and rename it, so that a killed process leaves no partial file.
 
-Temporary files have unique hidden names. Several processes may write the same file at once; the last one wins.
+Temporary files have unique hidden names. Several processes may write the same file at once; the last one wins. A disk that
+is full, read-only or gone raises `NotWritten`, which is neither a bug nor the failure of a run.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,17 +15,41 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _STALE_SECONDS = 3600.0
+_IO_ERROR = re.compile(r"\b(?:Os \{ code: |os error )(\d+)")
+
+
+class NotWritten(OSError):
+    """A file cannot be written, for the reason that the system gives."""
 
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """Yield a temporary path; at the end of the block it replaces `target` atomically, unless the block raises."""
+    """Yield a temporary path; at the end of the block it replaces `target` atomically, unless the block raises.
+
+    Raise `NotWritten` if the system refuses.
+    """
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         yield aside
         aside.replace(target)
+    except OSError as error:
+        raise NotWritten(error.errno, error.strerror or str(error), str(target)) from error
+    except Exception as error:
+        refused = _IO_ERROR.search(str(error))  # a library in Rust, such as safetensors, has an error of its own for it
+        if refused is None:
+            raise
+        raise NotWritten(int(refused[1]), os.strerror(int(refused[1])), str(target)) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # left to `remove_stale`
+            aside.unlink(missing_ok=True)
+
+
+def reason(error: OSError) -> str:
+    """Return one line on an error of the system: the file and the reason."""
+    why = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:
+        return why
+    return f"{error.filename} cannot be {'written' if isinstance(error, NotWritten) else 'used'} ({why})"
 
 
 def remove_stale(folder: Path) -> None:

@@ -99,14 +99,18 @@ def find(kind: Kind, name: str) -> Plugin:
 
 def add_folder(kind: Kind, folder: str) -> None:
     """Register the files of `folder` as plugins, here and in child processes; raise `BadInput` if it is missing."""
-    if not Path(folder).is_dir():
+    if not folder or not Path(folder).is_dir():
         raise BadInput(f"--{kind}s-dir: {folder!r} is not a folder")
     package = importlib.import_module(_PACKAGES[kind])
-    variable = f"EXPBENCH_{kind.upper()}S_PATH"
+    variable = _variable(kind)
     resolved = str(Path(folder).resolve())
     if resolved not in map(str, map(Path.resolve, map(Path, package.__path__))):
         package.__path__.append(resolved)
         os.environ[variable] = os.pathsep.join(filter(None, [os.environ.get(variable), resolved]))
+
+
+def _variable(kind: Kind) -> str:
+    return f"EXPBENCH_{kind.upper()}S_PATH"
 
 
 def _in_folders(kind: Kind) -> list[Plugin]:
@@ -114,6 +118,8 @@ def _in_folders(kind: Kind) -> list[Plugin]:
     built_in = str(Path(str(package.__file__)).parent)
     plugins = []
     for folder in package.__path__:
+        if not Path(folder).is_dir():
+            raise BadInput(f"{_variable(kind)}: {folder!r} is not a folder")
         origin = BUILT_IN if Path(folder) == Path(built_in) else f"folder {folder}"
         for _, stem, _ in pkgutil.iter_modules([folder]):
             if not stem.startswith("_"):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_origin
 
-from expbench.settings import Value, options, setting
+from expbench.settings import Value, options, quoted, setting
 
 RESERVED = 1_000_000  # seeds and instances from here on are used only to tune learning rates
 
@@ -60,10 +60,10 @@ class TaskAxes:
     instance: int = setting(
         "--instances",
         role="instance",
-        default="0",
+        default=None,
         least=0,
         most=RESERVED - 1,
-        help="Instances of a random family, e.g. which polynomial.",
+        help="Instances of a random family, e.g. which polynomial. (default: 0)",
     )
 
 
@@ -189,25 +189,34 @@ class Run:
         """Return the name under which the command line finds the model, given its `Plugin.origin`: a file by its path."""
         return f"{origin}:{self.model.rpartition(':')[2]}" if origin.endswith(".py") else self.model
 
-    def command(self, model_origin: str = "", task_origin: str = "", *, seeds: str = "", instances: str | None = "") -> str:
+    def command(
+        self,
+        model_origin: str = "",
+        task_origin: str = "",
+        *,
+        local: Mapping[str, Value] | None = None,
+        seeds: str = "",
+        instances: str | None = "",
+    ) -> str:
         """Return the command line that repeats exactly this run, given the origins of its plugins (`Plugin.origin`).
 
-        seeds, instances: lists for several runs that differ in nothing else. instances=None: seed i runs on instance i.
+        local: the settings of the task that say where its data are. seeds, instances: lists for several runs that differ in
+        nothing else. instances=None: seed i runs on instance i.
         """
-        model = self.model_from(model_origin)
-        words = ["expbench", "run", "--task", self.task, "--models", model, "--seeds", seeds or str(self.seed)]
+        model = quoted(self.model_from(model_origin))
+        words = ["expbench", "run", "--task", quoted(self.task), "--models", model, "--seeds", seeds or str(self.seed)]
         words += ["--paired"] if instances is None else []
         for name in _IN_COMMAND:
             value = getattr(self, name)
             if name not in LATER or value != LATER[name]:
                 words += [FIELDS[name].flag, ("off", "on")[value] if isinstance(value, bool) else str(value)]
-        for name, value in self.task_settings.items():
+        for name, value in {**self.task_settings, **(local or {})}.items():
             if name == "instance":
                 words += [AXES[name].flag, instances or _text(value)] if instances is not None else []
-            elif value is not None:
+            elif value is not None or _may_differ_from_none(task_origin):
                 words += [AXES[name].flag, _text(value)] if name in AXES else ["-t", f"{name}={_text(value)}"]
         for name, value in self.model_settings.items():
-            if value is not None:
+            if value is not None or _may_differ_from_none(model_origin):
                 words += ["-m", f"{name}={_text(value)}"]
         for kind, origin in (("tasks", task_origin), ("models", model_origin)):
             if origin.startswith("folder "):
@@ -262,7 +271,22 @@ def _read(value: Any, kind: Any) -> Any:
 
 
 def _text(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """Return a value as a member of a list of the command line."""
+    return str(value).lower() if isinstance(value, bool | None) else quoted(str(value))
+
+
+def _may_differ_from_none(origin: str) -> bool:
+    """Return whether a setting of this plugin may be none where its default is not: those of built-in plugins never are."""
+    return origin not in ("", "built-in")
+
+
+def command_of(row: Mapping[str, Any], *, seeds: str = "", instances: str | None = "") -> str:
+    """Return the command line that repeats the run of a row of the results table; seeds, instances: see `Run.command`."""
+    model, task, local = (
+        str(row[name]) if isinstance(row.get(name), str) else ""
+        for name in ("model_origin", "task_origin", "local_settings")
+    )
+    return Run.from_row(row).command(model, task, local=json.loads(local or "{}"), seeds=seeds, instances=instances)
 
 
 def content_key(content: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ Value = bool | int | float | str | None
 Role = Literal["task", "instance", "model", "size", "protocol", "rate", "training", "seed", "version"]
 REQUIRED: Any = inspect.Parameter.empty
 _LONGEST_LIST = 100_000
+_MEMBER = re.compile(r'(\s*"(?:[^"]|"")*"\s*|\s*(?!\s*")[^,]*)(?=,|$)', re.DOTALL)
 _BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -43,7 +45,16 @@ class Setting(NamedTuple):
         return (self.annotation,)
 
     def parse(self, text: str, owner: str) -> Value:
-        """Parse `text` to a typed value; raise `BadInput` that names the owner and the valid values."""
+        """Parse `text` to a typed value; raise `BadInput` that names the owner and the valid values.
+
+        A number equal to the default is the default, of the type written there, as types enter the key of a run.
+        """
+        if text.lower() == "none" and (self.default is None or type(None) in self._alternatives()):
+            return None
+        value = self._parse(text, owner)
+        return self.default if value == self.default and not isinstance(value, bool) else value
+
+    def _parse(self, text: str, owner: str) -> Value:
         for alternative in self._alternatives():
             try:
                 return _parse_as(alternative, text)
@@ -147,20 +158,44 @@ def resolve(plugin: type, texts: Mapping[str, str], owner: str) -> dict[str, Val
 def split_list(text: str, option: str) -> list[str]:
     """Split ``"a,b"`` into ``["a", "b"]``, and expand end-exclusive ranges such as ``"0:3"`` and ``"0:9:3"``.
 
-    Raise `BadInput` for empty or repeated members and malformed ranges.
+    A member in double quotes is taken as it is, with ``""`` for a quote inside; `quoted` is the inverse. Raise `BadInput`
+    for empty or repeated members, malformed ranges and a quote that is not closed.
     """
     members: list[str] = []
-    for part in text.split(","):
-        part = part.strip()
-        if not part:
+    for part in _parts(text, option):
+        if part.startswith('"'):
+            members.append(part[1:-1].replace('""', '"'))
+        elif not part:
             raise BadInput(f"{option}: {text!r} has an empty member; write a list as 1,2,3 or a range as 0:5")
-        members += _range(part, option) if _looks_like_range(part) else [part]
+        else:
+            members += _range(part, option) if _looks_like_range(part) else [part]
     seen: set[str] = set()
     for member in members:
         if member in seen:
             raise BadInput(f"{option}: {member!r} occurs twice in {text[:80]!r}")
         seen.add(member)
     return members
+
+
+def quoted(text: str) -> str:
+    """Return a text as one member of a list, in double quotes if `split_list` would take it for something else."""
+    plain = text == text.strip() and text and "," not in text and not text.startswith('"') and not _looks_like_range(text)
+    return text if plain else '"' + text.replace('"', '""') + '"'
+
+
+def _parts(text: str, option: str) -> list[str]:
+    """Split a list at the commas outside of double quotes."""
+    parts, start = [], 0
+    while start <= len(text):
+        found = _MEMBER.match(text, start)
+        if found is None:
+            raise BadInput(
+                f"{option}: {text[start:][:80]!r} has a double quote that is not closed or has text after it; "
+                'write "" for a quote within quotes, and quote a member as a whole'
+            )
+        parts.append(found[1].strip())
+        start = found.end() + 1
+    return parts
 
 
 def as_list(numbers: Iterable[int]) -> str:

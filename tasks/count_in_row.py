@@ -45,7 +45,8 @@ class CountInRow(Task):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 2 <= self.classes <= self.L + 1:
-            raise ValueError(f"classes={self.classes} must be 2 to {self.L + 1} at L={self.L}")
+            most = self.L + 1
+            raise ValueError(f"classes={self.classes} must be 2 to {most} at L={self.L}, e.g. -t classes={most}")
         if not 0 <= self.q <= 1:
             raise ValueError(f"q={self.q} must lie in 0 to 1")
 

@@ -111,4 +111,6 @@ def test_help_takes_at_most_three_times_as_long_as_importing_typer() -> None:
 def test_every_package_is_named_in_the_distribution() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     present = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "expbench").rglob("__init__.py")}
-    assert set(settings["packages"]) == present | {"expbench_tasks"}
+    baselines = {f"expbench.baselines.{path.parent.name}" for path in (ROOT / "results/baselines").glob("*/table.parquet")}
+    assert set(settings["packages"]) == present | baselines | {"expbench_tasks", "expbench.baselines"}
+    assert baselines <= set(settings["package-data"])

@@ -92,9 +92,9 @@ def test_built_ins_are_described_without_importing_them() -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which the wheels of expbench and of the third party are installed."""
     folder = tmp_path_factory.mktemp("wheels")
-    for name in ("pyproject.toml", "README.md", "LICENSE", "expbench", "tasks"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "expbench", "tasks", "results/baselines"):
         source, target = ROOT / name, folder / "source" / name
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(exist_ok=True, parents=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
     shutil.copytree(STRANGER, folder / "thirdparty")
     build = [sys.executable, "-m", "pip", "-q", "wheel", "--no-deps", "--no-build-isolation", "-w", str(folder / "dist")]
@@ -108,6 +108,14 @@ def away(site: Path, folder: Path, *words: str, code: str = "-m expbench") -> "s
     environment = {**os.environ, "PYTHONPATH": str(site)}
     command = [sys.executable, *code.split(" ", 1), *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_wheel_has_the_baselines_and_a_readme_whose_links_lead_somewhere(site: Path, tmp_path: Path) -> None:
+    count = "from expbench.regression import baseline as b; c = b.load('cpu'); print(len(c.requests) > 0, c.table.is_file())"
+    assert away(site, tmp_path, code=f"-c {count}").stdout.split() == ["True", "True"]
+    (metadata,) = site.glob("expbench-*.dist-info/METADATA")
+    assert "What can a sequence layer express?" in metadata.read_text()
+    assert re.findall(r"\]\((?!https://)[^)]*\)", metadata.read_text()) == []
 
 
 def test_a_wheel_away_from_the_checkout_with_a_third_party(site: Path, tmp_path: Path, folders: list[str]) -> None:

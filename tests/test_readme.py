@@ -2,14 +2,15 @@
 
 import re
 
+import pytest
+
 from expbench.results import store
 from tests.conftest import TINY, CommandLine
 from tests.documents import README, ROOT
 
 
 def test_the_queries_beside_the_results(expbench: CommandLine) -> None:
-    import duckdb
-
+    duckdb = pytest.importorskip("duckdb")
     expbench("run", "--task", "polyreg", "--models", "ssm", *TINY)
     page = (ROOT / "results" / "README.md").read_text()
     python, sql = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "sql"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expbench.cli.compare import MarkdownOption, verdicts_of, write_page
-from expbench.cli.options import say
+from expbench.cli.options import Command, say
 from expbench.errors import BadInput
 from expbench.supervision import once, supervise
 
@@ -30,14 +30,18 @@ _DEFAULT = "cpu"
 _FAIL_ON = "regressed,missing,failed"
 BaselineOption = Annotated[
     str,
-    typer.Option("--baseline", metavar="NAME", help="A name in results/baselines, or a folder with a configurations.toml."),
+    typer.Option(
+        "--baseline",
+        metavar="NAME",
+        help="A name in results/baselines or in the installed package, or a folder with a configurations.toml.",
+    ),
 ]
 FolderOption = Annotated[
     str | None, typer.Option("--results", metavar="FOLDER", help="Folder for the runs. (default: results/regress/NAME)")
 ]
 
 
-@baseline_app.command()
+@baseline_app.command(cls=Command)
 def check(
     baseline: BaselineOption = _DEFAULT,
     results: FolderOption = None,
@@ -64,7 +68,7 @@ def check(
         raise SystemExit(1)
 
 
-@baseline_app.command()
+@baseline_app.command(cls=Command)
 def update(
     baseline: BaselineOption = _DEFAULT,
     results: Annotated[
@@ -81,6 +85,7 @@ def update(
     from expbench.results import folders
 
     chosen = regression_baseline.load(baseline)
+    regression_baseline.require_own(chosen)
     if results is None:
         jobs, folder = _ran(chosen, None)
     else:

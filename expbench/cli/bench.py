@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from expbench.cli.options import DEVICES, DeviceOption, check_choice, say
+from expbench.cli.options import DEVICES, Command, DeviceOption, check_choice, say
 from expbench.errors import BadInput
 from expbench.supervision import interrupt
 
@@ -22,7 +22,7 @@ def bench_root(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@bench_app.command("scan")
+@bench_app.command("scan", cls=Command)
 def bench_scan(
     shapes: Annotated[
         str | None, typer.Option(metavar="LIST", help="Shapes BxDxLxN, e.g. 32x768x1024x16. (default: by device)")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from expbench import files
 from expbench.cli.options import (
     BackendOption,
     DeviceOption,
@@ -23,6 +24,7 @@ from expbench.cli.options import (
     shard_of,
     show_log,
 )
+from expbench.errors import BadInput
 from expbench.supervision import interrupt
 
 if TYPE_CHECKING:
@@ -115,6 +117,10 @@ def _train(jobs: Sequence[Job], options: SweepOptions) -> None:
     except KeyboardInterrupt:
         say("interrupted; the same command resumes")
         raise SystemExit(130) from None
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise BadInput(f"{files.reason(error)}; finished runs are kept, and the same command resumes") from error
     ran = ", ".join(f"{n} {status}" for status, n in sorted(ended.counts.items())) or "none"
     say(f"ran {ended.counts.total()} ({ran}); results in {options.folder}; expbench report plots them")
     if ended.counts["failed"]:

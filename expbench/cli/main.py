@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from expbench import supervision
+from expbench import files, supervision
 from expbench.cli.baseline import baseline_app
 from expbench.cli.bench import bench_app
 from expbench.cli.claim import claim
 from expbench.cli.compare import compare
 from expbench.cli.inspect import check, doctor, list_plugins, show, trace
-from expbench.cli.options import say
+from expbench.cli.options import Command, check_text, say
 from expbench.cli.report import compact, report
 from expbench.cli.reproduce import reproduce
 from expbench.cli.run import run
+from expbench.cli.streams import guarded
 from expbench.cli.theory import theory_app
 from expbench.errors import BadInput
 
@@ -46,39 +47,43 @@ def root(
         print(context.get_help())
 
 
-app.command()(run)
-app.command()(claim)
-app.command()(reproduce)
-app.command()(report)
-app.command()(compare)
-app.command()(compact)
-app.command("list")(list_plugins)
-app.command()(show)
-app.command()(check)
-app.command()(doctor)
-app.command()(trace)
+app.command(cls=Command)(run)
+app.command(cls=Command)(claim)
+app.command(cls=Command)(reproduce)
+app.command(cls=Command)(report)
+app.command(cls=Command)(compare)
+app.command(cls=Command)(compact)
+app.command("list", cls=Command)(list_plugins)
+app.command(cls=Command)(show)
+app.command(cls=Command)(check)
+app.command(cls=Command)(doctor)
+app.command(cls=Command)(trace)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with 0 (done), 1 (a run failed), 2 (bad input) or 130 (interrupted).
+    """Run the command line and exit with 0 (done), 1 (a run failed), 2 (bad input, or a full disk) or 130 (interrupted).
 
     arguments: None for those of this process, whose command is then supervised if it trains.
     """
-    with supervision.command(of_this_process=arguments is None):
-        _main(arguments)
+    with supervision.command(of_this_process=arguments is None), guarded():
+        _main(sys.argv[1:] if arguments is None else arguments)
 
 
-def _main(arguments: list[str] | None) -> None:
+def _main(arguments: list[str]) -> NoReturn:
     try:
+        for word in arguments:
+            check_text(word)
         code = app(args=arguments, standalone_mode=False)
     except BadInput as error:
         say(f"error: {error}")
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         raise SystemExit(130) from None
-    except BrokenPipeError:
-        sys.stderr.close()
-        raise SystemExit(0) from None
+    except OSError as error:
+        if error.errno is None:  # raised by a library, not by the system
+            raise
+        say(f"error: {' '.join(files.reason(error).split())}")
+        raise SystemExit(2) from None
     except Exception as error:
         # errors of the command-line parser, which suggests the nearest option itself
         message = getattr(error, "format_message", None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
+import typer.core
 
 from expbench.errors import BadInput, unknown
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
     from expbench.settings import Option
 
-Command = TypeVar("Command", bound="Callable[..., None]")
+Called = TypeVar("Called", bound="Callable[..., None]")
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -44,10 +46,25 @@ ModelSettings = Annotated[
 ]
 
 
-def takes(*groups: Iterable[inspect.Parameter]) -> Callable[[Command], Command]:
+class Command(typer.core.TyperCommand):
+    """A command that refuses an option given twice, of which the parser would silently take the last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of a command; raise `BadInput` for a repeated option."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        given = [
+            parameter for parameter in order if isinstance(parameter, typer.core.TyperOption) and not parameter.multiple
+        ]
+        for option, times in Counter(given).items():
+            if times > 1:
+                raise BadInput(f"{'/'.join(option.opts)} is given {times} times; give it once, and several values as a list")
+        return super().parse_args(ctx, args)
+
+
+def takes(*groups: Iterable[inspect.Parameter]) -> Callable[[Called], Called]:
     """Return a decorator that gives a function of `**options` these parameters as its signature, for typer to read."""
 
-    def declared(command: Command) -> Command:
+    def declared(command: Called) -> Called:
         parameters = [parameter for group in groups for parameter in group]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -91,6 +108,16 @@ def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise `BadInput` if the value is not one of the choices."""
     if value not in choices:
         raise unknown(f"value of {option}:", value, choices)
+
+
+def check_text(word: str) -> None:
+    """Raise `BadInput` for a word of the command line that is not UTF-8, as no table can hold it, or that holds a NUL."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise BadInput(f"{word!r} is not UTF-8; rename the file or folder, or write the name in UTF-8") from None
+    if "\0" in word:
+        raise BadInput(f"{word!r} holds a NUL character, which no name may hold")
 
 
 def shard_of(text: str) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import typer
 
 from expbench.cli.options import (
     DEVICES,
+    Command,
     DeviceOption,
     ModelsDir,
     ModelSettings,
@@ -30,7 +31,7 @@ def theory_root(context: typer.Context) -> None:
         print(context.get_help())
 
 
-@theory_app.command("degree")
+@theory_app.command("degree", cls=Command)
 def theory_degree(
     models: Annotated[
         str, typer.Option(metavar="LIST", help="Model names, path/file.py:Class, or module:Class.")
@@ -81,7 +82,7 @@ def theory_degree(
         raise SystemExit(1)
 
 
-@theory_app.command("construct")
+@theory_app.command("construct", cls=Command)
 def theory_construct(
     what: Annotated[str, typer.Argument(help="lemma2, count-in-row, or a polynomial, e.g. '2*x1^2*x3 - x2*x4 + 0.5'.")],
     L: Annotated[
@@ -99,7 +100,7 @@ def theory_construct(
     print(demonstrate(what, L, D, N))
 
 
-@theory_app.command("realise")
+@theory_app.command("realise", cls=Command)
 def theory_realise(
     formula: Annotated[str, typer.Argument(help="A polynomial, e.g. 'x1*x2*x3'.")],
     L: Annotated[int | None, typer.Option("--L", min=1, max=4096, help="Length. (default: the last variable)")] = None,
@@ -135,7 +136,7 @@ def theory_realise(
     print(", ".join(map(str, write(found, formula, folder))))
 
 
-@theory_app.command("bound")
+@theory_app.command("bound", cls=Command)
 def theory_bound(
     L: Annotated[int, typer.Option("--L", help="Length.")] = 8,
     D: Annotated[int, typer.Option("--D", help="Width.")] = 4,
@@ -152,7 +153,7 @@ def theory_bound(
     print(demonstrate_bound(L=L, D=D, N=N, classes=classes, samples=samples, seed=seed, steps=steps))
 
 
-@theory_app.command("correlation")
+@theory_app.command("correlation", cls=Command)
 def theory_correlation(
     statistic: Annotated[str, typer.Option(metavar="NAME", help="k_hat, abar_max, frac_abs_gt_1.")] = "k_hat",
     results: ResultsOption = "results",

@@ -10,7 +10,7 @@ import pandas as pd
 from expbench.console.formatting import aligned, number
 from expbench.results.schema import PROVENANCE
 from expbench.results.store import rows_of_run
-from expbench.run import Run
+from expbench.run import Run, command_of
 
 if TYPE_CHECKING:
     from typing import Any
@@ -20,13 +20,16 @@ def trace_key(frame: pd.DataFrame, folder: Path, key: str) -> str:
     """Return a description of the run whose key begins with `key`; raise `BadInput` unless there is exactly one."""
     rows = rows_of_run(frame, key)
     first = rows.iloc[0]
-    run = Run.from_row({str(name): value for name, value in first.items()})
+    row = {str(name): value for name, value in first.items()}
+    run = Run.from_row(row)
     lines = [["key", first["key"]], ["run", run.title()], ["status", str(first["status"])]]
     if pd.notna(first["error"]):
         lines.append(["error", str(first["error"])])
     lines += [["task settings", str(first["task_settings"])], ["model settings", str(first["model_settings"])]]
     lines += [[name.replace("_", " "), _shown(first[name])] for name in PROVENANCE if name not in ("seconds", "traceback")]
-    lines += [["command", run.command(str(first["model_origin"]), str(first["task_origin"]))]]
+    lines += [["command", command_of(row)]]
+    if "text" in run.task_settings and pd.isna(first["local_settings"]):
+        lines += [["", "add -t path=FOLDER if the text is in a folder of yours: tables before schema 7 do not name it"]]
     parts = [aligned(lines)]
     if pd.notna(first["traceback"]):
         parts.append(str(first["traceback"]))
@@ -49,7 +52,7 @@ def _curve(rows: pd.DataFrame) -> str:
     """Return a table of the training loss and the primary metric on the validation split by step."""
     whole = rows[rows["slice"].fillna("") == ""]
     loss = whole[(whole["split"] == "train") & (whole["metric"] == "loss")].set_index("step")["value"]
-    primary = whole[(whole["split"] == "validation") & whole["primary"].fillna(False).astype(bool)]
+    primary = whole[(whole["split"] == "validation") & whole["primary"].eq(True)]
     if loss.empty:
         return ""
     metric = primary["metric"].iloc[0] if not primary.empty else "metric"

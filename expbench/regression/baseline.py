@@ -30,6 +30,7 @@ from expbench.training.epochs.checkpoint import FOLDER as CHECKPOINTS
 from expbench.training.job import Job
 
 FOLDER = Path("results/baselines")
+INSTALLED = Path(__file__).parents[1] / "baselines"  # the same folder in a wheel, for use outside a checkout
 CHECKED = Path("results/regress")  # runs of checks, by the name of the baseline
 _CONFIGURATIONS, _FORMER, _TABLE = "configurations.toml", "cells.toml", "table"
 _FIELDS = {field.name for field in dataclasses.fields(SweepSpec)}
@@ -73,14 +74,15 @@ class Checked(NamedTuple):
 
 
 def load(name: str) -> Baseline:
-    """Load a baseline by its name below results/baselines or by its folder; raise `BadInput` if missing or malformed."""
-    folder = Path(name) if (Path(name) / _CONFIGURATIONS).is_file() else FOLDER / name
+    """Load a baseline by its folder, or by its name below results/baselines or in the wheel, or raise `BadInput`."""
+    places = [Path(name), FOLDER / name, INSTALLED / name]
+    folder = next((place for place in places if (place / _CONFIGURATIONS).is_file()), FOLDER / name)
     path = folder / _CONFIGURATIONS
     if not path.is_file():
         for former in (Path(name) / _FORMER, FOLDER / name / _FORMER):
             if former.is_file():
                 raise BadInput(f"rename {former} to {_CONFIGURATIONS}, and its entry `cells` to `configurations`")
-        known = sorted(each.parent.name for each in FOLDER.glob(f"*/{_CONFIGURATIONS}"))
+        known = sorted({each.parent.name for place in (FOLDER, INSTALLED) for each in place.glob(f"*/{_CONFIGURATIONS}")})
         raise unknown("baseline", name, [*known, f"{'any' if known else 'a'} folder with a {_CONFIGURATIONS}"])
     try:
         declared = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -127,6 +129,10 @@ def _request(options: Mapping[str, Any], path: Path) -> SweepSpec:
             raise BadInput(f"{path}: {name} must be a string or a number, e.g. {name} = '1,2'")
         else:
             given[name] = str(value)
+    if given.get("lr") == "auto":
+        raise BadInput(
+            f"{path}: lr = 'auto' would be tuned anew at every check; write the number that was chosen, e.g. lr = 0.01"
+        )
     for name in ("task", "models"):
         if name not in given:
             raise BadInput(f"{path}: an entry lacks {name} (it has {', '.join(given) or 'nothing'})")
@@ -164,6 +170,15 @@ def check(baseline: Baseline, jobs: Sequence[Job], folder: Path, command: str, c
         raise BadInput(problems[0])
     names = (str(baseline.folder), str(folder))
     return Checked(comparison.compare(base, new, names, confidence), invariants.broken(new, base))
+
+
+def require_own(baseline: Baseline) -> None:
+    """Raise `BadInput` for a baseline of the installed package, which is compared with and not replaced."""
+    if baseline.folder.is_relative_to(INSTALLED):
+        raise BadInput(
+            f"baseline {baseline.name} belongs to the installed expbench; "
+            f"copy {baseline.folder} to {FOLDER / baseline.name} to have one of your own"
+        )
 
 
 def replace(baseline: Baseline, jobs: Sequence[Job], folder: Path) -> int:

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from expbench.console.formatting import number
 from expbench.regression.losses import losses, on_metric, summarised
 from expbench.regression.matching import VERSIONS, match
-from expbench.run import Run
+from expbench.run import command_of
 from expbench.stats.differences import estimated
 from expbench.stats.intervals import CONFIDENCE, holm
 
@@ -89,9 +89,7 @@ class Comparison:
     def command(self, configuration: int) -> str:
         """Return the command that reruns one run of a configuration, from NEW if it has one."""
         runs = self.runs[self.runs["configuration"] == configuration].sort_values("side", ascending=False, kind="stable")
-        row = {str(name): value for name, value in runs.iloc[0].items()}
-        model, task = (row[name] if isinstance(row[name], str) else "" for name in ("model_origin", "task_origin"))
-        return Run.from_row(row).command(model, task)
+        return command_of({str(name): value for name, value in runs.iloc[0].items()})
 
 
 def compare(

@@ -31,7 +31,7 @@ def losses(runs: pd.DataFrame) -> pd.DataFrame:
     are ratios), margin (on the scale of the loss). loss: NaN unless the run is a trial.
     """
     finite = np.isfinite(runs["value"])
-    higher = runs["higher_is_better"].fillna(False).astype(bool)
+    higher = runs["higher_is_better"].eq(True)
     reached = np.where(higher, runs["value"] >= runs["success_threshold"], runs["value"] <= runs["success_threshold"])
     runs = runs.assign(
         runs=True,

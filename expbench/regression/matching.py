@@ -28,7 +28,7 @@ _MEASURED = ["split", "slice", "step", "metric", "value", "primary", "higher_is_
 _ORIGIN = ["run_seconds", "created", "device_name", "stack_size", "expbench", "python", "torch", "git_commit"]
 COLUMNS = [
     *("key", "kind", "status", "error", "instance", *FIELDS, *_MEASURED, *_ORIGIN),
-    *("task_origin", "model_origin"),
+    *("task_origin", "local_settings", "model_origin"),
 ]  # columns of the results table that a comparison reads
 
 

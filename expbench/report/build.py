@@ -221,10 +221,7 @@ def _section(
     configurations: list[Configuration], frame: pd.DataFrame, task: str, context: str, name: str, target: Path
 ) -> Section:
     controls = frame[
-        ~frame["kind"].isin(TRAINED)
-        & (frame["task"] == task)
-        & (frame["context"] == context)
-        & frame["primary"].fillna(False).astype(bool)
+        ~frame["kind"].isin(TRAINED) & (frame["task"] == task) & (frame["context"] == context) & frame["primary"].eq(True)
     ]
     metric = next((c.metric for c in configurations if c.metric), "")
     parts: list[Block] = []
@@ -238,7 +235,7 @@ def _section(
     others = [tables.of_labels(configurations, f"{task}: labels"), tables.of_controls(controls, f"{task}: controls")]
     parts += [tables.same(configurations), main]
     keys = {key for c in configurations for key in c.each("key")}
-    primary = frame[frame["primary"].fillna(False).astype(bool) & (frame["split"] == "validation") & frame["key"].isin(keys)]
+    primary = frame[frame["primary"].eq(True) & (frame["split"] == "validation") & frame["key"].isin(keys)]
     drawn = [c for c in configurations if c.values]
     names = len(set(labels(drawn).values()))
     if names > _MOST_DRAWN:

@@ -139,7 +139,7 @@ def _largest(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[B
         return
     wide = pd.DataFrame(columns).sort_index()
     every = -(-len(wide) // _MOST_EPOCHS)
-    kept = wide[(len(wide) - 1) % every :: every]  # includes the last epoch
+    kept = wide.iloc[(len(wide) - 1) % every :: every]  # includes the last epoch
     lines = [[f"{epoch:.3g}", *map(number, values)] for epoch, *values in kept.itertuples(name=None)]
     yield (
         "Largest |Abar| after each epoch, over layers and runs (including those that diverged), on the first tokens of the "

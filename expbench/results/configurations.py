@@ -18,7 +18,7 @@ from expbench.results.identity import SIZES as SIZES
 from expbench.results.learning_rates import choose
 from expbench.results.reported import choosing, reported
 from expbench.results.schema import COLUMNS
-from expbench.run import AXES, Run
+from expbench.run import AXES, command_of
 from expbench.settings import Role, as_list
 from expbench.stats.intervals import Interval, nested_interval, share_interval
 
@@ -153,17 +153,17 @@ class Configuration:
     @property
     def commands(self) -> list[str]:
         """Command lines that repeat exactly its runs: a single one if every instance has the same seeds."""
-        origins = [" ".join(_known(self.each(column)[:1])) for column in ("model_origin", "task_origin")]
-        run = Run.from_row(self.facts | {column: self.each(column)[0] for column in ("task_settings", "seed")})
+        columns = ("task_settings", "seed", "model_origin", "task_origin", "local_settings")
+        row = self.facts | {column: self.each(column)[0] for column in columns}
         seeds: dict[int, list[int]] = {}
         for instance, seed in sorted(zip(self.each("instance"), self.each("seed"), strict=True)):
             seeds.setdefault(instance, []).append(seed)
         if len(seeds) > 1 and all(own == [instance] for instance, own in seeds.items()):
-            return [run.command(*origins, seeds=as_list(seeds), instances=None)]
+            return [command_of(row, seeds=as_list(seeds), instances=None)]
         by_seeds: dict[str, list[int]] = {}
         for instance, own in seeds.items():
             by_seeds.setdefault(as_list(own), []).append(instance)
-        return [run.command(*origins, seeds=own, instances=as_list(instances)) for own, instances in by_seeds.items()]
+        return [command_of(row, seeds=own, instances=as_list(instances)) for own, instances in by_seeds.items()]
 
 
 def with_context(frame: pd.DataFrame) -> pd.DataFrame:

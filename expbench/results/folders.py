@@ -39,7 +39,8 @@ def existing_folder(path: str) -> Path:
     if not folder.is_dir():
         parent = folder.parent
         beside = [str(p) for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
-        raise unknown("results folder", path, [name for name in beside if not Path(name).name.startswith((".", "_"))])
+        known = [name for name in beside if not Path(name).name.startswith((".", "_"))]
+        raise BadInput(f"{unknown('results folder', path, known)}; name it by --results FOLDER")
     return folder
 
 

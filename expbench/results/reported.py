@@ -21,7 +21,7 @@ def reported(frame: pd.DataFrame) -> pd.Series[bool]:
 
     A run trained in epochs is reported at the epoch with the best validation value, the first if several are equal.
     """
-    shown = frame["primary"].fillna(False).astype(bool) & frame["split"].isin(["validation", "test"])
+    shown = frame["primary"].eq(True) & frame["split"].isin(["validation", "test"])
     rows = frame.loc[shown, ["key", "split", "step", "value", "higher_is_better"]]
     at = rows.groupby(["key", "split"])["step"].transform("max")
     epochs = rows[(rows["split"] == "validation") & rows["key"].isin(_in_epochs(frame)) & rows["value"].notna()]

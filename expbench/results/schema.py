@@ -76,6 +76,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "torch": _TEXT,
     "git_commit": _TEXT,
     "task_origin": _TEXT,
+    "local_settings": _TEXT,
     "model_origin": _TEXT,
     "weights": _TEXT,
 }

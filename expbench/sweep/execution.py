@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from expbench import supervision
+from expbench.files import NotWritten
 from expbench.ops import backends
 from expbench.results import store
 from expbench.results.reported import chosen_step
@@ -90,7 +91,7 @@ def execute(stack: Stack, context: Context, progress: Progress) -> Iterator[tupl
 
     If a stack fails, its jobs are trained again one by one, and an exception of a single job becomes its outcome. If the
     device runs out of memory, the two halves of the stack are trained in sequence. Interrupts propagate, and so does
-    `CheckpointError`, which the user must resolve.
+    `CheckpointError` and `NotWritten`, which the user must resolve.
     """
     jobs = stack.jobs
     if jobs and jobs[0].refusal is not None:
@@ -146,7 +147,7 @@ def _alone(stack: Stack, context: Context, progress: Progress) -> tuple[Job, Out
             return ended
         record.known[0] |= rows.of_facts(job.task)
         outcome = Outcome("unsupported", reason)
-    except CheckpointError:
+    except (CheckpointError, NotWritten):
         raise
     except (Exception, SystemExit) as failure:  # an exception of a plugin ends its run, not the sweep
         outcome = Outcome.of_failure(failure)

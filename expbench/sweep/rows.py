@@ -10,6 +10,7 @@ from typing import Any
 
 from expbench.algebra.floors import Floor
 from expbench.algebra.reach import NoBound, Reach
+from expbench.contracts import local_values
 from expbench.results import provenance
 from expbench.results.learning_rates import RESERVED
 from expbench.run import Run, Score, canonical, content_key
@@ -111,6 +112,7 @@ def _of_task(job: Job) -> Row:
         "task": job.run.task,
         "task_version": job.run.task_version,
         "task_settings": canonical(settings),
+        "local_settings": canonical(local_values(job.task)),
         "L": settings["L"],
         "degree": settings.get("degree"),
         "instance": settings["instance"],

@@ -112,7 +112,9 @@ def _lengths(spec: SweepSpec) -> list[tuple[int | None, int | None]]:
 
 def task_axes(spec: SweepSpec, name: str) -> dict[str, list[str]]:
     """Return the texts of each setting of the task `name`, one of the request's; raise `BadInput`."""
-    instances = spec.seeds if spec.paired else spec.instances
+    if spec.paired and spec.instances is not None:
+        raise BadInput(f"--paired and --instances {spec.instances}: seed i runs on instance i; leave out one of the two")
+    instances = spec.seeds if spec.paired else "0" if spec.instances is None else spec.instances
     found = {"instance": [str(i) for i in axis(AXES["instance"], instances)]}
     for own, text in (("L", spec.L), ("degree", spec.degree)):
         if text is not None:

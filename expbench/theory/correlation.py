@@ -77,7 +77,7 @@ def correlations(frame: pd.DataFrame, statistic: str = "k_hat") -> list[Correlat
     if statistic == "k_hat":
         older = _largest(at_rest, "abar_max")
         by_run = {**older, **by_run}
-    curves = at_rest[at_rest["primary"].fillna(False).astype(bool) & (at_rest["slice"].fillna("") == "")]
+    curves = at_rest[at_rest["primary"].eq(True) & (at_rest["slice"].fillna("") == "")]
     losses = rows[(rows["split"] == "train") & (rows["metric"] == "loss")]
     series = [("", _by_step(curves)), ("training loss", _by_step(losses))]
     above = _reaches_one(frame)

@@ -45,7 +45,7 @@ def prune(jobs: Sequence[Job], folder: Path) -> None:
     if not crowded:
         return
     frame, _ = store.read(folder)
-    final = frame[(frame["split"] == "validation") & frame["primary"].fillna(False).astype(bool)]
+    final = frame[(frame["split"] == "validation") & frame["primary"].eq(True)]
     value = final.sort_values("step").groupby("key")["value"].last()
     for configuration in crowded:
         ordered = sorted((job.run.key for job in configuration), key=lambda key: float(value.get(key, float("nan"))))

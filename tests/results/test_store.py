@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,8 +27,13 @@ def test_the_schema_is_fixed_and_every_reader_takes_it(tmp_path: Path) -> None:
     assert pq.read_schema(path).equals(schema.SCHEMA, check_metadata=False)
     assert pq.read_metadata(path).metadata[b"expbench_schema"] == str(schema.VERSION).encode()
     assert pd.read_parquet(path)["value"].tolist() == [1.5, 2.5]
-    assert duckdb.sql(f"select sum(value), count(created) from '{path}'").fetchall() == [(4.0, 2)]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.parquet"], "nothing is left aside"
+
+
+def test_duckdb_reads_a_table(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    path = store.write(tmp_path, "a", [row("a", 1.5), row("a", 2.5)])
+    assert duckdb.sql(f"select sum(value), count(created) from '{path}'").fetchall() == [(4.0, 2)]
 
 
 def test_runs_are_collected_into_one_file(tmp_path: Path) -> None:
