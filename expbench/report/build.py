@@ -43,9 +43,10 @@ Each row is one configuration of a model. The columns are:
   for the network. With a floor of 0 no bound rules the task out; a network of this width and with these position codes may
   still be unable to represent it.
 - `reading`: conclusion about the network if no run of the configuration solves the task. `not representable`: its floor
-  lies above the threshold (in brackets: whether the mean is at the floor). `representable, not found`: a run of the same
-  network solves the task, or one of its instances, in another configuration, for example with another learning rate, more
-  steps or a construction (`--init`). `unknown`: neither holds; a failed search proves nothing.
+  lies above the threshold. In brackets: at its floor, if the interval ends within 10 % of the floor; perhaps at it, if only
+  the mean lies there; otherwise above it. `representable, not found`: a run of the same network solves the task, or one of
+  its instances, in another configuration, for example with another learning rate, more steps or a construction (`--init`).
+  `unknown`: neither holds; a failed search proves nothing.
 - `protocol`: norm, positions, residual, skip. If two models in one table have different `positions`, a difference between
   them is a difference of layer and positions together."""
 
