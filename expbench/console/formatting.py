@@ -3,7 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+
+# controls, marks of direction and other characters without a shape, separators of lines, lone surrogates
+_HIDDEN = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\xad\\u061c\\u180e\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb\\ufffe\\uffff"
+    "\\ud800-\\udfff\\U000e0000-\\U000e007f]"
+)
+
+
+def visible(text: str, keep: str = "") -> str:
+    """Replace characters that would act on a terminal or a page by their escapes, such as ``\\x1b``, except those to keep.
+
+    Names come from third-party files: an escape sequence could hide a line, and a mark of direction could reverse it.
+    """
+    return _HIDDEN.sub(lambda f: f[0] if f[0] in keep else f[0].encode("unicode_escape").decode(), text)
 
 
 def number(value: float | None) -> str:

@@ -14,13 +14,12 @@ from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from expbench.claims import claim, post_hoc, verdicts
 from expbench.errors import BadInput, unknown
 from expbench.report import language, latex, overview_figures, published, tables
 from expbench.report.document import Block, Claims, Document, FigureBlock, Section, Table, markdown
-from expbench.report.drawing import save
+from expbench.report.drawing import Figure, save
 from expbench.report.figures import beside_controls, curves, depth_against_degree, metric_against
 from expbench.report.html import page
 from expbench.report.labels import labels
