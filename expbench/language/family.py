@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 
+from expbench import files
 from expbench.errors import BadInput, of_plugin
 from expbench.language.flops import flops_per_token
 from expbench.language.model import LanguageModel, language_settings
@@ -108,6 +109,7 @@ class Language:
     def train(self, stack: Stack, context: Context) -> Iterator[Event]:
         """Train the only job of a stack, with checkpoints in the results folder until it has finished."""
         (job,) = stack.jobs
+        files.make_folder(context.folder / FOLDER)
         folder = context.folder / FOLDER / job.run.key
         seconds = None if math.isinf(context.ends) else max(0.0, context.ends - time.monotonic())
         options = TrainerOptions(device=context.device, folder=folder, seconds=seconds)
