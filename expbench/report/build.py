@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from expbench.claims import claim, post_hoc, verdicts
+from expbench.console.formatting import escaped
 from expbench.errors import BadInput, unknown
 from expbench.report import language, latex, overview_figures, published, tables
 from expbench.report.document import Block, Claims, Document, FigureBlock, Section, Table, markdown
@@ -231,7 +232,7 @@ def _section(
     if metric:
         sign, better = (">=", "higher") if configurations[0].higher_is_better else ("<=", "lower")
         parts.append(
-            f"Primary metric: **{metric}** on the test split ({better} is better). "
+            f"Primary metric: **{escaped(metric)}** on the test split ({better} is better). "
             f"Success threshold: {sign} {configurations[0].success_threshold:g}."
         )
     main = tables.results(configurations, metric or "result", f"{task}: results")

@@ -21,9 +21,9 @@ from expbench.results.configurations import Configuration
 
 _BACKEND = os.environ.pop("MPLBACKEND", None)  # if it is unknown, the import of matplotlib raises
 import matplotlib as mpl  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.axes import Axes as Axes  # noqa: E402
 from matplotlib.collections import LineCollection as LineCollection  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.figure import Figure as Figure  # noqa: E402
 from matplotlib.ticker import FuncFormatter, NullLocator  # noqa: E402
 from matplotlib.ticker import LogLocator as LogLocator  # noqa: E402
 
@@ -39,6 +39,7 @@ _STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.
 LEAST = 1e-5  # smaller errors are drawn at this value
 _PANELS, _COLUMNS = 6, 3
 _NAMED = 28  # names in a legend
+_LONGEST = 60  # characters of a name
 
 
 @contextmanager
@@ -58,6 +59,7 @@ def save(figure: Figure, path: Path) -> None:
     written = io.StringIO()
     with styled(math=True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has other fonts
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # names fill the figure
         layout = figure.get_layout_engine()
         if layout is not None:  # run the layout only once; savefig would otherwise redraw the figure for it
             layout.execute(figure)
@@ -105,7 +107,12 @@ def draw_legend(figure: Figure, handles: list[Any], names: list[str]) -> None:
     """Draw the legend to the right of the panels, truncated to their height."""
     if len(names) > _NAMED:
         handles, names = handles[:_NAMED], [*names[: _NAMED - 1], f"... and {len(names) - _NAMED + 1} more"]
-    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(handles, list(map(shortened, names)), loc="outside right upper", fontsize=8, frameon=False)
+
+
+def shortened(name: str) -> str:
+    """Return a name that leaves room for the axes: its beginning and its end."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 20]} ... {name[-15:]}"
 
 
 def drawn_panels(configurations: Sequence[Configuration]) -> list[tuple[int, int | None]]:

@@ -23,6 +23,7 @@ from expbench.report.drawing import (
     make_panels,
     panel_title,
     share_axes,
+    shortened,
     spread,
     styled,
 )
@@ -220,7 +221,7 @@ def beside_controls(configurations: Sequence[Configuration], controls: pd.DataFr
             [max(value, floor) for value in kept["value"]], kept["model"].map(rows.index), "D", color="0.35", markersize=4
         )
         axes.axvline(configurations[0].success_threshold, color="0.7", linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.set_yticks(range(len(rows)), list(map(shortened, rows)), fontsize=8)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_title(panel_title(*place), fontsize=9)
         axes.set_xlabel(f"{configurations[0].metric} (test)")

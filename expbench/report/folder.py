@@ -108,10 +108,10 @@ def _began_so(folder: Path, name: str) -> bool:
 
 def _carry(target: Path, aside: Path, written: set[str]) -> None:
     """Put what no report wrote from the present folder into the new one, as a second link or else as a copy."""
-    for parent, folders, _ in os.walk(target):
+    for place, folders, _ in os.walk(target):
         for name in folders:
-            own = Path(parent, name).relative_to(target)
-            if not Path(parent, name).is_symlink() and own.as_posix() != _FIGURES and not os.path.lexists(aside / own):
+            own = Path(place, name).relative_to(target)
+            if not Path(place, name).is_symlink() and own.as_posix() != _FIGURES and not os.path.lexists(aside / own):
                 (aside / own).mkdir(parents=True)
     for name in sorted(set(_names(target)) - written):
         kept = aside / name

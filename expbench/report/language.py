@@ -92,7 +92,9 @@ def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> draw
         axes.set_title(split, fontsize=9)
         axes.set_xlabel("epoch")
     panels[0].set_ylabel("perplexity")
-    figure.legend(list(named.values()), list(named), loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(
+        list(named.values()), list(map(drawing.shortened, named)), loc="outside right upper", fontsize=8, frameon=False
+    )
     return figure
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from expbench.report.drawing import COLOURS, Axes, Figure, make_figure, styled
+from expbench.report.drawing import COLOURS, Axes, Figure, make_figure, shortened, styled
 from expbench.report.labels import labels
 from expbench.report.published import Entry, around
 from expbench.results.configurations import SIZES, Configuration
@@ -61,7 +61,7 @@ def solved_by_depth(configurations: Sequence[Configuration]) -> Figure | None:
             axes.set_ylabel(rows[row].replace(", ", "\n"), fontsize=8)
         axes.set_xlabel("depth", fontsize=8)
         axes.tick_params(labelsize=7)
-    handles, texts = list(named.values()), list(named)
+    handles, texts = list(named.values()), list(map(shortened, named))
     figure.legend(handles, texts, loc="outside upper center", ncols=len(models), fontsize=8, frameon=False)
     return figure
 
