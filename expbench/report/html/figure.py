@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
+from xml.parsers import expat
+
+from markupsafe import escape
 
 # page.css defines these variables for the light and the dark theme.
 _COLOURS = {
@@ -27,7 +30,8 @@ _COLOURS = {
     },
 }
 _ELEMENTS = {"svg", "g", "defs", "clipPath", "path", "use", "rect", "text", "tspan", "image"}
-_ATTRIBUTES = {"id", "d", "x", "y", "width", "height", "transform", "clip-path", "style", "href"}
+_LINKS = ("clip-path", "xlink:href")
+_ATTRIBUTES = {"id", "d", "x", "y", "width", "height", "transform", "style", *_LINKS}
 _STYLE = re.compile(r"([a-z-]+: ?[\w\s.,#%'()+-]+;? ?)*")
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _OFTEN = 3
@@ -42,34 +46,37 @@ def inline(svg: str, prefix: str, title: str) -> str:
     title: the text for screen readers. Raise ValueError if the file contains no SVG.
     """
     try:
-        root = ET.fromstring(svg)
+        root = _parsed(svg)
         width, height = (float(root.get(side, "").removesuffix("pt")) for side in ("width", "height"))
-    except (ET.ParseError, ValueError) as error:
+    except (expat.ExpatError, ValueError) as error:
         raise ValueError(f"{title}: no SVG") from error
     _clean(root)
     elements = list(root.iter())
-    used = {found[1] for e in elements for name in ("clip-path", "href") if (found := _REFERENCE.match(e.get(name, "")))}
+    used = {found[1] for e in elements for name in _LINKS if (found := _REFERENCE.match(e.get(name, "")))}
     for element in elements:
         _adapt(element, used, prefix)
     _share_styles(root, prefix)
-    root.attrib = {
-        "role": "img",
-        "aria-label": title,
-        "width": f"{width:.0f}pt",
-        "height": f"{height:.0f}pt",
-        "viewBox": f"0 0 {width:g} {height:g}",
-        "style": f"--width: {width:.0f}pt",
-    }
-    return ET.tostring(root, encoding="unicode")
+    root.attrib = {}
+    head = f'<svg role="img" aria-label="{escape(title)}" width="{width:.0f}pt" height="{height:.0f}pt" '
+    head += f'viewBox="0 0 {width:g} {height:g}" style="--width: {width:.0f}pt"'
+    return head + ET.tostring(root, encoding="unicode").removeprefix("<svg")
+
+
+def _parsed(svg: str) -> ET.Element:
+    """Parse an SVG without resolving namespaces, as a page has none."""
+    builder, parser = ET.TreeBuilder(), expat.ParserCreate()
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.Parse(svg, True)
+    return builder.close()
 
 
 def _clean(element: ET.Element) -> None:
-    """Remove namespaces, space between elements, and everything but known elements and attributes."""
-    element.tag = element.tag.rpartition("}")[2]
-    known = {name.rpartition("}")[2]: value for name, value in element.items()}
-    element.attrib = {name: value for name, value in known.items() if name in _ATTRIBUTES}
+    """Remove space between elements, and everything but known elements and attributes."""
+    element.attrib = {name: value for name, value in element.items() if name in _ATTRIBUTES}
     for child in list(element):
-        if str(child.tag).rpartition("}")[2] in _ELEMENTS:
+        if child.tag in _ELEMENTS:
             _clean(child)
         else:
             element.remove(child)
@@ -84,7 +91,7 @@ def _adapt(element: ET.Element, used: set[str], prefix: str) -> None:
         match name:
             case "id":
                 new = f"{prefix}-{value}" if value in used else None
-            case "clip-path" | "href":
+            case _ if name in _LINKS:
                 found = _REFERENCE.fullmatch(value)
                 new = value.replace("#", f"#{prefix}-") if found else value if _IMAGE.fullmatch(value) else None
             case "style":
