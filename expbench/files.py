@@ -6,8 +6,10 @@ is full, read-only or gone raises `NotWritten`, which is neither a bug nor the f
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -54,7 +56,29 @@ def reason(error: OSError) -> str:
 
 def remove_stale(folder: Path) -> None:
     """Delete temporary files of killed processes in a folder, if they are more than an hour old."""
-    for left in folder.glob(".*.tmp"):
+    for left in folder.glob(f".*.{'[0-9a-f]' * 8}.tmp"):
         with suppress(FileNotFoundError):  # its process may just have renamed it
-            if time.time() - left.stat().st_mtime > _STALE_SECONDS:
+            found = left.lstat()
+            if stat.S_ISREG(found.st_mode) and time.time() - found.st_mtime > _STALE_SECONDS:
                 left.unlink()
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder inside a results folder if it does not exist; raise OSError if it is a link.
+
+    A results folder may come from elsewhere: what it links to is neither read, written nor deleted.
+    """
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link, and links in a results folder are not followed", str(path))
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def write_named(path: Path, text: str) -> None:
+    """Write a file that the user names: a pipe or a device as it is, any other atomically; raise OSError if it is a link."""
+    if path.is_symlink() and path.parent != Path("/dev"):
+        raise OSError(errno.ELOOP, "it is a link, which is not followed", str(path))
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_text(text, encoding="utf-8")
+        return
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from expbench.report.drawing import COLOURS, Axes, Figure, make_figure, styled
 
 Row = Mapping[str, Any]
 _SAME = ("B", "D", "N", "dtype", "gate", "transition")
@@ -15,17 +13,17 @@ _LIMITS = {"copy": "--", "exp": ":"}
 _MOST = 12  # pairs of panels; more would not be legible
 
 
+@styled(math=True)  # for the powers of ten
 def scan(rows: Sequence[Row]) -> Figure:
     """Plot `rows`: a panel each for forward and backward of each group of cases that differ only in L."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in sorted(rows, key=lambda row: int(row["L"])):
         groups.setdefault(tuple(row[column] for column in _SAME), []).append(row)
     names = list(dict.fromkeys(row["backend"] for row in rows))
-    colours = dict(zip(names, mpl.color_sequences["tab10"], strict=False))
+    colours = dict(zip(names, COLOURS, strict=False))
     shown = list(groups.items())[:_MOST]
-    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(9.0, 2.8 * len(shown)), layout="constrained")
-        panels = figure.subplots(len(shown), 2, squeeze=False, sharex="row")
+    figure = make_figure(9.0, 2.8 * len(shown))
+    panels = figure.subplots(len(shown), 2, squeeze=False, sharex="row")
     for pair, (_, group) in zip(panels, shown, strict=True):
         for axes, way in zip(pair, ("forward", "backward"), strict=True):
             _panel(axes, group, way, colours)

@@ -97,7 +97,7 @@ class Claim:
 
 def write(claim: Claim, folder: Path) -> Claim:
     """Write the claim to ``claims/HASH.json`` in a results folder; an existing file keeps its time of creation."""
-    path = folder / FOLDER / f"{claim.hash}.json"
+    path = _folder(folder) / f"{claim.hash}.json"
     if path.exists():
         return _read_file(path)
     created = datetime.now(UTC)
@@ -114,12 +114,22 @@ def write(claim: Claim, folder: Path) -> Claim:
 
 def read(folder: Path) -> list[Claim]:
     """Read the claims of a results folder in order of creation; raise `BadInput` with the path of an invalid file."""
-    claims = [_read_file(path) for path in (folder / FOLDER).glob("*.json")]
+    claims = [_read_file(path) for path in _folder(folder).glob("*.json")]
     return sorted(claims, key=lambda claim: (str(claim.created), claim.hash))
+
+
+def _folder(results: Path) -> Path:
+    """Return the folder of claims; raise `BadInput` if it is a link."""
+    folder = results / FOLDER
+    if folder.is_symlink():
+        raise BadInput(f"{folder} is a link, and links in a results folder are not followed; move the claims here")
+    return folder
 
 
 def _read_file(path: Path) -> Claim:
     try:
+        if path.is_symlink() or not path.is_file():
+            raise BadInput("it is no regular file")
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or sorted(content) != sorted(_FIELDS):
             raise BadInput(f"its fields must be {', '.join(_FIELDS)}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from expbench.claims.verdicts import ClaimResult, Judgement, rests_on
-from expbench.console.formatting import aligned, markdown_table, number
+from expbench.console.formatting import aligned, escaped, markdown_table, number, visible
 from expbench.stats.intervals import Interval
 from expbench.stats.resampling import LEAST_UNITS
 
@@ -51,32 +51,35 @@ def brief(finding: ClaimResult) -> str:
 
 def text(findings: Sequence[ClaimResult]) -> str:
     """Return the claims for the terminal: a sentence each, and a table for claims with several matched pairs."""
-    return "\n\n".join("\n".join([_said(f), *([aligned(table(f))] if len(f.judgements) > 1 else [])]) for f in findings)
+    return "\n\n".join(
+        "\n".join([_said(f, visible), *([aligned(table(f))] if len(f.judgements) > 1 else [])]) for f in findings
+    )
 
 
 def markdown(findings: Sequence[ClaimResult]) -> str:
     """Return the claims as Markdown: an explanation, then a sentence and a table for each claim."""
     parts = [PREFACE]
     for finding in findings:
-        parts.append(_said(finding))
+        parts.append(_said(finding, escaped))
         if finding.judgements:
             header, *lines = table(finding)
             parts.append(markdown_table(header, lines))
     return "\n\n".join(parts)
 
 
-def _said(finding: ClaimResult) -> str:
+def _said(finding: ClaimResult, shown: Callable[[str], str]) -> str:
+    """Return a claim and its verdicts in sentences; shown: how a text appears where they are read."""
     title = finding.claim.title
     if not finding.judgements:
-        return f"{title} cannot be tested: {finding.unmatched_reason}."
+        return shown(f"{title} cannot be tested: {finding.unmatched_reason}.")
     if len(finding.judgements) > MOST_SENTENCES:
-        return f"{title} {finding.summary}."
+        return shown(f"{title} {finding.summary}.")
     if len(finding.judgements) > 1:
-        said = (f"- {j.verdict}: {sentence(j, finding.columns)}." for j in finding.judgements)
-        return "\n".join([f"{title} {finding.summary}:", "", *said])
+        said = (f"- {shown(f'{j.verdict}: {sentence(j, finding.columns)}.')}" for j in finding.judgements)
+        return "\n".join([shown(f"{title} {finding.summary}:"), "", *said])
     (judgement,) = finding.judgements
     sizes = [name for name in ("L", "degree") if judgement.where.get(name, "none") != "none"]
-    return f"{title} is {judgement.verdict}: {sentence(judgement, sizes)}."
+    return shown(f"{title} is {judgement.verdict}: {sentence(judgement, sizes)}.")
 
 
 def _marks(j: Judgement) -> list[str]:

@@ -123,12 +123,13 @@ def _ran(chosen: Baseline, results: str | None) -> tuple[list[Job], Path]:
 
 def _show(found: Checked, fails: list[str], markdown: str | None, command: str) -> None:
     """Print the comparison and the violated invariants, and write them as Markdown."""
+    from expbench.console.formatting import escaped, visible
     from expbench.regression import formatting
 
     page = formatting.markdown(found.comparison, fails, False, command)
     if found.broken:
-        listed = "\n".join(f"- {broken}" for broken in found.broken)
-        said = f"FAILS: invariants are violated\n{listed}"
+        plain, listed = ("\n".join(f"- {show(str(broken))}" for broken in found.broken) for show in (visible, escaped))
+        said = f"FAILS: invariants are violated\n{plain}"
         page = f"### expbench baseline check: fails, invariants are violated\n\n{listed}\n\n{page}"
     else:
         said = "invariants hold: learning rates, clipped gradient norms and data checksums"

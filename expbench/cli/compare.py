@@ -73,11 +73,13 @@ def write_page(markdown: str, page: str) -> None:
     """Write a page to the file of --markdown; raise `BadInput` if that fails."""
     from pathlib import Path
 
+    from expbench import files
+
     if markdown == "-":
         print(page, end="")
         return
     try:
-        Path(markdown).write_text(page, encoding="utf-8")
+        files.write_named(Path(markdown), page)
     except OSError as error:
         raise BadInput(
             f"--markdown: {markdown!r} cannot be written ({error.strerror or error}); name another file, or -"

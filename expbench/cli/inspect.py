@@ -24,6 +24,7 @@ def list_plugins(tasks_dir: TasksDir = None, models_dir: ModelsDir = None) -> No
     """List the tasks and models, without importing any."""
     add_folders(tasks_dir, models_dir)
     from expbench import plugins
+    from expbench.console.formatting import visible
 
     kinds: tuple[plugins.Kind, ...] = ("task", "model")
     found = {kind: plugins.discover(kind) for kind in kinds}
@@ -32,7 +33,7 @@ def list_plugins(tasks_dir: TasksDir = None, models_dir: ModelsDir = None) -> No
         print(f"{kind}s:")
         for name, plugin in sorted(by_name.items()):
             origin = "" if plugin.origin == plugins.BUILT_IN else f" [{plugin.origin}]"
-            print(f"  {name:{width}}  {plugin.summary()}{origin}")
+            print(visible(f"  {name:{width}}  {plugin.summary()}{origin}"))
 
 
 def show(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 import typer
 import typer.core
 
+from expbench.console.formatting import visible
 from expbench.errors import BadInput, unknown
 
 if TYPE_CHECKING:
@@ -169,5 +170,5 @@ def show_log(held: MemoryHandler) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line to standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """Print a line to standard error; names in it cannot act on the terminal."""
+    print(visible(line, keep="\n\t"), file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from expbench.console.formatting import aligned, number
+from expbench.console.formatting import aligned, number, visible
 from expbench.results.schema import PROVENANCE
 from expbench.results.store import rows_of_run
 from expbench.run import Run, command_of
@@ -39,7 +39,7 @@ def trace_key(frame: pd.DataFrame, folder: Path, key: str) -> str:
         parts.append(
             f"weights: {path}" if path.exists() else "weights: not kept (the seed is neither best, median nor worst)"
         )
-    return "\n\n".join(part for part in parts if part)
+    return visible("\n\n".join(part for part in parts if part), keep="\n\t")
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 
-from expbench import probes
+from expbench import files, probes
 from expbench.algebra.reach import NO_BOUND
 from expbench.contracts import check_mixer
 from expbench.errors import BadInput, of_plugin
@@ -120,6 +120,7 @@ class Language:
     def train(self, stack: Stack, context: Context) -> Iterator[Event]:
         """Train the only job of a stack, with checkpoints in the results folder until it has finished."""
         (job,) = stack.jobs
+        files.make_folder(context.folder / FOLDER)
         folder = context.folder / FOLDER / job.run.key
         seconds = None if math.isinf(context.ends) else max(0.0, context.ends - time.monotonic())
         options = TrainerOptions(device=context.device, folder=folder, seconds=seconds)

@@ -145,7 +145,10 @@ def fresh(folder: Path, own: bool) -> Path:
     Raise `BadInput` if another folder already holds results, since they would be compared as new ones.
     """
     folders.open_folder(str(folder))
-    for path in (*folder.glob("*.parquet"), *folder.glob(f"{CHECKPOINTS}/*/*")):
+    checkpoints = folder / CHECKPOINTS
+    if any(path.is_symlink() for path in (checkpoints, *checkpoints.glob("*"))):
+        raise BadInput(f"--results: {checkpoints} is or holds a link, which is not followed; name another folder")
+    for path in (*folder.glob("*.parquet"), *checkpoints.glob("*/*")):
         if not (own and (schema.NAMED.fullmatch(path.stem) or path.suffix == ".safetensors")):
             raise BadInput(
                 f"--results: {folder} holds results ({path.name}), but a check reruns everything; name another folder"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from expbench.console.formatting import aligned, markdown_table, number
+from expbench.console.formatting import aligned, code_block, markdown_table, number, visible
 from expbench.regression.comparison import SLOWER, Comparison
 from expbench.regression.matching import IDENTITY
 from expbench.stats.intervals import share_interval
@@ -19,6 +19,7 @@ _MOST_CHARACTERS = 60_000  # GitHub limits a comment to 65,536
 _MOST_NAMED = 4  # versions, commits or devices of a side
 _OWN = ("task_settings_matched", "model_settings_matched")
 _AROUND = [column for column in IDENTITY if column not in ("task", "model", *_OWN)]
+_LINE = "\n"
 _FOLDED = ("undecided", "unchanged")
 _PREFACE = """\
 Configurations are matched by all settings except seed, instance, versions, and learning rates that were tuned on both sides.
@@ -36,7 +37,7 @@ def text(comparison: Comparison, fail_on: Sequence[str], speed: bool) -> str:
     parts = [aligned([header, *lines])]
     if len(comparison.configurations) > _MOST_LINES:
         parts.append(f"and {_counted(comparison.configurations['verdict'][_MOST_LINES:])}, not shown")
-    return "\n".join([*parts, "", summary(comparison, fail_on, speed)])
+    return "\n".join([*parts, "", visible(summary(comparison, fail_on, speed))])
 
 
 def summary(comparison: Comparison, fail_on: Sequence[str], speed: bool) -> str:
@@ -63,10 +64,10 @@ def markdown(comparison: Comparison, fail_on: Sequence[str], speed: bool, comman
     verdict = _listed(comparison.failing(fail_on))
     head = [f"### expbench compare: {f'fails, {verdict}' if comparison.failing(fail_on) else 'passes'}"]
     head.append(summary(comparison, fail_on, speed) + ".")
-    tail = [f"To repeat this comparison:\n\n```sh\n{command}\n```"]
+    tail = [f"To repeat this comparison:\n\n{code_block(command, 'sh')}"]
     if not folded.all():
         first = comparison.command(configurations.index[~folded][0])
-        tail.append(f"To rerun a run of the first configuration:\n\n```sh\n{first}\n```")
+        tail.append(f"To rerun a run of the first configuration:\n\n{code_block(visible(first, keep=_LINE), 'sh')}")
     tail += [_sides(comparison), _details("How to read this", _PREFACE.format(error=1 - comparison.confidence))]
     room = _MOST_CHARACTERS - sum(map(len, [*head, *tail]))
     shown = _within(comparison, configurations[~folded], speed, room) if not folded.all() else "No changes found."

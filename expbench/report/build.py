@@ -5,8 +5,8 @@ It is a pure function of the table and of the claims in the same folder, and it 
 
 from __future__ import annotations
 
+import re
 import shlex
-import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,14 +14,15 @@ from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from expbench.claims import claim, post_hoc, verdicts
+from expbench.console.formatting import escaped
 from expbench.errors import BadInput, unknown
 from expbench.report import language, latex, overview_figures, published, tables
 from expbench.report.document import Block, Claims, Document, FigureBlock, Section, Table, markdown
-from expbench.report.drawing import save
+from expbench.report.drawing import Figure, save
 from expbench.report.figures import beside_controls, curves, depth_against_degree, metric_against
+from expbench.report.folder import replacing
 from expbench.report.html import page
 from expbench.report.labels import labels
 from expbench.results.configurations import Configuration, gather, with_context
@@ -44,9 +45,10 @@ Each row is one configuration of a model. The columns are:
   for the network. With a floor of 0 no bound rules the task out; a network of this width and with these position codes may
   still be unable to represent it.
 - `reading`: conclusion about the network if no run of the configuration solves the task. `not representable`: its floor
-  lies above the threshold (in brackets: whether the mean is at the floor). `representable, not found`: a run of the same
-  network solves the task, or one of its instances, in another configuration, for example with another learning rate, more
-  steps or a construction (`--init`). `unknown`: neither holds; a failed search proves nothing.
+  lies above the threshold. In brackets: at its floor, if the interval ends within 10 % of the floor; perhaps at it, if only
+  the mean lies there; otherwise above it. `representable, not found`: a run of the same network solves the task, or one of
+  its instances, in another configuration, for example with another learning rate, more steps or a construction (`--init`).
+  `unknown`: neither holds; a failed search proves nothing.
 - `protocol`: norm, positions, residual, skip. If two models in one table have different `positions`, a difference between
   them is a difference of layer and positions together."""
 
@@ -61,46 +63,46 @@ def write_report(
 ) -> Path:
     """Write ``folder/report/report.md`` with its figures, ``report.html`` and ``report.tex``; return the path of the first.
 
-    tasks, models: the runs to show. against: a model that every other model is compared to, which is also shown. Raise
-    `BadInput` if no runs remain or the folder is not writable.
+    They replace the last report together, and all other files stay. tasks, models: the runs to show. against: a model that
+    every other model is compared to, which is also shown. Raise `BadInput` if no runs remain or the folder is not writable.
     """
     if models is not None and against is not None:
         models = list(dict.fromkeys([*models, against]))
     kept = with_context(_chosen(frame, folder, tasks, models, against))
     configurations = gather(kept)
-    target = folder / "report"
-    _make_folder(target / "figures")
     every = configurations if len(kept) == len(frame) else None
-    sections = [
+    judged = [
         *_against(configurations, kept, against),
         *_claims(frame, every, configurations, folder, compared=against is not None),
     ]
+    with replacing(folder / "report") as target:
+        (target / "figures").mkdir()
+        sections = [*judged, *_results(kept, configurations, target)]
+        document = Document(_summary(kept, configurations), sections, _command(folder, tasks, models, against))
+        pages = {"md": markdown(document, target), "html": page.render(document), "tex": latex.render(document)}
+        for ending, text in pages.items():
+            (target / f"report.{ending}").write_text(text, encoding="utf-8")
+    return folder / "report" / "report.md"
+
+
+def _results(frame: pd.DataFrame, configurations: Sequence[Configuration], target: Path) -> list[Section]:
+    """Return the sections on results, and write their figures below `target`."""
     settings = {place: list(own) for place, own in groupby(configurations, key=lambda c: (c["task"], c["context"]))}
     by_setting = [
-        replace(_section(own, kept, task, context, f"{index}-{task}", target), apart=_apart(task, context, settings))
+        replace(
+            _section(own, frame, task, context, f"{index}-{_file_name(task)}", target), apart=_apart(task, context, settings)
+        )
         for index, ((task, context), own) in enumerate(settings.items(), start=1)
     ]
     main = [block for section in by_setting for block in section.blocks if isinstance(block, Table) and block.main]
-    sections += [*_depths(configurations, target, main), *language.sections(kept, configurations, target)]
+    sections = [*_depths(configurations, target, main), *language.sections(frame, configurations, target)]
     sections += [Section("How to read the tables", [_PREFACE], aside=True), *by_setting]
-    sections += [*_published(kept, configurations, target), Section("Provenance", [tables.provenance(kept)])]
-    document = Document(_summary(kept, configurations), sections, _command(folder, tasks, models, against))
-    path = target / "report.md"
-    path.write_text(markdown(document, target), encoding="utf-8")
-    (target / "report.html").write_text(page.render(document), encoding="utf-8")
-    (target / "report.tex").write_text(latex.render(document), encoding="utf-8")
-    return path
+    return [*sections, *_published(frame, configurations, target), Section("Provenance", [tables.provenance(frame)])]
 
 
-def _make_folder(figures: Path) -> None:
-    """Make an empty folder for figures; raise `BadInput` if it is not writable."""
-    try:
-        shutil.rmtree(figures, ignore_errors=True)
-        figures.mkdir(parents=True)
-    except OSError as error:
-        raise BadInput(
-            f"{figures.parent} cannot be written ({error.strerror or error}); move it away or give another --results"
-        ) from error
+def _file_name(task: str) -> str:
+    """Return a name for the files of a task: its ASCII letters, digits, dots and dashes."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", task)[:60]
 
 
 def _apart(task: str, context: str, settings: Iterable[tuple[str, str]]) -> str:
@@ -228,7 +230,7 @@ def _section(
     if metric:
         sign, better = (">=", "higher") if configurations[0].higher_is_better else ("<=", "lower")
         parts.append(
-            f"Primary metric: **{metric}** on the test split ({better} is better). "
+            f"Primary metric: **{escaped(metric)}** on the test split ({better} is better). "
             f"Success threshold: {sign} {configurations[0].success_threshold:g}."
         )
     main = tables.results(configurations, metric or "result", f"{task}: results")

@@ -5,18 +5,15 @@ A table stores the configurations behind each of its lines, so that the HTML pag
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from expbench.claims import formatting
 from expbench.claims.verdicts import ClaimResult
-from expbench.console.formatting import markdown_table
+from expbench.console.formatting import escaped, markdown_table
 from expbench.results.configurations import IDENTITY, Configuration
 from expbench.run import FIELDS, FORMER_SETTINGS, LATER, content_key
-
-_MARKS = re.compile(r"([\\`*\[<])")
 
 # Links to rows are stable since this schema: a field added later enters a link only if it differs from its default.
 _LINKED = 4
@@ -95,11 +92,11 @@ def name(configuration: Configuration) -> str:
 
 def markdown(document: Document, folder: Path) -> str:
     """Return the report in Markdown, for a file in `folder`."""
-    parts = ["# expbench report", _escaped(document.summary)]
+    parts = ["# expbench report", escaped(document.summary)]
     for section in document.sections:
-        parts.append(f"## {section.title}")
+        parts.append(f"## {escaped(section.title)}")
         if section.context:
-            parts.append(_escaped(section.context))
+            parts.append(escaped(section.context))
         parts += [_markdown(block, folder) for block in section.blocks]
     return "\n\n".join(parts) + "\n"
 
@@ -109,13 +106,8 @@ def _markdown(block: Block, folder: Path) -> str:
         case Table():
             return markdown_table(block.header, block.lines)
         case FigureBlock():
-            return f"![{block.title}]({block.path.relative_to(folder).as_posix()})"
+            return f"![{escaped(block.title)}]({block.path.relative_to(folder).as_posix()})"
         case Claims():
             return formatting.markdown(block.findings)
         case _:
             return block
-
-
-def _escaped(text: str) -> str:
-    """Escape Markdown markup in a plain text, such as the stars of a formula."""
-    return _MARKS.sub(r"\\\1", text)

@@ -1,46 +1,87 @@
-"""Panels of figures: style, axes, legend and saving."""
+"""Panels of figures: style, axes, legend and saving.
+
+All figures are drawn through this module, so that they do not depend on the reader's matplotlib: its backend is ignored, and
+its settings are replaced by matplotlib's defaults.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
 
+from expbench.console.formatting import visible
 from expbench.results.configurations import Configuration
+
+_BACKEND = os.environ.pop("MPLBACKEND", None)  # if it is unknown, the import of matplotlib raises
+import matplotlib as mpl  # noqa: E402
+from matplotlib.axes import Axes as Axes  # noqa: E402
+from matplotlib.collections import LineCollection as LineCollection  # noqa: E402
+from matplotlib.figure import Figure as Figure  # noqa: E402
+from matplotlib.ticker import FuncFormatter, NullLocator  # noqa: E402
+from matplotlib.ticker import LogLocator as LogLocator  # noqa: E402
+
+if _BACKEND is not None:
+    os.environ["MPLBACKEND"] = _BACKEND
+    with suppress(ValueError):
+        mpl.rcParams["backend"] = _BACKEND
 
 Value = TypeVar("Value")
 
 COLOURS = list(mpl.color_sequences["tab10"]) * 10
-STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
+_STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 LEAST = 1e-5  # smaller errors are drawn at this value
 _PANELS, _COLUMNS = 6, 3
 _NAMED = 28  # names in a legend
+_LONGEST = 60  # characters of a name
+
+
+@contextmanager
+def styled(*, math: bool = False) -> Iterator[None]:
+    """Draw with matplotlib's defaults and the style of the reports; as a decorator too.
+
+    math: whether texts between dollars are formulas. Names are not, so that a name with dollars is drawn as it is.
+    """
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE | {"text.parse_math": math})
+        yield
 
 
 def save(figure: Figure, path: Path) -> None:
     """Write an SVG that is the same bytes for the same figure."""
-    with mpl.rc_context(STYLE):
+    written = io.StringIO()
+    with styled(math=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has other fonts
+        warnings.filterwarnings("ignore", "constrained_layout not applied")  # names fill the figure
         layout = figure.get_layout_engine()
         if layout is not None:  # run the layout only once; savefig would otherwise redraw the figure for it
             layout.execute(figure)
             figure.set_layout_engine(None)
-        figure.savefig(path, format="svg", metadata={"Date": None})
+        figure.savefig(written, format="svg", metadata={"Date": None})
+    path.write_text(visible(written.getvalue(), keep="\n\t"), encoding="utf-8")
 
 
+@styled()
+def make_figure(width: float, height: float) -> Figure:
+    """Make a figure of a size in inches whose layout fits its contents."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+@styled()
 def make_panels(count: int, width: float, height: float, most: int = _PANELS) -> tuple[Figure, list[Axes]]:
+    """Make a figure with at most `most` panels of a size in inches; return it and its panels in row order."""
     count = min(count, most)
     columns = min(count, _COLUMNS)
     lines = -(-count // columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width * columns, height * lines), layout="constrained")
-        grid = figure.subplots(lines, columns, squeeze=False)
-    axes = list(grid.flat)
+    figure = make_figure(width * columns, height * lines)
+    axes = list(figure.subplots(lines, columns, squeeze=False).flat)
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
@@ -66,7 +107,12 @@ def draw_legend(figure: Figure, handles: list[Any], names: list[str]) -> None:
     """Draw the legend to the right of the panels, truncated to their height."""
     if len(names) > _NAMED:
         handles, names = handles[:_NAMED], [*names[: _NAMED - 1], f"... and {len(names) - _NAMED + 1} more"]
-    figure.legend(handles, names, loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(handles, list(map(shortened, names)), loc="outside right upper", fontsize=8, frameon=False)
+
+
+def shortened(name: str) -> str:
+    """Return a name that leaves room for the axes: its beginning and its end."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 20]} ... {name[-15:]}"
 
 
 def drawn_panels(configurations: Sequence[Configuration]) -> list[tuple[int, int | None]]:

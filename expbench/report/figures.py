@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 
 from expbench.console.formatting import number
 from expbench.report.drawing import (
     COLOURS,
     LEAST,
+    Axes,
+    Figure,
+    LineCollection,
     draw_legend,
     draw_metric_axis,
     drawn_panels,
@@ -23,7 +23,9 @@ from expbench.report.drawing import (
     make_panels,
     panel_title,
     share_axes,
+    shortened,
     spread,
+    styled,
 )
 from expbench.report.labels import by_name, labels
 from expbench.results.configurations import Configuration
@@ -34,6 +36,7 @@ _ON_BRIGHT, _ON_DARK = "#101010", "#fefefe"  # not pure black and white, which t
 _FLOOR_STYLE: Any = {"markersize": 14, "markeredgewidth": 2}
 
 
+@styled()
 def metric_against(configurations: Sequence[Configuration], controls: pd.DataFrame, axis: str) -> Figure:
     """Draw the primary metric against ``L`` or ``degree``: mean, interval and every run; controls dashed.
 
@@ -118,6 +121,7 @@ def _styles(configurations: Sequence[Configuration], names: dict[int, str]) -> d
     }
 
 
+@styled()
 def depth_against_degree(configurations: Sequence[Configuration]) -> Figure:
     """Draw a heat map for each model: depth on the y axis, degree (or L) on the x axis, the mean metric in each field."""
     axis = "L" if any(c["degree"] is None for c in configurations) else "degree"
@@ -161,6 +165,7 @@ def depth_against_degree(configurations: Sequence[Configuration]) -> Figure:
     return figure
 
 
+@styled()
 def curves(configurations: Sequence[Configuration], points: pd.DataFrame) -> Figure:
     """Draw the primary metric on the validation split during training, one line per run; points: key, step and value."""
     places = drawn_panels(configurations)
@@ -193,6 +198,7 @@ def _lines(points: pd.DataFrame, keys: set[str]) -> dict[str, Any]:
     return dict(zip(own["key"].to_numpy()[starts], np.split(values, starts[1:]), strict=True)) if len(own) else {}
 
 
+@styled()
 def beside_controls(configurations: Sequence[Configuration], controls: pd.DataFrame) -> Figure:
     """Draw each run of each model as a dot, with the controls of the same task below; one panel per L and degree."""
     places = drawn_panels(configurations)
@@ -215,7 +221,7 @@ def beside_controls(configurations: Sequence[Configuration], controls: pd.DataFr
             [max(value, floor) for value in kept["value"]], kept["model"].map(rows.index), "D", color="0.35", markersize=4
         )
         axes.axvline(configurations[0].success_threshold, color="0.7", linewidth=0.8, linestyle=":")
-        axes.set_yticks(range(len(rows)), rows, fontsize=8)
+        axes.set_yticks(range(len(rows)), list(map(shortened, rows)), fontsize=8)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_title(panel_title(*place), fontsize=9)
         axes.set_xlabel(f"{configurations[0].metric} (test)")

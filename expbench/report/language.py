@@ -10,10 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from expbench.console.formatting import number
 from expbench.report import drawing
@@ -64,13 +61,13 @@ def _names(trained: Sequence[Trained]) -> dict[int, str]:
     return names if len(set(names.values())) == len(configurations) else labels(configurations, also=["L"], without=SIZES)
 
 
-def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> Figure | None:
+@drawing.styled()
+def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> drawing.Figure | None:
     """Draw test and validation perplexity against epochs, one line per configuration; None if no run has two epochs."""
     if all(len(run.table) < 2 for each in trained for run in each.runs):
         return None
-    with mpl.rc_context(drawing.STYLE):
-        figure = Figure(figsize=(9.0, 4.0), layout="constrained")
-        panels = figure.subplots(1, 2, sharey=True)
+    figure = drawing.make_figure(9.0, 4.0)
+    panels = figure.subplots(1, 2, sharey=True)
     named: dict[str, Any] = {}
     for axes, split in zip(panels, ("test", "validation"), strict=True):
         for colour, each in zip(drawing.COLOURS, trained, strict=False):
@@ -89,13 +86,15 @@ def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> Figu
                     named.setdefault(names[id(each.configuration)], drawn[0])
                     axes.plot(x.iloc[-1:], y.iloc[-1:], "x", color=colour, markersize=7)
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=_TICKS))
+        axes.yaxis.set_major_locator(drawing.LogLocator(subs=_TICKS))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.set_title(split, fontsize=9)
         axes.set_xlabel("epoch")
     panels[0].set_ylabel("perplexity")
-    figure.legend(list(named.values()), list(named), loc="outside right upper", fontsize=8, frameon=False)
+    figure.legend(
+        list(named.values()), list(map(drawing.shortened, named)), loc="outside right upper", fontsize=8, frameon=False
+    )
     return figure
 
 

@@ -6,12 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from expbench.report.drawing import COLOURS, STYLE
+from expbench.report.drawing import COLOURS, Axes, Figure, make_figure, shortened, styled
 from expbench.report.labels import labels
 from expbench.report.published import Entry, around
 from expbench.results.configurations import SIZES, Configuration
@@ -20,6 +17,7 @@ _MOST_MODELS = 8
 _NONE = 0.5  # y value if no degree is solved
 
 
+@styled()
 def solved_by_depth(configurations: Sequence[Configuration]) -> Figure | None:
     """Draw the largest degree that at least half of the runs solve, against depth; one panel per L and task configuration.
 
@@ -46,9 +44,8 @@ def solved_by_depth(configurations: Sequence[Configuration]) -> Figure | None:
         return None
     rows = list(dict.fromkeys(setting for setting, _ in grids))
     columns = sorted({L for _, L in grids})
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.2 + 1.9 * len(columns), 0.8 + 1.75 * len(rows)), layout="constrained")
-        panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    figure = make_figure(1.2 + 1.9 * len(columns), 0.8 + 1.75 * len(rows))
+    panels = figure.subplots(len(rows), len(columns), squeeze=False)
     named: dict[str, Any] = {}
     for (row, column), axes in np.ndenumerate(panels):
         own = grids.get((rows[row], columns[column]))
@@ -64,7 +61,7 @@ def solved_by_depth(configurations: Sequence[Configuration]) -> Figure | None:
             axes.set_ylabel(rows[row].replace(", ", "\n"), fontsize=8)
         axes.set_xlabel("depth", fontsize=8)
         axes.tick_params(labelsize=7)
-    handles, texts = list(named.values()), list(named)
+    handles, texts = list(named.values()), list(map(shortened, named))
     figure.legend(handles, texts, loc="outside upper center", ncols=len(models), fontsize=8, frameon=False)
     return figure
 
@@ -111,6 +108,7 @@ def _settings_apart(configurations: Sequence[Configuration]) -> dict[str, str]:
     return {text: ", ".join(f"{n}={settings[n]}" for n in kept if n in settings) for text, settings in contexts.items()}
 
 
+@styled()
 def beside_published(entries: Sequence[Entry]) -> Figure | None:
     """Draw published numbers as marks, and our means with prediction intervals for the mean of three further seeds.
 
@@ -119,9 +117,8 @@ def beside_published(entries: Sequence[Entry]) -> Figure | None:
     rows = list(dict.fromkeys(entry.published.row for entry in entries))
     if not rows:
         return None
-    figure = Figure(figsize=(8.0, 1.2 + 0.62 * len(rows)), layout="constrained")
-    with mpl.rc_context(STYLE):
-        axes = figure.subplots()
+    figure = make_figure(8.0, 1.2 + 0.62 * len(rows))
+    axes = figure.subplots()
     setting = {id(entry): _setting_of(entry, entries) for entry in entries}
     settings = sorted(set(setting.values()))
     styles = {name: (COLOURS[i], "os^D"[i // 10 % 4]) for i, name in enumerate(settings)}  # colours repeat after ten

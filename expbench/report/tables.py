@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from expbench.algebra.reach import NO_BOUND, NOT_STATED
-from expbench.console.formatting import number
+from expbench.console.formatting import Strong, escaped, number
 from expbench.plugins import BUILT_IN
 from expbench.report.document import Table
 from expbench.report.labels import labels
@@ -22,14 +22,14 @@ _MOST_NAMED = 8  # values of a line of the provenance table
 
 
 def same(configurations: Sequence[Configuration]) -> str:
-    """Return a sentence on the settings that are the same in all rows of the results table."""
+    """Return a sentence in Markdown on the settings that are the same in all rows of the results table."""
     columns = varying(list(configurations), _COLUMNS)
     stated = [
         f"{column}={plain(configurations[0][column])}"
         for column in _COLUMNS
         if column not in columns and known(configurations[0][column]) and configurations[0][column] != LATER.get(column)
     ]
-    return f"Same in all rows: {', '.join(stated)}."
+    return f"Same in all rows: {escaped(', '.join(stated))}."
 
 
 def results(configurations: Sequence[Configuration], metric: str, title: str) -> Table:
@@ -127,7 +127,7 @@ def _no_bound(configuration: Configuration) -> str:
 
 def _rate(configuration: Configuration) -> str:
     if configuration.tuning is None or not configuration.tuned:
-        return "**not tuned**"
+        return Strong("not tuned")
     edge = ", at the edge" if configuration["lr"] in (configuration.tuning.rates[0], configuration.tuning.rates[-1]) else ""
     return f"best of {len(configuration.tuning.rates)}, {configuration.tuning.runs} runs{edge}"
 
@@ -154,7 +154,7 @@ def of_labels(configurations: Sequence[Configuration], title: str) -> Table | No
                 plain(configuration["degree"]),
                 str(instance),
                 *map(number, facts),
-                "yes" if posed else "**no**",
+                "yes" if posed else Strong("no"),
             ]
     header = [
         "L",

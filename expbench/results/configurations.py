@@ -31,6 +31,7 @@ _CLASS = identity.columns({"training", "rate", *SIZES, *_OF_SEVERAL})
 _BUT_RATE = identity.columns({"rate", *_OF_SEVERAL})
 # Ranges of known metrics, since a Student interval can exceed them; the range of a third-party metric is unknown.
 _RANGES = {"nmse": (0.0, math.inf), "accuracy": (0.0, 1.0), "balanced_accuracy": (0.0, 1.0), "perplexity": (1.0, math.inf)}
+_NEAR = 1.1  # times a floor: a mean whose interval ends below this is at the floor
 _STATED = [
     *("parameters", "state_size", "flops_per_token", "network_polynomial", "network_degree", "network_order"),
     *("label_kurtosis", "label_interaction_order", "effective_sample_size", "well_posed"),
@@ -113,18 +114,20 @@ class Configuration:
     def reading(self) -> str:
         """Conclusion about the class of networks: not representable, solved, representable but not found, or unknown.
 
-        A mean is at its floor if it lies within 10 % of the floor or its interval contains the floor. A floor below the
-        success threshold rules nothing out and proves nothing. If no run solves the task, some network might still do so.
-        If a run of the same class solves it, the class can represent it, for the instance that was solved.
+        A mean is at its floor if the upper end of its interval lies within 10 % of the floor, above it if the mean does not,
+        and perhaps at it otherwise, since a wide interval or a single run cannot tell. A floor below the success threshold
+        rules nothing out and proves nothing. If no run solves the task, some network might still do so. If a run of the same
+        class solves it, the class can represent it, for the instance that was solved.
         """
         if not self.trials:
             return "-"
         if self.floor is not None and not self.higher_is_better and self.floor > self.success_threshold:
-            mean, low, high = self.interval
+            mean, _, high = self.interval
             if high < 0.99 * self.floor or self.solved:
                 return "BELOW its floor"
-            at = mean <= 1.1 * self.floor or low <= self.floor  # both false if all runs diverged
-            return f"not representable ({'at' if at else 'above'} its floor)"
+            near = _NEAR * self.floor  # comparisons with it are false if all runs diverged, or if there is no interval
+            where = "at" if high <= near else "perhaps at" if mean <= near else "above"
+            return f"not representable ({where} its floor)"
         if self.solved:
             return "solved" if self.solved == self.trials else "solved by some"
         return "representable, not found" if self.representable else "unknown"

@@ -1,7 +1,7 @@
 """Locks: processes with the same work in one folder divide it by a lock for each part.
 
 A lock is released when its process ends for any reason, and another process can then take the part. On a file system
-without locks each process does all of the work, which costs time but changes no result.
+without locks, or if the folder of locks is a link, each process does all of the work: that costs time and changes no result.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from expbench import files
 
 _LOCKS = ".at-work"
 
@@ -27,7 +29,9 @@ def lock(folder: Path, part: object) -> Iterator[bool]:
     path = _path(folder, part)
     lock = FileLock(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(path.parent)
+        if path.is_symlink():
+            raise OSError("a link is not followed")
         lock.acquire(timeout=0)
     except Timeout:
         yield False

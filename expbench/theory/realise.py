@@ -18,7 +18,6 @@ from typing import Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -200,9 +199,10 @@ def write(found: Sequence[Trained], formula: str, folder: Path) -> list[Path]:
     return paths
 
 
-def _figure(found: Sequence[Trained], formula: str) -> Figure:
+@drawing.styled(math=True)  # for the powers of ten
+def _figure(found: Sequence[Trained], formula: str) -> drawing.Figure:
     """Plot the error of every run before and after training against the initial noise."""
-    figure = Figure(figsize=(5.5, 3.4), layout="constrained")
+    figure = drawing.make_figure(5.5, 3.4)
     axes = figure.subplots()
     starts = list(_by_start(found))
     for values, marker, colour, name in (("before", "_", "0.6", "before"), ("after", "o", "tab:blue", "after")):

@@ -9,10 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from matplotlib.figure import Figure
 
 from expbench import files
 from expbench.algebra.reach import NoBound, Reach
@@ -158,17 +156,18 @@ def write(lines: Sequence[Line], folder: Path) -> list[Path]:
     return paths
 
 
-def _figure(lines: Sequence[Line]) -> Figure:
+@drawing.styled(math=True)  # for the powers of ten
+def _figure(lines: Sequence[Line]) -> drawing.Figure:
     """Plot degree, order and equivalent linear-attention depth against L, with one curve per model and depth."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure = drawing.make_figure(11, 3.4)
     panels = figure.subplots(1, 3)
     groups: dict[tuple[str, str, int], list[Line]] = {}
     for line, settings in zip(lines, _settings(lines), strict=True):
         groups.setdefault((line.model, settings, line.depth), []).append(line)
-    colours = dict(zip(dict.fromkeys((m, s) for m, s, _ in groups), list(mpl.color_sequences["tab10"]) * 20, strict=False))
+    colours = dict(zip(dict.fromkeys((m, s) for m, s, _ in groups), drawing.COLOURS * 2, strict=False))
     titles = ("total degree", "positions in one term", "linear-attention layers for the same degree")
     for (model, settings, depth), group in groups.items():
-        name = f"{model}{' ' if settings else ''}{settings}, depth {depth}"
+        name = f"{model}{' ' if settings else ''}{settings}, depth {depth}".replace("$", r"\$")
         for axes, title in zip(panels, titles, strict=True):
             extents = [(line, line.formula or line.measured) for line in sorted(group, key=lambda line: line.L)]
             y = {

@@ -85,4 +85,9 @@ def load(folder: str | Path, key: str) -> nn.Module:
 
 
 def _path(folder: Path, key: str) -> Path:
-    return folder / "weights" / f"{key}.safetensors"
+    """Return the file of a run's weights; raise `BadInput` if it would lie outside the results folder."""
+    weights = folder / "weights"
+    path = weights / f"{key}.safetensors"
+    if weights.is_symlink() or path.is_symlink() or path.parent != weights:
+        raise BadInput(f"{path} is not inside {folder}: links in a results folder are not followed")
+    return path

@@ -85,7 +85,8 @@ def test_what_a_configuration_says() -> None:
 @pytest.mark.parametrize(
     ("floor", "values", "expected"),
     [
-        (0.5, [0.5, 0.52], "not representable (at its floor)"),
+        (0.5, [0.5, 0.502], "not representable (at its floor)"),
+        (0.5, [0.5, 0.52], "not representable (perhaps at its floor)"),
         (0.5, [0.7, 0.72], "not representable (above its floor)"),
         (0.5, [None, None], "not representable (above its floor)"),
         (0.5, [0.1, 0.1], "BELOW its floor"),
@@ -133,7 +134,7 @@ def test_what_another_configuration_of_the_class_solves_can_be_represented(colum
 
 
 def test_a_floor_above_the_threshold_is_said_before_all_else() -> None:
-    rows = [*runs([0.5, 0.51], floor=0.5), *runs([0.001, 0.9], lr=0.1, floor=0.5)]
+    rows = [*runs([0.5, 0.501], floor=0.5), *runs([0.001, 0.9], lr=0.1, floor=0.5)]
     assert [configuration.reading for configuration in gather(with_context(frame_of(rows)))] == [
         "not representable (at its floor)",
         "BELOW its floor",

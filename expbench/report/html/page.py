@@ -8,18 +8,21 @@ would become too large states the number of rows it omits.
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from expbench.claims import formatting
 from expbench.claims.verdicts import ClaimResult
+from expbench.console.formatting import Strong, visible
 from expbench.report import document as report
 from expbench.report import tables
 from expbench.report.document import Claims, Document, FigureBlock, Section, Table
@@ -51,6 +54,10 @@ _TONES = {
     "not run": "none",
 }
 _NUMBER = re.compile(r"[-+]?\d(?!.*against)|-$|no polynomial bound$|not stated$")
+
+
+# The page loads nothing and runs its own script only, whatever a name in it contains.
+_POLICY = "default-src 'none'; script-src 'sha256-{}'; style-src 'unsafe-inline'; img-src data:; form-action 'none'"
 
 
 class Source(NamedTuple):
@@ -122,18 +129,18 @@ class _Page:
 
     def render(self) -> str:
         template = _environment().get_template("page.html")
+        css, js = (_asset(f"page.{name}") for name in ("css", "js"))
         text = template.render(
             page=self,
             document=self.document,
             kind=lambda block: _KINDS[type(block)],
             prose=_prose,
             preface=_prose(formatting.PREFACE),
-            **{
-                name: Markup(files("expbench.report.html").joinpath(f"page.{name}").read_text("utf-8"))
-                for name in ("css", "js")
-            },
+            css=Markup(css),
+            js=Markup(js),
+            policy=_POLICY.format(b64encode(sha256(js.encode()).digest()).decode()),
         )
-        return re.sub(r"\n\s*\n+", "\n", text)
+        return visible(_without_empty_lines(text), keep="\n\t")
 
     def section(self, section: Section) -> str:
         """Return the anchor of a section."""
@@ -233,10 +240,9 @@ _VERSIONS = {"commit": "git_commit", "torch": "torch", "on": "device_name", "bac
 
 
 def _cell(text: str) -> Markup:
-    """Return a text of a table as HTML; two stars around the whole text make it bold."""
-    if text.startswith("**") and text.endswith("**") and len(text) > 4:
-        return Markup("<strong>{}</strong>").format(text[2:-2])
-    return Markup.escape(text)
+    """Return a text of a table as HTML."""
+    shown = escape(text)
+    return Markup("<strong>{}</strong>").format(shown) if isinstance(text, Strong) else shown
 
 
 def _judged(text: str) -> Markup:
@@ -244,12 +250,20 @@ def _judged(text: str) -> Markup:
     for word, tone in sorted(_TONES.items(), key=lambda known: -len(known[0])):
         if text.startswith(word):
             return Markup('<span class="v {}">{}</span>{}').format(tone, word, text[len(word) :])
-    return Markup.escape(text)
+    return escape(text)
 
 
 def _prose(text: str) -> Markup:
     """Return a Markdown text of the report as HTML, with raw HTML, links and images disabled."""
     return Markup(_markdown().render(text))
+
+
+def _asset(name: str) -> str:
+    return _without_empty_lines(files("expbench.report.html").joinpath(name).read_text("utf-8"))
+
+
+def _without_empty_lines(text: str) -> str:
+    return re.sub(r"\n\s*\n+", "\n", text)
 
 
 @cache

@@ -53,7 +53,7 @@ class Checkpoints:
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
         self._folder, self._identity = folder, json.loads(json.dumps({**identity, "format": _FORMAT}))
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            files.make_folder(folder)
         except OSError as error:
             raise CheckpointError(f"cannot write checkpoints to {folder} ({first_line(error)})") from error
         files.remove_stale(folder)
@@ -125,6 +125,8 @@ class Checkpoints:
 def delete_checkpoints(results: Path, key: str) -> None:
     """Delete the checkpoints of a finished run, if any."""
     folder = results / FOLDER / key
+    if folder.is_symlink() or folder.parent.is_symlink():
+        return
     for path in folder.glob("step-*.safetensors"):
         path.unlink(missing_ok=True)
     for empty in (folder, folder.parent):
