@@ -7,7 +7,6 @@ in two files, which readers expect.
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,10 +18,10 @@ import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from expbench.errors import BadInput
-from expbench.results.reading import Stamp, plain, stamp
+from expbench.results.reading import Stamp, stamp
 from expbench.results.reported import ENDING_COLUMNS, endings
 from expbench.results.schema import NAMED, SCHEMA
-from expbench.results.store import TABLE, read_tables, shown, to_frame, write_table
+from expbench.results.store import TABLE, read_tables, to_frame, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,12 +61,16 @@ def compact(folder: Path, *, curves: bool = True) -> Path:
 
 def compact_many(folder: Path, say: Callable[[str], None]) -> None:
     """Merge a folder with more than `MANY` files of single runs, and say so; leave it if some cannot be read."""
-    count = sum(NAMED.fullmatch(name.removesuffix(".parquet")) is not None for name in os.listdir(folder))
+    count = sum(NAMED.fullmatch(name) is not None for name in _names(folder))
     if count <= MANY:
         return
     say(f"merging {count:,} files of {folder} into {TABLE}.parquet, as expbench compact does")
     with suppress(BadInput):
         compact(folder)
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.stem for path in folder.glob("*.parquet")]
 
 
 def _merge(runs: Path, folder: Path, name: str, keep: Keep | None) -> tuple[pa.Table, Mapping[Path, Stamp]]:
@@ -82,7 +85,7 @@ def _merge(runs: Path, folder: Path, name: str, keep: Keep | None) -> tuple[pa.T
     for column in _TIMES:
         table = table.set_column(table.column_names.index(column), column, pc.round(table[column], 3))
     table = table.take(pc.sort_indices(_sortable(table), [(column, "ascending") for column in _ORDER]))
-    write_table(folder, name, plain(table).cast(SCHEMA))
+    write_table(folder, name, table)
     return table, contents.stamps
 
 

@@ -1,123 +1,118 @@
 """Digest: a checksum of the contents of a results file, so that a damaged file is never read as other content.
 
-Parquet has checksums of neither values nor names. The digest covers decoded contents, so it depends on no encoding,
-chunks or version of a library: every column by its name, type, nulls and values, the number of rows and all metadata.
-Columns have digests of their own, for a reader that takes only some of them. They find accidents, not forgeries.
+Parquet has checksums of neither values nor names. The digest covers decoded contents, so it depends on no encoding, chunks
+or version of a library: names and types of the columns, nulls and values, the number of rows and all metadata. It finds
+accidents, not forgeries.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-VERSION_KEY, COLUMNS_KEY, DIGEST_KEY = b"expbench_schema", b"expbench_columns", b"expbench_digest"
-# What libraries add to the metadata of a file: they state again how its columns are typed.
-_OF_LIBRARIES = (b"ARROW:schema", b"pandas")
-_DIGITS = 16  # of the digest of a column
-_SLICE = 1 << 16  # rows of a column that are decoded at a time where it has few different texts
+from expbench.results.schema import SCHEMA
+
+VERSION_KEY, DIGEST_KEY = b"expbench_schema", b"expbench_digest"
+_OF_LIBRARIES = (b"ARROW:schema", b"pandas")  # metadata that libraries add: they state again how columns are typed
+_SLICE = 1 << 16  # rows of a dictionary of texts that are decoded at a time
+_SMALL = 1 << 13  # rows of a table whose columns of one type are joined
 
 
-def column_digest(column: pa.ChunkedArray) -> str:
-    """Return 16 hexadecimal digits for the nulls and values of a column, however it is divided into chunks.
+def of_table(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
+    """Return the digest of a table with these metadata, as 64 hexadecimal digits; texts may be dictionaries.
 
-    Supported are texts, plain or as a dictionary, and types whose values have 1, 2, 4 or 8 bytes.
+    Columns have the types of the schema: texts, and values of 1 or 8 bytes. Columns of one type are digested together,
+    which is as fast for many columns as for one: their texts, and their numbers with a mark for each null.
     """
-    nulls, length = column.null_count, len(column)
-    if nulls == length:  # the values below nulls may be anything
-        return _of_nulls(length)
-    found = hashlib.sha256(b"%d %d" % (length, nulls))
-    bodies = hashlib.sha256()
-    if nulls:
-        valid = [np.asarray(chunk.is_valid().cast(pa.uint8())) for chunk in column.chunks]
-        found.update(np.packbits(np.concatenate(valid)).tobytes())
-    for chunk in _plain(column):
-        if pa.types.is_string(chunk.type):
-            lengths, body = _texts(chunk)
-            found.update(lengths)
-            bodies.update(body)
-        else:
-            found.update(_numbers(chunk))
-    found.update(bodies.digest())
-    return found.hexdigest()[:_DIGITS]
-
-
-def seal(table: pa.Table, version: int, more: Mapping[bytes, bytes]) -> pa.Table:
-    """Return the table with the metadata of a results file: its schema version, `more`, and the digests."""
-    digests = "".join(column_digest(column) for column in table.columns).encode()
-    metadata = {VERSION_KEY: b"%d" % version, COLUMNS_KEY: digests, **more}
-    metadata[DIGEST_KEY] = _of_file(metadata, len(table), table.schema)
-    # in this order: the metadata that `footer` looks for are near the end of a file
-    return table.replace_schema_metadata({key: metadata[key] for key in (VERSION_KEY, COLUMNS_KEY, DIGEST_KEY, *more)})
-
-
-def stated(metadata: Mapping[bytes, bytes], rows: int, schema: pa.Schema) -> dict[str, str]:
-    """Return the digest of each column of a file, as stated; raise ValueError if its own digest does not match them."""
-    digests = metadata.get(COLUMNS_KEY, b"").decode("ascii", "replace")
-    if metadata.get(DIGEST_KEY) != _of_file(metadata, rows, schema) or len(digests) != _DIGITS * len(schema):
-        raise ValueError("its metadata do not match its digest")
-    return {name: digests[_DIGITS * i : _DIGITS * (i + 1)] for i, name in enumerate(schema.names)}
-
-
-def verify(table: pa.Table, digests: Mapping[str, str]) -> None:
-    """Raise ValueError that names a column of the table whose contents do not match its digest."""
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        if column_digest(column) != digests[name]:
-            raise ValueError(f"column {name} does not match its digest")
-
-
-@lru_cache(maxsize=1024)
-def _of_nulls(length: int) -> str:
-    return hashlib.sha256(b"%d %d" % (length, length)).hexdigest()[:_DIGITS]
-
-
-def _of_file(metadata: Mapping[bytes, bytes], rows: int, schema: pa.Schema) -> bytes:
+    schema = table.schema
+    names, types, groups = _OF_SCHEMA if schema.equals(SCHEMA) else _layout(schema)
+    found = hashlib.sha256(json.dumps([names, types, len(table)], separators=(",", ":")).encode())
     left_out = (DIGEST_KEY, *_OF_LIBRARIES)
-    texts = {key.hex(): value.hex() for key, value in metadata.items() if key not in left_out}
-    columns = [[name, str(type_)] for name, type_ in zip(schema.names, schema.types, strict=True)]
-    content = json.dumps({"columns": columns, "metadata": texts, "rows": rows}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest().encode()
+    for key, value in sorted((key, value) for key, value in metadata.items() if key not in left_out):
+        found.update(b"%d %s %d %s" % (len(key), key, len(value), value))
+    small = 0 < len(table) <= _SMALL and schema.equals(SCHEMA)
+    arrays = table.combine_chunks().to_batches()[0].columns if small else []
+    for kind, members in groups:
+        chunks = [pa.concat_arrays([arrays[i] for i in members])] if small else _parts(table.column(i) for i in members)
+        found.update(_of_texts(chunks) if kind == "string" else _of_numbers(chunks))
+    return found.hexdigest().encode()
 
 
-def _plain(column: pa.ChunkedArray) -> Iterable[pa.Array]:
-    if not pa.types.is_dictionary(column.type):
-        yield from column.chunks
-        return
-    for chunk in column.chunks:
-        for start in range(0, len(chunk), _SLICE):
-            yield chunk.slice(start, _SLICE).dictionary_decode()
+def seal(table: pa.Table, version: int, more: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """Return the metadata of a results file with this table: its schema version, `more`, and the digest."""
+    metadata = {VERSION_KEY: b"%d" % version, **more}
+    return {**metadata, DIGEST_KEY: of_table(table, metadata)}
 
 
-def _texts(chunk: pa.Array) -> tuple[bytes, memoryview]:
-    """Return the lengths in bytes of the texts, as little-endian int32, and the texts; a null has no text."""
-    if chunk.null_count:
-        chunk = pc.fill_null(chunk, "")
-    offsets = np.frombuffer(chunk.buffers()[1], np.int32, len(chunk) + 1, 4 * chunk.offset)
-    body = chunk.buffers()[2]
-    return _little(np.diff(offsets)), memoryview(body)[offsets[0] : offsets[-1]] if body is not None else memoryview(b"")
+def verify(table: pa.Table, metadata: Mapping[bytes, bytes]) -> None:
+    """Raise ValueError if all columns of a file do not match the digest in its metadata."""
+    if metadata.get(DIGEST_KEY) != of_table(table, metadata):
+        raise ValueError("its contents do not match its digest")
 
 
-def _numbers(chunk: pa.Array) -> bytes:
-    """Return the values as little-endian bytes; a null is 0."""
-    if pa.types.is_boolean(chunk.type):
-        chunk = chunk.cast(pa.uint8())
-    if chunk.null_count:
-        valid = np.asarray(chunk.is_valid().cast(pa.uint8()))
-        return _little(np.where(valid.astype(bool), _values(chunk), 0))
-    return _little(_values(chunk))
+def value_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the values of a column, which may be stored as a dictionary of them."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _values(chunk: pa.Array) -> NDArray[np.int64]:
-    """Return the values of a column, as whole numbers of the same width; what is below nulls may be anything."""
-    width = chunk.type.bit_width // 8
-    return np.frombuffer(chunk.buffers()[1], f"i{width}", len(chunk), width * chunk.offset)
+def _layout(schema: pa.Schema) -> tuple[list[str], list[str], list[tuple[str, list[int]]]]:
+    """Return the names and types of the columns, and for each type the numbers of its columns."""
+    types = [str(value_type(field.type)) for field in schema]
+    groups = [(kind, [i for i, own in enumerate(types) if own == kind]) for kind in sorted(set(types))]
+    return schema.names, types, groups
 
 
-def _little(numbers: NDArray[np.signedinteger]) -> bytes:
-    return numbers.astype(numbers.dtype.newbyteorder("<"), copy=False).tobytes()
+_OF_SCHEMA = _layout(SCHEMA)
+
+
+def _of_texts(chunks: Iterable[pa.Array]) -> bytes:
+    """Return the digest of texts: of their lengths in bytes, -1 for null, and of the texts one after the other."""
+    lengths, bodies = hashlib.sha256(), hashlib.sha256()
+    for part in chunks:
+        offsets = np.frombuffer(part.buffers()[1], np.int32, len(part) + 1, 4 * part.offset)
+        own, valid = np.diff(offsets), _valid(part)
+        body = memoryview(part.buffers()[2] or b"")
+        if valid is not None and own[~valid].any():  # some bytes belong to nulls
+            return _of_texts([pa.array(part.to_pylist(), pa.string())])
+        lengths.update(_little(own if valid is None else np.where(valid, own, -1)))
+        bodies.update(body[offsets[0] : offsets[-1]])
+    return lengths.digest() + bodies.digest()
+
+
+def _of_numbers(chunks: Iterable[pa.Array]) -> bytes:
+    """Return the digest of numbers: of a byte for each, 0 for null, and of the bytes of their values, 0 where null."""
+    marks, numbers = hashlib.sha256(), hashlib.sha256()
+    for chunk in chunks:
+        part = chunk.cast(pa.uint8()) if pa.types.is_boolean(chunk.type) else chunk
+        width = part.type.bit_width // 8
+        values = np.frombuffer(part.buffers()[1], f"i{width}", len(part), width * part.offset)
+        valid = _valid(part)
+        marks.update(np.ones(len(part), np.uint8) if valid is None else valid.view(np.uint8))
+        numbers.update(_little(values if valid is None else np.where(valid, values, np.zeros(1, values.dtype))))
+    return marks.digest() + numbers.digest()
+
+
+def _parts(columns: Iterable[pa.ChunkedArray]) -> Iterator[pa.Array]:
+    """Yield the rows of one column after the other, in parts whose dictionaries of texts are decoded."""
+    for column in columns:
+        for chunk in column.chunks:
+            for start in range(0, len(chunk), _SLICE):
+                part = chunk.slice(start, _SLICE)
+                yield part.dictionary_decode() if pa.types.is_dictionary(part.type) else part
+
+
+def _valid(chunk: pa.Array) -> NDArray[np.bool_] | None:
+    """Return which values are not null; None if all are."""
+    if not chunk.null_count:
+        return None
+    return np.asarray(chunk.is_valid().cast(pa.uint8())).view(np.bool_)
+
+
+def _little(numbers: NDArray[np.signedinteger]) -> NDArray[np.signedinteger]:
+    """Return numbers in little-endian order, as one block of memory."""
+    return np.ascontiguousarray(numbers.astype(numbers.dtype.newbyteorder("<"), copy=False))

@@ -33,9 +33,11 @@ Endings = dict[str, Ending]
 
 def endings_of(table: pa.Table) -> Endings:
     """Return the kind and status of each key of a table; of a key with several row sets, a result before a failure."""
-    stated = table.select(["key", "kind", "status"]).group_by(["key", "kind", "status"], use_threads=False).aggregate([])
+    names = ["key", "kind", "status"]
+    stated = pa.table([table[name].cast(pa.string()) for name in names], names)
+    stated = stated.group_by(names, use_threads=False).aggregate([])
     found: Endings = {}
-    columns = (stated[name].to_pylist() for name in ("key", "kind", "status"))
+    columns = (stated[name].to_pylist() for name in names)
     for key, kind, status in sorted(zip(*columns, strict=True), key=str):
         if key not in found or found[key].status == "failed":
             found[key] = Ending(kind, status)

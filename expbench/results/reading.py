@@ -137,6 +137,7 @@ def _opened(path: Path, folder: Path | None) -> Iterator[tuple[BinaryIO, os.stat
 
 
 def _read(path: Path, source: Any, columns: list[str]) -> tuple[pa.Table, bool]:
+    """Return columns of an open file, and whether it has a digest, which was then verified."""
     file = pq.ParquetFile(source)
     metadata = file.metadata.metadata or {}
     if digest.VERSION_KEY not in metadata:
@@ -147,26 +148,26 @@ def _read(path: Path, source: Any, columns: list[str]) -> tuple[pa.Table, bool]:
     if _bounded(path, file.metadata, columns) > _PLAIN_TEXT:
         source.seek(0)
         file = pq.ParquetFile(source, read_dictionary=[name for name in file.schema_arrow.names if _is_text(name)])
-    stored = file.schema_arrow  # read once: the property rebuilds the schema at each access
-    stored = pa.schema([(f.name, f.type.value_type if pa.types.is_dictionary(f.type) else f.type) for f in stored])
     sealed = version >= DIGESTS_IN or digest.DIGEST_KEY in metadata
-    digests = digest.stated(metadata, file.metadata.num_rows, stored) if sealed else {}
     now = {former: name for name, former in FORMER_COLUMNS.items()} if version < RENAMED_IN else {}
-    named = {now.get(name, name): name for name in stored.names}
-    _check_types(stored, [named[name] for name in columns if name in named], exactly=sealed)
-    found = file.read([named[name] for name in columns if name in named], use_threads=False)  # files: side by side
-    if len(found) != file.metadata.num_rows:
-        raise ValueError("its columns have other numbers of rows than it states")
-    _check_size(found)
+    stored = file.schema_arrow  # read once: the property rebuilds the schema at each access
+    wanted = None if sealed else {now.get(name, name): name for name in stored.names if now.get(name, name) in columns}
+    if not stored.equals(SCHEMA):
+        _check_types(stored, now, exactly=sealed)
+    # a digest is one of all columns
+    found = file.read(None if wanted is None else [*wanted.values()], use_threads=False)  # files: side by side
+    _check_size(found, file.metadata.num_rows)
     if sealed:
-        digest.verify(found, digests)
+        digest.verify(found, metadata)
     if version < RENAMED_IN:
         found = _with_present_names(found, now)
-    for name in columns:
-        if name not in named and version < VERSION:
-            meant = pa.scalar(LATER.get(name), SCHEMA.field(name).type)
-            found = found.append_column(name, pa.repeat(meant, len(found)))
-    return _as_typed(found.select(columns)), sealed
+    if version < VERSION:
+        for name in columns:
+            if name not in found.column_names:
+                meant = pa.scalar(LATER.get(name), SCHEMA.field(name).type)
+                found = found.append_column(name, pa.repeat(meant, len(found)))
+    found = found.select(columns)
+    return found if sealed else _as_typed(found), sealed
 
 
 def _is_text(name: str) -> bool:
@@ -192,22 +193,22 @@ def _free_memory() -> int:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), 1 << 40)
 
 
-def _check_types(stored: pa.Schema, names: Sequence[str], *, exactly: bool) -> None:
-    """Raise ValueError for a column that holds neither its type nor, without a digest, one that can become it."""
-    for name in names:
-        wanted = SCHEMA.field(name).type if name in SCHEMA.names else None
-        type_ = stored.field(name).type
-        if type_ != wanted and wanted is not None and (exactly or pa.types.is_nested(type_)):
-            raise ValueError(f"column {name} is {type_}, not {wanted}")
+def _check_types(stored: pa.Schema, now: Mapping[str, str], *, exactly: bool) -> None:
+    """Raise ValueError for a column that has neither its type nor, without a digest, one that can become it."""
+    known = set(SCHEMA.names)
+    for field in stored:
+        name, kind = now.get(field.name, field.name), digest.value_type(field.type)
+        if name in known and kind != SCHEMA.field(name).type and (exactly or pa.types.is_nested(kind)):
+            raise ValueError(f"column {field.name} is {kind}, not {SCHEMA.field(name).type}")
 
 
-def _check_size(table: pa.Table) -> None:
-    """Raise ValueError if the texts that dictionaries stand for would take more memory than `MOST_TEXT`."""
+def _check_size(table: pa.Table, rows: int) -> None:
+    """Raise ValueError if a table has not these rows, or the texts that its dictionaries stand for are too large."""
+    if len(table) != rows:
+        raise ValueError("its columns have other numbers of rows than it states")
     total = 0
     for column in table.columns:
-        if not pa.types.is_dictionary(column.type):
-            continue
-        for chunk in column.chunks:
+        for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
             chunk.validate(full=True)
             total += pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0
     if total > MOST_TEXT:

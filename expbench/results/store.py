@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expbench import files
-from expbench.errors import unknown
+from expbench.errors import BadInput, unknown
 from expbench.results import digest, footer, row_sets, validity
 from expbench.results.reading import (
     NoResults,
@@ -30,7 +31,6 @@ from expbench.results.reading import (
     shown,
     stamp,
 )
-from expbench.results.reading import read_file as read_file
 from expbench.results.row_sets import RowSet
 from expbench.results.schema import NAMED, SCHEMA, VERSION
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 TABLE = "table"  # the stem of the file that `compact` writes
 _FEW_ROWS = 10_000  # a table up to this size is compressed by what opens fastest, a larger one by what is smallest
+_ROW_GROUP = 1 << 17
 _AT_ONCE = 256  # files that are read into one table
 _TIMES = 8  # a folder is listed again if files disappear, because `compact` merges them
 
@@ -70,16 +71,22 @@ def write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def write_table(folder: Path, name: str, table: pa.Table) -> Path:
-    """Write a table of the schema as `write` does, with its digest; rows that stand twice in it are written once."""
+    """Write a table of the schema as `write` does, with its digest; rows that stand twice in it are written once.
+
+    Its texts may be dictionaries.
+    """
     table = row_sets.unique(table.replace_schema_metadata(None))
     endings = footer.endings_of(table)
-    sealed = digest.seal(table, VERSION, footer.statement(endings))
+    schema = SCHEMA.with_metadata(digest.seal(table, VERSION, footer.statement(endings)))
     target = folder / f"{name}.parquet"
     if NAMED.fullmatch(name):
         _spare_others(target, endings)
     small = len(table) <= _FEW_ROWS
+    options = {"compression": "snappy", "write_statistics": False} if small else {"compression": "zstd"}
     with files.replacing(target) as aside, aside.open("wb") as file:  # closed before it is renamed
-        pq.write_table(sealed, file, compression="snappy" if small else "zstd", write_statistics=not small)
+        with pq.ParquetWriter(file, schema, **options) as writer:
+            for start in range(0, len(table), _ROW_GROUP):
+                writer.write_table(plain(table.slice(start, _ROW_GROUP)).cast(schema))
         file.flush()
         os.fsync(file.fileno())
     return target
@@ -124,7 +131,9 @@ def read_tables(source: Path, columns: Sequence[str], rows: Rows | None = None) 
     for _ in range(_TIMES):
         paths = [source] if folder is None else sorted(listed(folder))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            parts = list(pool.map(lambda group: _read_together(group, folder, columns, rows), _groups(paths)))
+            parts = list(
+                pool.map(lambda group: _read_together(group, folder, columns, rows), _groups(list(enumerate(paths))))
+            )
         if folder is None or not any(part.missing for part in parts):
             break
     return _joined(parts, columns)
@@ -143,19 +152,26 @@ def _joined(parts: Sequence[_Part], columns: Sequence[str]) -> Contents:
     return Contents(pa.concat_tables(tables).unify_dictionaries(), problems, stamps)
 
 
+def read_keys(folder: Path, keys: Set[str], columns: Sequence[str] = SCHEMA.names) -> Contents:
+    """Return the rows of these keys; only the files that hold them are read. columns: as in `read`, with kind."""
+    found, problems = endings_by_file(folder)
+    numbered = list(enumerate(sorted(path for path, own in found.items() if keys & own.keys())))
+    parts = [_read_together(group, folder, columns, partial(row_sets.of_keys, keys=keys)) for group in _groups(numbered)]
+    contents = _joined(parts, columns)
+    return contents._replace(problems=problems + contents.problems)
+
+
 def read_run(folder: Path, key: str) -> Results:
     """Return the rows of the one run whose key begins with `key`; read its files only; raise `BadInput` as `rows_of_run`."""
-    found, problems = endings_by_file(folder)
+    found, _ = endings_by_file(folder)
     runs = {k for own in found.values() for k, ending in own.items() if ending.kind == "run"}
     keys = {k for k in runs if key and k.startswith(key)}
     if len(keys) != 1:
         raise _no_single_run(key, keys, runs)
-    paths = sorted(path for path, own in found.items() if keys & own.keys())
-    part = _read_together(list(enumerate(paths)), folder, SCHEMA.names, lambda table: row_sets.of_keys(table, keys))
-    table, more, _ = _joined([part], SCHEMA.names)
-    if not len(table):
-        raise _no_single_run(key, set(), runs - keys)
-    return Results(to_frame(table), problems + more)
+    table, problems, _ = read_keys(folder, keys)
+    if not len(table):  # its file is damaged
+        raise BadInput(problems[0]) if problems else _no_single_run(key, set(), runs - keys)
+    return Results(to_frame(table), problems)
 
 
 def rows_of_run(frame: pd.DataFrame, key: str) -> pd.DataFrame:
@@ -243,8 +259,7 @@ class _Part(NamedTuple):
     missing: list[Path]
 
 
-def _groups(paths: Sequence[Path]) -> list[list[tuple[int, Path]]]:
-    numbered = list(enumerate(paths))
+def _groups(numbered: Sequence[tuple[int, Path]]) -> list[Sequence[tuple[int, Path]]]:
     return [numbered[i : i + _AT_ONCE] for i in range(0, len(numbered), _AT_ONCE)]
 
 
