@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +27,8 @@ _SMALL = 1 << 13  # rows of a table whose columns of one type are joined
 def of_table(table: pa.Table, metadata: Mapping[bytes, bytes]) -> bytes:
     """Return the digest of a table with these metadata, as 64 hexadecimal digits; texts may be dictionaries.
 
-    Columns have the types of the schema: texts, and values of 1 or 8 bytes. Columns of one type are digested together,
-    which is as fast for many columns as for one: their texts, and their numbers with a mark for each null.
+    Columns have the types of the schema: texts, flags, and numbers of up to 8 bytes. Columns of one type are digested
+    together, which is as fast for many columns as for one: their texts, and their numbers with a mark for each null.
     """
     schema = table.schema
     names, types, groups = _OF_SCHEMA if schema.equals(SCHEMA) else _layout(schema)
@@ -87,14 +88,21 @@ def _of_texts(chunks: Iterable[pa.Array]) -> bytes:
 def _of_numbers(chunks: Iterable[pa.Array]) -> bytes:
     """Return the digest of numbers: of a byte for each, 0 for null, and of the bytes of their values, 0 where null."""
     marks, numbers = hashlib.sha256(), hashlib.sha256()
-    for chunk in chunks:
-        part = chunk.cast(pa.uint8()) if pa.types.is_boolean(chunk.type) else chunk
-        width = part.type.bit_width // 8
-        values = np.frombuffer(part.buffers()[1], f"i{width}", len(part), width * part.offset)
-        valid = _valid(part)
+    for part in chunks:
+        values, valid = _values(part), _valid(part)
         marks.update(np.ones(len(part), np.uint8) if valid is None else valid.view(np.uint8))
-        numbers.update(_little(values if valid is None else np.where(valid, values, np.zeros(1, values.dtype))))
+        if valid is not None:
+            values = np.where(valid, values, np.zeros(1, values.dtype))
+        numbers.update(_little(values))
     return marks.digest() + numbers.digest()
+
+
+def _values(part: pa.Array) -> NDArray[Any]:
+    """Return numbers as whole numbers of the same width; below nulls they may be anything."""
+    if pa.types.is_boolean(part.type):
+        return _bits(part.buffers()[1], part.offset, len(part))
+    width = part.type.bit_width // 8
+    return np.frombuffer(part.buffers()[1], f"i{width}", len(part), width * part.offset)
 
 
 def _parts(columns: Iterable[pa.ChunkedArray]) -> Iterator[pa.Array]:
@@ -106,13 +114,16 @@ def _parts(columns: Iterable[pa.ChunkedArray]) -> Iterator[pa.Array]:
                 yield part.dictionary_decode() if pa.types.is_dictionary(part.type) else part
 
 
-def _valid(chunk: pa.Array) -> NDArray[np.bool_] | None:
+def _valid(part: pa.Array) -> NDArray[np.bool_] | None:
     """Return which values are not null; None if all are."""
-    if not chunk.null_count:
-        return None
-    return np.asarray(chunk.is_valid().cast(pa.uint8())).view(np.bool_)
+    return _bits(part.buffers()[0], part.offset, len(part)).view(np.bool_) if part.null_count else None
 
 
-def _little(numbers: NDArray[np.signedinteger]) -> NDArray[np.signedinteger]:
+def _bits(buffer: pa.Buffer, start: int, count: int) -> NDArray[np.uint8]:
+    whole = np.frombuffer(buffer, np.uint8, (start + count + 7) // 8 - start // 8, start // 8)
+    return np.unpackbits(whole, bitorder="little")[start % 8 : start % 8 + count]
+
+
+def _little(numbers: NDArray[Any]) -> NDArray[Any]:
     """Return numbers in little-endian order, as one block of memory."""
     return np.ascontiguousarray(numbers.astype(numbers.dtype.newbyteorder("<"), copy=False))
