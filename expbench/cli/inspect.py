@@ -103,9 +103,8 @@ def trace(
     Print the run and its provenance, its curve, the command to rerun it, and its weights if they were kept.
     """
     from expbench.inspection.trace import trace_key
-    from expbench.results import folders, store
+    from expbench.results import folders
 
-    folder = folders.existing_folder(results)
-    frame, problems = store.read(folder)
-    print(trace_key(frame, folder, key))
+    text, problems = trace_key(folders.existing_folder(results), key)
+    print(text)
     bad_files(problems)

@@ -19,11 +19,11 @@ def report(
 ) -> None:
     """Write verdicts, tables and figures of the results to RESULTS/report/report.html, report.md and report.tex."""
     from expbench.report.build import write_report
-    from expbench.results import folders, store
+    from expbench.results import folders, reported, store
     from expbench.settings import split_list
 
     folder = folders.existing_folder(results)
-    frame, problems = store.read(folder)
+    frame, problems = store.read(folder, reported.SHOWN_COLUMNS, reported.shown_rows)
     path = write_report(
         frame,
         folder,

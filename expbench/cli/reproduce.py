@@ -60,7 +60,7 @@ def reproduce(
     from pathlib import Path
 
     from expbench.report.build import write_report
-    from expbench.results import store
+    from expbench.results import reported, store
     from expbench.studies.synthetic import called, chosen
     from expbench.sweep import sweep, torchrun
     from expbench.training.device import choose_device
@@ -76,6 +76,6 @@ def reproduce(
     trained = carry_out(jobs, options, held, study.claims, dry_run=dry_run)
     if not trained or no_report or part != (1, 1):
         return
-    frame, problems = store.read(folder)
+    frame, problems = store.read(folder, reported.SHOWN_COLUMNS, reported.shown_rows)
     print(write_report(frame, folder).with_suffix(".html"))
     bad_files(problems)

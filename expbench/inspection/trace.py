@@ -9,16 +9,19 @@ import pandas as pd
 
 from expbench.console.formatting import aligned, number, visible
 from expbench.results.schema import PROVENANCE
-from expbench.results.store import rows_of_run
+from expbench.results.store import read_run
 from expbench.run import Run, command_of
 
 if TYPE_CHECKING:
     from typing import Any
 
 
-def trace_key(frame: pd.DataFrame, folder: Path, key: str) -> str:
-    """Return a description of the run whose key begins with `key`; raise `BadInput` unless there is exactly one."""
-    rows = rows_of_run(frame, key)
+def trace_key(folder: Path, key: str) -> tuple[str, list[str]]:
+    """Return a description of the run whose key begins with `key`, and one line for each unreadable file of the folder.
+
+    Raise `BadInput` unless there is exactly one run.
+    """
+    rows, problems = read_run(folder, key)
     first = rows.iloc[0]
     row = {str(name): value for name, value in first.items()}
     run = Run.from_row(row)
@@ -39,7 +42,7 @@ def trace_key(frame: pd.DataFrame, folder: Path, key: str) -> str:
         parts.append(
             f"weights: {path}" if path.exists() else "weights: not kept (the seed is neither best, median nor worst)"
         )
-    return visible("\n\n".join(part for part in parts if part), keep="\n\t")
+    return visible("\n\n".join(part for part in parts if part), keep="\n\t"), problems
 
 
 def _shown(value: Any) -> str:

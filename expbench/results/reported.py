@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Set
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from expbench.results.schema import NAMED, TRAINED
-from expbench.results.store import read_file
+from expbench.results.reading import plain
+from expbench.results.schema import COLUMNS, TRAINED
+from expbench.results.store import read_keys
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +55,25 @@ def choosing(frame: pd.DataFrame) -> pd.Series[bool]:
     return reported(frame) & (frame["split"] == "validation")
 
 
+# The columns that `endings` needs, and those that a report needs of its `shown_rows`.
+ENDING_COLUMNS = [
+    "key",
+    "kind",
+    "status",
+    "split",
+    "slice",
+    "step",
+    "steps",
+    "metric",
+    "primary",
+    "higher_is_better",
+    "value",
+]
+SHOWN_COLUMNS = [
+    name for name in COLUMNS if name not in ("traceback", "not_stacked_reason", "no_cuda_graph_reason", "weights")
+]
+
+
 def endings(frame: pd.DataFrame) -> pd.Series[bool]:
     """Mark the rows that `compact` keeps without curves.
 
@@ -74,30 +96,42 @@ def endings(frame: pd.DataFrame) -> pd.Series[bool]:
     return unmeasured | broken_off | run | epochs | control | tuning
 
 
+def shown_rows(table: pa.Table) -> pa.Table:
+    """Return the rows that a report shows or counts, at least one of each key; the others are most rows of a large folder.
+
+    These are the controls, the rows without a score, primary metrics, whole test splits, and all of a run in epochs.
+    """
+    names = ["key", "kind", "split", "slice", "metric", "primary"]
+    rows = plain(table.select(names))
+    epochs = pc.unique(rows.filter(pc.equal(rows["metric"], "epoch"))["key"])
+    first = rows.select(["key"]).append_column("row", pa.array(range(len(rows)), pa.int64()))
+    first = first.group_by("key", use_threads=False).aggregate([("row", "min")])["row_min"]
+    marks = [
+        pc.invert(pc.is_in(rows["kind"], pa.array(TRAINED))),
+        pc.is_null(rows["metric"]),
+        pc.fill_null(rows["primary"], fill_value=False),
+        pc.and_(pc.equal(pc.fill_null(rows["split"], ""), "test"), pc.equal(pc.fill_null(rows["slice"], ""), "")),
+        pc.is_in(rows["key"], epochs),
+        pc.is_in(pa.array(range(len(rows)), pa.int64()), first.combine_chunks()),
+    ]
+    return table.filter(reduce(pc.or_, marks))
+
+
 def selected(folder: Path, keys: Set[str]) -> dict[str, float]:
     """Return the primary metric of these runs on the validation split, as marked by `choosing`. Does not import pandas.
 
     A diverged run has NaN; failed and unsupported runs are omitted.
     """
-    names = ["key", "status", "split", "step", "steps", "metric", "primary", "higher_is_better", "value"]
-    found: dict[str, float] = {}
-    for path in sorted(folder.glob("*.parquet")):
-        own = path.stem in keys
-        if not own and NAMED.fullmatch(path.stem):  # the file of another run
-            continue
-        part = read_file(path, names)
-        if isinstance(part, str):
-            continue
-        diverged = part.filter(pc.equal(part["status"], "diverged"))["key"].to_pylist()
-        found |= {key: math.nan for key in diverged if key in keys}
-        in_epochs = pc.is_in(part["key"], part.filter(pc.equal(part["metric"], "epoch"))["key"].combine_chunks())
-        last = pc.or_(in_epochs, pc.equal(part["step"], part["steps"]))
-        ended = pc.and_(pc.equal(part["split"], "validation"), pc.equal(part["status"], "ok"))
-        part = part.filter(pc.and_(pc.and_(last, part["primary"]), ended))
-        by_run: dict[tuple[str, bool], dict[int, float]] = {}
-        names_read = ("key", "higher_is_better", "step", "value")
-        for key, higher, step, value in zip(*(part[n].to_pylist() for n in names_read), strict=True):
-            if key in keys:
-                by_run.setdefault((key, higher), {})[step] = value
-        found |= {key: values[chosen_step(values, higher)] for (key, higher), values in by_run.items()}
-    return found
+    names = ["key", "kind", "status", "created", "split", "step", "steps", "metric", "primary", "higher_is_better", "value"]
+    part = plain(read_keys(folder, keys, names).table)
+    found = dict.fromkeys(part.filter(pc.equal(part["status"], "diverged"))["key"].to_pylist(), math.nan)
+    in_epochs = pc.is_in(part["key"], pc.unique(part.filter(pc.equal(part["metric"], "epoch"))["key"]))
+    last = pc.or_(in_epochs, pc.equal(part["step"], part["steps"]))
+    ended = pc.and_(pc.equal(part["split"], "validation"), pc.equal(part["status"], "ok"))
+    part = part.filter(pc.and_(pc.and_(last, part["primary"]), ended))
+    by_run: dict[tuple[str, bool], dict[int, float]] = {}
+    for key, higher, step, value in zip(
+        *(part[n].to_pylist() for n in ("key", "higher_is_better", "step", "value")), strict=True
+    ):
+        by_run.setdefault((key, higher), {})[step] = value
+    return found | {key: values[chosen_step(values, higher)] for (key, higher), values in by_run.items()}

@@ -1,17 +1,17 @@
 """The results table: one versioned Parquet schema, one row per score, one file per finished unit of work.
 
 A file is replaced, never appended to. Processes may share a folder and may even finish the same run twice: a reader keeps
-one set of rows per key. docs/reference/results-schema.md explains the columns.
+one set of rows per key, within a file and across files. docs/reference/results-schema.md explains the columns.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,15 +19,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from expbench import files
-from expbench.errors import unknown
-from expbench.results.schema import FORMER_COLUMNS, FORMER_VALUES, READ, RENAMED_IN, SCHEMA, VERSION
-from expbench.run import FORMER_SETTINGS, LATER, canonical
+from expbench.errors import BadInput, unknown
+from expbench.results import digest, footer, row_sets, validity
+from expbench.results.reading import (
+    NoResults,
+    Stamp,
+    checked,
+    plain,
+    read_encoded,
+    read_endings,
+    shown,
+    stamp,
+)
+from expbench.results.row_sets import RowSet
+from expbench.results.schema import NAMED, SCHEMA, VERSION
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
-_PRESENT = {former: name for name, former in FORMER_SETTINGS.items()}
+TABLE = "table"  # the stem of the file that `compact` writes
+_FEW_ROWS = 10_000  # a table up to this size is compressed by what opens fastest, a larger one by what is smallest
+_ROW_GROUP = 1 << 17
+_AT_ONCE = 256  # files that are read into one table
+_TIMES = 8  # a folder is listed again if files disappear, because `compact` merges them
 
 
 class Results(NamedTuple):
@@ -37,49 +51,146 @@ class Results(NamedTuple):
     problems: list[str]
 
 
+class Contents(NamedTuple):
+    """Rows of a folder, one set per key, with texts as dictionaries, and the stamp of each file read."""
+
+    table: pa.Table
+    problems: list[str]
+    stamps: dict[Path, Stamp]
+
+
+Rows = Callable[[pa.Table], pa.Table]  # the rows of some files that a reader needs, of each run at least one
+
+
 def write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows as ``folder/name.parquet``, replacing the file atomically; absent columns are null."""
+    """Write rows as ``folder/name.parquet``, replacing the file atomically; absent columns are null.
+
+    If that file holds rows of other keys, it is renamed instead of replaced, so that they are not lost.
+    """
     return write_table(folder, name, pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA))
 
 
 def write_table(folder: Path, name: str, table: pa.Table) -> Path:
+    """Write a table of the schema as `write` does, with its digest; rows that stand twice in it are written once.
+
+    Its texts may be dictionaries.
+    """
+    table = row_sets.unique(table.replace_schema_metadata(None))
+    endings = footer.endings_of(table)
+    schema = SCHEMA.with_metadata(digest.seal(table, VERSION, footer.statement(endings)))
     target = folder / f"{name}.parquet"
+    if NAMED.fullmatch(name):
+        _spare_others(target, endings)
+    small = len(table) <= _FEW_ROWS
+    options = {"compression": "snappy", "write_statistics": False} if small else {"compression": "zstd"}
     with files.replacing(target) as aside, aside.open("wb") as file:  # closed before it is renamed
-        pq.write_table(table, file, compression="zstd")
+        with pq.ParquetWriter(file, schema, **options) as writer:
+            for start in range(0, len(table), _ROW_GROUP):
+                writer.write_table(plain(table.slice(start, _ROW_GROUP)).cast(schema))
         file.flush()
         os.fsync(file.fileno())
     return target
 
 
-def read(source: Path, columns: Sequence[str] = SCHEMA.names) -> Results:
+def _spare_others(target: Path, endings: footer.Endings) -> None:
+    """Rename a file that holds rows of other keys than these."""
+    with suppress(OSError, NoResults):
+        if read_endings(target).keys() - endings.keys():
+            target.rename(target.with_name(f"{target.stem}-{uuid.uuid4().hex[:8]}.parquet"))
+
+
+def read(source: Path, columns: Sequence[str] = SCHEMA.names, rows: Rows | None = None) -> Results:
     """Return the rows of every results file in a folder, or of one file; report other and corrupt files as problems.
 
     If a key has several sets of rows, the latest one that is not a failure is kept, or the latest failure. columns: the
-    columns to read, including key, status and created.
+    columns to read, including key, status and created. rows: selects the rows that are needed, file by file, so that a
+    large folder fits into memory.
     """
-    tables, problems = _read_files(source, list(columns))
-    sets = [t.append_column("file", pa.repeat(pa.scalar(i, pa.int64()), len(t))) for i, t in enumerate(tables)]
-    empty = SCHEMA.empty_table().select(list(columns)).append_column("file", pa.array([], pa.int64()))
-    frame = pa.concat_tables([empty, *sets]).to_pandas()
-    kept = frame[["key", "file", "status", "created"]].drop_duplicates(["key", "file"])
-    kept = kept.assign(finished=kept["status"] != "failed").sort_values(["finished", "created", "file"])
-    kept = kept.drop_duplicates("key", keep="last")[["key", "file"]]
-    return Results(frame.merge(kept, on=["key", "file"], how="inner").drop(columns="file"), problems)
+    contents = read_tables(source, columns, rows)
+    return Results(to_frame(contents.table), contents.problems)
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """Return a table as a DataFrame. Whole numbers that may exceed 2^53 are objects: beside nulls they would be floats."""
+    wide = [name for name in validity.UNBOUNDED if name in table.column_names]
+    frame: pd.DataFrame = plain(table.replace_schema_metadata(None)).drop_columns(wide).to_pandas()
+    for name in wide:
+        frame[name] = _objects(table[name])
+    return frame[table.column_names]
+
+
+def _objects(column: pa.ChunkedArray) -> Any:
+    import pandas as pd
+
+    return pd.array(column.to_pylist(), dtype=object)
+
+
+def read_tables(source: Path, columns: Sequence[str], rows: Rows | None = None) -> Contents:
+    """Return rows as `read` does, as Arrow tables."""
+    folder = None if source.is_file() else source
+    for _ in range(_TIMES):
+        paths = [source] if folder is None else sorted(listed(folder))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = list(
+                pool.map(lambda group: _read_together(group, folder, columns, rows), _groups(list(enumerate(paths))))
+            )
+        if folder is None or not any(part.missing for part in parts):
+            break
+    return _joined(parts, columns)
+
+
+def _joined(parts: Sequence[_Part], columns: Sequence[str]) -> Contents:
+    """Return the contents of files, one set of rows per key."""
+    left_out = row_sets.superseded(each for part in parts for each in part.sets)
+    tables = [pa.table({name: pa.array([], SCHEMA.field(name).type) for name in columns})]
+    for part in parts:
+        if len(part.table):
+            tables.append(row_sets.without(part.table, left_out.intersection(part.sets)).drop_columns(row_sets.FILE))
+    problems = [line for part in parts for line in [*part.problems, *(f"{shown(p)}: disappeared" for p in part.missing)]]
+    stamps = {path: own for part in parts for path, own in part.stamps.items()}
+    tables[0] = row_sets.encoded(tables[0])
+    return Contents(pa.concat_tables(tables).unify_dictionaries(), problems, stamps)
+
+
+def read_keys(folder: Path, keys: Set[str], columns: Sequence[str] = SCHEMA.names) -> Contents:
+    """Return the rows of these keys; only the files that hold them are read. columns: as in `read`, with kind."""
+    found, problems = endings_by_file(folder)
+    numbered = list(enumerate(sorted(path for path, own in found.items() if keys & own.keys())))
+    parts = [_read_together(group, folder, columns, partial(row_sets.of_keys, keys=keys)) for group in _groups(numbered)]
+    contents = _joined(parts, columns)
+    return contents._replace(problems=problems + contents.problems)
+
+
+def read_run(folder: Path, key: str) -> Results:
+    """Return the rows of the one run whose key begins with `key`; read its files only; raise `BadInput` as `rows_of_run`."""
+    found, _ = endings_by_file(folder)
+    runs = {k for own in found.values() for k, ending in own.items() if ending.kind == "run"}
+    keys = {k for k in runs if key and k.startswith(key)}
+    if len(keys) != 1:
+        raise _no_single_run(key, keys, runs)
+    table, problems, _ = read_keys(folder, keys)
+    if not len(table):  # its file is damaged
+        raise BadInput(problems[0]) if problems else _no_single_run(key, set(), runs - keys)
+    return Results(to_frame(table), problems)
 
 
 def rows_of_run(frame: pd.DataFrame, key: str) -> pd.DataFrame:
     """Return the rows of the one run whose key begins with `key`; raise `BadInput` for none or several."""
     runs = frame[frame["kind"] == "run"]
-    keys = sorted(k for k in runs["key"].unique() if k.startswith(key)) if key else []
+    known = list(runs["key"].unique())
+    keys = {k for k in known if key and k.startswith(key)}
     if len(keys) != 1:
-        raise unknown(
-            "run" if not keys else "single run (several begin like this)", key, keys or list(runs["key"].unique())[:20]
-        )
-    rows: pd.DataFrame = runs[runs["key"] == keys[0]]
+        raise _no_single_run(key, keys, known)
+    rows: pd.DataFrame = runs[runs["key"].isin(keys)]
     return rows
 
 
-_ended: dict[Path, tuple[tuple[int, int, int], dict[str, str]]] = {}  # statuses by file, valid while it is unchanged
+def _no_single_run(key: str, keys: Iterable[str], known: Iterable[str]) -> Exception:
+    several = sorted(keys)
+    return unknown("single run (several begin like this)" if several else "run", key, several[:20] or sorted(known)[:20])
+
+
+_ended: dict[Path, tuple[Stamp, footer.Endings]] = {}  # endings by file, valid while it is unchanged
 
 
 def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
@@ -87,103 +198,110 @@ def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
 
     A file is read again only after it was replaced, because processes that share a folder call this often.
     """
-    stamps = {}
-    for entry in os.scandir(folder):
-        if entry.name.endswith(".parquet"):
-            with suppress(FileNotFoundError):  # removed in the meantime by `compact`
-                about = entry.stat()
-                stamps[folder / entry.name] = (about.st_mtime_ns, about.st_size, about.st_ino)
-    changed = sorted(path for path, stamp in stamps.items() if path not in _ended or _ended[path][0] != stamp)
-    problems = []
-    for path, found in zip(changed, _map_files(changed, ["key", "status"]), strict=True):
-        _ended.pop(path, None)
-        if isinstance(found, str):
-            problems.append(found)
-        else:
-            ended = set(zip(found["key"].to_pylist(), found["status"].to_pylist(), strict=True))
-            _ended[path] = stamps[path], dict(sorted(ended, key=lambda e: e[1] != "failed"))
+    found, problems = endings_by_file(folder)
     status: dict[str, str] = {}
-    for path in sorted(stamps):
-        for key, how in _ended.get(path, (None, {}))[1].items():
+    for path in sorted(found):
+        for key, ending in found[path].items():
             if status.get(key, "failed") == "failed":
-                status[key] = how
+                status[key] = ending.status
     return status, problems
 
 
-def _map_files(paths: Sequence[Path], columns: list[str]) -> list[pa.Table | str]:
-    with ThreadPoolExecutor() as pool:
-        return list(pool.map(lambda path: read_file(path, columns), paths))
+def endings_by_file(folder: Path) -> tuple[dict[Path, footer.Endings], list[str]]:
+    """Return the kind and status of each key by file, as their footers state them, and one line per unreadable file."""
+    for _ in range(_TIMES):
+        stamps, problems, missing = listed(folder), [], False
+        for path in sorted(path for path, own in stamps.items() if path not in _ended or _ended[path][0] != own):
+            _ended.pop(path, None)
+            try:
+                _ended[path] = stamps[path], read_endings(path, folder)
+            except FileNotFoundError:
+                missing = True
+            except NoResults as reason:
+                problems.append(str(reason))
+        if not missing:
+            break
+    return {path: _ended[path][1] for path in stamps if path in _ended}, problems
 
 
-def _read_files(source: Path, columns: list[str]) -> tuple[list[pa.Table], list[str]]:
-    answers = _map_files([source] if source.is_file() else sorted(source.glob("*.parquet")), columns)
-    return [a for a in answers if isinstance(a, pa.Table)], [a for a in answers if isinstance(a, str)]
-
-
-def read_file(path: Path, columns: list[str]) -> pa.Table | str:
-    try:
-        file = pq.ParquetFile(path)
-        stored = file.schema_arrow  # read once: the property rebuilds the schema at each access
-        version = (stored.metadata or {}).get(b"expbench_schema")
-        if version is None:
-            return f"{path}: not an expbench results table; file not changed, move it to another folder"
-        if int(version) not in READ:
-            return f"{path}: schema {int(version)}, but this expbench reads up to schema {VERSION}; file not changed"
-        present = set(stored.names)
-        if int(version) < RENAMED_IN:
-            found = _with_present_names(file, columns, present)
-            present = set(found.column_names)
-        else:
-            found = file.read([name for name in columns if name in present], use_threads=False)  # files: side by side
-        for name in columns:
-            if name not in present and int(version) < VERSION:
-                meant = pa.scalar(LATER.get(name), SCHEMA.field(name).type)
-                found = found.append_column(name, pa.repeat(meant, len(found)))
-        found, wanted = found.select(columns), _schema(tuple(columns))
-        return found if found.schema.equals(wanted) else found.cast(wanted)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        reason = str(error).partition("\n")[0][:120]
-        return f"{path}: corrupt ({reason}); file not changed, move it to another folder"
-
-
-def _with_present_names(file: pq.ParquetFile, columns: list[str], present: set[str]) -> pa.Table:
-    """Return those of the columns that a file of schema 1 to 5 holds, by the names that they and their values have now."""
-    former = [FORMER_COLUMNS.get(name, name) for name in columns]
-    found = file.read([name for name in former if name in present], use_threads=False)
-    columns_now = {former: name for name, former in FORMER_COLUMNS.items()}
-    found = found.rename_columns([columns_now.get(name, name) for name in found.column_names])
-    for column, names in FORMER_VALUES.items():
-        found = _with_values(found, column, partial(_present_name, names))
-    return _with_values(found, "task_settings", _present_settings)
-
-
-def _with_values(table: pa.Table, column: str, change: Callable[[str], str]) -> pa.Table:
-    """Return the table with each text of one column changed: each different text once, as there are few."""
-    if column not in table.column_names:
-        return table
-    texts = table[column].combine_chunks().dictionary_encode()
-    changed = pa.array([change(text) for text in texts.dictionary.to_pylist()], pa.string()).take(texts.indices)
-    return table.set_column(table.column_names.index(column), column, changed)
-
-
-def _present_name(names: Mapping[str, str], text: str) -> str:
-    return names.get(text, text)
-
-
-def _present_settings(text: str) -> str:
-    """Return the settings of a task, as JSON, by their present names."""
-    return canonical({_PRESENT.get(name, name): value for name, value in json.loads(text).items()})
-
-
-@lru_cache(maxsize=8)
-def _schema(columns: tuple[str, ...]) -> pa.Schema:
-    return pa.schema([SCHEMA.field(name) for name in columns])
+def listed(folder: Path) -> dict[Path, Stamp]:
+    """Return the files of a folder that may hold results, with their stamps; a link to nothing has a stamp of zeros."""
+    stamps = {}
+    for entry in os.scandir(folder):
+        if entry.name.endswith(".parquet") and not entry.name.startswith("."):
+            try:
+                stamps[folder / entry.name] = stamp(entry.stat())
+            except FileNotFoundError:  # removed in the meantime by `compact`, if it is no link
+                if entry.is_symlink():
+                    stamps[folder / entry.name] = (0, 0, 0)
+    return stamps
 
 
 def finished(folder: Path, key: str) -> bool:
-    """Return whether the key has its own file with a result other than a failure, written by any process."""
-    path = folder / f"{key}.parquet"
-    if not path.exists():
+    """Return whether its own file, or the table of the folder, holds a result of this key that is not a failure."""
+    for path in (folder / f"{key}.parquet", folder / f"{TABLE}.parquet"):
+        with suppress(OSError, NoResults):
+            own = stamp(path.stat())
+            if path not in _ended or _ended[path][0] != own:
+                _ended[path] = own, read_endings(path, folder)
+            if key in _ended[path][1] and _ended[path][1][key].status != "failed":
+                return True
+    return False
+
+
+class _Part(NamedTuple):
+    """Files that were read together. table: their rows, with the column `row_sets.FILE`. missing: what has disappeared."""
+
+    table: pa.Table
+    sets: list[RowSet]
+    problems: list[str]
+    stamps: dict[Path, Stamp]
+    missing: list[Path]
+
+
+def _groups(numbered: Sequence[tuple[int, Path]]) -> list[Sequence[tuple[int, Path]]]:
+    return [numbered[i : i + _AT_ONCE] for i in range(0, len(numbered), _AT_ONCE)]
+
+
+def _read_together(
+    numbered: Sequence[tuple[int, Path]], folder: Path | None, columns: Sequence[str], rows: Rows | None
+) -> _Part:
+    """Read files into one table: a check of many short files at once takes hardly longer than that of one."""
+    part = _Part(pa.table({}), [], [], {}, [])
+    short: list[tuple[int, Path, pa.Table]] = []
+    tables = []
+    for number, path in numbered:
+        try:
+            table, part.stamps[path], sealed = read_encoded(path, columns, folder)
+            if len(table) > _FEW_ROWS or not sealed:
+                table = row_sets.with_file(checked(path, table), [number], [len(table)])
+                table = table if sealed else row_sets.once(table)
+                part.sets.extend(row_sets.sets_of(table))
+                tables.append(row_sets.encoded(table if rows is None else rows(table)))
+            elif len(table):
+                short.append((number, path, plain(table)))
+        except FileNotFoundError:
+            part.missing.append(path)
+        except NoResults as reason:
+            part.problems.append(str(reason))
+    if validity.reason(_concat(short)) is not None:
+        short = [each for each in short if _is_valid(each, part.problems)]
+    if short:
+        table = row_sets.with_file(_concat(short), [each[0] for each in short], [len(each[2]) for each in short])
+        part.sets.extend(row_sets.sets_of(table))
+        tables.append(row_sets.encoded(table if rows is None else rows(table)))
+    part.problems.sort()
+    return part._replace(table=pa.concat_tables(tables) if tables else part.table)
+
+
+def _concat(files: Sequence[tuple[int, Path, pa.Table]]) -> pa.Table:
+    return pa.concat_tables([table for _, _, table in files]) if files else pa.table({})
+
+
+def _is_valid(file: tuple[int, Path, pa.Table], problems: list[str]) -> bool:
+    try:
+        checked(file[1], file[2])
+    except NoResults as reason:
+        problems.append(str(reason))
         return False
-    answer = read_file(path, ["key", "status"])
-    return isinstance(answer, pa.Table) and "failed" not in answer["status"].to_pylist()
+    return True

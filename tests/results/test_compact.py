@@ -8,6 +8,7 @@ from expbench.results import schema, store
 from expbench.results.compact import compact
 from expbench.results.configurations import gather, with_context
 from tests.conftest import TINY, CommandLine, is_bad_input
+from tests.results.rows import trained
 
 RUN = ["run", "--task", "polyreg,count-in-row", "--models", "ssm", *TINY, "-t", "count-in-row:classes=4", "--lr", "auto"]
 
@@ -46,7 +47,7 @@ def test_bad_input(expbench: CommandLine) -> None:
 def test_of_a_run_in_epochs_each_epoch_stays_but_not_each_layer(tmp_path: Path) -> None:
     measured = [("train", "epoch", ""), ("train", "loss", ""), ("validation", "perplexity", ""), ("validation", "k_hat", "")]
     measured += [("validation", "abar_max", "layer=0"), ("test", "perplexity", ""), ("test", "perplexity", "context=8")]
-    constants = {"status": "ok", "task": "wikitext", "model": "s6", "steps": 40, "key": "a" * 16, "value": 1.0}
+    constants = trained(task="wikitext", steps=40, key="a" * 16, value=1.0)
     for kind, kept in (("run", 2 * 6), ("tuning", 1 + 2)):  # of the latter what chose the rate, and that there were epochs
         rows = [
             constants
@@ -66,7 +67,7 @@ def test_of_a_run_in_epochs_each_epoch_stays_but_not_each_layer(tmp_path: Path) 
 
 def test_what_diverged_after_it_had_been_measured_stays_known(tmp_path: Path) -> None:
     numbers = [(0, "validation", 0.9), (0, "test", 0.9), (20, "validation", 0.8), (20, "test", 0.7)]
-    constants = {"status": "diverged", "task": "polyreg", "model": "s6", "steps": 100, "primary": True, "metric": "nmse"}
+    constants = trained(status="diverged", steps=100, primary=True, metric="nmse")
     for kind in schema.TRAINED:
         rows = [
             constants | {"key": kind.ljust(16, "0"), "kind": kind, "split": split, "step": step, "value": value, "slice": ""}
