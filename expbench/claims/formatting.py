@@ -41,6 +41,11 @@ def sentence(judgement: Judgement, columns: Sequence[str] = ()) -> str:
     return "; ".join([f"{said}: {_evidence(j)}", *_marks(j)])
 
 
+def is_undecided(finding: ClaimResult) -> bool:
+    """Return whether all verdicts of a claim are undecided."""
+    return {j.verdict for j in finding.judgements} == {"undecided"}
+
+
 def brief(finding: ClaimResult) -> str:
     """Return the result of a claim in a few words: the difference for one matched pair, otherwise the counts of verdicts."""
     if len(finding.judgements) != 1:
@@ -57,9 +62,9 @@ def text(findings: Sequence[ClaimResult]) -> str:
 
 
 def markdown(findings: Sequence[ClaimResult]) -> str:
-    """Return the claims as Markdown: an explanation, then a sentence and a table for each claim."""
+    """Return the claims as Markdown: an explanation, then a sentence and a table for each claim, the undecided ones last."""
     parts = [PREFACE]
-    for finding in findings:
+    for finding in sorted(findings, key=is_undecided):
         parts.append(_said(finding, escaped))
         if finding.judgements:
             header, *lines = table(finding)

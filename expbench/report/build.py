@@ -30,7 +30,8 @@ from expbench.results.schema import TRAINED
 
 _MOST_DRAWN = 24  # names that a figure can distinguish
 _PREFACE = """\
-Each row is one configuration of a model. The columns are:
+Each row is one configuration of a model. Rows are sorted by length, degree and test size, and then by the mean, the best
+first; rows of which most runs diverged or failed come last. The columns are:
 
 - mean: over seeds; with several instances, over the means of the instances. The 95 % interval is Student's t over the same
   units. A run trained in epochs is reported at the epoch with the best validation result.
@@ -49,8 +50,8 @@ Each row is one configuration of a model. The columns are:
   the mean lies there; otherwise above it. `representable, not found`: a run of the same network solves the task, or one of
   its instances, in another configuration, for example with another learning rate, more steps or a construction (`--init`).
   `unknown`: neither holds; a failed search proves nothing.
-- `protocol`: norm, positions, residual, skip. If two models in one table have different `positions`, a difference between
-  them is a difference of layer and positions together."""
+- `protocol`: norm, positions, residual, skip; report.html has a column for each that differs. If two models in one table
+  have different `positions`, a difference between them is a difference of layer and positions together."""
 
 
 def write_report(
@@ -235,7 +236,7 @@ def _section(
         )
     main = tables.results(configurations, metric or "result", f"{task}: results")
     others = [tables.of_labels(configurations, f"{task}: labels"), tables.of_controls(controls, f"{task}: controls")]
-    parts += [tables.same(configurations), main]
+    parts += [tables.same(configurations, main), main]
     keys = {key for c in configurations for key in c.each("key")}
     primary = frame[frame["primary"].eq(True) & (frame["split"] == "validation") & frame["key"].isin(keys)]
     drawn = [c for c in configurations if c.values]

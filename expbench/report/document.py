@@ -24,7 +24,8 @@ class Table:
     """A table of texts with a header.
 
     configurations: those behind each line, if any. main: whether each line is one configuration, whose runs can be unfolded
-    below it; they replace the column `folded`. brief: the columns of the LaTeX table.
+    below it; they replace the column `folded`. brief: the columns of the LaTeX table. narrow: the same lines for a screen,
+    with the columns that differ only, the most important first.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Table:
     main: bool = False
     folded: str = ""
     brief: Sequence[str] = ()
+    narrow: Table | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -16,51 +18,96 @@ from expbench.run import LATER
 
 _COLUMNS = ["L", "degree", *SIZES, *(column for column in TRAINING if column not in PROTOCOL)]
 _LABELS = ["label_kurtosis", "label_interaction_order", "effective_sample_size"]
+_QUIET = ("reading", "floor", "rate", "parameters", "state", "FLOPs per token", "reach")
+_SHARE = "solved, 95 %"
 _RUNS = "every run (seed: value)"
 _SOURCES = ("expbench", "git_commit", "python", "torch", "device_name", "precision", "backend")
 _MOST_NAMED = 8  # values of a line of the provenance table
 
 
-def same(configurations: Sequence[Configuration]) -> str:
-    """Return a sentence in Markdown on the settings that are the same in all rows of the results table."""
+def same(configurations: Sequence[Configuration], table: Table) -> str:
+    """Return a sentence in Markdown on what is the same in all rows of the results table."""
     columns = varying(list(configurations), _COLUMNS)
-    stated = [
-        f"{column}={plain(configurations[0][column])}"
-        for column in _COLUMNS
-        if column not in columns and known(configurations[0][column]) and configurations[0][column] != LATER.get(column)
-    ]
-    return f"Same in all rows: {escaped(', '.join(stated))}."
+    settings = {column: configurations[0][column] for column in _COLUMNS if column not in columns}
+    stated = [f"{name}={plain(value)}" for name, value in settings.items() if known(value) and value != LATER.get(name)]
+    for name, known_of in _protocol_values(configurations).items():
+        if len(set(known_of)) == 1:
+            stated.append(f"{name}={known_of[0]}{' (if any)' if len(known_of) < len(configurations) else ''}")
+    cells = {name: table.lines[0][table.header.index(name)] for name in _constant(table)}
+    cells = {name: cell for name, cell in cells.items() if cell != "-"}
+    constants = [f"{name}: {f'**{cell}**' if isinstance(cell, Strong) else escaped(cell)}" for name, cell in cells.items()]
+    return f"Same in all rows: {'; '.join([escaped(', '.join(stated)), *constants])}."
+
+
+def best_first(configurations: Sequence[Configuration]) -> list[Configuration]:
+    """Sort configurations by length, degree and test size, and at each of them by the mean, the best first.
+
+    Configurations most of whose runs did not end well come last.
+    """
+
+    def rank(configuration: Configuration) -> tuple[bool, float]:
+        if not configuration.values:
+            return True, math.inf
+        mean = configuration.interval.center
+        return 2 * len(configuration.values) < configuration.trials, -mean if configuration.higher_is_better else mean
+
+    place = {id(c): tuple(c[name] if known(c[name]) else -1 for name in ("L", "degree", *SIZES)) for c in configurations}
+    return sorted(configurations, key=lambda c: (place[id(c)], rank(c)))
 
 
 def results(configurations: Sequence[Configuration], metric: str, title: str) -> Table:
-    """Return the results table, one line per configuration."""
+    """Return the results table, one line per configuration, the best of each difficulty first."""
+    configurations = best_first(configurations)
     columns = varying(list(configurations), _COLUMNS)
     names = labels(configurations, without=[*_COLUMNS, *PROTOCOL])
-    protocols = [_protocol(c) for c in configurations]
-    several = len(set(protocols)) > 1  # then it distinguishes lines, and stands before the results
-    # the most important columns come first, since the table is wider than a screen
+    protocols = [", ".join(_protocol_parts(c).values()) for c in configurations]
+    several = not _alike(protocols)  # then it distinguishes lines, and stands before the results
     header = ["model", *columns, *(["protocol"] if several else []), metric, "95 % interval", "solved", "reading", "floor"]
     header += ["best", _RUNS, "rate", "parameters", "state", "FLOPs per token", "reach"]
     lines = [
         [
-            *(
-                names[id(c)],
-                *(plain(c[column]) for column in columns),
-                *([protocol] if several else []),
-            ),
+            *(names[id(c)], *(plain(c[column]) for column in columns), *([protocol] if several else [])),
             *(*_outcome(c), _rate(c), *_sizes(c), *([] if several else [protocol])),
         ]
         for c, protocol in zip(configurations, protocols, strict=True)
     ]
-    brief = ["model", *_told_apart(header, lines, columns, several), "parameters"]
-    brief += [
-        metric,
-        "95 % interval",
-        "solved",
-        *(["floor"] if any(c.floor is not None for c in configurations) else []),
-    ]
+    brief = ["model", *_told_apart(header, lines, columns, several), "parameters", metric, "95 % interval", "solved"]
+    brief += ["floor"] if any(c.floor is not None for c in configurations) else []
     header += [] if several else ["protocol"]
-    return Table(title, header, lines, [[c] for c in configurations], main=True, folded=_RUNS, brief=brief)
+    table = Table(title, header, lines, [[c] for c in configurations], main=True, folded=_RUNS, brief=brief)
+    return replace(table, narrow=_narrow(table, columns, metric))
+
+
+def _narrow(table: Table, settings: Sequence[str], metric: str) -> Table:
+    """Return a results table for a screen: the metric beside the model, then what differs, sizes, and the rest.
+
+    A tuned rate is a result, and Wilson's interval a column of its own.
+    """
+    configurations = [own for (own,) in table.configurations]
+    parts = [_protocol_parts(configuration) for configuration in configurations]
+    apart = [name for name, values in _protocol_values(configurations).items() if not _alike(values)]
+    late = ["lr"] if "lr" in settings and all(c.tuned for c in configurations) else []
+    order = ["model", metric, *(name for name in settings if name not in late), *apart, "95 % interval", "solved", "floor"]
+    order += ["parameters", "state", "reading", "best", *late, "rate", _SHARE, "FLOPs per token", "reach"]
+    header = [name for name in order if name not in _constant(table)]
+    lines = []
+    for line, part in zip(table.lines, parts, strict=True):
+        cells = dict(zip(table.header, line, strict=True))
+        count, _, share = cells["solved"].partition(" (")
+        cells |= part | {"solved": count, _SHARE: share.removesuffix(")") or "-"}
+        lines.append([cells[name] for name in header])
+    return replace(table, header=header, lines=lines)
+
+
+def _constant(table: Table) -> list[str]:
+    """Return the columns of a results table that say the same in each of several lines, apart from an alarm."""
+    values = {name: [line[table.header.index(name)] for line in table.lines] for name in _QUIET}
+    alike = {name: own[0] for name, own in values.items() if len(own) > 1 and _alike(own)}
+    return [name for name, value in alike.items() if not value.startswith("BELOW")]
+
+
+def _alike(values: Iterable[str]) -> bool:
+    return len(set(values)) < 2
 
 
 def _told_apart(header: Sequence[str], lines: Sequence[Sequence[str]], columns: Sequence[str], several: bool) -> list[str]:
@@ -132,11 +179,16 @@ def _rate(configuration: Configuration) -> str:
     return f"best of {len(configuration.tuning.rates)}, {configuration.tuning.runs} runs{edge}"
 
 
-def _protocol(configuration: Configuration) -> str:
-    residual, skip = (
-        "-" if not known(configuration[c]) else "on" if configuration[c] else "off" for c in ("residual", "skip")
-    )
-    return f"{configuration['norm']}, {configuration['positions']}, {residual}, {skip}"
+def _protocol_parts(configuration: Configuration) -> dict[str, str]:
+    switches = {name: configuration[name] for name in ("residual", "skip")}
+    shown = {name: "-" if not known(value) else "on" if value else "off" for name, value in switches.items()}
+    return {"norm": str(configuration["norm"]), "positions": str(configuration["positions"]), **shown}
+
+
+def _protocol_values(configurations: Iterable[Configuration]) -> dict[str, list[str]]:
+    """Return the known values of each part of the protocol; a layer without a skip connection has none."""
+    parts = [_protocol_parts(configuration) for configuration in configurations]
+    return {name: [part[name] for part in parts if part[name] != "-"] for name in parts[0]}
 
 
 def of_labels(configurations: Sequence[Configuration], title: str) -> Table | None:

@@ -41,8 +41,9 @@ from tests.report.test_build import control, frame_of, row, runs
 def test_d5_figures_are_the_same_bytes_under_any_settings_of_matplotlib(tmp_path: Path) -> None:
     frame = frame_of([*runs([0.1, 0.2]), *runs([0.3, 0.4], L=16), control("mean", "baseline", 1.0)])
     seen = []
-    hostile: dict[str, Any] = {"text.usetex": True, "font.size": 24, "lines.linewidth": 9, "savefig.format": "pgf"}
-    for settings in ({}, hostile, {"axes.formatter.use_mathtext": True, "figure.dpi": 10, "svg.fonttype": "path"}):
+    hostile: Any = {"text.usetex": True, "font.size": 24, "lines.linewidth": 9, "savefig.format": "pgf"}
+    other: Any = {"axes.formatter.use_mathtext": True, "figure.dpi": 10, "svg.fonttype": "path"}
+    for settings in ({}, hostile, other):
         with mpl.rc_context(settings):
             write_report(frame, tmp_path)
             drawing.save(bench_figure.scan(BENCH), tmp_path / "report" / "bench.svg")
@@ -56,6 +57,12 @@ BENCH: list[dict[str, Any]] = [
     | {"status": "ok", "forward_ps": 3.0 * L, "backward_ps": 900.0 * L}
     for L in (64, 128, 4096)
 ]
+
+
+def test_d5_matplotlib_is_imported_in_one_place() -> None:
+    sources = Path(drawing.__file__).parents[1].rglob("*.py")
+    found = [path.name for path in sources if re.search(r"^\s*(from|import) matplotlib", path.read_text(), re.MULTILINE)]
+    assert found == ["drawing.py"]
 
 
 def test_d5_an_unknown_backend_is_ignored_and_a_known_one_stays() -> None:
@@ -400,7 +407,8 @@ def test_d3_names_stand_as_they_are_on_the_page(strange: Path) -> None:
 def test_d3_a_name_cannot_act_on_a_terminal(tmp_path: Path, expbench: CommandLine) -> None:
     rows = runs([0.1], model="a\x1b[2Kb\x07", error="\x1b]0;title\x07", device_name="\x9b31m", git_commit="\u202ecba")
     rows = [r | {"key": "abc", "created": datetime.now(UTC)} for r in rows]
-    store.write(Path("results"), "abc", rows) if Path("results").mkdir() is None else None
+    Path("results").mkdir()
+    store.write(Path("results"), "abc", rows)
     for command in (["trace", "abc"], ["report"], ["report", "--models", "a\x1b[2Kb"], ["compare", "results", "results"]):
         answer = expbench(*command)
         for character in "\x1b\x07\x9b\u202e":

@@ -152,7 +152,11 @@ class _Page:
 
     def columns(self, table: Table) -> list[int]:
         """Return the indices of the visible columns: all except the one replaced by the folded runs."""
-        return [i for i, name in enumerate(table.header) if name != table.folded]
+        return [i for i, name in enumerate(self.seen(table).header) if name != table.folded]
+
+    def seen(self, table: Table) -> Table:
+        """Return the form of a table for a screen."""
+        return table.narrow or table
 
     def left_out(self, table: Table) -> int:
         """Return the number of lines of a table that the page omits."""
@@ -160,9 +164,9 @@ class _Page:
 
     def lines(self, table: Table) -> Iterator[Line]:
         """Yield the lines of a table, up to the size limit of the page."""
-        columns = self.columns(table)
-        judged = {i for i in columns if table.header[i] in _JUDGED}
-        for index, texts in enumerate(table.lines[: self.room.get(id(table), len(table.lines))]):
+        columns, seen = self.columns(table), self.seen(table)
+        judged = {i for i in columns if seen.header[i] in _JUDGED}
+        for index, texts in enumerate(seen.lines[: self.room.get(id(table), len(table.lines))]):
             shown = [_judged(texts[i]) if i in judged else _cell(texts[i]) for i in columns]
             configurations = table.configurations[index] if table.configurations else []
             if table.main:
@@ -172,12 +176,14 @@ class _Page:
 
     def numeric(self, table: Table) -> list[bool]:
         """Return for each visible column whether it contains numbers."""
-        sample = table.lines[:50]
+        sample = self.seen(table).lines[:50]
         return [all(_NUMBER.match(line[i]) for line in sample) for i in self.columns(table)]
 
     def wide(self, table: Table) -> list[bool]:
         """Return for each visible column whether it contains long texts, which are wrapped."""
-        return [max((len(line[i]) for line in table.lines), default=0) > _SENTENCE for i in self.columns(table)]
+        seen = self.seen(table)
+        longest = {i: max((len(line[i]) for line in seen.lines), default=0) for i in self.columns(table)}
+        return [length > _SENTENCE or (table.main and seen.header[i] == "reading") for i, length in longest.items()]
 
     def links(self, configurations: Sequence[Configuration]) -> list[tuple[str, str]]:
         """Return name and label of those configurations that are on the page."""
@@ -189,8 +195,7 @@ class _Page:
         shown: list[Card] = []
         folded: list[Card] = []
         for finding in claims.findings:
-            undecided = {j.verdict for j in finding.judgements} == {"undecided"}
-            (folded if undecided else shown).append(self._card(finding))
+            (folded if formatting.is_undecided(finding) else shown).append(self._card(finding))
         return shown, folded
 
     def _card(self, finding: ClaimResult) -> Card:
