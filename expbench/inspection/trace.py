@@ -51,12 +51,12 @@ def _shown(value: Any) -> str:
 def _curve(rows: pd.DataFrame) -> str:
     """Return a table of the training loss and the primary metric on the validation split by step."""
     whole = rows[rows["slice"].fillna("") == ""]
-    loss = whole[(whole["split"] == "train") & (whole["metric"] == "loss")].set_index("step")["value"]
+    loss = whole[(whole["split"] == "train") & (whole["metric"] == "loss")].drop_duplicates("step").set_index("step")["value"]
     primary = whole[(whole["split"] == "validation") & whole["primary"].fillna(False).astype(bool)]
     if loss.empty:
         return ""
     metric = primary["metric"].iloc[0] if not primary.empty else "metric"
-    values = primary.set_index("step")["value"]
+    values = primary.drop_duplicates("step").set_index("step")["value"]
     lines = [["step", "train loss", f"validation {metric}"]]
     lines += [[str(step), number(loss.get(step)), number(values.get(step))] for step in sorted({*loss.index, *values.index})]
     return aligned(lines)

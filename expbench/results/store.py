@@ -65,9 +65,14 @@ Rows = Callable[[pa.Table], pa.Table]  # the rows of some files that a reader ne
 def write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write rows as ``folder/name.parquet``, replacing the file atomically; absent columns are null.
 
-    If that file holds rows of other keys, it is renamed instead of replaced, so that they are not lost.
+    If that file holds rows of other keys, it is renamed instead of replaced, so that they are not lost. Raise ValueError
+    for rows that no reader would take.
     """
-    return write_table(folder, name, pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA))
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+    reason = validity.reason(table)
+    if reason is not None:
+        raise ValueError(f"not a row of results: {reason}")
+    return write_table(folder, name, table)
 
 
 def write_table(folder: Path, name: str, table: pa.Table) -> Path:

@@ -49,8 +49,9 @@ NAMES = [
 ]
 SETTINGS_TEXTS = [
     *("", "null", "1", "[]", "{", '"text"', "{}", '{"L":[1]}', '{"L":null}', '{"L":"four"}', '{"L":NaN}', '{"L":1e400}'),
-    *('{"L":{"a":1}}', "[" * 100_000, '{"L":4,"x\\n":1}', json.dumps({"L": 10**30})), json.dumps({"L": 4, "a": "x" * 200_000}),
-    SETTINGS.replace('"test_size":64', '"test_size":"many"'), SETTINGS.replace('"instance":0', '"instance":0.5'),
+    *('{"L":{"a":1}}', "[" * 100_000, '{"L":4,"x\\n":1}', json.dumps({"L": 10**30})),
+    json.dumps({"L": 4, "a": "x" * 200_000}), SETTINGS.replace('"test_size":64', '"test_size":"many"'),
+    SETTINGS.replace('"instance":0', '"instance":0.5'),
 ]  # fmt: skip
 NUMBERS = {
     "lr": [float("nan"), float("inf"), -1.0, 0.0, 1e308],
