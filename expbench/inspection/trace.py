@@ -51,7 +51,8 @@ def _shown(value: Any) -> str:
 def _curve(rows: pd.DataFrame) -> str:
     """Return a table of the training loss and the primary metric on the validation split by step."""
     whole = rows[rows["slice"].fillna("") == ""]
-    loss = whole[(whole["split"] == "train") & (whole["metric"] == "loss")].drop_duplicates("step").set_index("step")["value"]
+    whole = whole.drop_duplicates(["split", "metric", "step"])
+    loss = whole[(whole["split"] == "train") & (whole["metric"] == "loss")].set_index("step")["value"]
     primary = whole[(whole["split"] == "validation") & whole["primary"].fillna(False).astype(bool)]
     if loss.empty:
         return ""

@@ -232,13 +232,14 @@ def endings_by_file(folder: Path) -> tuple[dict[Path, footer.Endings], list[str]
 def listed(folder: Path) -> dict[Path, Stamp]:
     """Return the files of a folder that may hold results, with their stamps; a link to nothing has a stamp of zeros."""
     stamps = {}
-    for entry in os.scandir(folder):
-        if entry.name.endswith(".parquet") and not entry.name.startswith("."):
-            try:
-                stamps[folder / entry.name] = stamp(entry.stat())
-            except FileNotFoundError:  # removed in the meantime by `compact`, if it is no link
-                if entry.is_symlink():
-                    stamps[folder / entry.name] = (0, 0, 0)
+    with os.scandir(folder) as entries:
+        found = [entry for entry in entries if entry.name.endswith(".parquet") and not entry.name.startswith(".")]
+    for entry in found:
+        try:
+            stamps[folder / entry.name] = stamp(entry.stat())
+        except OSError:  # removed in the meantime by `compact`, if it is no link
+            if entry.is_symlink():
+                stamps[folder / entry.name] = (0, 0, 0)
     return stamps
 
 

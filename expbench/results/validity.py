@@ -29,6 +29,7 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # would
 _ALWAYS = ("key", "kind", "status", "task", "task_settings", "model")  # null in no row
 # Null in no row of a network that was trained.
 _OF_TRAINED = [*(name for name in FIELDS if LATER.get(name, "") is not None and name not in _ALWAYS), "L", "instance"]
+_OF_SCORE = ("split", "slice", "step", "primary")
 _WHOLE = [name for name, kind in COLUMNS.items() if kind == pa.int64() and name not in UNBOUNDED]
 _REAL_FIELDS = [name for name, field in FIELDS.items() if field.kind is float]
 _WHOLE_SETTINGS = {*AXES, "test_size", "validation_size", "selection_size"}
@@ -55,6 +56,10 @@ def _reasons(table: pa.Table) -> Iterator[str]:
         for name in _OF_TRAINED:
             if name in present and trained[name].null_count:
                 yield f"{name} of a run is missing"
+        measured = trained.filter(pc.is_valid(trained["metric"])) if "metric" in present else trained.slice(0, 0)
+        for name in _OF_SCORE:
+            if name in present and measured[name].null_count:
+                yield f"{name} of a score is missing"
     for name in _TEXTS:
         if name in present:
             yield from _wrong(name, table[name], lambda text, name=name: _of_text(name, text))

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from expbench.results import digest, reading, row_sets, store
 from expbench.results.compact import compact
