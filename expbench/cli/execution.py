@@ -109,6 +109,7 @@ def carry_out(
 
 def _train(jobs: Sequence[Job], options: SweepOptions) -> None:
     """Run jobs, print a summary, and exit with code 1 if a run failed or was lost, 130 if interrupted."""
+    from expbench.results.compact import compact_many
     from expbench.sweep import torchrun
 
     signal.signal(signal.SIGTERM, interrupt)
@@ -123,6 +124,8 @@ def _train(jobs: Sequence[Job], options: SweepOptions) -> None:
         raise BadInput(f"{files.reason(error)}; finished runs are kept, and the same command resumes") from error
     ran = ", ".join(f"{n} {status}" for status, n in sorted(ended.counts.items())) or "none"
     say(f"ran {ended.counts.total()} ({ran}); results in {options.folder}; expbench report plots them")
+    if ended.counts.total():
+        compact_many(options.folder, say)
     if ended.counts["failed"]:
         say("some runs failed: their rows hold the error, and the same command retries them")
     if ended.counts["lost"]:

@@ -54,12 +54,13 @@ def _shown(value: Any) -> str:
 def _curve(rows: pd.DataFrame) -> str:
     """Return a table of the training loss and the primary metric on the validation split by step."""
     whole = rows[rows["slice"].fillna("") == ""]
+    whole = whole.drop_duplicates(["split", "metric", "step"])
     loss = whole[(whole["split"] == "train") & (whole["metric"] == "loss")].set_index("step")["value"]
     primary = whole[(whole["split"] == "validation") & whole["primary"].eq(True)]
     if loss.empty:
         return ""
     metric = primary["metric"].iloc[0] if not primary.empty else "metric"
-    values = primary.set_index("step")["value"]
+    values = primary.drop_duplicates("step").set_index("step")["value"]
     lines = [["step", "train loss", f"validation {metric}"]]
     lines += [[str(step), number(loss.get(step)), number(values.get(step))] for step in sorted({*loss.index, *values.index})]
     return aligned(lines)

@@ -125,8 +125,12 @@ def _errors_named(path: Path) -> Iterator[None]:
 @contextmanager
 def _opened(path: Path, folder: Path | None) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     """Open a regular file; a pipe would wait for ever, and a link may lead to files of others."""
-    if path.is_symlink() and folder is not None and not path.resolve().is_relative_to(folder.resolve()):
-        raise NoResults(f"{shown(path)}: a link to a file outside the folder; replace it by a copy")
+    if path.is_symlink() and folder is not None:
+        target = Path(os.path.realpath(path))
+        if not target.is_relative_to(os.path.realpath(folder)):
+            raise NoResults(f"{shown(path)}: a link to a file outside the folder; replace it by a copy")
+        if not target.exists():
+            raise NoResults(f"{shown(path)}: a link to nothing; remove it")
     if not stat.S_ISREG(path.stat().st_mode):
         raise NoResults(f"{shown(path)}: not a regular file; move it to another folder")
     with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:

@@ -65,9 +65,14 @@ Rows = Callable[[pa.Table], pa.Table]  # the rows of some files that a reader ne
 def write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
     """Write rows as ``folder/name.parquet``, replacing the file atomically; absent columns are null.
 
-    If that file holds rows of other keys, it is renamed instead of replaced, so that they are not lost.
+    If that file holds rows of other keys, it is renamed instead of replaced, so that they are not lost. Raise ValueError
+    for rows that no reader would take.
     """
-    return write_table(folder, name, pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA))
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA)
+    reason = validity.reason(table)
+    if reason is not None:
+        raise ValueError(f"not a row of results: {reason}")
+    return write_table(folder, name, table)
 
 
 def write_table(folder: Path, name: str, table: pa.Table) -> Path:
@@ -227,13 +232,14 @@ def endings_by_file(folder: Path) -> tuple[dict[Path, footer.Endings], list[str]
 def listed(folder: Path) -> dict[Path, Stamp]:
     """Return the files of a folder that may hold results, with their stamps; a link to nothing has a stamp of zeros."""
     stamps = {}
-    for entry in os.scandir(folder):
-        if entry.name.endswith(".parquet") and not entry.name.startswith("."):
-            try:
-                stamps[folder / entry.name] = stamp(entry.stat())
-            except FileNotFoundError:  # removed in the meantime by `compact`, if it is no link
-                if entry.is_symlink():
-                    stamps[folder / entry.name] = (0, 0, 0)
+    with os.scandir(folder) as entries:
+        found = [entry for entry in entries if entry.name.endswith(".parquet") and not entry.name.startswith(".")]
+    for entry in found:
+        try:
+            stamps[folder / entry.name] = stamp(entry.stat())
+        except OSError:  # removed in the meantime by `compact`, if it is no link
+            if entry.is_symlink():
+                stamps[folder / entry.name] = (0, 0, 0)
     return stamps
 
 

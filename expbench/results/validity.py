@@ -22,13 +22,14 @@ KINDS = (*TRAINED, "baseline", "oracle", "positive", "chance")
 UNBOUNDED = ("network_degree", "network_order")  # whole numbers that may exceed 2^53: no reader converts them to floats
 _KEY = re.compile("[0-9A-Za-z_-]{1,64}")  # part of the names of files
 _TEXTS = [name for name, kind in COLUMNS.items() if kind == pa.string()]
-_LONG = {"error": 1_000_000, "traceback": 10_000_000, "task_settings": 100_000, "model_settings": 100_000}
-_LONGEST_NAME = 1_000
-_FREE = ("error", "traceback", "not_stacked_reason", "no_cuda_graph_reason")  # may have several lines
-_SETTINGS = ("task_settings", "model_settings")
+_LONG = {"error": 1_000_000, "traceback": 10_000_000}
+_LONGEST_NAME, _LONGEST_SETTINGS = 1_000, 100_000
+_FREE = ("error", "traceback", "not_stacked_reason", "no_cuda_graph_reason", "task_origin", "model_origin")  # any text
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")  # would change lines, or how they are read
 _ALWAYS = ("key", "kind", "status", "task", "task_settings", "model")  # null in no row
 # Null in no row of a network that was trained.
-_OF_TRAINED = [*(name for name in FIELDS if name not in LATER and name not in _ALWAYS), *LATER, "L", "instance"]
+_OF_TRAINED = [*(name for name in FIELDS if LATER.get(name, "") is not None and name not in _ALWAYS), "L", "instance"]
+_OF_SCORE = ("split", "slice", "step", "primary")
 _WHOLE = [name for name, kind in COLUMNS.items() if kind == pa.int64() and name not in UNBOUNDED]
 _REAL_FIELDS = [name for name, field in FIELDS.items() if field.kind is float]
 _WHOLE_SETTINGS = {*AXES, "test_size", "validation_size", "selection_size"}
@@ -55,6 +56,10 @@ def _reasons(table: pa.Table) -> Iterator[str]:
         for name in _OF_TRAINED:
             if name in present and trained[name].null_count:
                 yield f"{name} of a run is missing"
+        measured = trained.filter(pc.is_valid(trained["metric"])) if "metric" in present else trained.slice(0, 0)
+        for name in _OF_SCORE:
+            if name in present and measured[name].null_count:
+                yield f"{name} of a score is missing"
     for name in _TEXTS:
         if name in present:
             yield from _wrong(name, table[name], lambda text, name=name: _of_text(name, text))
@@ -91,9 +96,9 @@ def _outside(name: str, column: pa.ChunkedArray, least: int, most: int) -> Itera
 
 def _of_text(name: str, text: str) -> str | None:
     """Return what is wrong with a text of a column."""
-    if len(text) > _LONG.get(name, _LONGEST_NAME):
+    if len(text) > _LONG.get(name, _LONGEST_SETTINGS if name.endswith("_settings") else _LONGEST_NAME):
         return f"has {len(text):,} characters"
-    if name in _SETTINGS:
+    if name.endswith("_settings"):
         return _of_settings(text, name)
     if name == "key":
         return None if _KEY.fullmatch(text) else "is not a key"
@@ -105,7 +110,7 @@ def _of_text(name: str, text: str) -> str | None:
         return "is no file below weights"
     if name in _FREE:
         return None
-    if not text.isprintable():
+    if _CONTROL.search(text):
         return "has control characters"
     if name in ("task", "model") and (not text.strip() or "/" in text or "\\" in text or text in (".", "..")):
         return "is not a name"
@@ -120,7 +125,7 @@ def _of_settings(text: str, name: str) -> str | None:
     if not isinstance(found, dict):
         return "is no JSON object"
     for setting, value in found.items():
-        if not setting.isprintable() or not _plain_value(value):
+        if _CONTROL.search(setting) or not _plain_value(value):
             return f"has {_quoted(setting)}, which is no number, text, true, false or null"
         if (
             name == "task_settings"
@@ -132,11 +137,9 @@ def _of_settings(text: str, name: str) -> str | None:
 
 
 def _plain_value(value: Any) -> bool:
-    if isinstance(value, str):
-        return value.isprintable()
     if isinstance(value, float):
         return math.isfinite(value)
-    return value is None or (isinstance(value, int) and abs(value) < 2**63)
+    return value is None or isinstance(value, str) or (isinstance(value, int) and abs(value) < 2**63)
 
 
 def _refuse(constant: str) -> float:

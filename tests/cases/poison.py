@@ -49,8 +49,9 @@ NAMES = [
 ]
 SETTINGS_TEXTS = [
     *("", "null", "1", "[]", "{", '"text"', "{}", '{"L":[1]}', '{"L":null}', '{"L":"four"}', '{"L":NaN}', '{"L":1e400}'),
-    *('{"L":{"a":1}}', "[" * 100_000, '{"L":4,"x\\n":1}', json.dumps({"L": 10**30})), json.dumps({"L": 4, "a": "x" * 200_000}),
-    SETTINGS.replace('"test_size":64', '"test_size":"many"'), SETTINGS.replace('"instance":0', '"instance":0.5'),
+    *('{"L":{"a":1}}', "[" * 100_000, '{"L":4,"x\\n":1}', json.dumps({"L": 10**30})),
+    json.dumps({"L": 4, "a": "x" * 200_000}), SETTINGS.replace('"test_size":64', '"test_size":"many"'),
+    SETTINGS.replace('"instance":0', '"instance":0.5'),
 ]  # fmt: skip
 NUMBERS = {
     "lr": [float("nan"), float("inf"), -1.0, 0.0, 1e308],
@@ -183,14 +184,9 @@ def nulls(path: Path, count: int) -> None:
 
 def often(table: pa.Table, text: str, count: int) -> pa.Table:
     """Return many rows of a run with one long text, which takes little room in a file."""
-    row = table.slice(0, 1)
-    columns = [
-        pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), count), row[n].combine_chunks())
-        for n in row.column_names
-    ]
-    repeated = pa.table(columns, row.column_names)
+    columns = {name: pa.repeat(table[name][0], count) for name in table.column_names}
     column = pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), count), pa.array([text]))
-    return repeated.set_column(repeated.column_names.index("error"), "error", column)
+    return pa.table(columns | {"error": column})
 
 
 def commands(folder: Path) -> list[list[str]]:
