@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
+from decimal import Decimal
+
+_LARGEST_FLOAT = int(sys.float_info.max)
 
 
 def number(value: float | None) -> str:
@@ -17,7 +21,7 @@ def number(value: float | None) -> str:
 
 def whole(value: int) -> str:
     """Format an integer in full, or with three digits from 10^9 on."""
-    return str(value) if value < 10**9 else f"{value:.2e}"
+    return str(value) if value < 10**9 else f"{value if value < _LARGEST_FLOAT else Decimal(value):.2e}"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from expbench import supervision
 from expbench.algebra.reach import degree_and_order
 from expbench.console.formatting import aligned
 from expbench.console.progress import duration
+from expbench.nn.memory import machine
 from expbench.results.identity import identity
 from expbench.run import Run
-from expbench.sweep.estimate import estimate
+from expbench.sweep.estimate import estimate, exceeds, largest_need
+from expbench.sweep.execution import refusal, stacks
 from expbench.sweep.plan import Plan
 from expbench.training.family import Stack, family_of
 from expbench.training.job import Job
@@ -33,12 +36,17 @@ def describe(plan: Plan, device: str, largest: int | None = None) -> str:
     for configuration, jobs in configurations.items():
         to_run = counts[configuration]
         lines.append([*_shown(jobs[0].run), *_sizes(jobs[0], device), str(len(jobs) - to_run), str(to_run)])
-    groups = by_signature(plan.missing).values()
-    stacks = [stack for jobs in groups for stack in family_of(jobs[0].task).group(jobs, device, largest)]
-    time = estimate(stacks, device)
+    there = machine(device).free
+    groups = by_signature([job for job in plan.missing if not exceeds(job, there, device)]).values()
+    divided = [stack for jobs in groups for stack in stacks(jobs, device, largest)]
+    divided += [Stack([job]) for job in plan.missing if exceeds(job, there, device)]
+    time = estimate(divided, device)
+    need = largest_need(plan.missing, device)
+    seconds = "unknown" if time.seconds is None else duration(time.seconds)
     how = ["from a few timed steps of each shape"]
     if time.measured != time.shapes:
         how.append(f"only {time.measured} of {time.shapes} shapes were timed")
+    how += [f"{count} failed: {reason}" for reason, count in time.failed.items()]
     how += dict.fromkeys(filter(None, (family_of(job.task).untimed(device) for job in plan.missing)))
     return "\n".join(
         [
@@ -46,8 +54,9 @@ def describe(plan: Plan, device: str, largest: int | None = None) -> str:
             "",
             f"{len(plan.jobs)} runs: {len(plan.jobs) - len(missing)} done, {len(missing)} to run; "
             f"{len(plan.controls)} sets of controls to measure",
-            *_together(stacks),
-            f"estimated time on {device}: {duration(time.seconds)} ({', '.join(how)})",
+            *_together(divided),
+            *([] if need is None else [str(need)]),
+            f"estimated time on {device}: {seconds} ({', '.join(how)})",
         ]
     )
 
@@ -75,6 +84,11 @@ def _sizes(job: Job, device: str) -> list[str]:
     reason = job.unsupported(device)
     if reason is not None:
         return ["-", "-", f"unsupported: {reason}"]
-    facts = family_of(job.task).describe(job)
+    attempt = f"sizes {_configuration(job)}"
+    reason = refusal(job) or supervision.refusal(attempt)
+    if reason is not None:
+        return ["-", "-", reason]
+    with supervision.attempting(f"building {job.run.title()}", attempt):
+        facts = family_of(job.task).describe(job)
     state = facts.state_size
     return [str(facts.parameters), "?" if state is None else str(state), degree_and_order(facts.reach)]

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 from expbench import plugins, settings, supervision
 from expbench.contracts import build_task, load_model, load_task, task_values
 from expbench.initialisation.start import check
+from expbench.nn.memory import BUILT, machine
 from expbench.nn.size_matching import Target
 from expbench.plugins import Plugin
 from expbench.run import FIELDS, Run
 from expbench.settings import Value
+from expbench.sweep.estimate import exceeds
 from expbench.sweep.spec import SweepSpec, axes, model_axes, size, task_axes
 from expbench.task import Task
 from expbench.training.family import Point, family_of
@@ -45,6 +47,8 @@ def expand(spec: SweepSpec, device: str) -> list[Job]:
         job = _job(task, model, asked)
         family, run = family_of(task.task), job.run
         contract = contract_of(job)
+        if job.sizes.layer() > BUILT and exceeds(job, machine("cpu").free, "cpu"):
+            checked.add(contract)  # it cannot even be built here
         if contract not in checked and supervision.refusal(contract, run.model) is None and job.unsupported(device) is None:
             with supervision.attempting(f"trying {run.model} on two short sequences", contract, group=run.model):
                 family.check(job, device)

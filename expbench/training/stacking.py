@@ -30,6 +30,7 @@ _SHARE_OF_MEMORY = 0.4
 _WORTH_STACKING = 1 << 13
 _ROUNDING = 1e-2  # relative: a float32 difference up to this may be rounding, if it vanishes in float64
 NUMBERS = ("rate", "seed", "warmup", "weight_decay", "clip", "init", "init_noise")  # settings that may differ within a stack
+_LAYERS_TRIED = 16  # as the trial of thousands takes minutes
 _TRIED = 4  # number of further tasks in the trial, beside the first
 
 
@@ -58,9 +59,9 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
     if device == "cpu" and run.batch_size * run.L * max(run.D, run.L // 16, run.D**2 // 8) > _WORTH_STACKING:
         return 1, "a single run keeps the CPU busy"
     others = {job.task: job for job in group[1:]} | {first.task: group[-1]}
-    tried = [first, *list(others.values())[:_TRIED]]
+    tried = [_shallow(job) for job in (first, *list(others.values())[:_TRIED])]
     try:
-        difference, size = _trial(tried, device)
+        difference, size = _trial(tried, device, run.depth / tried[0].run.depth)
         equal = difference <= TOLERANCE[run.dtype]
         if not equal and run.dtype == "float32" and difference <= _ROUNDING:
             equal = _trial([_in_float64(job) for job in tried], device)[0] <= TOLERANCE["float64"]
@@ -80,15 +81,20 @@ def _signature(job: Job) -> tuple[object, ...]:
     return (identity(job.run, {*NUMBERS, "task_settings"}), type(task), job.model, *shapes, marked)
 
 
+def _shallow(job: Job) -> Job:
+    """Return a job with a few layers only: whether a layer can be stacked does not depend on their number."""
+    return job._replace(run=replace(job.run, depth=min(job.run.depth, _LAYERS_TRIED)))
+
+
 def _in_float64(job: Job) -> Job:
     return job._replace(run=replace(job.run, dtype="float64"))
 
 
-def _trial(jobs: Sequence[Job], device: str) -> tuple[float, int]:
+def _trial(jobs: Sequence[Job], device: str, deeper: float = 1.0) -> tuple[float, int]:
     """Compare losses and gradients of jobs stacked and alone, on their first batches.
 
-    Return the largest relative difference, and the number of such jobs that fit into a GPU's memory, extrapolated from the
-    memory of this trial.
+    Return the largest relative difference, and the number of jobs `deeper` times as deep that fit into a GPU's memory,
+    extrapolated from the memory of this trial.
     """
     run, size = jobs[0].run, _LARGEST[device]
     with surroundings(run, device), precision_context(run.dtype, device):
@@ -97,7 +103,7 @@ def _trial(jobs: Sequence[Job], device: str) -> tuple[float, int]:
             before, free = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
         together = _loss_and_gradients(jobs, device)
         if device == "cuda":
-            each = (torch.cuda.max_memory_allocated() - before) / len(jobs)
+            each = (torch.cuda.max_memory_allocated() - before) / len(jobs) * deeper
             size = max(1, int(_SHARE_OF_MEMORY * (free - before) / max(1.0, each)))
         alone = [_loss_and_gradients([job], device) for job in jobs]
     worst = 0.0
