@@ -139,7 +139,10 @@ def _remedy(need: Need) -> str:
     fitting = int(sizes.batch * need.machine.free / (need.size or 1))
     if fitting >= 1 and sizes.layer() * sizes.depth * 16 < need.machine.free:
         return f"--batch-size smaller, e.g. {1 << (fitting.bit_length() - 1)}"
-    options = {"--L": sizes.length, "--D": sizes.width, "--depth": sizes.depth}
+    options = {"--L": sizes.length, "--D": sizes.width, "--depth": sizes.depth, "a setting of the model": sizes.setting}
+    if fitting < 1 and sizes.length * sizes.batch > max(sizes.width, sizes.setting):
+        return "--L smaller"
+    del options["--L"]
     return f"{max(options, key=lambda name: options[name])} smaller"
 
 
