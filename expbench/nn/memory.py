@@ -50,8 +50,8 @@ class Sizes(NamedTuple):
         return self.depth * (self.batch * self.length * max(self.width, self.length // 16) + self.layer())
 
     def wide(self) -> bool:
-        """Return whether a layer, or a table of its positions, is too large to be built only for its size."""
-        return max(self.layer(), self.length * self.width) > BUILT
+        """Return whether a layer is too large to be built only for its size."""
+        return self.layer() > BUILT
 
     def layer(self) -> int:
         """Return a rough count of the parameters of a layer."""
@@ -70,7 +70,7 @@ def step_bytes(
     """
     batch, length, width, depth, _ = sizes
 
-    def weights(depth: int) -> int:
+    def weights(depth: int, length: int = 1) -> int:
         with sketching() if sizes.wide() else nullcontext():
             return sum(p.numel() * p.element_size() for p in network(length, depth).parameters())
 
@@ -85,7 +85,8 @@ def step_bytes(
 
     try:
         with torch.random.fork_rng(devices=[]):
-            found = _COPIES * _line(weights, depth)
+            of_positions = (length - 1) * (weights(1, 2) - weights(1, 1))
+            found = _COPIES * (_line(weights, depth) + of_positions)
             if weights(min(depth, _DEPTHS[-1])) <= _SMALL:
                 found += batch * max(0.0, _line(activations, depth))
     except (Exception, SystemExit):  # a plugin is third-party code

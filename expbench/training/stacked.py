@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from expbench.contracts import check_mixer, default_positions, resolved_settings
 from expbench.errors import BadInput
-from expbench.nn.memory import sketching, step_bytes
+from expbench.nn.memory import BUILT, sketching, step_bytes
 from expbench.nn.network import Network, stack_reach
 from expbench.nn.size_matching import NetworkConfig, Target, match
 from expbench.settings import Value
@@ -66,15 +67,17 @@ class Stacked:
     def describe(self, job: Job) -> Facts:
         """Return the facts of a job's network."""
         length, depth = job.task.L, job.run.depth
-        if depth <= _DEEP and not job.sizes.wide():
+        if depth <= _DEEP and length * job.run.D <= BUILT and not job.sizes.wide():
             network = self.network(job)
             return Facts(network.parameter_count(), network.state_size(), network.flops(), network.reach())
-        with sketching():
-            one, two = _network(job, length, 1), _network(job, length, 2)
+        with sketching() if job.sizes.wide() else nullcontext():
+            one, two, longer = _network(job, 1, 1), _network(job, 1, 2), _network(job, 2, 1)
+        one.length = two.length = length
         reach = stack_reach(depth * [two.mixers[0]], length, residual=two.residual) if two.polynomial else None
         of = partial(_extrapolated, depth=depth)
-        parameters = of(one.parameter_count(), two.parameter_count())
-        return Facts(parameters or 0, of(one.state_size(), two.state_size()), of(one.flops(), two.flops()), reach)
+        positions = (length - 1) * (longer.parameter_count() - one.parameter_count())
+        parameters = (of(one.parameter_count(), two.parameter_count()) or 0) + positions
+        return Facts(parameters, of(one.state_size(), two.state_size()), of(one.flops(), two.flops()), reach)
 
     def memory(self, job: Job) -> int | None:
         """Estimate the memory of a step of one run in bytes."""

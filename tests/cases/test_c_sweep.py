@@ -160,6 +160,9 @@ def test_c2_a_part_that_a_dead_process_left_comes_last(tmp_path: Path) -> None:
     assert not locks.abandoned(tmp_path, "part")
 
 
+POLYREG = ("run", "--task", "polyreg", "--models", "s6,attn", "--seeds", "0:3")
+
+
 def slow_torch(folder: Path, code: str = "time.sleep(60)") -> dict[str, str]:
     """Return an environment in which `import torch` runs this code instead."""
     (folder / "torch.py").write_text(f"import os, time\n{code}\n")
@@ -197,9 +200,8 @@ def is_gone(process: int, within: float = 5) -> bool:
 def test_7_the_first_line_comes_before_torch_and_a_signal_ends_both_processes(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    words = ("run", "--task", "polyreg", "--models", "s6,attn", "--seeds", "0:3")
     began = time.monotonic()
-    with started(tmp_path, slow_torch(tmp_path), *words) as process:
+    with started(tmp_path, slow_torch(tmp_path), *POLYREG) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
         assert line == (
@@ -222,9 +224,9 @@ def test_7_bad_input_that_needs_no_torch_is_one_line(words: list[str], tmp_path:
 
 
 def test_7_the_exit_code_is_that_of_the_child(tmp_path: Path) -> None:
-    with started(tmp_path, slow_torch(tmp_path, "raise SystemExit(7)"), "reproduce", "table2") as process:
+    with started(tmp_path, slow_torch(tmp_path, "raise SystemExit(7)"), *POLYREG) as process:
         assert process.wait(10) == 7
-    with started(tmp_path, slow_torch(tmp_path, "os._exit(0)"), "reproduce", "table2") as process:
+    with started(tmp_path, slow_torch(tmp_path, "os._exit(0)"), *POLYREG) as process:
         assert process.wait(10) == 1
         assert process.stderr is not None
         assert "error: the process died outside of any training (exit code 0 before its end)" in process.stderr.read()
@@ -292,7 +294,7 @@ def test_c4_no_layer_is_built_that_does_not_fit(words: list[str], expbench: Comm
     is_bad_input(expbench("run", "--task", "polyreg", "--models", "s6", "--L", "4", *words), "memory of a step", "GiB")
 
 
-@pytest.mark.parametrize(("model", "D", "L", "depth"), [("s6", 3, 5, 70), ("attn", 4, 8, 65), ("ssm", 2, 4, 66)])
+@pytest.mark.parametrize(("model", "D", "L", "depth"), [("s6", 3, 5, 66), ("attn", 4, 8, 65), ("ssm", 2, 4, 1)])
 def test_c4_sizes_by_extrapolation_are_those_of_the_network(
     model: str, D: int, L: int, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
