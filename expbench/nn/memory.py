@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 _COPIES = 4  # of each parameter: itself, its gradient and the two moments of AdamW
+_FLOAT = 4  # bytes
 _DEPTHS = (1, 2)
 BUILT = 1 << 22  # numbers in a layer up to which it is built as it is; the first use of the meta device takes seconds
 _COUNTED = 1 << 16  # numbers in one layer's input of the passes in which activations are counted
 _SHORTEST, _LONGEST = 32, 4096  # lengths of these passes, if the network is not for less
-_SMALL = 1 << 28  # bytes of parameters up to which a network is built for these passes
+_SMALL = 1 << 25  # bytes of parameters up to which a network is built for these passes
 _DRAWS = ("normal_", "uniform_", "trunc_normal_", "exponential_", "bernoulli_", "random_")
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -64,7 +65,7 @@ def step_bytes(
     call: Callable[[Any, Tensor], Tensor],
     sizes: Sizes,
 ) -> int | None:
-    """Return the bytes that a step needs, those of the activations only if the parameters are few; None if unknown.
+    """Return the bytes that a step needs; None if unknown. Beside many parameters only the inputs of the layers count.
 
     network: builds it for a length and a depth. inputs: makes those of a batch of one, for a length. call: calls a network.
     """
@@ -87,8 +88,8 @@ def step_bytes(
         with torch.random.fork_rng(devices=[]):
             of_positions = (length - 1) * (weights(1, 2) - weights(1, 1))
             found = _COPIES * (_line(weights, depth) + of_positions)
-            if weights(min(depth, _DEPTHS[-1])) <= _SMALL:
-                found += batch * max(0.0, _line(activations, depth))
+            layers = weights(min(depth, _DEPTHS[-1]))
+            found += batch * (_line(activations, depth) if layers <= _SMALL else _FLOAT * depth * length * width)
     except (Exception, SystemExit):  # a plugin is third-party code
         return None
     return int(found)

@@ -1,6 +1,8 @@
 """A plugin that ends its process ends one run; requests beyond all bounds are refused in a second."""
 
 import os
+import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -25,6 +27,8 @@ from expbench.training import stacked
 from expbench.training.family import family_of
 from tests.conftest import TINY, CommandLine, is_bad_input
 from tests.processes import Child
+from tests.small_language import write_text
+from tests.test_imports import ROOT
 
 CRASHES = """
 import ctypes, os, signal, torch
@@ -334,3 +338,48 @@ def test_c4_the_memory_of_the_machine() -> None:
     there = memory.machine("cpu")
     assert 0 < there.free <= there.total
     assert memory.readable(1536 * 1024**2) == "1.5 GiB"
+
+
+class Forked:
+    """A command as `kill_loop` starts it, forked from a process that has imported torch."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.child = supervised(*words)
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the command runs."""
+        return self.child.poll()
+
+    def kill(self, *, group: bool) -> None:
+        """Kill the parent; its child ends with it."""
+        self.child.send_signal(signal.SIGKILL)
+        self.child.wait()
+
+    def loaded(self) -> bool:
+        """Return whether the command has counted its runs."""
+        return " to run" in self.child.err
+
+
+def test_2_kills_lose_double_and_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPBENCH_CACHE", str(tmp_path / "cache"))
+    script = runpy.run_path(str(ROOT / "benchmarks" / "kill_loop.py"))
+    text = write_text(tmp_path / "text")
+    commands = {
+        "synthetic": ["run", "--task", "polyreg", "--models", "linattn", *TINY],
+        "text": ["run", "--task", "wikitext", "--models", "attn", "--L", "8", "--D", "8", "--batch-size", "8"],
+        "compact": ["compact"],
+    }
+    commands["text"] += ["-t", f"path={text}", "-t", "tokenizer=word", "--steps", "20", "--seeds", "0"]
+    longest = {"synthetic": 0.3, "text": 0.3, "compact": 0.1}
+    said: list[str] = []
+    killed, found = script["kill_loop"](Forked, commands, tmp_path, 5, random.Random(0), longest, said.append)
+    assert killed.total() == 5
+    assert tuple(found) == (0, 0, 0), said
+
+
+def test_2_the_kill_loop_counts_what_is_lost_doubled_and_different(tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "kill_loop.py"))
+    right = pd.DataFrame([{**dict.fromkeys(script["ROW"], "a"), "step": step, "value": 1.0 * step} for step in range(4)])
+    wrong = pd.concat([right.iloc[[0, 1, 1]], right.iloc[[2]].assign(value=9.0)])
+    assert tuple(script["compare"](right, right)) == (0, 0, 0)
+    assert tuple(script["compare"](wrong, right)) == (1, 1, 1)
