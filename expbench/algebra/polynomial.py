@@ -22,6 +22,7 @@ from torch import Tensor
 from expbench.data.rng import CounterRNG
 
 _DIGITS = Context(prec=150)
+_STEPWISE = 4096  # variables up to which the moments of `Suffix` are computed one variable after the other
 
 
 class Inputs(NamedTuple):
@@ -234,6 +235,8 @@ class Suffix:
     def moments(self, inputs: Inputs) -> Moments:
         with localcontext(_DIGITS):
             m = [inputs.moment(k) for k in range(5)]
+            if self.degree > _STEPWISE:
+                return self._long_moments(m)
             y = [Decimal(1)] + [Decimal(0)] * 4  # E[y^k]
             seconds = []  # E[(1 + y_{t-1})^2] for each variable in use, first to last
             for _ in range(self.degree):
@@ -246,6 +249,20 @@ class Suffix:
                 totals += (m[2] - m[1] ** 2) * later * second
                 later *= m[2]
             return _Parts(y[1], *_central(y), totals).rounded()
+
+    def _long_moments(self, m: Sequence[Decimal]) -> Moments:
+        """Return `moments` by repeated squaring of their linear recurrence, of E[y^0..4] and the sum over `seconds`."""
+        binomials = [[Decimal(math.comb(k, j)) for j in range(5)] for k in range(5)]
+        step = [[m[k] * binomials[k][j] for j in range(5)] + [Decimal(0)] for k in range(5)] + [[*binomials[2], m[2]]]
+        state, steps = [Decimal(1)] + [Decimal(0)] * 5, self.degree
+        while steps:
+            if steps % 2:
+                state = [sum(map(operator.mul, row, state), Decimal(0)) for row in step]
+            columns = list(zip(*step, strict=True))
+            step = [[sum(map(operator.mul, row, column), Decimal(0)) for column in columns] for row in step]
+            steps //= 2
+        *y, total = state
+        return _Parts(y[1], *_central(y), (m[2] - m[1] ** 2) * total).rounded()
 
     def text(self) -> str:
         L, q = self.length, self.degree

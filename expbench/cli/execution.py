@@ -86,6 +86,7 @@ def carry_out(
     from expbench.claims.claim import write
     from expbench.results import folders
     from expbench.sweep import torchrun
+    from expbench.sweep.estimate import bound
     from expbench.sweep.plan import plan
 
     for refusal, count in Counter(job.refusal for job in jobs if job.refusal).items():
@@ -96,6 +97,7 @@ def carry_out(
     if dry_run:
         print(torchrun.dry_run(jobs, options))
         return False
+    warning = bound(jobs, options.device)
     folders.open_folder(str(options.folder))
     if options.save_weights:
         folders.open_folder(str(options.folder / "weights"))
@@ -103,6 +105,8 @@ def carry_out(
     for claim in claimed:
         write(claim, options.folder)
     show_log(held)
+    if warning is not None:
+        say(warning)
     _train(jobs, options)
     return True
 

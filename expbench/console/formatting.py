@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Sequence
+from decimal import Decimal
+
+_LARGEST_FLOAT = int(sys.float_info.max)
 
 # controls, marks of direction and other characters without a shape, separators of lines, lone surrogates
 _HIDDEN = re.compile(
@@ -56,7 +60,7 @@ def number(value: float | None) -> str:
 
 def whole(value: int) -> str:
     """Format an integer in full, or with three digits from 10^9 on."""
-    return str(value) if value < 10**9 else f"{value:.2e}"
+    return str(value) if value < 10**9 else f"{value if value < _LARGEST_FLOAT else Decimal(value):.2e}"
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

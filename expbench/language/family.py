@@ -20,6 +20,7 @@ from expbench.language.recipe import Recipe, schedule
 from expbench.language.task import TextTask
 from expbench.language.workload import LanguageWorkload, train
 from expbench.mixer import state_size
+from expbench.nn.memory import sketching, step_bytes
 from expbench.probes import Probe
 from expbench.run import LATER
 from expbench.task import Task
@@ -80,10 +81,21 @@ class Language:
 
     def describe(self, job: Job) -> Facts:
         """Return parameters, state size and forward operations per token; no bound, as a backbone is not polynomial."""
-        model, context = self.network(job), job.task.L
+        model, context = self._sketched(job) if job.sizes.wide() else self.network(job), job.task.L
         states = [state_size(mixer, context) for mixer in model.mixers]
         state = None if None in states else sum(size for size in states if size is not None)
         return Facts(model.parameter_count(), state, flops_per_token(model, context) / 3, NO_BOUND)
+
+    def memory(self, job: Job) -> int | None:
+        """Estimate the memory of a step in bytes, with the logits of a part of the tokens at a time."""
+
+        def network(length: int, depth: int) -> LanguageModel:
+            return self._model(job, depth, length)
+
+        def inputs(length: int) -> torch.Tensor:
+            return torch.zeros(1, length, dtype=torch.int64)
+
+        return step_bytes(network, inputs, lambda model, tokens: model.features(tokens), job.sizes)
 
     def group(self, jobs: Sequence[Job], device: str, largest: int | None) -> Iterator[Stack]:
         """Divide jobs into stacks of one, because a single language model keeps a device busy."""
@@ -135,12 +147,20 @@ class Language:
 
     def network(self, job: Job) -> LanguageModel:
         """Build the model of a job, with weights drawn from the seed on the CPU, so that they are equal on every device."""
-        run, task = job.run, _text(job)
+        task = _text(job)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
-            sizes = {"vocabulary": task.vocabulary, "width": run.D, "layers": run.depth}
-            context = max((task.L, *task.contexts))
-            return LanguageModel(job.model, run.model_settings, **sizes, context=context)
+            torch.manual_seed(job.run.seed)
+            return self._model(job, job.run.depth, max((task.L, *task.contexts)))
+
+    def _sketched(self, job: Job) -> LanguageModel:
+        with sketching():
+            return self.network(job)
+
+    def _model(self, job: Job, depth: int, context: int) -> LanguageModel:
+        run, vocabulary = job.run, _text(job).vocabulary
+        return LanguageModel(
+            job.model, run.model_settings, vocabulary=vocabulary, width=run.D, layers=depth, context=context
+        )
 
 
 FAMILY: Family = Language()

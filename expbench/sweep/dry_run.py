@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from expbench import supervision
 from expbench.algebra.reach import NOT_STATED, degree_and_order
 from expbench.console.formatting import aligned
 from expbench.console.progress import duration
+from expbench.nn.memory import machine
 from expbench.results.identity import identity
 from expbench.run import Run
-from expbench.sweep.estimate import estimate
+from expbench.sweep.estimate import estimate, exceeds, largest_need
+from expbench.sweep.execution import refusal, stacks
 from expbench.sweep.plan import Plan
 from expbench.training.family import Stack, family_of
 from expbench.training.job import Job
-from expbench.training.stacking import by_signature
 
 _HEADER = [
     *("task", "model", "L", "degree", "D", "depth", "norm", "positions"),
@@ -33,12 +35,17 @@ def describe(plan: Plan, device: str, largest: int | None = None) -> str:
     for configuration, jobs in configurations.items():
         to_run = counts[configuration]
         lines.append([*_shown(jobs[0].run), *_sizes(jobs[0], device), str(len(jobs) - to_run), str(to_run)])
-    groups = by_signature([job for job in plan.missing if job.refusal is None]).values()
-    stacks = [stack for jobs in groups for stack in family_of(jobs[0].task).group(jobs, device, largest)]
-    time = estimate(stacks, device)
+    there = machine(device).free
+    to_train = [job for job in plan.missing if job.refusal is None]
+    divided = stacks([job for job in to_train if not exceeds(job, there, device)], device, largest)
+    divided += [Stack([job]) for job in to_train if exceeds(job, there, device)]
+    time = estimate(divided, device)
+    need = largest_need(plan.missing, device)
+    seconds = "unknown" if time.seconds is None else duration(time.seconds)
     how = ["from a few timed steps of each shape"]
     if time.measured != time.shapes:
         how.append(f"only {time.measured} of {time.shapes} shapes were timed")
+    how += [f"{count} failed: {reason}" for reason, count in time.failed.items()]
     how += dict.fromkeys(filter(None, (family_of(job.task).untimed(device) for job in plan.missing)))
     return "\n".join(
         [
@@ -47,8 +54,9 @@ def describe(plan: Plan, device: str, largest: int | None = None) -> str:
             *_silent(configurations.values(), lines[1:]),
             f"{len(plan.jobs)} runs: {len(plan.jobs) - len(missing)} done, {len(missing)} to run; "
             f"{len(plan.controls)} sets of controls to measure",
-            *_together(stacks),
-            f"estimated time on {device}: {duration(time.seconds)} ({', '.join(how)})",
+            *_together(divided),
+            *([] if need is None else [str(need)]),
+            f"estimated time on {device}: {seconds} ({', '.join(how)})",
         ]
     )
 
@@ -84,6 +92,11 @@ def _sizes(job: Job, device: str) -> list[str]:
     reason = job.unsupported(device)
     if reason is not None:
         return ["-", "-", f"unsupported: {reason}"]
-    facts = family_of(job.task).describe(job)
+    attempt = f"sizes {_configuration(job)}"
+    reason = refusal(job) or supervision.refusal(attempt)
+    if reason is not None:
+        return ["-", "-", reason]
+    with supervision.attempting(f"building {job.run.title()}", attempt):
+        facts = family_of(job.task).describe(job)
     state = facts.state_size
     return [str(facts.parameters), "?" if state is None else str(state), degree_and_order(facts.reach)]

@@ -15,12 +15,14 @@ from expbench import plugins, settings, supervision
 from expbench.contracts import build_task, load_model, load_task, task_values
 from expbench.errors import BrokenContract
 from expbench.initialisation.start import check
+from expbench.nn.memory import BUILT, machine
 from expbench.nn.size_matching import Target
 from expbench.plugins import Plugin
 from expbench.probes import LONGEST as PROBED
 from expbench.probes import Probe
 from expbench.run import FIELDS, Run
 from expbench.settings import Value
+from expbench.sweep.estimate import exceeds
 from expbench.sweep.spec import SweepSpec, axes, model_axes, size, task_axes
 from expbench.task import Task
 from expbench.training.family import Point, family_of
@@ -52,7 +54,7 @@ def expand(spec: SweepSpec, device: str) -> list[Job]:
         run = job.run
         if run.key in jobs:
             continue
-        if job.unsupported(device) is None:
+        if job.unsupported(device) is None and not _exceeds(job):
             contract = contract_of(job)
             if contract not in checked:
                 checked[contract] = _checked(job, contract, device)
@@ -77,6 +79,11 @@ def contract_of(job: Job) -> str:
     run = job.run
     of_run = f"{run.model} {run.model_version} {run.model_settings} {run.D} {run.dtype} {min(run.L, PROBED)}"
     return f"{job.task.trained_as} {of_run}"
+
+
+def _exceeds(job: Job) -> bool:
+    """Return whether the layer of a job cannot even be built on this machine."""
+    return job.sizes.layer() > BUILT and exceeds(job, machine("cpu").free, "cpu")
 
 
 def _checked(job: Job, contract: str, device: str) -> Probe | BrokenContract:

@@ -136,6 +136,9 @@ class Family(Protocol):
     def describe(self, job: Job) -> Facts:
         """Return the facts of a job's network."""
 
+    def memory(self, job: Job) -> int | None:
+        """Estimate the memory of a step of one run in bytes; None if that is not possible."""
+
     def group(self, jobs: Sequence[Job], device: str, largest: int | None) -> Iterator[Stack]:
         """Divide jobs with one signature into stacks of at most `largest` jobs (None: as many as are efficient)."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from expbench.mixer import unsupported
+from expbench.nn.memory import Sizes
 from expbench.run import Run
 from expbench.task import Task
 
@@ -30,6 +31,13 @@ class Job(NamedTuple):
     model_origin: str
     causal: bool | None = None
     refusal: Refusal | None = None
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes on which the memory of a step depends."""
+        run = self.run
+        whole = [value for value in run.model_settings.values() if isinstance(value, int)]
+        return Sizes(run.batch_size, self.task.L, run.D, run.depth, max(whole, default=0))
 
     def unsupported(self, device: str) -> str | None:
         """Return the reason why the model cannot run on a device with the run's width, length and dtype; None if it can."""

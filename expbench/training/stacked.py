@@ -5,12 +5,18 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
 
 from expbench.contracts import check_mixer, default_positions, resolved_settings
 from expbench.errors import BadInput
-from expbench.nn.network import Network
+from expbench.nn.memory import BUILT, sketching, step_bytes
+from expbench.nn.network import Network, stack_reach
 from expbench.nn.size_matching import NetworkConfig, Target, match
 from expbench.probes import Probe
 from expbench.settings import Value
@@ -23,6 +29,9 @@ from expbench.training.loop import CURVE_CHUNKS, build, curve_steps, evaluate_to
 from expbench.training.stacking import stacked
 from expbench.training.step import Steps
 
+Size = TypeVar("Size", int, float)
+
+_DEEP = 64  # layers up to which a network is built to describe it
 _WARMUP, _SHARE = 200, 10  # default warm-up in steps, limited to this fraction (one in ten) of short trainings
 # Steps that are timed, and untimed steps before them: on CUDA the first steps run eagerly, then a graph is captured.
 _STEPS, _BEFORE = {"cpu": 3, "cuda": 20}, {"cpu": 0, "cuda": 5}
@@ -58,8 +67,28 @@ class Stacked:
 
     def describe(self, job: Job) -> Facts:
         """Return the facts of a job's network."""
-        network = self.network(job)
-        return Facts(network.parameter_count(), network.state_size(), network.flops(), network.reach())
+        length, depth = job.task.L, job.run.depth
+        if depth <= _DEEP and length * job.run.D <= BUILT and not job.sizes.wide():
+            network = self.network(job)
+            return Facts(network.parameter_count(), network.state_size(), network.flops(), network.reach())
+        with sketching() if job.sizes.wide() else nullcontext():
+            one, two, longer = _network(job, 1, 1), _network(job, 1, 2), _network(job, 2, 1)
+        one.length = two.length = length
+        reach = stack_reach(depth * [two.mixers[0]], length, residual=two.residual) if two.polynomial else None
+        of = partial(_extrapolated, depth=depth)
+        positions = (length - 1) * (longer.parameter_count() - one.parameter_count())
+        parameters = (of(one.parameter_count(), two.parameter_count()) or 0) + positions
+        return Facts(parameters, of(one.state_size(), two.state_size()), of(one.flops(), two.flops()), reach)
+
+    def memory(self, job: Job) -> int | None:
+        """Estimate the memory of a step of one run in bytes."""
+        task, scale = job.task, 2 if job.run.dtype == "float64" else 1
+
+        def inputs(length: int) -> Tensor:
+            return torch.zeros(1, length, task.channels) if task.vocabulary is None else torch.zeros(1, length).long()
+
+        size = step_bytes(partial(_network, job), inputs, lambda network, x: network(x), job.sizes)
+        return None if size is None else scale * size
 
     def group(self, jobs: Sequence[Job], device: str, largest: int | None) -> Iterator[Stack]:
         """Divide jobs with one signature into stacks, after one trial whether they can be stacked."""
@@ -108,6 +137,29 @@ class Stacked:
 
 
 FAMILY: Family = Stacked()
+
+
+def _network(job: Job, length: int, depth: int) -> Network:
+    """Build the network of a job at another length and depth, without its seed."""
+    run, task = job.run, job.task
+    around: Any = _Around(length, task.readout, task.vocabulary, task.channels, task.outputs)
+    layer = partial(job.model, run.D, **run.model_settings)
+    return Network(around, layer, width=run.D, depth=depth, norm=run.norm, positions=run.positions, residual=run.residual)
+
+
+def _extrapolated(one: Size | None, two: Size | None, *, depth: int) -> Size | None:
+    """Return a size that is linear in the depth, from those of depth 1 and 2."""
+    return None if one is None or two is None else one + (depth - 1) * (two - one)
+
+
+class _Around(NamedTuple):
+    """The attributes of a task on which a network depends."""
+
+    L: int
+    readout: str
+    vocabulary: int | None
+    channels: int
+    outputs: int
 
 
 @lru_cache(maxsize=1024)

@@ -33,6 +33,7 @@ _SHARE_OF_MEMORY = 0.4
 _WORTH_STACKING = 1 << 13
 _ROUNDING = 1e-2  # relative: a float32 difference up to this may be rounding, if it vanishes in float64
 NUMBERS = ("rate", "seed", "warmup", "weight_decay", "clip", "init", "init_noise")  # settings that may differ within a stack
+_LAYERS_TRIED = 16  # as the trial of thousands takes minutes
 _TRIED = 4  # number of further tasks in the trial, beside the first
 _STEPS, _STEP = 3, 0.01  # steps in the trial of a third party's layer, and their length
 
@@ -62,9 +63,9 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
     if device == "cpu" and run.batch_size * run.L * max(run.D, run.L // 16, run.D**2 // 8) > _WORTH_STACKING:
         return 1, "a single run keeps the CPU busy"
     others = {job.task: job for job in group[1:]} | {first.task: group[-1]}
-    tried = [first, *list(others.values())[:_TRIED]]
+    tried = [_shallow(job) for job in (first, *list(others.values())[:_TRIED])]
     try:
-        difference, size, state = _trial(tried, device)
+        difference, size, state = _trial(tried, device, run.depth / tried[0].run.depth)
         equal = difference <= TOLERANCE[run.dtype]
         if not equal and run.dtype == "float32" and difference <= _ROUNDING:
             equal = _trial([_in_float64(job) for job in tried], device).difference <= TOLERANCE["float64"]
@@ -86,6 +87,11 @@ def _signature(job: Job) -> tuple[object, ...]:
     return (identity(job.run, {*NUMBERS, "task_settings"}), type(task), job.model, *shapes, marked)
 
 
+def _shallow(job: Job) -> Job:
+    """Return a job with a few layers only: whether a layer can be stacked does not depend on their number."""
+    return job._replace(run=replace(job.run, depth=min(job.run.depth, _LAYERS_TRIED)))
+
+
 def _in_float64(job: Job) -> Job:
     return job._replace(run=replace(job.run, dtype="float64"))
 
@@ -102,10 +108,11 @@ class _Trial(NamedTuple):
     state: list[str]
 
 
-def _trial(jobs: Sequence[Job], device: str) -> _Trial:
+def _trial(jobs: Sequence[Job], device: str, deeper: float = 1.0) -> _Trial:
     """Compare losses and gradients of jobs stacked and alone, on their first batches.
 
-    Layers of third parties take a few steps, since what a forward pass leaves behind may only matter in later ones.
+    Layers of third parties take a few steps, since what a forward pass leaves behind may only matter in later ones. deeper:
+    how many times as deep the jobs are whose number is extrapolated.
     """
     run, size = jobs[0].run, _LARGEST[device]
     steps = _STEPS if "+" in run.model_version else 1
@@ -115,7 +122,7 @@ def _trial(jobs: Sequence[Job], device: str) -> _Trial:
             before, free = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
         together = list(_losses_and_gradients(_ensemble(jobs, device), jobs, device, steps))
         if device == "cuda":
-            each = (torch.cuda.max_memory_allocated() - before) / len(jobs)
+            each = (torch.cuda.max_memory_allocated() - before) / len(jobs) * deeper
             size = max(1, int(_SHARE_OF_MEMORY * (free - before) / max(1.0, each)))
         alone, state = [], dict[str, None]()
         for job in jobs:

@@ -1,20 +1,34 @@
 """A plugin that ends its process ends one run; requests beyond all bounds are refused in a second."""
 
 import os
+import random
+import runpy
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from expbench import supervision
+from expbench.algebra import polynomial
+from expbench.algebra.polynomial import Inputs, Suffix
+from expbench.nn import memory
 from expbench.results import store
 from expbench.sweep import locks
-from tests.conftest import TINY, CommandLine
+from expbench.sweep.estimate import Need
+from expbench.sweep.expand import expand
+from expbench.sweep.spec import SweepSpec
+from expbench.training import stacked
+from expbench.training.family import family_of
+from tests.conftest import TINY, CommandLine, is_bad_input
 from tests.processes import Child
+from tests.small_language import write_text
+from tests.test_imports import ROOT
 
 CRASHES = """
 import ctypes, os, signal, torch
@@ -132,8 +146,6 @@ def test_c2_a_dry_run_of_a_model_that_ends_its_process(tmp_path: Path) -> None:
 
 def test_c2_an_attempt_after_a_checkpoint_is_another(tmp_path: Path) -> None:
     from expbench.sweep.execution import _attempt
-    from expbench.sweep.expand import expand
-    from expbench.sweep.spec import SweepSpec
 
     (job,) = expand(SweepSpec(task="polyreg", models="ssm", L="4", seeds="0"), "cpu")
     names = {_attempt(job, tmp_path)}
@@ -150,6 +162,9 @@ def test_c2_a_part_that_a_dead_process_left_comes_last(tmp_path: Path) -> None:
     with locks.lock(tmp_path, "part"):
         assert locks.abandoned(tmp_path, "part")
     assert not locks.abandoned(tmp_path, "part")
+
+
+POLYREG = ("run", "--task", "polyreg", "--models", "s6,attn", "--seeds", "0:3")
 
 
 def slow_torch(folder: Path, code: str = "time.sleep(60)") -> dict[str, str]:
@@ -189,9 +204,8 @@ def is_gone(process: int, within: float = 5) -> bool:
 def test_7_the_first_line_comes_before_torch_and_a_signal_ends_both_processes(
     number: signal.Signals, code: int, tmp_path: Path
 ) -> None:
-    words = ("run", "--task", "polyreg", "--models", "s6,attn", "--seeds", "0:3")
     began = time.monotonic()
-    with started(tmp_path, slow_torch(tmp_path), *words) as process:
+    with started(tmp_path, slow_torch(tmp_path), *POLYREG) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
         assert line == (
@@ -214,9 +228,9 @@ def test_7_bad_input_that_needs_no_torch_is_one_line(words: list[str], tmp_path:
 
 
 def test_7_the_exit_code_is_that_of_the_child(tmp_path: Path) -> None:
-    with started(tmp_path, slow_torch(tmp_path, "raise SystemExit(7)"), "reproduce", "table2") as process:
+    with started(tmp_path, slow_torch(tmp_path, "raise SystemExit(7)"), *POLYREG) as process:
         assert process.wait(10) == 7
-    with started(tmp_path, slow_torch(tmp_path, "os._exit(0)"), "reproduce", "table2") as process:
+    with started(tmp_path, slow_torch(tmp_path, "os._exit(0)"), *POLYREG) as process:
         assert process.wait(10) == 1
         assert process.stderr is not None
         assert "error: the process died outside of any training (exit code 0 before its end)" in process.stderr.read()
@@ -243,3 +257,129 @@ def test_c4_too_many_runs_are_refused_before_any_is_formed(words: list[str], sai
     assert answer.code == 2
     assert said in answer.err
     assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("inputs", [Inputs("unit", 0.5, 1.0), Inputs("signs", eps=0.1), Inputs("unit", -1.0, 0.5)], ids=str)
+def test_c4_moments_of_long_suffixes_are_those_of_the_recurrence(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    stepwise = [Suffix(q, q).moments(inputs) for q in (1, 2, 7, 300)]
+    monkeypatch.setattr(polynomial, "_STEPWISE", 0)
+    assert [Suffix(q, q).moments(inputs) for q in (1, 2, 7, 300)] == stepwise
+
+
+HUGE = ["run", "--task", "polyreg", "--models", "s6", "--L", "1048576", "--D", "1024", "--batch-size", "4096"]
+
+
+def test_c4_the_memory_of_a_step_is_compared_with_what_there_is(expbench: CommandLine) -> None:
+    began = time.monotonic()
+    answer = expbench(*HUGE, "--dry-run")
+    assert answer.code == 0
+    assert "memory of a step of polyreg s6 L=1048576" in answer.out
+    assert "this machine has " in answer.out
+    assert "estimated time on cpu: unknown" in answer.out
+    assert "a step does not fit into memory" in answer.out
+    refused = expbench(*HUGE)
+    is_bad_input(refused, "memory of a step", "PiB", "make --L smaller")
+    assert not Path("results").exists()
+    assert time.monotonic() - began < 10
+
+
+def test_c4_thousands_of_layers_are_described_and_timed_by_a_few(expbench: CommandLine) -> None:
+    began = time.monotonic()
+    answer = expbench("run", "--task", "polyreg", "--models", "linattn", "--depth", "4096", "--norm", "none", "--dry-run")
+    assert answer.code == 0
+    assert "degree 1.94e+1954, order 16" in answer.out, "3^4096"
+    assert "245773" in answer.out, "60 parameters a layer, and 13 others"
+    assert "unknown" not in answer.out
+    assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("words", [["--D", "65536"], ["-m", "N=1000000000"]], ids=" ".join)
+def test_c4_no_layer_is_built_that_does_not_fit(words: list[str], expbench: CommandLine) -> None:
+    is_bad_input(expbench("run", "--task", "polyreg", "--models", "s6", "--L", "4", *words), "memory of a step", "GiB")
+
+
+@pytest.mark.parametrize(("model", "D", "L", "depth"), [("s6", 3, 5, 66), ("attn", 4, 8, 65), ("ssm", 2, 4, 1)])
+def test_c4_sizes_by_extrapolation_are_those_of_the_network(
+    model: str, D: int, L: int, depth: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (job,) = expand(
+        SweepSpec(task="polyreg", models=model, L=str(L), D=str(D), depth=str(depth), norm="none", seeds="0"), "cpu"
+    )
+    family = family_of(job.task)
+    sketched = family.describe(job)
+    monkeypatch.setattr(stacked, "_DEEP", depth)
+    assert family.describe(job) == sketched
+
+
+def test_c4_memory_grows_with_the_sizes_as_a_step_does() -> None:
+    def size(**sizes: str) -> int:
+        (job,) = expand(SweepSpec(**{"task": "polyreg", "models": "attn", "L": "64", "seeds": "0", **sizes}), "cpu")
+        found = family_of(job.task).memory(job)
+        assert found is not None
+        return found
+
+    once = size()
+    assert size(batch_size="128") == pytest.approx(2 * once, rel=0.05)
+    assert size(depth="4") == pytest.approx(4 * once, rel=0.3)
+    assert size(L="100000") > 1000 * once
+
+
+def test_c4_a_layer_that_refuses_the_pass_is_not_estimated() -> None:
+    def refuses(length: int, depth: int) -> Any:
+        raise RuntimeError
+
+    assert memory.step_bytes(refuses, torch.zeros, torch.sum, memory.Sizes(1, 4, 4, 1, 0)) is None
+    assert "not estimated" in str(
+        Need(expand(SweepSpec(task="polyreg", models="ssm", L="4"), "cpu")[0], None, memory.Machine(2, 1))
+    )
+
+
+def test_c4_the_memory_of_the_machine() -> None:
+    there = memory.machine("cpu")
+    assert 0 < there.free <= there.total
+    assert memory.readable(1536 * 1024**2) == "1.5 GiB"
+
+
+class Forked:
+    """A command as `kill_loop` starts it, forked from a process that has imported torch."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.child = supervised(*words)
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the command runs."""
+        return self.child.poll()
+
+    def kill(self, *, group: bool) -> None:
+        """Kill the parent; its child ends with it."""
+        self.child.send_signal(signal.SIGKILL)
+        self.child.wait()
+
+    def loaded(self) -> bool:
+        """Return whether the command has counted its runs."""
+        return " to run" in self.child.err
+
+
+def test_2_kills_lose_double_and_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPBENCH_CACHE", str(tmp_path / "cache"))
+    script = runpy.run_path(str(ROOT / "benchmarks" / "kill_loop.py"))
+    text = write_text(tmp_path / "text")
+    commands = {
+        "synthetic": ["run", "--task", "polyreg", "--models", "linattn", *TINY],
+        "text": ["run", "--task", "wikitext", "--models", "attn", "--L", "8", "--D", "8", "--batch-size", "8"],
+        "compact": ["compact"],
+    }
+    commands["text"] += ["-t", f"path={text}", "-t", "tokenizer=word", "--steps", "20", "--seeds", "0"]
+    longest = {"synthetic": 0.3, "text": 0.3, "compact": 0.1}
+    said: list[str] = []
+    killed, found = script["kill_loop"](Forked, commands, tmp_path, 5, random.Random(0), longest, said.append)
+    assert killed.total() == 5
+    assert tuple(found) == (0, 0, 0), said
+
+
+def test_2_the_kill_loop_counts_what_is_lost_doubled_and_different(tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "benchmarks" / "kill_loop.py"))
+    right = pd.DataFrame([{**dict.fromkeys(script["ROW"], "a"), "step": step, "value": 1.0 * step} for step in range(4)])
+    wrong = pd.concat([right.iloc[[0, 1, 1]], right.iloc[[2]].assign(value=9.0)])
+    assert tuple(script["compare"](right, right)) == (0, 0, 0)
+    assert tuple(script["compare"](wrong, right)) == (1, 1, 1)
