@@ -7,7 +7,7 @@ unknown name, a bad value or a plugin that violates its contract is reported bef
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from expbench import plugins, settings
@@ -19,7 +19,7 @@ from expbench.contracts import (
 )
 from expbench.errors import BadInput
 from expbench.initialisation.start import check
-from expbench.nn.size_matching import Target
+from expbench.nn.size_matching import Sized, SizeMissed, Target, all_missed
 from expbench.plugins import Plugin
 from expbench.results.learning_rates import INITIAL_GRID
 from expbench.run import AXES, FIELDS, Run
@@ -40,7 +40,9 @@ def expand(spec: SweepSpec, device: str) -> list[Job]:
 
     If learning rates are tuned, each run has the lowest rate of the initial grid.
     """
-    target = None if spec.match is None else Target.parse(spec.match)
+    if spec.within is not None and spec.match is None:
+        raise BadInput(f"--within {spec.within}: it belongs to --match; add --match params=N")
+    target = None if spec.match is None else Target.parse(spec.match, spec.within)
     if target and spec.D is not None:
         raise BadInput(f"--match {spec.match}: it sets the width; leave out --D")
     special = {
@@ -55,19 +57,44 @@ def expand(spec: SweepSpec, device: str) -> list[Job]:
     models = [model for name in model_names for model in _models(name, model_names, spec)]
     jobs: dict[str, Job] = {}
     checked: set[str] = set()
+    missed: list[SizeMissed] = []
+    points: list[tuple[_Task, _Model, dict[str, Any]]] = []
     for task, model, point in itertools.product(tasks, models, itertools.product(*axes.values())):
         asked = dict(zip(axes, point, strict=True)) | {"match": target}
         asked["steps"], asked["epochs"] = asked["steps"]
         if spec.paired and asked["seed"] != task.task.instance:
             continue
-        job = _job(task, model, asked)
+        points.append((task, model, asked))
+        try:
+            job = _job(task, model, asked)
+        except SizeMissed as miss:
+            missed.append(miss)
+            continue
+        if missed:  # only the other misses are of interest
+            continue
         family, run = family_of(task.task), job.run
         contract = f"{task.task.trained_as} {run.model} {run.model_version} {run.model_settings} {run.D} {run.dtype}"
         if contract not in checked and job.unsupported(device) is None:
             family.check(job, device)
             checked.add(contract)
         jobs.setdefault(run.key, job)
+    if missed:
+        raise _missed_by(missed, points)
     return list(jobs.values())
+
+
+def _missed_by(missed: Sequence[SizeMissed], points: Sequence[tuple[_Task, _Model, dict[str, Any]]]) -> BadInput:
+    """Return the error for all points that miss the size of --match, after listing the sizes of the points that meet it."""
+    others: dict[str, Sequence[Sized]] = {}
+    names = {miss.name for miss in missed}
+    for task, model, asked in points:
+        name = model.plugin.name
+        if name not in names and name not in others:
+            try:
+                _job(task, model, asked | {"match": asked["match"]._replace(within=-1.0)})  # no size is so near
+            except SizeMissed as listed:
+                others[name] = listed.sizes
+    return all_missed(missed, list(others.values()), len({model.plugin.name for _, model, _ in points}))
 
 
 def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:
