@@ -17,7 +17,8 @@ from expbench.task import Task
 SizeKind = Literal["params", "state"]
 WITHIN = 0.05  # of the target, unless --within is given
 _WIDEST, _MOST_STATES = 4096, 1024
-_BESIDE = 8  # values that are listed on either side of the one that matches
+_GAP = 64  # values in a row that a model may refuse, such as all but the multiples of a number of heads
+_BESIDE, _LISTED = 3, 24  # values on either side of the nearest one: to choose from, and to list if none matches
 
 
 class Target(NamedTuple):
@@ -105,7 +106,10 @@ def match(
             raise SizeMissed(target, name, "does not declare its state size")
         return found
 
-    found = [Sized(width, None, of) for width, of in _around(lambda width: size(width, None), target.size, _WIDEST)]
+    def of_widths(beside: int) -> list[Sized]:
+        return [Sized(n, None, of) for n, of in _around(lambda width: size(width, None), target.size, _WIDEST, beside)]
+
+    found = of_widths(_BESIDE)
     best = min(found, key=lambda sized: abs(sized.size - target.size), default=None)
     if "N" in values and values["N"] is None and (best is None or not target.meets(best.size)):
         for width in range(max(1, (best.width if best else 2) - 2), (best.width if best else 2) + 4):
@@ -119,7 +123,8 @@ def match(
         below = max((s for s in found if s.size < target.size), key=lambda s: s.size, default=None)
         above = min((s for s in found if s.size > target.size), key=lambda s: s.size, default=None)
         nearest = " and ".join(str(sized) for sized in (below, above) if sized is not None) or "none"
-        raise SizeMissed(target, name, f"has the nearest sizes {nearest} at depth {around.depth}", found)
+        said = f"has the nearest sizes {nearest} at depth {around.depth}"
+        raise SizeMissed(target, name, said, [*found, *of_widths(_LISTED)])
     return best.width, {**values, **({} if best.states is None else {"N": best.states})}
 
 
@@ -155,12 +160,15 @@ def _common(sizes: Sequence[Sequence[int]], target: Target) -> int | None:
     return min(common, key=lambda end: abs(end - target.size), default=None)
 
 
-def _around(size: Callable[[int], int | None], target: int, most: int) -> Iterator[tuple[int, int]]:
-    """Yield values near the point where the increasing `size` reaches the target, with their sizes, if they have one."""
+def _around(size: Callable[[int], int | None], target: int, most: int, beside: int = _BESIDE) -> Iterator[tuple[int, int]]:
+    """Yield values near the point where the increasing `size` reaches the target, with their sizes, if they have one.
+
+    The nearest values with a size on both sides are among them, unless more than `_GAP` values in a row have none.
+    """
 
     def least(value: int) -> int:
         """Return the size at this value, or at the nearest lower value with a size."""
-        sizes = (size(lower) for lower in range(value, max(0, value - 16), -1))
+        sizes = (size(lower) for lower in range(value, max(0, value - _GAP), -1))
         return next((found for found in sizes if found is not None), 0)
 
     top = 1
@@ -173,7 +181,9 @@ def _around(size: Callable[[int], int | None], target: int, most: int) -> Iterat
             low = middle
         else:
             high = middle
-    for value in range(max(1, low - _BESIDE), min(most, high + _BESIDE) + 1):
+    below = next((n for n in range(low, max(0, low - _GAP), -1) if size(n) is not None), low)
+    above = next((n for n in range(high, min(most, high + _GAP) + 1) if size(n) is not None), high)
+    for value in range(max(1, min(below, low - beside)), min(most, max(above, high + beside)) + 1):
         found = size(value)
         if found is not None:
             yield value, found

@@ -335,3 +335,45 @@ def test_b6_lengths_are_declared_like_widths(expbench: CommandLine) -> None:
     assert "ran 2 (1 ok, 1 unsupported)" in ran.err
     assert "at width 4, length 32" in expbench("show", path).out, "the usual length is replaced"
     is_bad_input(expbench("show", path, "--L", "20"), "length 20 is not supported")
+
+
+HEADS = """
+import torch
+from torch import nn
+
+class Heads(nn.Module):
+    def __init__(self, width: int, heads: int = HEADS):
+        super().__init__()
+        assert width % heads == 0, f"{width} is no multiple of {heads}"
+        self.qkv = nn.Linear(width, 3 * width)
+
+    def forward(self, x):
+        return self.qkv(x)[..., : x.shape[-1]]
+"""
+
+
+def test_b8_all_misses_are_one_message_with_a_size_that_suits_all(expbench: CommandLine) -> None:
+    for heads in (4, 5):
+        Path(f"heads{heads}.py").write_text(HEADS.replace("HEADS", str(heads)))
+    Path("never.py").write_text(HEADS.replace("HEADS", "10**9"))
+    words = ["run", "--task", "polyreg", "--L", "4", "--dry-run", "-t", "test_size=256"]
+    models = ["--models", "linattn,heads4.py:Heads,heads5.py:Heads"]
+    answer = expbench(*words, *models, "--match", "params=197")
+    is_bad_input(answer, "2 of 3 models miss it by more than 5 %", "heads4.py:Heads has the nearest sizes")
+    assert answer.err.count("heads4.py:Heads") == answer.err.count("heads5.py:Heads") == 1
+    (suited,) = re.findall(r"the nearest size that suits all is params=(\d+)", answer.err)
+    assert expbench(*words, *models, "--match", f"params={suited}").code == 0
+    (within,) = re.findall(r"--within (\d+) accepts params=197", answer.err)
+    assert expbench(*words, *models, "--match", "params=197", "--within", within).code == 0
+    assert expbench(*words, *models, "--match", "params=197", "--within", str(int(within) - 1)).code == 2
+    is_bad_input(
+        expbench(*words, "--models", "never.py:Heads", "--match", "params=250"),
+        *("cannot be built with any width up to 4096", "AssertionError: 1 is no multiple of 1000000000", "never.py:8"),
+    )
+
+
+def test_b8_the_difference_is_a_percentage_of_match(expbench: CommandLine) -> None:
+    words = ["run", "--task", "polyreg", "--models", "s6", "--L", "4", "--dry-run"]
+    is_bad_input(expbench(*words, "--within", "10"), "--within 10", "--match")
+    for percent in ("0", "100", "-3", "many", "nan"):
+        is_bad_input(expbench(*words, "--match", "params=300", f"--within={percent}"), "--within")
