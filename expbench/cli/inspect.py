@@ -61,12 +61,13 @@ def check(
     D: Annotated[str, typer.Option("--D", metavar="LIST", help="Widths.")] = "1,2,4,7",
     L: Annotated[str, typer.Option("--L", metavar="LIST", help="Lengths.")] = "1,2,5,16",
     backend: BackendOption = "auto",
+    traceback: Annotated[bool, typer.Option("--traceback", help="Print the full traceback of each error too.")] = False,
     model_setting: ModelSettings = None,
     models_dir: ModelsDir = None,
 ) -> None:
     """Check a layer on a CPU: causality, gradients, determinism, stacking, dtypes, and its declared state size and degree.
 
-    The exit code is 1 if a check fails.
+    An error is reported once, with its place in the code of the layer. The exit code is 1 if a check fails.
     """
     add_folders(None, models_dir)
     from expbench.ops import backends
@@ -80,6 +81,8 @@ def check(
         widths, lengths = spec.whole("--D", D, most=256), spec.whole("--L", L, most=512)
         findings = checking.check(layer, widths=widths, lengths=lengths, settings=model_setting or [])
     print(checking.text(findings))
+    if traceback and checking.tracebacks(findings):
+        print(f"\n{checking.tracebacks(findings)}")
     if any(finding.verdict == "fail" for finding in findings):
         raise SystemExit(1)
 

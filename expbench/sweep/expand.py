@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import itertools
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from expbench import plugins, settings, supervision
 from expbench.contracts import build_task, load_model, load_task, task_values
-from expbench.errors import BrokenContract
+from expbench.errors import BadInput, BrokenContract
 from expbench.initialisation.start import check
 from expbench.nn.memory import BUILT, machine
-from expbench.nn.size_matching import Target
+from expbench.nn.size_matching import Sized, SizeMissed, Target, all_missed
 from expbench.plugins import Plugin
 from expbench.probes import LONGEST as PROBED
 from expbench.probes import Probe
@@ -35,43 +35,77 @@ def expand(spec: SweepSpec, device: str) -> list[Job]:
     If learning rates are tuned, each run has the lowest rate of the initial grid. The runs of a layer that breaks its
     contract have a `refusal`; if no layer keeps its own, the first `BrokenContract` is raised.
     """
+    if spec.within is not None and spec.match is None:
+        raise BadInput(f"--within {spec.within}: it belongs to --match; add --match params=N")
     size(spec)
-    target = None if spec.match is None else Target.parse(spec.match)
+    target = None if spec.match is None else Target.parse(spec.match, spec.within)
     fields = axes(spec)
     task_names = settings.split_list(spec.task, "--task")
     model_names = settings.split_list(spec.models, "--models")
     tasks = [task for name in task_names for task in _tasks(name, spec)]
     models = [model for name in model_names for model in _models(name, spec)]
     jobs: dict[str, Job] = {}
-    checked: dict[str, Probe | BrokenContract] = {}
-    broken: list[BrokenContract] = []
+    points: list[tuple[_Task, _Model, dict[str, Any]]] = []
+    missed: list[SizeMissed] = []
     for task, model, point in itertools.product(tasks, models, itertools.product(*fields.values())):
         asked = dict(zip(fields, point, strict=True)) | {"match": target}
         asked["steps"], asked["epochs"] = asked["steps"]
         if spec.paired and asked["seed"] != task.task.instance:
             continue
-        job = _job(task, model, asked)
-        run = job.run
-        if run.key in jobs:
+        points.append((task, model, asked))
+        try:
+            job = _job(task, model, asked)
+        except SizeMissed as miss:
+            missed.append(miss)
             continue
-        if job.unsupported(device) is None and not _exceeds(job):
-            contract = contract_of(job)
-            if contract not in checked:
-                checked[contract] = _checked(job, contract, device)
-            found = checked[contract]
-            if isinstance(found, Probe) and found.causal is False and task.task.causal and not spec.allow_noncausal:
-                found = BrokenContract(
-                    f"model {run.model!r} looks ahead: {found.leak}; --allow-noncausal is for those who mean it"
-                )
-            if isinstance(found, BrokenContract):
-                broken.append(found)
-                job = job._replace(refusal=_refusal(found))
-            else:
-                job = job._replace(causal=found.causal)
-        jobs[run.key] = job
-    if broken and all(job.refusal for job in jobs.values()):
+        jobs.setdefault(job.run.key, job)
+    if missed:
+        raise _missed_by(missed, points)
+    return _tried(jobs.values(), device, allow_noncausal=spec.allow_noncausal)
+
+
+def _missed_by(missed: Sequence[SizeMissed], points: Sequence[tuple[_Task, _Model, dict[str, Any]]]) -> BadInput:
+    """Return the error for all points that miss the size of --match, after listing the sizes of the points that meet it."""
+    others: dict[str, Sequence[Sized]] = {}
+    names = {miss.name for miss in missed}
+    for task, model, asked in points:
+        name = model.plugin.name
+        if name not in names and name not in others:
+            try:
+                _job(task, model, asked | {"match": asked["match"]._replace(within=-1.0)})  # no size is so near
+            except SizeMissed as listed:
+                others[name] = listed.sizes
+    return all_missed(missed, list(others.values()), len({model.plugin.name for _, model, _ in points}))
+
+
+def _tried(jobs: Iterable[Job], device: str, *, allow_noncausal: bool) -> list[Job]:
+    """Return the jobs after a check of each contract of a layer; those of a layer that breaks it have a `refusal`.
+
+    Raise the first `BrokenContract` if no layer keeps its own.
+    """
+    found: dict[str, Probe | BrokenContract] = {}
+    tried: list[Job] = []
+    broken: list[BrokenContract] = []
+    for job in jobs:
+        if job.unsupported(device) is not None or _exceeds(job):
+            tried.append(job)
+            continue
+        contract = contract_of(job)
+        if contract not in found:
+            found[contract] = _checked(job, contract, device)
+        probed = found[contract]
+        if isinstance(probed, Probe) and probed.causal is False and job.task.causal and not allow_noncausal:
+            probed = BrokenContract(
+                f"model {job.run.model!r} looks ahead: {probed.leak}; --allow-noncausal is for those who mean it"
+            )
+        if isinstance(probed, BrokenContract):
+            broken.append(probed)
+            tried.append(job._replace(refusal=_refusal(probed)))
+        else:
+            tried.append(job._replace(causal=probed.causal))
+    if broken and all(job.refusal for job in tried):
         raise broken[0]
-    return list(jobs.values())
+    return tried
 
 
 def contract_of(job: Job) -> str:

@@ -27,7 +27,14 @@ class _Own:
         role="size",
         default=None,
         metavar="WHAT=N",
-        help="Instead of --D: match each model to params=N or state=N, within 5 %.",
+        help="Instead of --D: match each model to params=N or state=N, within 5 % (--within).",
+    )
+    within: float = setting(
+        "--within",
+        role="size",
+        default=None,
+        metavar="PERCENT",
+        help="Largest difference from the size that --match asks for. (default: 5)",
     )
     epochs: int = setting(
         "--epochs",

@@ -75,7 +75,7 @@ class Residues(torch.Tensor):
 
     @property
     def is_known(self) -> bool:
-        """Whether they depend on no activation."""
+        """Independence of all activations."""
         return self.constant is not None and self.constant.whole is not None
 
     @classmethod

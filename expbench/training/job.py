@@ -42,4 +42,6 @@ class Job(NamedTuple):
     def unsupported(self, device: str) -> str | None:
         """Return the reason why the model cannot run on a device with the run's width, length and dtype; None if it can."""
         run = self.run
-        return unsupported(self.model, width=run.D, dtype=run.dtype, device=device, length=run.L)
+        lengths = (run.L, *getattr(self.task, "contexts", ()))  # a text may be evaluated at further lengths
+        reasons = (unsupported(self.model, width=run.D, dtype=run.dtype, device=device, length=n) for n in lengths)
+        return next(filter(None, reasons), None)

@@ -73,4 +73,4 @@ def test_bad_input(expbench: CommandLine, tmp_path) -> None:  # type: ignore[no-
     )
     answer = expbench("run", "--task", "polyreg", "--models", f"{silent}:Silent", "--match", "state=9")
     is_bad_input(answer, "does not declare its state size")
-    assert Target.parse("state=64") == ("state", 64)
+    assert Target.parse("state=64") == ("state", 64, WITHIN)

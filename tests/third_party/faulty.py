@@ -158,3 +158,13 @@ class ComplexWrongGradient(Mean):
 class Raises(Mean):
     def after(self, y, x):
         raise RuntimeError(f"cannot mix {tuple(x.shape)}")
+
+
+class NoWidth(nn.Module):
+    """Its constructor takes no width."""
+
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x):
+        return x

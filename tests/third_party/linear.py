@@ -121,7 +121,25 @@ class SaysNot(Swish):
         return NO_BOUND
 
 
-class Sorted(Stated):
+class SaysNotFalsely(CausalConv):
+    """It states that it is not polynomial, and is linear."""
+
+    def reach(self, inputs):
+        return NO_BOUND
+
+
+class TooLow(Stated):
+    """It states the reach of a linear map, and has degree 2."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.gate = nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.gate(x) * x
+
+
+class Unknown(Stated):
     """An operation that the measurement does not know."""
 
     def __init__(self, width: int):
@@ -129,7 +147,8 @@ class Sorted(Stated):
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x):
-        return self.scale * torch.special.chebyshev_polynomial_t(x, torch.ones((), dtype=torch.long))
+        table = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        return self.scale * torch.linalg.solve_triangular(table, x, upper=False, left=False)
 
 
 class Tiles(Stated):

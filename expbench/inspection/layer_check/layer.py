@@ -102,7 +102,7 @@ class Layer:
 
     @property
     def is_double(self) -> bool:
-        """Whether the layer runs in float64, however exactly it computes."""
+        """Ability of the layer to run in float64, however exactly it computes."""
         return self.double.error is None and unsupported(self.cls, width=self.width, dtype="float64", device="cpu") is None
 
     @cached_property

@@ -1,5 +1,6 @@
 """Every built-in and a plain recurrent layer pass the check; each kind of fault is found by the check for it."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -396,7 +397,8 @@ class Refuses(Ema):
         return y
 """
     findings = found(EMA + source, "Single")
-    assert failed(findings) == {"float64"}
+    assert not failed(findings), "float64 gains nothing, which is no fault"
+    assert findings["float64"].verdict == "unsupported"
     assert "part of the layer computes in float32" in findings["float64"].detail
     assert "(in float32)" in findings["gradients"].detail
     findings = found(EMA + source, "Rounds")
@@ -501,7 +503,7 @@ class Raises(Ema):
 """
     findings = found(EMA + source, "Raises")
     assert failed(findings) == {"state size"}
-    assert findings["state size"].detail == "RuntimeError: I do not know"
+    assert re.fullmatch(r"RuntimeError: I do not know \(\S+raises.py:36\)", findings["state size"].detail)
 
 
 def test_bad_input(found, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
