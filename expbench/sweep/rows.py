@@ -48,10 +48,10 @@ def of_network(facts: Facts) -> Row:
 
 
 def of_floor(task: Task, reach: Reach | None) -> Row:
-    """Return the floors of a task for a given reach, its lowest possible errors; null without a polynomial bound."""
+    """Return the floors of a task for a given reach, its lowest possible errors; null without a bound."""
     floor = None if reach is None else _floor(task, reach)
     if floor is None:
-        return {"floor": None, "floor_degree": None, "floor_structure": None}
+        return {"floor": task.floor_of_all(), "floor_degree": None, "floor_structure": None}
     return {"floor": floor.both, "floor_degree": floor.degree, "floor_structure": floor.structure}
 
 

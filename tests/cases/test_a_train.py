@@ -4,11 +4,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet as pq
 from torch import Tensor
 
 from expbench import contracts, plugins, settings
+from expbench.data.corpus.sources import Source
 from expbench.language.model import LanguageModel
 from expbench.ops import backends, linear_attention, scan, selective_scan
 from expbench.results import store
@@ -330,7 +333,7 @@ def test_a2_outputs_that_are_no_numbers_in_evaluation_diverge(
         assert "the positive control silent does not solve last-bit: accuracy nan" in answer.err
 
 
-MARKOV = ("--task", "wikitext", "-t", "data=markov", "-t", "tokenizer=word", "--L", "32", "--D", "8", "--seeds", "0")
+MARKOV = ("--task", "wikitext", "-t", "data=markov", "-t", "tokenizer=word", "--L", "16", "--D", "8", "--seeds", "0")
 
 
 def test_a2_a_language_model_without_a_number_in_evaluation_diverges(expbench: CommandLine) -> None:
@@ -448,3 +451,34 @@ def test_a12_a_checkpoint_that_was_edited_or_damaged_anywhere_gives_way_to_the_o
             assert found.step == 1
             assert f"{newest.name} is damaged" in said
             assert said.endswith("resuming from step-000000001.safetensors\n")
+
+
+@pytest.mark.parametrize(
+    "kind", ["train.txt", "wiki.train.tokens", "train.parquet", "train-00000-of-00001.parquet", "one row"]
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a17_a_text_is_the_same_whatever_it_was_read_from(tmp_path: Path, kind: str, mark: str, end: str) -> None:
+    lines = ["", " = A heading = ", "A line\u2028with another separator .", "\t", "The last one .", ""]
+    rows = [f"{mark}{lines[0]}{end}", *(f"{line}{end}" for line in lines[1:])]
+    if kind == "one row":
+        pq.write_table(pa.table({"text": ["".join(rows)]}), tmp_path / "train.parquet")
+    elif kind.endswith("parquet"):
+        pq.write_table(pa.table({"text": rows}), tmp_path / kind)
+    else:
+        (tmp_path / kind).write_bytes("".join(rows).encode())
+    assert list(Source(path=tmp_path).lines("train")) == ["", " = A heading = ", lines[2], "", "The last one .", ""]
+
+
+def test_a4_the_perplexity_of_a_generated_texts_source_is_a_floor(expbench: CommandLine) -> None:
+    Path("ahead.py").write_text(AHEAD)
+    options = ("--D", "32", "--steps", "60", "--batch-size", "16", "--lr", "0.05", "--allow-noncausal")
+    answer = expbench("run", *MARKOV[:-4], "--seeds", "0", "--models", "ahead.py:Rolls", *options)
+    assert answer.code == 0, answer.err
+    frame = store.read(Path("results")).frame
+    runs = frame[frame["kind"] == "run"]
+    assert runs["floor"].unique().tolist() == pytest.approx([3.61], abs=0.005)
+    assert set(runs["causal"]) == {False}
+    assert expbench("report").code == 0
+    page = Path("results/report/report.md").read_text()
+    assert "| 3.612 (the test perplexity is BELOW its floor) |" in page
