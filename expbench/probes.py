@@ -65,7 +65,8 @@ def _same_start() -> None:
 def lengths(cls: type, L: int) -> list[int]:
     """Return the lengths up to `LONGEST` that a layer supports in runs of length L, as its attribute `lengths` states."""
     stated: Any = getattr(cls, "lengths", None)
-    supported: Container[int] = stated if hasattr(stated, "__contains__") else range(1, L + 1)
+    known = hasattr(stated, "__contains__") and not isinstance(stated, str)  # else an unrelated attribute
+    supported: Container[int] = stated if known else range(1, L + 1)
     return [length for length in range(1, min(L, LONGEST) + 1) if length in supported]
 
 
@@ -140,7 +141,7 @@ def causality_of_tokens(build: Callable[[], nn.Module], cls: type, width: int, L
         x = torch.randint(2, (1, length))
         return x.to(device), (1 - x).to(device)
 
-    return _first_leak(build, inputs, _chosen(cls, width, L), _precisions(cls, width, device), device)
+    return _first_leak(build, inputs, _chosen(cls, 1, L), _precisions(cls, width, device), device)
 
 
 def _chosen(cls: type, width: int, L: int) -> list[int]:
@@ -186,7 +187,7 @@ def _moved(build: Callable[[], nn.Module], precision: torch.dtype, moved: float,
     _same_start()
     module = in_precision(build(), precision).eval()
     for p in module.parameters() if moved else ():
-        p.add_(torch.randn(p.shape, dtype=p.dtype), alpha=moved)
+        p.add_(torch.randn(p.shape, dtype=p.dtype).to(p.device), alpha=moved)
     return module.to(device)
 
 
