@@ -18,6 +18,9 @@ from expbench.results import store
 from expbench.run import Run, training_version
 from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
+from expbench.task import Batch
+from expbench.training import cuda_graph, stacking
+from expbench.training.batches import TaskBatches
 from expbench.training.ensemble import Ensemble
 from expbench.training.epochs.checkpoint import Checkpoints, State
 from expbench.training.epochs.step import parameter_groups
@@ -26,7 +29,7 @@ from expbench.training.job import Job
 from expbench.training.loop import build, train
 from expbench.training.optimizer import decays
 from expbench.training.stacked import Stacked
-from expbench.training.stacking import together
+from expbench.training.step import Steps
 from tests.conftest import CommandLine
 
 MODELS = sorted(plugins.discover("model"))
@@ -197,7 +200,7 @@ def test_a1_a_modelwhose_forward_changes_its_state_is_trained_as_it_is_alone(
         task_settings=("test_size=64", "validation_size=64"),
     )  # fmt: skip
     stack = expand(spec, "cpu")
-    size, why = together(stack, "cpu")
+    size, why = stacking.together(stack, "cpu")
     assert ((why or "").partition(" (by")[0] or None) == reason
     assert (size > 1) is (reason is None)
     if model != "Elsewhere":  # its runs depend on those before them
@@ -250,6 +253,36 @@ def test_a9_every_model_is_near_float64_under_autocast(model: str, backend: str)
         with torch.autocast("cpu", torch.bfloat16):
             y = layer(x)
         assert relative(y, layer.double()(x.double())) < 0.03
+
+
+@pytest.mark.parametrize(("model", "kept"), [("Reassigned", False), ("Attribute", False), ("Plain", True)])
+def test_a1_steps_that_change_the_state_of_a_layer_are_not_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, kept: bool
+) -> None:
+    (tmp_path / "counters.py").write_text(COUNTERS)
+    one = job(models=f"{tmp_path / 'counters.py'}:{model}")
+    ensemble = Ensemble([build(one.run, one.task, one.model, "cpu")])
+    steps = Steps([one.run], [one.task], ensemble, TaskBatches([one.run], [one.task], "cpu"), "cpu")
+    steps._capturing = True  # as on a GPU
+    taken: list[int] = []
+
+    def capture(take: Callable[[], Batch], *_: object) -> cuda_graph.Capture[Batch]:
+        taken.append(1)
+        return cuda_graph.Capture(take(), take)
+
+    monkeypatch.setattr("expbench.training.step.capture", capture)
+    for _ in range(6):
+        steps.take()
+    assert (steps.captured, len(taken)) == (kept, kept)
+    assert (steps.no_cuda_graph_reason is None) is kept
+    assert kept or str(steps.no_cuda_graph_reason).startswith("forward changes its state (")
+
+
+def test_a1_a_stacked_number_that_is_not_finite_differs_from_one_that_is() -> None:
+    one, other = torch.tensor([1.0, 2.0]), torch.tensor([1.0, math.nan])
+    assert stacking._apart(one, one) == stacking._apart(other, other) == 0
+    assert stacking._apart(one, other) == stacking._apart(other, one) == math.inf
+    assert stacking._apart(one * 1.5, one) == pytest.approx(0.5)
 
 
 SILENT = """
