@@ -65,7 +65,8 @@ def _same_start() -> None:
 def lengths(cls: type, L: int) -> list[int]:
     """Return the lengths up to `LONGEST` that a layer supports in runs of length L, as its attribute `lengths` states."""
     stated: Any = getattr(cls, "lengths", None)
-    supported: Container[int] = stated if hasattr(stated, "__contains__") else range(1, L + 1)
+    known = hasattr(stated, "__contains__") and not isinstance(stated, str)  # else an unrelated attribute
+    supported: Container[int] = stated if known else range(1, L + 1)
     return [length for length in range(1, min(L, LONGEST) + 1) if length in supported]
 
 
@@ -118,6 +119,11 @@ def _check_gradients(layer: nn.Module, x: Tensor, y: Tensor) -> None:
         raise ValueError("no gradient flows from the output to any parameter")
 
 
+class _Place(NamedTuple):
+    device: str
+    precision: torch.dtype
+
+
 def causality(build: Callable[[], nn.Module], cls: type, width: int, L: int, device: str) -> Probe:
     """Probe whether outputs of a layer depend on later inputs, in evaluation mode, at up to `LONGEST` tokens.
 
@@ -126,11 +132,11 @@ def causality(build: Callable[[], nn.Module], cls: type, width: int, L: int, dev
 
     def inputs(length: int, precision: torch.dtype) -> tuple[Tensor, Tensor]:
         x, other = (_TOKENS * torch.randn(1, length, width, dtype=precision) for _ in range(2))
-        return x.to(device), (3 * other).to(device)
+        return x, 3 * other
 
-    precisions = _precisions(cls, width, device)
-    found = _first_leak(build, inputs, _chosen(cls, width, L), precisions, device)
-    return _first_leak(build, inputs, [L], precisions, device) if found.causal is None and 1 < L <= _SOLE else found
+    places = _places(cls, width, device)
+    found = _first_leak(build, inputs, _chosen(cls, width, L), places)
+    return _first_leak(build, inputs, [L], places) if found.causal is None and 1 < L <= _SOLE else found
 
 
 def causality_of_tokens(build: Callable[[], nn.Module], cls: type, width: int, L: int, device: str) -> Probe:
@@ -138,9 +144,9 @@ def causality_of_tokens(build: Callable[[], nn.Module], cls: type, width: int, L
 
     def inputs(length: int, precision: torch.dtype) -> tuple[Tensor, Tensor]:
         x = torch.randint(2, (1, length))
-        return x.to(device), (1 - x).to(device)
+        return x, 1 - x
 
-    return _first_leak(build, inputs, _chosen(cls, width, L), _precisions(cls, width, device), device)
+    return _first_leak(build, inputs, _chosen(cls, 1, L), _places(cls, width, device))
 
 
 def _chosen(cls: type, width: int, L: int) -> list[int]:
@@ -150,28 +156,34 @@ def _chosen(cls: type, width: int, L: int) -> list[int]:
     return list(dict.fromkeys([*possible[-1:], *odd[-1:]]))
 
 
-def _precisions(cls: type, width: int, device: str) -> list[torch.dtype]:
+def _places(cls: type, width: int, device: str) -> list[_Place]:
+    """Return the places to try, those on a CPU first, since kernels of a GPU would be compiled for the probe alone."""
     both = {"float64": torch.float64, "float32": torch.float32}
-    return [both[name] for name in both if unsupported(cls, width=width, dtype=name, device=device) is None]
+    return [
+        _Place(place, both[name])
+        for place in dict.fromkeys(["cpu", device])
+        for name in both
+        if unsupported(cls, width=width, dtype=name, device=place) is None
+    ]
 
 
 def _first_leak(
     build: Callable[[], nn.Module],
     inputs: Callable[[int, torch.dtype], tuple[Tensor, Tensor]],
     chosen: Sequence[int],
-    precisions: list[torch.dtype],
-    device: str,
+    places: Sequence[_Place],
 ) -> Probe:
-    """Return the first leak of a module at the `chosen` lengths, at each in the first dtype in which it works.
+    """Return the first leak of a module at the `chosen` lengths, at each in the first place in which it works.
 
     inputs: gives inputs (1, L, ...) of a length and others to replace them by. Parameters are moved a little, unless the
     module's outputs are not finite then.
     """
     causal = None
     for length in chosen:
-        for precision, moved in [(precision, moved) for precision in precisions for moved in (_MOVED, 0.0)]:
+        for place, moved in [(place, moved) for place in places for moved in (_MOVED, 0.0)]:
             try:
-                leak = _leak(_moved(build, precision, moved, device), *inputs(length, precision))
+                module = _moved(build, place, moved)
+                leak = _leak(module, *(x.to(place.device) for x in inputs(length, place.precision)))
             except (Exception, SystemExit):  # third-party code raises many different exceptions for a dtype or a length
                 continue
             if leak is not None:
@@ -182,12 +194,12 @@ def _first_leak(
 
 
 @torch.no_grad()
-def _moved(build: Callable[[], nn.Module], precision: torch.dtype, moved: float, device: str) -> nn.Module:
+def _moved(build: Callable[[], nn.Module], place: _Place, moved: float) -> nn.Module:
     _same_start()
-    module = in_precision(build(), precision).eval()
+    module = in_precision(build(), place.precision).eval()
     for p in module.parameters() if moved else ():
-        p.add_(torch.randn(p.shape, dtype=p.dtype), alpha=moved)
-    return module.to(device)
+        p.add_(torch.randn(p.shape, dtype=p.dtype).to(p.device), alpha=moved)
+    return module.to(place.device)
 
 
 @torch.no_grad()

@@ -130,7 +130,7 @@ class Task(ABC):
 
     @property
     def causal(self) -> bool:
-        """Whether a layer that looks ahead is refused: by default in tasks that are read at all positions.
+        """True if a layer that looks ahead is refused: by default in tasks that are read at all positions.
 
         In tasks that are read at the last position every input is in its past.
         """
@@ -187,6 +187,10 @@ class Task(ABC):
 
     def floor(self, reach: Reach) -> Floor | None:
         """Return the lower bound of the primary metric, an error, over all networks of that reach; None if unknown."""
+        return None
+
+    def floor_of_all(self) -> float | None:
+        """Return the lowest expected primary metric, an error, of any predictor at all; None if unknown."""
         return None
 
     def describe(self) -> str:

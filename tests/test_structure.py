@@ -17,7 +17,7 @@ LAZY = {"__getattr__", "__dir__"}
 MAY_DEFINE = {"expbench/__init__.py": LAZY, "expbench/ops/__init__.py": LAZY}
 
 TESTS = Path(__file__).parent
-# Contracts are those of every plugin, and tasks/ is installed as expbench_tasks. All other folders are packages of expbench.
+# Cases and contracts are those of all packages, and tasks/ is installed as expbench_tasks. All other folders are packages.
 NO_PACKAGES = {"cases", "contracts", "tasks"}
 
 

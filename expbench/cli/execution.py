@@ -89,11 +89,11 @@ def carry_out(
     from expbench.sweep.estimate import bound
     from expbench.sweep.plan import plan
 
-    for refusal, count in Counter(job.refusal for job in jobs if job.refusal).items():
-        say(f"warning: {refusal.reason}; its {count} runs are recorded as failed")
     if torchrun.takes_part():
         torchrun.worker_loop(jobs, options)
         return False
+    for refusal, count in Counter(job.refusal for job in jobs if job.refusal).items():
+        say(f"warning: {refusal.reason}; its {count} runs are recorded as failed")
     if dry_run:
         print(torchrun.dry_run(jobs, options))
         return False

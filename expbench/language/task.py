@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from expbench.data.corpus import NAMES, Choice, Corpus, Source, prepare
+from expbench.data.corpus import NAMES, Choice, Corpus, Source, markov, prepare
+from expbench.data.corpus.sources import MADE
 from expbench.data.rng import CounterRNG
 from expbench.language import perplexity
 from expbench.run import content_key
@@ -124,6 +125,13 @@ class TextTask(Task):
     def chance(self) -> float:
         """Return the perplexity of the uniform distribution over the vocabulary."""
         return float(self.vocabulary)
+
+    def floor_of_all(self) -> float | None:
+        """Return the perplexity of a generated text's own source, per token of the test split."""
+        if self.data != MADE or self.path:
+            return None
+        test = self.corpus["test"]
+        return float(markov.floor() ** (test.words / test.tokens))
 
     def measured_controls(self) -> Iterator[tuple[str, str, list[Score]]]:
         """Yield the test scores of a uniform model and of the training split's unigram model."""

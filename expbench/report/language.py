@@ -25,8 +25,10 @@ _PREFACE = """\
 The epoch of each run is chosen by validation perplexity, never by test perplexity. The table gives the test perplexity at
 that epoch and at the end of training. `gap` is the test loss minus the training loss, in nats per token; the training loss
 is the mean over that epoch, during which the model was still changing. A run that diverged is marked and is not part of a
-mean. Intervals are Student's 95 % intervals over seeds; with one seed there is no interval."""
+mean. Intervals are Student's 95 % intervals over seeds; with one seed there is no interval. `floor` is the perplexity of a
+generated text's own source; a model below it knows what it should predict."""
 _MOST_EPOCHS = 24  # lines of a table
+_BELOW = 0.98  # of the floor: on a finite test split a model may be a little better than the source is on average
 _TICKS = (1, 1.5, 2, 3, 4, 5, 7)  # multiples of each power of ten
 
 
@@ -85,6 +87,8 @@ def against_epochs(trained: Sequence[Trained], names: Mapping[int, str]) -> draw
                     drawn = axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.7)
                     named.setdefault(names[id(each.configuration)], drawn[0])
                     axes.plot(x.iloc[-1:], y.iloc[-1:], "x", color=colour, markersize=7)
+        for floor in {each.configuration.floor for each in trained if each.configuration.floor is not None}:
+            named.setdefault("floor", axes.axhline(floor, color="0.35", linewidth=1, linestyle="--"))
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(drawing.LogLocator(subs=_TICKS))
         axes.yaxis.set_major_formatter("{x:g}")
@@ -110,6 +114,8 @@ def table(trained: Sequence[Trained], names: Mapping[int, str]) -> Table:
         "test at the end",
     ]
     header += ["95 %", "gap at the end", "largest abs. Abar at chosen epoch", "tokens per second", "parameters"]
+    floors = any(each.configuration.floor is not None for each in trained)
+    header += ["floor"] * floors
     best_first = sorted(trained, key=lambda each: _mean(each, "chosen", "test", nan=math.inf))
     lines = []
     for each in best_first:
@@ -120,10 +126,17 @@ def table(trained: Sequence[Trained], names: Mapping[int, str]) -> Table:
         line += [perplexity(at_end.center), ends(at_end), number(_mean(each, "last", "gap"))]
         abar = [epoch.abar for epoch in each.of_ended("chosen").values()]
         speeds = [run.table["speed"].median() for run in each.runs if run.table["speed"].notna().any()]
-        lines.append(
-            [*line, number(max(abar, default=math.nan)), _rounded(speeds), str(each.configuration["parameters"] or "-")]
-        )
+        line += [number(max(abar, default=math.nan)), _rounded(speeds), str(each.configuration["parameters"] or "-")]
+        lines.append(line + [_floor(each.configuration, there)] * floors)
     return Table("perplexity over epochs", header, lines, [[each.configuration] for each in best_first])
+
+
+def _floor(configuration: Configuration, test: Interval) -> str:
+    """Return the perplexity of the text's own source, and whether the test perplexity is below it by more than sampling."""
+    floor = configuration.floor
+    if floor is None:
+        return "-"
+    return perplexity(floor) + " (the test perplexity is BELOW its floor)" * (test.center < _BELOW * floor)
 
 
 def _largest(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:

@@ -50,10 +50,10 @@ def of_network(facts: Facts) -> Row:
 
 
 def of_floor(task: Task, reach: Reach | NoBound | None) -> Row:
-    """Return the floors of a task for a given reach, its lowest possible errors; null without a polynomial bound."""
+    """Return the floors of a task for a given reach, its lowest possible errors; null without a bound."""
     floor = _floor(task, reach) if isinstance(reach, Reach) else None
     if floor is None:
-        return {"floor": None, "floor_degree": None, "floor_structure": None}
+        return {"floor": task.floor_of_all(), "floor_degree": None, "floor_structure": None}
     return {"floor": floor.both, "floor_degree": floor.degree, "floor_structure": floor.structure}
 
 

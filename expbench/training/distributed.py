@@ -152,3 +152,4 @@ def _leave() -> None:
     if distributed.is_initialized():
         gc.collect()  # trained models hold the group through reference cycles
         distributed.destroy_process_group()
+        gc.collect()  # its threads end with the last reference, while they may still call Python

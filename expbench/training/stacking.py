@@ -131,10 +131,15 @@ def _trial(jobs: Sequence[Job], device: str, deeper: float = 1.0) -> _Trial:
             alone.append(list(_losses_and_gradients(_ensemble([job], device), [job], device, steps)))
     worst = 0.0
     for mine, *its in zip(together, *alone, strict=True):
-        for i, own in enumerate(its):
-            scale = own[0].abs().max().clamp(min=1e-12)
-            worst = max(worst, float((mine[i] - own[0]).abs().max() / scale))
+        worst = max([worst, *(_apart(mine[i], own[0]) for i, own in enumerate(its))])
     return _Trial(worst, size, list(state))
+
+
+def _apart(mine: Tensor, own: Tensor) -> float:
+    """Return the largest difference relative to `own`; infinite where only one of the two is finite, 0 where neither is."""
+    gap = torch.where(mine.isfinite() | own.isfinite(), (mine - own).abs(), 0.0)
+    scale = torch.where(own.isfinite(), own.abs(), 0.0).max().clamp(min=1e-12)
+    return float((gap / scale).nan_to_num(nan=torch.inf, posinf=torch.inf).max())
 
 
 def _ensemble(jobs: Sequence[Job], device: str) -> Ensemble:

@@ -4,17 +4,23 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
+from pyarrow import parquet as pq
 from torch import Tensor
 
 from expbench import contracts, plugins, settings
+from expbench.data.corpus.sources import Source
 from expbench.language.model import LanguageModel
 from expbench.ops import backends, linear_attention, scan, selective_scan
 from expbench.results import store
 from expbench.run import Run, training_version
 from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
+from expbench.task import Batch
+from expbench.training import cuda_graph, stacking
+from expbench.training.batches import TaskBatches
 from expbench.training.ensemble import Ensemble
 from expbench.training.epochs.checkpoint import Checkpoints, State
 from expbench.training.epochs.step import parameter_groups
@@ -23,7 +29,7 @@ from expbench.training.job import Job
 from expbench.training.loop import build, train
 from expbench.training.optimizer import decays
 from expbench.training.stacked import Stacked
-from expbench.training.stacking import together
+from expbench.training.step import Steps
 from tests.conftest import CommandLine
 
 MODELS = sorted(plugins.discover("model"))
@@ -184,17 +190,17 @@ def scores(stack: list[Job], size: int) -> dict[tuple[int, str, int, str], float
         ("Plain", None),
     ],
 )
-def test_a1_a_modelwhose_forward_changes_its_state_is_trained_as_it_is_alone(
+def test_a1_a_layer_whose_forward_changes_its_state_is_trained_as_it_is_alone(
     tmp_path: Path, model: str, reason: str | None
 ) -> None:
     path = tmp_path / "counters.py"
     path.write_text(COUNTERS)
     spec = SweepSpec(
-        task="polyreg", models=f"{path}:{model}", L="4", D="3", seeds="0:3", steps="60", batch_size="8", dtype="float64",
+        task="polyreg", models=f"{path}:{model}", L="4", D="3", seeds="0:3", steps="25", batch_size="8", dtype="float64",
         task_settings=("test_size=64", "validation_size=64"),
     )  # fmt: skip
     stack = expand(spec, "cpu")
-    size, why = together(stack, "cpu")
+    size, why = stacking.together(stack, "cpu")
     assert ((why or "").partition(" (by")[0] or None) == reason
     assert (size > 1) is (reason is None)
     if model != "Elsewhere":  # its runs depend on those before them
@@ -249,6 +255,36 @@ def test_a9_every_model_is_near_float64_under_autocast(model: str, backend: str)
         assert relative(y, layer.double()(x.double())) < 0.03
 
 
+@pytest.mark.parametrize(("model", "kept"), [("Reassigned", False), ("Attribute", False), ("Plain", True)])
+def test_a1_steps_that_change_the_state_of_a_layer_are_not_captured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, kept: bool
+) -> None:
+    (tmp_path / "counters.py").write_text(COUNTERS)
+    one = job(models=f"{tmp_path / 'counters.py'}:{model}")
+    ensemble = Ensemble([build(one.run, one.task, one.model, "cpu")])
+    steps = Steps([one.run], [one.task], ensemble, TaskBatches([one.run], [one.task], "cpu"), "cpu")
+    steps._capturing = True  # as on a GPU
+    taken: list[int] = []
+
+    def capture(take: Callable[[], Batch], *_: object) -> cuda_graph.Capture[Batch]:
+        taken.append(1)
+        return cuda_graph.Capture(take(), take)
+
+    monkeypatch.setattr("expbench.training.step.capture", capture)
+    for _ in range(6):
+        steps.take()
+    assert (steps.captured, len(taken)) == (kept, kept)
+    assert (steps.no_cuda_graph_reason is None) is kept
+    assert kept or str(steps.no_cuda_graph_reason).startswith("forward changes its state (")
+
+
+def test_a1_a_stacked_number_that_is_not_finite_differs_from_one_that_is() -> None:
+    one, other = torch.tensor([1.0, 2.0]), torch.tensor([1.0, math.nan])
+    assert stacking._apart(one, one) == stacking._apart(other, other) == 0
+    assert stacking._apart(one, other) == stacking._apart(other, one) == math.inf
+    assert stacking._apart(one * 1.5, one) == pytest.approx(0.5)
+
+
 SILENT = """
 import torch
 from torch import nn
@@ -300,15 +336,15 @@ class LastBit(Task):
 
 
 @pytest.mark.parametrize(
-    ("task", "settings"),
+    ("task", "settings", "layer", "some"),
     [
-        ("count-in-row", ("-t", "classes=4")),
-        ("count-in-row", ("-t", "classes=4", "-t", "supervise=last")),
-        ("finite", ("-t", "samples=16")),
-        ("last-bit", ()),
+        ("count-in-row", ("-t", "classes=4"), "Silent", "true"),
+        ("count-in-row", ("-t", "classes=4", "-t", "supervise=last"), "Silent", "false"),
+        ("finite", ("-t", "samples=16"), "Silent", "true"),
+        ("last-bit", (), "Silent", "true"),
+        ("last-bit", (), "Infinite", "false"),
     ],
 )
-@pytest.mark.parametrize(("layer", "some"), [("Silent", "true"), ("Silent", "false"), ("Infinite", "true")])
 def test_a2_outputs_that_are_no_numbers_in_evaluation_diverge(
     expbench: CommandLine, task: str, settings: tuple[str, ...], layer: str, some: str
 ) -> None:
@@ -330,7 +366,7 @@ def test_a2_outputs_that_are_no_numbers_in_evaluation_diverge(
         assert "the positive control silent does not solve last-bit: accuracy nan" in answer.err
 
 
-MARKOV = ("--task", "wikitext", "-t", "data=markov", "-t", "tokenizer=word", "--L", "32", "--D", "8", "--seeds", "0")
+MARKOV = ("--task", "wikitext", "-t", "data=markov", "-t", "tokenizer=word", "--L", "16", "--D", "8", "--seeds", "0")
 
 
 def test_a2_a_language_model_without_a_number_in_evaluation_diverges(expbench: CommandLine) -> None:
@@ -448,3 +484,34 @@ def test_a12_a_checkpoint_that_was_edited_or_damaged_anywhere_gives_way_to_the_o
             assert found.step == 1
             assert f"{newest.name} is damaged" in said
             assert said.endswith("resuming from step-000000001.safetensors\n")
+
+
+@pytest.mark.parametrize(
+    "kind", ["train.txt", "wiki.train.tokens", "train.parquet", "train-00000-of-00001.parquet", "one row"]
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a17_a_text_is_the_same_whatever_it_was_read_from(tmp_path: Path, kind: str, mark: str, end: str) -> None:
+    lines = ["", " = A heading = ", "A line\u2028with another separator .", "\t", "The last one .", ""]
+    rows = [f"{mark}{lines[0]}{end}", *(f"{line}{end}" for line in lines[1:])]
+    if kind == "one row":
+        pq.write_table(pa.table({"text": ["".join(rows)]}), tmp_path / "train.parquet")
+    elif kind.endswith("parquet"):
+        pq.write_table(pa.table({"text": rows}), tmp_path / kind)
+    else:
+        (tmp_path / kind).write_bytes("".join(rows).encode())
+    assert list(Source(path=tmp_path).lines("train")) == ["", " = A heading = ", lines[2], "", "The last one .", ""]
+
+
+def test_a4_the_perplexity_of_a_generated_texts_source_is_a_floor(expbench: CommandLine) -> None:
+    Path("ahead.py").write_text(AHEAD)
+    options = ("--D", "32", "--steps", "60", "--batch-size", "16", "--lr", "0.05", "--allow-noncausal")
+    answer = expbench("run", *MARKOV[:-4], "--seeds", "0", "--models", "ahead.py:Rolls", *options)
+    assert answer.code == 0, answer.err
+    frame = store.read(Path("results")).frame
+    runs = frame[frame["kind"] == "run"]
+    assert runs["floor"].unique().tolist() == pytest.approx([3.61], abs=0.005)
+    assert set(runs["causal"]) == {False}
+    assert expbench("report").code == 0
+    page = Path("results/report/report.md").read_text()
+    assert "| 3.612 (the test perplexity is BELOW its floor) |" in page

@@ -1,8 +1,9 @@
 """The text of a corpus: the lines of its splits, from a folder or from the Hugging Face hub.
 
-A line is a row of the Parquet files or a line of a text file, without its line end. A line of white space counts as empty,
-because such lines are empty in the hub's copy of WikiText but have a space in the original. The text consists of the lines,
-each followed by ``\\n``, independently of the source format.
+A line is a row of the Parquet files or a line of a text file, without its line end (``\\n`` or ``\\r\\n``) and without the
+byte order mark at the beginning of a file. A line of white space counts as empty, because such lines are empty in the hub's
+copy of WikiText but have a space in the original. The text consists of the lines, each followed by ``\\n``, independently of
+the source format.
 
 Words are separated by white space, and each line, even an empty one, has one more word for its end. Counted so, WikiText-2
 has the published 2,088,628 / 217,646 / 245,569 words (Table 1 of Merity et al., arXiv 1609.07843).
@@ -78,7 +79,7 @@ class Source:
         rows = _in_folder(self.path, split) if self.path else made or self._fetched(split)
         for row in rows:
             for line in row.removesuffix("\n").split("\n"):
-                yield line if line.strip() else ""
+                yield line.removesuffix("\r") if line.strip() else ""
 
     def checksum(self, split: Split) -> Checksum:
         """Return the checksum of a split's text. Raises `BadInput` if the split has no text."""
@@ -138,8 +139,8 @@ def _in_folder(folder: Path, split: Split) -> Iterator[str]:
         raise BadInput(f"{folder} has the {split} split more than once ({found}); keep only one of them")
     if parquet:
         _all_there(parquet)
-        return (row for path in parquet for row in _rows(path))
-    return _read(texts[0])
+        return (row for path in parquet for row in _without_mark(_rows(path)))
+    return _without_mark(_read(texts[0]))
 
 
 def _all_there(paths: list[Path]) -> None:
@@ -148,6 +149,11 @@ def _all_there(paths: list[Path]) -> None:
         counted = re.search(r"-of-(\d+)\.parquet$", path.name)
         if counted and int(counted[1]) != len(paths):
             raise BadInput(f"{path.parent} has {len(paths)} of the {int(counted[1])} files that {path.name} belongs to")
+
+
+def _without_mark(rows: Iterator[str]) -> Iterator[str]:
+    for i, row in enumerate(rows):
+        yield row if i else row.removeprefix("\ufeff")
 
 
 def _rows(path: Path) -> Iterator[str]:
@@ -172,6 +178,6 @@ def _read(path: Path) -> Iterator[str]:
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             for line in file:
-                yield line.removesuffix("\n").removesuffix("\r")
+                yield line.removesuffix("\n")
     except (UnicodeDecodeError, OSError) as error:
         raise BadInput(f"{path} cannot be read ({first_line(error)})") from error

@@ -68,6 +68,10 @@ class GradientAccumulator:
         else:
             self._group.share(self._loss)
 
+    def release(self) -> None:
+        """Drop the graph and the wrapped loss, which holds the process group and its threads; no call may follow."""
+        self._loss, self._replay, self._batch, self._beside = nn.Module(), None, (), []
+
     @property
     def captured(self) -> bool:
         """True once the passes are replayed as a CUDA graph."""

@@ -46,10 +46,13 @@ def train(workload: Workload, recipe: Recipe, options: TrainerOptions) -> Iterat
         near = max(1, round(recipe.batch_size / group.size)) * group.size
         raise BadInput(f"batch_size={recipe.batch_size} is not divisible by the {group.size} processes; {near} is")
     with torch.random.fork_rng(devices=[group.device] if group.device.type == "cuda" else []):
+        training = _Training(workload, recipe, options, stages, group)
         try:
-            yield from _Training(workload, recipe, options, stages, group).events()
+            yield from training.events()
         except DivergedError as diverged:
             yield Diverged(0, str(diverged))
+        finally:
+            training.release()
 
 
 class _Training:
@@ -112,6 +115,10 @@ class _Training:
             if out_of_time:
                 yield Paused(steps.taken, stages.steps)
                 return
+
+    def release(self) -> None:
+        """Release what holds the process group, which must not outlive its threads."""
+        self._steps.passes.release()
 
     def _due(self) -> tuple[int, int, int]:
         """Return whether the time limit is reached, whether to save, and the number of steps until the next check."""

@@ -83,6 +83,27 @@ def test_what_cannot_be_captured_goes_on_eagerly_and_says_why(
     }
 
 
+class Counts(Idle):
+    """A layer whose forward pass assigns to a buffer."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return super().forward(x) * (1 + self.calls / 100)
+
+
+def test_a_layer_whose_forward_changes_its_state_is_not_captured(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = numbers(trained(corpus, recipe(), model=small(Counts)))
+    count = replayed(monkeypatch)
+    events = list(train(small(Counts), corpus, recipe(), TrainerOptions()))
+    assert numbers(scores_of(events)) == expected
+    assert {event.reason for event in events if isinstance(event, NoCudaGraph)} == {"forward changes its state (calls)"}
+    assert count == [0]
+
+
 def test_gradients_side_by_side_are_those_of_the_parameters() -> None:
     some = [nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(4, dtype=torch.float64)), nn.Parameter(torch.ones(1))]
     beside = side_by_side(some)
