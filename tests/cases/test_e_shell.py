@@ -6,6 +6,7 @@ import re
 import runpy
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -102,3 +103,38 @@ def test_e_the_baseline_of_an_installed_package_stays(expbench: CommandLine, mon
     is_bad_input(expbench("baseline", "update", "--yes"), "baseline cpu belongs to the installed expbench; copy")
     is_bad_input(expbench("baseline", "check", "--baseline", "cup"), "did you mean 'cpu'?", "h200")
     assert baseline.load("cpu").table.is_file()
+
+
+def test_e_ci_tests_the_lowest_and_the_newest_versions() -> None:
+    """The lowest are chosen by a resolver from pyproject.toml, so that no second list can drift from it."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    job = workflow[workflow.index("  versions:") : workflow.index("  wheel:")]
+    for line in ('python: ["3.11", "3.13"]', "target: [test-lowest, test]", "make ${{ matrix.target }}"):
+        assert line in job
+    assert "TORCH: torch --index-url" in job, "the newest torch"
+    makefile = (ROOT / "Makefile").read_text()
+    lowest = makefile[makefile.index("\ntest-lowest:") : makefile.index("\ncheck:")]
+    assert "--resolution lowest-direct --editable . --group dev" in lowest
+    assert "==" not in lowest
+    stated = {f"Programming Language :: Python :: {version}" for version in ("3.11", "3.13")}
+    assert stated <= set(PROJECT["project"]["classifiers"])
+
+
+def test_e_every_dependency_declares_its_lowest_version_and_what_may_break() -> None:
+    declared = PROJECT["project"]["dependencies"]
+    lowest = [re.match(r"[\w-]+>=\d", line) for line in declared]
+    assert all(lowest), declared
+    bounded = {re.split(r"[><]", line)[0] for line in declared if ",<" in line}
+    assert bounded == {re.split(r"[><]", line)[0] for line in declared} - {"pyarrow"}
+    newest = [line.partition("<")[2] for line in declared if ",<" in line]
+    assert all(bound.isdigit() for bound in newest), "only a major release may break"
+
+
+def test_e_make_says_what_it_installs_and_how_large_it_is() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in (".venv/installed:", ".venv/developing:"):
+        rule = makefile[makefile.index(f"\n{target}") :].partition("\n\n")[0].splitlines()
+        for before, line in pairwise(rule):
+            if "pip install" in line and "--upgrade" not in line:
+                assert "@echo" in before, line
+                assert re.search(r"\d+ MB", before), before
