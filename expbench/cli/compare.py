@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from typing import Annotated
 
@@ -71,13 +72,15 @@ def verdicts_of(fail_on: str) -> list[str]:
 
 def write_page(markdown: str, page: str) -> None:
     """Write a page to the file of --markdown; raise `BadInput` if that fails."""
-    from pathlib import Path
-
     if markdown == "-":
         print(page, end="")
         return
     try:
-        Path(markdown).write_text(page, encoding="utf-8")
+        # without waiting: a pipe that nobody reads is refused
+        number = os.open(markdown, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK, 0o666)
+        os.set_blocking(number, True)
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            file.write(page)
     except OSError as error:
         raise BadInput(
             f"--markdown: {markdown!r} cannot be written ({error.strerror or error}); name another file, or -"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,9 +17,11 @@ import pytest
 import typer.core
 import typer.main
 
+from expbench.cli.compare import write_page
 from expbench.cli.main import app
 from expbench.errors import BadInput
 from expbench.regression import baseline
+from tests import hostile
 from tests.conftest import CommandLine, is_bad_input
 from tests.documents import README, ROOT, links
 
@@ -138,3 +143,41 @@ def test_e_make_says_what_it_installs_and_how_large_it_is() -> None:
             if "pip install" in line and "--upgrade" not in line:
                 assert "@echo" in before, line
                 assert re.search(r"\d+ MB", before), before
+
+
+def test_e_a_page_for_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for place in (str(tmp_path / "fifo"), str(tmp_path), str(tmp_path / "missing" / "page.md"), ""):
+        with pytest.raises(BadInput, match="--markdown: .* cannot be written"):
+            write_page(place, "page")
+    write_page("/dev/null", "page")
+    for page in ("a longer page", "page"):
+        write_page(str(tmp_path / "page.md"), page)
+    assert (tmp_path / "page.md").read_text() == "page"
+
+
+def test_e_hostile_command_lines_are_answered(expbench: CommandLine, tmp_path: Path) -> None:
+    """The same kinds of words as `python -m tests.hostile 400`, which calls more of them."""
+    hostile.prepare(tmp_path)
+    lines = list(hostile.command_lines(40))
+    assert {line[0] for line in lines} == {name[0] for name in hostile.BASES}
+    answers = [hostile.here(words) for words in lines]
+    assert [(answer.words, answer.wrong) for answer in answers if answer.wrong] == []
+    assert sum(answer.code == 2 for answer in answers) > 25, "most are refused"
+
+
+def test_e_what_is_wrong_with_an_answer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(error: BaseException | None, seconds: float = 0) -> str:
+        def main(words: list[str]) -> None:
+            print("error: one\nand more" if words else "", file=sys.stderr)
+            time.sleep(seconds)
+            raise error or SystemExit(2)
+
+        monkeypatch.setattr(hostile, "main", main)
+        return hostile.here(["x"]).wrong
+
+    assert "KeyError" in answers(KeyError("x"))
+    assert "exit code 3" in answers(SystemExit(3))
+    assert "an error of several lines" in answers(None)
+    monkeypatch.setattr(hostile, "SECONDS", 1)
+    assert "no answer in 1 s" in answers(None, 5)
