@@ -148,7 +148,7 @@ def test_e_make_says_what_it_installs_and_how_large_it_is() -> None:
 def test_e_a_page_for_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for place in (str(tmp_path / "fifo"), str(tmp_path), str(tmp_path / "missing" / "page.md"), ""):
-        with pytest.raises(BadInput, match="--markdown: .* cannot be written"):
+        with pytest.raises(BadInput, match=r"--markdown: .* cannot be written"):
             write_page(place, "page")
     write_page("/dev/null", "page")
     for page in ("a longer page", "page"):
