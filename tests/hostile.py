@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import io
 import logging
 import os
@@ -247,7 +248,9 @@ def _main() -> None:
         processes = [words for words in command_lines(2 * asked.processes, asked.seed + 1) if "\0" not in "".join(words)]
         calls = [(here, words) for words in lines] + [(apart, words) for words in processes[: asked.processes]]
         for i, (call, words) in enumerate(calls, start=1):
+            faulthandler.dump_traceback_later(4 * SECONDS, exit=True)  # one that even the alarm does not end
             answer = call(words)
+            faulthandler.cancel_dump_traceback_later()
             codes[answer.code] += 1
             slowest = max(slowest, answer.seconds)
             if answer.wrong:
