@@ -1,7 +1,6 @@
 # `make demo` and `make test` do everything on a fresh machine with Python 3.11 or newer. Each makes .venv if there is none.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-LOWEST_TORCH ?= torch==2.11.0
 BIN := .venv/bin
 LOWEST := .venv-lowest
 DEMO := results/demo
@@ -40,13 +39,12 @@ demo: .venv/installed
 test: .venv/developing
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-# the lowest versions that pyproject.toml admits, chosen by uv's resolver, in an environment of their own; old versions beside
-# today's versions of what they need may say that something is deprecated
+# the lowest versions that pyproject.toml admits, chosen by uv's resolver, in an environment of their own (UV_TORCH_BACKEND=cpu
+# takes a CPU build of torch); old versions beside today's versions of what they need may say that something is deprecated
 test-lowest:
-	@echo "Installing the lowest versions that pyproject.toml admits, with $(LOWEST_TORCH), into $(LOWEST)"
+	@echo "Installing the lowest versions that pyproject.toml admits into $(LOWEST): 1 GB on disk with a CPU build of torch, else 7 GB"
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet uv
-	$(LOWEST)/bin/python -m uv pip install --python $(LOWEST)/bin/python $(LOWEST_TORCH)
 	$(LOWEST)/bin/python -m uv pip install --python $(LOWEST)/bin/python --resolution lowest-direct --editable . --group dev
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
 		-W default::DeprecationWarning -W default::PendingDeprecationWarning $(TESTS)

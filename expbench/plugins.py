@@ -103,7 +103,7 @@ def add_folder(kind: Kind, folder: str) -> None:
         raise BadInput(f"--{kind}s-dir: {folder!r} is not a folder")
     package = importlib.import_module(_PACKAGES[kind])
     variable = _variable(kind)
-    resolved = str(Path(folder).resolve())
+    resolved = _located(folder)
     if resolved not in map(str, map(Path.resolve, map(Path, package.__path__))):
         package.__path__.append(resolved)
         os.environ[variable] = os.pathsep.join(filter(None, [os.environ.get(variable), resolved]))
@@ -136,13 +136,21 @@ def _in_distributions(kind: Kind) -> list[Plugin]:
     return list(plugins.values())
 
 
+def _located(path: str) -> str:
+    """Return an absolute path; raise `BadInput` if it is not UTF-8, as rows hold it."""
+    resolved = str(Path(path).resolve())
+    if resolved.encode(errors="replace").decode() != resolved:
+        raise BadInput(f"{resolved!r} is not UTF-8; rename the folder")
+    return resolved
+
+
 def _direct(name: str) -> Plugin:
     """Return a model given as ``path/file.py:Class`` or ``module:Class``; raise `BadInput` for a malformed name."""
     target, _, attribute = name.rpartition(":")
     if not target or not attribute:
         raise BadInput(f"model {name!r}: write path/file.py:Class or module:Class")
     if target.endswith(".py"):
-        path = Path(target).resolve()
+        path = Path(_located(target))
         if not path.is_file():
             raise BadInput(f"model {name!r}: there is no file {target!r}")
         return Plugin("model", f"{path.name}:{attribute}", path.stem, attribute, str(path), path)

@@ -243,5 +243,5 @@ def _provenance(device: str) -> Row:
 def write(rows: Sequence[Row], folder: Path) -> None:
     """Write ``folder/scan.parquet`` and replace an existing file."""
     table = pa.Table.from_pylist([{name: row.get(name) for name in COLUMNS} for row in rows], schema=SCHEMA)
-    with files.replacing(folder / "scan.parquet") as aside:
-        pq.write_table(table, aside, compression="zstd")
+    with files.replacing(folder / "scan.parquet") as aside, aside.open("wb") as file:
+        pq.write_table(table, file, compression="zstd")

@@ -192,8 +192,8 @@ def write(found: Sequence[Trained], formula: str, folder: Path) -> list[Path]:
     """Write realise.parquet and realise.svg into the folder."""
     paths = [folder / "realise.parquet", folder / "realise.svg"]
     known = {"formula": formula, **provenance.versions(), "git_commit": provenance.git_commit()}
-    with files.replacing(paths[0]) as aside:
-        pq.write_table(pa.Table.from_pylist([run._asdict() | known for run in found]), aside, compression="zstd")
+    with files.replacing(paths[0]) as aside, aside.open("wb") as file:
+        pq.write_table(pa.Table.from_pylist([run._asdict() | known for run in found]), file, compression="zstd")
     with files.replacing(paths[1]) as aside:
         drawing.save(_figure(found, formula), aside)
     return paths

@@ -146,8 +146,8 @@ def write(lines: Sequence[Line], folder: Path) -> list[Path]:
                 value = None if extent is None else getattr(extent, part)
                 row[f"{name}_{part}"] = None if value is None else float(value)
         rows.append(row)
-    with files.replacing(paths[0]) as aside:
-        pq.write_table(pa.Table.from_pylist(rows), aside, compression="zstd")
+    with files.replacing(paths[0]) as aside, aside.open("wb") as file:
+        pq.write_table(pa.Table.from_pylist(rows), file, compression="zstd")
     with files.replacing(paths[1]) as aside:
         aside.write_text(f"# Degree and interaction order\n\n{markdown_table(_HEADER, _table(lines))}\n", "utf-8")
     drawn = [line for line in lines if line.formula or line.measured]

@@ -162,7 +162,7 @@ def interrupted_at_once(*_: Any) -> Any:
         (["--device", "cuda"], "finds no CUDA device; use --device cpu"),
         (["--threads", "0"], "--threads"),
         (["--seconds", "-1"], "--seconds: -1 is not between"),
-        (["--seconds", "nan"], "--seconds: nan is not between 0 and 3600"),
+        (["--seconds", "nan"], "--seconds: nan is not between 0 and 60"),
         (["--out", "file"], "--out: 'file' cannot be written"),
         (["--shapes", "65536x64x64x64", "--backend", "reference"], "nothing to measure: 65536x64x64x64"),
         (["--outt", "x"], "--out"),

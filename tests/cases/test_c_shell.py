@@ -196,6 +196,24 @@ def test_c8_a_name_that_no_table_can_hold_is_refused_first(expbench: CommandLine
     assert list(Path().iterdir()) == []
 
 
+def test_c8_a_layer_in_a_folder_whose_name_no_table_can_hold(
+    expbench: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder is not on the command line, but its name is in the origin of the model."""
+    folder = tmp_path / "r\udcff"
+    folder.mkdir()
+    (folder / "layer.py").write_text(
+        "from torch import nn\nclass Layer(nn.Linear):\n    def __init__(self, w): super().__init__(w, w)"
+    )
+    monkeypatch.chdir(folder)
+    words = ["run", "--task", "polyreg", "--models", "layer.py:Layer", *TINY]
+    is_bad_input(expbench(*words), "is not UTF-8; rename the folder")
+    is_bad_input(expbench(*RUN, "--models-dir", "."), "is not UTF-8; rename the folder")
+    assert not Path("results").exists()
+    assert expbench(*RUN).code == 0, "a folder for results may be in there"
+    assert expbench("report").code == 0
+
+
 def test_c8_odd_names_work(expbench: CommandLine) -> None:
     name = "-r/two\nlines/Möhre €/'quoted' \"twice\"/a,b=c:d"
     assert expbench(*RUN, f"--results={name}").code == 0

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
+import sys
+import time
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,11 @@ import pytest
 import typer.core
 import typer.main
 
+from expbench.cli.compare import write_page
 from expbench.cli.main import app
 from expbench.errors import BadInput
 from expbench.regression import baseline
+from tests import hostile
 from tests.conftest import CommandLine, is_bad_input
 from tests.documents import README, ROOT, links
 
@@ -102,3 +108,76 @@ def test_e_the_baseline_of_an_installed_package_stays(expbench: CommandLine, mon
     is_bad_input(expbench("baseline", "update", "--yes"), "baseline cpu belongs to the installed expbench; copy")
     is_bad_input(expbench("baseline", "check", "--baseline", "cup"), "did you mean 'cpu'?", "h200")
     assert baseline.load("cpu").table.is_file()
+
+
+def test_e_ci_tests_the_lowest_and_the_newest_versions() -> None:
+    """The lowest are chosen by a resolver from pyproject.toml, so that no second list can drift from it."""
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    job = workflow[workflow.index("  versions:") : workflow.index("  wheel:")]
+    for line in ('python: ["3.11", "3.13"]', "target: [test-lowest, test]", "make ${{ matrix.target }}"):
+        assert line in job
+    assert "TORCH: torch --index-url" in job, "the newest torch"
+    makefile = (ROOT / "Makefile").read_text()
+    lowest = makefile[makefile.index("\ntest-lowest:") : makefile.index("\ncheck:")]
+    assert "--resolution lowest-direct --editable . --group dev" in lowest
+    assert "==" not in lowest
+    stated = {f"Programming Language :: Python :: {version}" for version in ("3.11", "3.13")}
+    assert stated <= set(PROJECT["project"]["classifiers"])
+
+
+def test_e_every_dependency_declares_its_lowest_version_and_what_may_break() -> None:
+    declared = PROJECT["project"]["dependencies"]
+    lowest = [re.match(r"[\w-]+>=\d", line) for line in declared]
+    assert all(lowest), declared
+    bounded = {re.split(r"[><]", line)[0] for line in declared if ",<" in line}
+    assert bounded == {re.split(r"[><]", line)[0] for line in declared} - {"pyarrow"}
+    newest = [line.partition("<")[2] for line in declared if ",<" in line]
+    assert all(bound.isdigit() for bound in newest), "only a major release may break"
+
+
+def test_e_make_says_what_it_installs_and_how_large_it_is() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in (".venv/installed:", ".venv/developing:"):
+        rule = makefile[makefile.index(f"\n{target}") :].partition("\n\n")[0].splitlines()
+        for before, line in pairwise(rule):
+            if "pip install" in line and "--upgrade" not in line:
+                assert "@echo" in before, line
+                assert re.search(r"\d+ MB", before), before
+
+
+def test_e_a_page_for_a_pipe_that_nobody_reads_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for place in (str(tmp_path / "fifo"), str(tmp_path), str(tmp_path / "missing" / "page.md"), ""):
+        with pytest.raises(BadInput, match=r"--markdown: .* cannot be written"):
+            write_page(place, "page")
+    write_page("/dev/null", "page")
+    for page in ("a longer page", "page"):
+        write_page(str(tmp_path / "page.md"), page)
+    assert (tmp_path / "page.md").read_text() == "page"
+
+
+def test_e_hostile_command_lines_are_answered(expbench: CommandLine, tmp_path: Path) -> None:
+    """The same kinds of words as `python -m tests.hostile 400`, which calls more of them."""
+    hostile.prepare(tmp_path)
+    lines = list(hostile.command_lines(40))
+    assert {line[0] for line in lines} == {name[0] for name in hostile.BASES}
+    answers = [hostile.here(words) for words in lines]
+    assert [(answer.words, answer.wrong) for answer in answers if answer.wrong] == []
+    assert sum(answer.code == 2 for answer in answers) > 25, "most are refused"
+
+
+def test_e_what_is_wrong_with_an_answer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(error: BaseException | None, seconds: float = 0) -> str:
+        def main(words: list[str]) -> None:
+            print("error: one\nand more" if words else "", file=sys.stderr)
+            time.sleep(seconds)
+            raise error or SystemExit(2)
+
+        monkeypatch.setattr(hostile, "main", main)
+        return hostile.here(["x"]).wrong
+
+    assert "KeyError" in answers(KeyError("x"))
+    assert "exit code 3" in answers(SystemExit(3))
+    assert "an error of several lines" in answers(None)
+    monkeypatch.setattr(hostile, "SECONDS", 1)
+    assert "no answer in 1 s" in answers(None, 5)

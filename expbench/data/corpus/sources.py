@@ -128,7 +128,8 @@ def _in_folder(folder: Path, split: Split) -> Iterator[str]:
 
     Raises `BadInput` if the folder has no such files, or several candidates for the split.
     """
-    parquet = sorted([*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")])
+    named = [*folder.glob(f"{split}-*.parquet"), *folder.glob(f"{split}.parquet")]
+    parquet = sorted(path for path in named if path.is_file())
     names = [name for n in _CALLED[split] for name in (f"{n}.txt", f"wiki.{n}.tokens", f"wiki.{n}.raw")]
     texts = [folder / name for name in names if (folder / name).is_file()]
     if not parquet and not texts:
