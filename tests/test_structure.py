@@ -17,8 +17,9 @@ LAZY = {"__getattr__", "__dir__"}
 MAY_DEFINE = {"expbench/__init__.py": LAZY, "expbench/ops/__init__.py": LAZY}
 
 TESTS = Path(__file__).parent
-# Contracts are those of every plugin, and tasks/ is installed as expbench_tasks. All other folders are packages of expbench.
-NO_PACKAGES = {"contracts", "tasks"}
+# Contracts are those of every plugin, tasks/ is installed as expbench_tasks, and cases are small inputs that once gave
+# wrong numbers or messages. All other folders are packages of expbench.
+NO_PACKAGES = {"contracts", "tasks", "cases"}
 
 
 @pytest.fixture(scope="module")
