@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast, get_args
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 
 from expbench import settings
 from expbench.errors import BadInput, of_plugin, unknown
+from expbench.global_state import preserved, seeded
 from expbench.mixer import Mixer
 from expbench.ops.backends import BackendUnsupported
 from expbench.plugins import Plugin
@@ -64,10 +65,11 @@ def load_task(plugin: Plugin) -> type[Task]:
 def build_task(cls: type[Task], texts: Mapping[str, str], name: str) -> Task:
     """Build a task from texts, resolve its settings and check its contract on a small batch; raise `BadInput` on failure."""
     values: dict[str, Any] = settings.resolve(cls, texts, name)
-    with of_plugin(name, f"task {name!r} cannot be built"):
+    with of_plugin(name, f"task {name!r} cannot be built"), preserved(f"task {name!r}", functions=True):
         task = cls(**values)
     if task.fresh:  # the family of a task with a data set checks it instead
-        _check_task(task, name)
+        with preserved(f"task {name!r}", functions=True):
+            _check_task(task, name)
     return task
 
 
@@ -77,6 +79,8 @@ def _check_task(task: Task, name: str) -> None:
         shape = (2, task.L) if task.vocabulary is not None else (2, task.L, task.channels)
         if tuple(batch.inputs.shape) != shape:
             raise ValueError(f"inputs have shape {tuple(batch.inputs.shape)}, not {shape}")
+        if not all(map(torch.equal, batch, task.train_batch(2, seed=0, step=0))):
+            raise ValueError("a second batch of one seed and step differs: all random numbers must come from the given rng")
         outputs = torch.zeros(2, *([] if task.readout == "last" else [task.L]), task.outputs, dtype=torch.float64)
         if not bool(torch.isfinite(task.loss(outputs, batch.targets))):
             raise ValueError("the loss of zero outputs is not finite")
@@ -103,6 +107,13 @@ def check_mixer(
     cls: type, name: str, width: int, values: Mapping[str, Value], L: int, device: str, dtype: DType = "float32"
 ) -> None:
     """Build one layer and run it on two short sequences; raise `BadInput` if it does not map (B, L, D) to (B, L, D)."""
+    with preserved(f"model {name!r}", functions=True):
+        _check_mixer(cls, name, width, values, L, device, dtype)
+        tokens = torch.randn(2, min(L, _CHECKED_LENGTH), width, generator=torch.Generator().manual_seed(0))
+        check_twice(lambda: cls(width, **values).eval(), name, tokens)
+
+
+def _check_mixer(cls: type, name: str, width: int, values: Mapping[str, Value], L: int, device: str, dtype: DType) -> None:
     shape = (2, min(L, _CHECKED_LENGTH), width)
     with of_plugin(name, f"model {name!r} cannot be built with width {width}"):
         layer = cls(width, **values)
@@ -118,3 +129,48 @@ def check_mixer(
         raise BadInput(f"{name}: {error}") from error
     except (Exception, SystemExit) as error:  # a plugin is third-party code
         raise BadInput(f"model {name!r} breaks its contract: {type(error).__name__}: {error}") from error
+
+
+def check_twice(build: Callable[[], nn.Module], name: str, inputs: torch.Tensor) -> None:
+    """Build a module twice from one seed; raise `BadInput` if its parameters, or its outputs for some inputs, differ.
+
+    Two runs with one key would then have different numbers.
+    """
+    modules = []
+    for _ in range(2):
+        with seeded(0, f"model {name!r}", functions=True):
+            modules.append(build())
+    what = difference(*modules, inputs)
+    if what is not None:
+        raise BadInput(
+            f"model {name!r}: {what} differs between two layers of one seed; draw random numbers from torch, numpy.random"
+            " or random, which are seeded, and from no generator of your own"
+        )
+
+
+def difference(module: nn.Module, other: nn.Module, inputs: torch.Tensor) -> str | None:
+    """Return what differs between two modules: a parameter, by its name, or the output; None if all bits are equal."""
+    named = [dict(each.named_parameters()) for each in (module, other)]
+    apart = [name for name in named[0] if name not in named[1] or not _same(named[0][name], named[1][name])]
+    if apart:
+        return apart[0]
+    outputs = []
+    for each in (module, other):
+        try:
+            with torch.no_grad(), seeded(0, "the layer"):
+                outputs.append(each(inputs))
+        except (Exception, SystemExit):  # the contract check reports it
+            return None
+    return None if _same(*outputs) else "the output"
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Return whether two tensors are equal bit by bit, NaN included; True for what has no numbers yet."""
+    if not all(isinstance(each, torch.Tensor) and type(each) in (torch.Tensor, nn.Parameter) for each in (one, two)):
+        return True
+    one, two = one.detach(), two.detach()
+    return one.shape == two.shape and bool(torch.equal(one.isnan(), two.isnan()) and torch.equal(*_finite(one, two)))
+
+
+def _finite(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    return [torch.where(tensor.isnan(), 0, tensor) for tensor in tensors]

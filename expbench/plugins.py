@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Literal
 
 from expbench.errors import BadInput, unknown
+from expbench.global_state import preserved
 
 Kind = Literal["task", "model"]
 _PACKAGES: dict[Kind, str] = {"task": "expbench_tasks", "model": "expbench.models"}
@@ -44,7 +45,8 @@ class Plugin:
         """Import the plugin and return its class; raise `BadInput` if the import fails or the class is missing."""
         what = f"{self.kind} {self.name!r} ({self.origin})"
         try:
-            module = _module_of_file(self.path) if self.path else importlib.import_module(self.module)
+            with preserved(what, functions=True):
+                module = _module_of_file(self.path) if self.path else importlib.import_module(self.module)
         except BadInput:
             raise
         except (Exception, SystemExit) as error:  # third-party code may raise anything

@@ -10,7 +10,9 @@ from typing import cast
 
 import torch
 
+from expbench.contracts import check_twice
 from expbench.errors import BadInput, of_plugin
+from expbench.global_state import preserved, seeded
 from expbench.language.flops import flops_per_token
 from expbench.language.model import LanguageModel, language_settings
 from expbench.language.recipe import Recipe, schedule
@@ -60,11 +62,18 @@ class Language:
         """Build a small model around the mixer and run it on a few tokens. Raises `BadInput` if that fails."""
         recipe_of(job)
         run = job.run
-        with of_plugin(run.model, f"model {run.model!r} does not work in a language model"), torch.no_grad():
-            model = LanguageModel(job.model, run.model_settings, vocabulary=2, width=run.D, layers=1, context=_CHECKED)
-            logits = model(torch.zeros(2, _CHECKED, dtype=torch.int64))
+        what, tokens = f"model {run.model!r}", torch.zeros(2, _CHECKED, dtype=torch.int64)
+
+        def build() -> LanguageModel:
+            sizes = {"vocabulary": 2, "width": run.D, "layers": 1, "context": _CHECKED}
+            return LanguageModel(job.model, run.model_settings, **sizes).eval()
+
+        with preserved(what, functions=True), of_plugin(run.model, f"{what} does not work in a language model"):
+            with torch.no_grad():
+                logits = build().train()(tokens)
             if tuple(logits.shape) != (2, _CHECKED, 2):
                 raise ValueError(f"logits have shape {tuple(logits.shape)}")
+            check_twice(build, run.model, tokens)
 
     def describe(self, job: Job) -> Facts:
         """Return parameters, state size and forward operations per token; no reach, as a backbone is not polynomial."""
@@ -87,7 +96,10 @@ class Language:
         rows = whole.batch_size if device == "cuda" else min(whole.batch_size, max(1, _TIMED_TOKENS // whole.context))
         recipe = replace(whole, batch_size=rows)
         group = joined(device)
-        with torch.random.fork_rng(devices=[group.device] if device == "cuda" else []):
+        with (
+            torch.random.fork_rng(devices=[group.device] if device == "cuda" else []),
+            preserved(f"model {job.run.model!r}"),
+        ):
             workload = LanguageWorkload(self.network(job).to(group.device), corpus, recipe)
             stages = plan(recipe, workload.epoch)
             steps = Steps(workload, recipe, stages, TrainerOptions(device=device), group)
@@ -123,8 +135,7 @@ class Language:
     def network(self, job: Job) -> LanguageModel:
         """Build the model of a job, with weights drawn from the seed on the CPU, so that they are equal on every device."""
         run, task = job.run, _text(job)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
+        with seeded(run.seed, f"model {run.model!r}", functions=True):
             sizes = {"vocabulary": task.vocabulary, "width": run.D, "layers": run.depth}
             context = max((task.L, *task.contexts))
             return LanguageModel(job.model, run.model_settings, **sizes, context=context)

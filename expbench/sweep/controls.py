@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from expbench.global_state import seeded
 from expbench.results import store
 from expbench.run import Score
 from expbench.sweep import rows
@@ -20,8 +21,10 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
     ending: rows.Row = {"status": "ok"}
     warnings = []
     try:
-        ending |= rows.of_facts(task)
-        for name, kind, measured in task.measured_controls():
+        with seeded(0, f"task {job.run.task!r}"):
+            ending |= rows.of_facts(task)
+            controls = list(task.measured_controls())
+        for name, kind, measured in controls:
             for m in measured:
                 primary = m.metric == task.primary_metric and not m.slice
                 seconds = time.perf_counter() - began

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import torch
 
+from expbench.global_state import preserved
 from expbench.ops import backends
 from expbench.results import store
 from expbench.results.reported import chosen_step
@@ -127,6 +128,10 @@ class _Record:
 
     def train(self, stack: Stack, context: Context, progress: Progress) -> Paused | None:
         """Train the jobs. After an exception, the facts and scores collected so far remain available."""
+        with preserved(f"{stack.jobs[0].run.task} with {stack.jobs[0].run.model}"):
+            return self._train(stack, context, progress)
+
+    def _train(self, stack: Stack, context: Context, progress: Progress) -> Paused | None:
         jobs, began, family = stack.jobs, time.perf_counter(), family_of(stack.jobs[0].task)
         for job, known in zip(jobs, self.known, strict=True):
             known |= rows.of_facts(job.task)

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from expbench.contracts import check_mixer, default_positions, resolved_settings
 from expbench.errors import BadInput
+from expbench.global_state import preserved
 from expbench.nn.network import Network
 from expbench.nn.size_matching import NetworkConfig, Target, match
 from expbench.settings import Value
@@ -114,4 +115,5 @@ def _matched(
     task: Task, model: type, name: str, settings: tuple[tuple[str, Value], ...], around: NetworkConfig, target: Target
 ) -> tuple[int, dict[str, Value]]:
     """Return the width at which a model meets the target size, and its settings at that width."""
-    return match(task, model, name, dict(settings), around, target)
+    with preserved(f"model {name!r}", functions=True):
+        return match(task, model, name, dict(settings), around, target)
