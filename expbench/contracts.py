@@ -140,7 +140,7 @@ def check_twice(build: Callable[[], nn.Module], name: str, inputs: torch.Tensor)
     for _ in range(2):
         with seeded(0, f"model {name!r}", functions=True):
             modules.append(build())
-    what = difference(*modules, inputs)
+    what = difference(inputs, *modules)
     if what is not None:
         raise BadInput(
             f"model {name!r}: {what} differs between two layers of one seed; draw random numbers from torch, numpy.random"
@@ -148,7 +148,7 @@ def check_twice(build: Callable[[], nn.Module], name: str, inputs: torch.Tensor)
         )
 
 
-def difference(module: nn.Module, other: nn.Module, inputs: torch.Tensor) -> str | None:
+def difference(inputs: torch.Tensor, module: nn.Module, other: nn.Module) -> str | None:
     """Return what differs between two modules: a parameter, by its name, or the output; None if all bits are equal."""
     named = [dict(each.named_parameters()) for each in (module, other)]
     apart = [name for name in named[0] if name not in named[1] or not _same(named[0][name], named[1][name])]

@@ -14,7 +14,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -203,11 +203,8 @@ def _of_torch() -> list[_Setting]:
         *(
             _Setting(
                 f"torch's autocast on {device}",
-                lambda device=device: (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)),
-                lambda value, device=device: (
-                    torch.set_autocast_enabled(device, value[0]),
-                    torch.set_autocast_dtype(device, value[1]),
-                ),
+                partial(_autocast, device),
+                partial(_set_autocast, device),
             )
             for device in ("cpu", "cuda")
         ),
@@ -223,6 +220,19 @@ def _of_torch() -> list[_Setting]:
         *map(hooks, _HOOKS),
     ]
     return [setting for setting in found if setting is not None]
+
+
+def _autocast(device: str) -> tuple[bool, Any]:
+    import torch
+
+    return torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+
+def _set_autocast(device: str, value: tuple[bool, Any]) -> None:
+    import torch
+
+    torch.set_autocast_enabled(device, value[0])
+    torch.set_autocast_dtype(device, value[1])
 
 
 def _set_device(value: str) -> None:

@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # The rule: a name may import those before it; names of one group do not import one another.
 RULE = (
-    "errors files stats console < settings plugins < ops run < results < data < algebra < task mixer < contracts nn"
-    " < models claims < initialisation < training < language sweep < studies regression < report < theory bench < inspection"
-    " < cli"
+    "errors files stats console < settings sources global_state < plugins < ops run < results < data < algebra < task mixer"
+    " < contracts nn < models claims < initialisation < training < language sweep < studies regression < report"
+    " < theory bench < inspection < cli"
 )
 FLOOR = {name: floor for floor, group in enumerate(RULE.split(" < ")) for name in group.split()}
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 from expbench.run import AXES, FIELDS, FORMER_SPLITS
 
 RENAMED_IN = 6  # the schema that gave columns, splits and settings their present names
-VERSION = max(RENAMED_IN, *(field.since for field in FIELDS.values()))
+DIGESTS_IN = 7  # the schema whose files carry a digest of their contents
+VERSION = max(RENAMED_IN, DIGESTS_IN, *(field.since for field in FIELDS.values()))
 READ = tuple(range(1, VERSION + 1))  # columns that an older schema lacks are null, or have the value in `LATER`
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -74,6 +75,8 @@ COLUMNS: dict[str, pa.DataType] = {
     "git_commit": _TEXT,
     "task_origin": _TEXT,
     "model_origin": _TEXT,
+    "task_distribution": _TEXT,
+    "model_distribution": _TEXT,
     "weights": _TEXT,
 }
 SCHEMA = pa.schema(list(COLUMNS.items()), metadata={"expbench_schema": str(VERSION)})

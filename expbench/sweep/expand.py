@@ -24,6 +24,7 @@ from expbench.plugins import Plugin
 from expbench.results.learning_rates import INITIAL_GRID
 from expbench.run import AXES, FIELDS, Run
 from expbench.settings import Value
+from expbench.sources.version import Code
 from expbench.sweep.spec import OWN, SweepSpec, assignments, axis
 from expbench.task import Task
 from expbench.training.family import Point, family_of
@@ -76,15 +77,16 @@ def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:
     resolved = family_of(task.task).resolve(task.task, model.cls, point)
     run = Run(
         task=task.plugin.name,
-        task_version=task.version,
+        task_version=task.code.version,
         task_settings=task_values(task.task),
         model=model.plugin.name,
-        model_version=model.version,
+        model_version=model.code.version,
         model_settings=resolved.settings,
         **{name: value for name, value in resolved.fields.items() if name in FIELDS},
     )
     check(run, model.cls)
-    return Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin)
+    origins = task.plugin.origin, model.plugin.origin
+    return Job(run, task.task, model.cls, *origins, task.code.distributions, model.code.distributions)
 
 
 def _lengths(spec: SweepSpec) -> list[tuple[int | None, int | None]]:
@@ -99,13 +101,13 @@ def _lengths(spec: SweepSpec) -> list[tuple[int | None, int | None]]:
 class _Task(NamedTuple):
     plugin: Plugin
     task: Task
-    version: str
+    code: Code
 
 
 class _Model(NamedTuple):
     plugin: Plugin
     cls: type
-    version: str
+    code: Code
     values: dict[str, Value]
     given: tuple[str, ...]
 
@@ -124,14 +126,16 @@ def _tasks(name: str, all_names: list[str], spec: SweepSpec) -> Iterator[_Task]:
             option = {"instance": "--instances"}.get(setting, f"--{setting}")
             raise BadInput(f"-t {setting}: {option} sets this setting; use that option instead")
         axes[setting] = values
+    code = plugin.code(cls)
     for point in itertools.product(*axes.values()):
-        yield _Task(plugin, build_task(cls, dict(zip(axes, point, strict=True)), name), plugin.version(cls))
+        yield _Task(plugin, build_task(cls, dict(zip(axes, point, strict=True)), name), code)
 
 
 def _models(name: str, all_names: list[str], spec: SweepSpec) -> Iterator[_Model]:
     plugin = plugins.find("model", name)
     cls = load_model(plugin)
+    code = plugin.code(cls)
     axes = assignments(spec.model_settings, "-m", all_names, "model", name)
     for point in itertools.product(*axes.values()):
         texts = dict(zip(axes, point, strict=True))
-        yield _Model(plugin, cls, plugin.version(cls), settings.resolve(cls, texts, plugin.name), tuple(texts))
+        yield _Model(plugin, cls, code, settings.resolve(cls, texts, plugin.name), tuple(texts))

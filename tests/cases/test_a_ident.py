@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import warnings
 from pathlib import Path
 
