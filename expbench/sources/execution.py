@@ -118,6 +118,13 @@ def source(name: str, path: Path) -> bytes:
     return content
 
 
+def loaded() -> dict[str, Path]:
+    """Return the loaded modules of the user's own whose source is known, by name."""
+    known = [name for name in list(sys.modules) if hasattr(getattr(spec_of(name), "loader", None), _EXECUTED)]
+    paths = {name: path_of(name) for name in known}
+    return {name: path for name, path in paths.items() if path is not None and not is_installed(path)}
+
+
 def is_changed(name: str, path: Path) -> bool:
     """Return whether the file of a loaded module is no longer what the module was executed from."""
     if name not in sys.modules:

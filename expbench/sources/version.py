@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from expbench.errors import BadInput
 from expbench.sources.closure import Module, closure
 from expbench.sources.definition import Definition, define
-from expbench.sources.execution import FILE, Loader, forget, is_changed, is_current, is_ours, path_of, spec_of
+from expbench.sources.execution import FILE, forget, is_changed, is_current, is_ours, loaded, path_of
 
 _DIGITS = 12  # of a hash in a key
 
@@ -90,6 +90,4 @@ def refresh(name: str, path: Path | None) -> None:
     if installed:
         raise BadInput(f"{installed[0]} has changed since it was imported; start a new process")
     if changed:
-        own = [each for each in list(sys.modules) if isinstance(getattr(spec_of(each), "loader", None), Loader)]
-        files = {each: place for each in own if (place := path_of(each)) is not None}
-        forget([*changed, *(each for each, place in files.items() if changed & set(closure({each: place})))])
+        forget([*changed, *(each for each, place in loaded().items() if changed & set(closure({each: place})))])

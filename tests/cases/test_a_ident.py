@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import inspect
+import json
+import linecache
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from expbench import global_state
+import expbench.models
+from expbench import global_state, plugins
 from expbench.errors import BadInput
 from expbench.results import provenance, store
 from expbench.results.provenance import commit_of
 from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
 from expbench.training.family import Context, family_of
+from expbench.training.job import Job
 from expbench.training.stacking import stacked
 from tests.conftest import TINY, CommandLine, is_bad_input
 
@@ -268,3 +277,268 @@ def test_a7_a_task_that_draws_from_a_generator_of_its_own_is_refused(expbench: C
     (tmp_path / "tasks" / "last_value.py").write_text(drawn)
     answer = expbench("run", "--task", "last-value", "--models", "ssm", *TINY, "--tasks-dir", "tasks")
     is_bad_input(answer, "last-value", "the given rng")
+
+
+# A layer in a package: the class in one file, what it computes in another.
+CORE = """
+import torch
+from torch import nn
+from IMPORT import scaled
+
+class Mine(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.map = nn.Linear(width, width)
+
+    def forward(self, x):
+        return scaled(self.map(x))
+"""
+HELPER = "from .deeper import SCALE\n\ndef scaled(x):\n    return SCALE * x\n"
+
+
+def package(folder: Path, name: str = "lab", scale: str = "2.0") -> Path:
+    """Write a package whose class rests on a module of a module, beside a module that it does not import."""
+    (folder / name).mkdir(parents=True)
+    for stem, text in {
+        "__init__": "",
+        "core": CORE.replace("IMPORT", ".helper"),
+        "helper": HELPER,
+        "deeper": f"SCALE = {scale}\n",
+        "other": "X = 1\n",
+    }.items():
+        (folder / name / f"{stem}.py").write_text(text)
+    return folder / name
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder, on the import path; what is imported from it is forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    yield tmp_path
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+def job_of(model: str, task: str = "polyreg") -> Job:
+    (job,) = expand(SweepSpec(task=task, models=model, L="4", seeds="0", steps="2"), "cpu")
+    return job
+
+
+def factor(job: Job) -> float:
+    """Return the factor by which the layer that would run scales its map."""
+    layer, x = job.model(1), torch.ones(1, 1, 1)
+    return float((layer(x) / layer.map(x)).detach())
+
+
+@pytest.mark.parametrize("model", ["lab.core:Mine", "mine.py:Mine", "folder"])
+def test_a5_an_edited_helper_is_another_model_and_the_code_that_runs(
+    model: str, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = package(fresh)
+    if model == "folder":  # a module of a folder of plugins, which imports its neighbours
+        monkeypatch.setattr(expbench.models, "__path__", [*expbench.models.__path__, str(fresh / "lab")])
+        (folder / "mine.py").write_text(CORE.replace("IMPORT", "expbench.models.helper"))
+        model = "mine"
+    elif model == "mine.py:Mine":
+        (fresh / "mine.py").write_text(CORE.replace("IMPORT", "lab.helper"))
+    first = job_of(model)
+    assert (job_of(model).run.key, factor(first)) == (first.run.key, 2.0)
+    (folder / "deeper.py").write_text("SCALE = 3.0\n")  # as long as before, and within the same second
+    second = job_of(model)
+    assert second.run.key != first.run.key
+    assert (factor(second), factor(first)) == (3.0, 2.0)
+    (folder / "other.py").write_text("X = 2\n")
+    assert job_of(model).run.key == second.run.key, "the layer does not import this module"
+    (folder / "deeper.py").write_text("SCALE = 2.0\n")
+    assert job_of(model).run.key == first.run.key
+    for name in [name for name in sys.modules if "lab" in name or "expbench_file" in name or name.endswith(".mine")]:
+        del sys.modules[name]
+    assert job_of(model).run.key == first.run.key, "a new process gives the same key"
+
+
+def test_a5_edited_files_of_a_task_and_of_a_single_layer_run_again(expbench: CommandLine, tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    source = (ROOT / "tests/thirdparty/src/thirdparty/task.py").read_text()
+    (tasks / "_data.py").write_text("FACTOR = 1.0\n")
+    code = source.replace("import torch\n", "import torch\n\nfrom expbench_tasks._data import FACTOR\n")
+    (tasks / "last_value.py").write_text(code.replace("Batch(x, x[:, -1])", "Batch(x, FACTOR * x[:, -1])"))
+    words = ["run", "--task", "last-value", "--models", layer(tmp_path), *TINY[:6], "--tasks-dir", "tasks", "--dry-run"]
+    results = Path("results")
+    assert expbench(*words[:-1]).code == 0
+    before = len(store.read(results).frame["key"].unique())
+    assert "2 runs: 2 done, 0 to run; 0 sets" in expbench(*words).out
+    (tasks / "_data.py").write_text("FACTOR = 2.0\n")
+    assert "2 runs: 0 done, 2 to run; 1 sets" in expbench(*words).out
+    (tasks / "_data.py").write_text("FACTOR = 1.0\n")
+    layer(tmp_path, forward="x = 2 * x")
+    assert "2 runs: 0 done, 2 to run; 0 sets" in expbench(*words).out
+    assert expbench(*words[:-1]).code == 0
+    assert len(store.read(results).frame["key"].unique()) == before + 2
+
+
+def test_a5_a_single_file_keeps_the_key_that_it_had(fresh: Path) -> None:
+    model = layer(fresh)
+    expected = f"1+{hashlib.sha256((fresh / 'mine.py').read_bytes()).hexdigest()[:12]}"
+    assert job_of(model).run.model_version == job_of("mine:Mine").run.model_version == expected
+    assert job_of(model).model_distribution is None
+    recurrent = plugins.find("model", "torch.nn:GRU")
+    code = recurrent.code(recurrent.load())
+    assert code.version == f"1+{hashlib.sha256(Path(inspect.getfile(torch.nn.GRU)).read_bytes()).hexdigest()[:12]}"
+
+
+def install(folder: Path, name: str, version: str, scale: str = "2.0") -> None:
+    """Install a package as pip does: its files, and what is known of them; a former version is removed."""
+    for former in folder.glob(f"{name}*"):
+        shutil.rmtree(former)
+    package(folder, name, scale)
+    about = folder / f"{name}-{version}.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (about / "top_level.txt").write_text(f"{name}\n")
+    (about / "RECORD").write_text("".join(f"{name}/{path.name},,\n" for path in (folder / name).glob("*.py")))
+
+
+def forget(*names: str) -> None:
+    """Forget what was imported, as a new process does."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in names or name.startswith("expbench_file")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+
+
+def test_a5_an_upgraded_distribution_is_another_model_and_a_column(expbench: CommandLine, fresh: Path) -> None:
+    site = fresh / "site-packages"
+    sys.path.insert(0, str(site))
+    install(site, "installedlab", "1.0")
+    (fresh / "wrapper.py").write_text("import typing_extensions\nimport numpy\nfrom installedlab.core import Mine\n")
+    (fresh / "derived.py").write_text("from installedlab import core\n\nclass Mine(core.Mine):\n    pass\n")
+    models = ("installedlab.core:Mine", "wrapper.py:Mine", "derived.py:Mine")
+    keys = []
+    for version, scale in (("1.0", "2.0"), ("1.1", "2.0"), ("1.1", "3.0")):
+        forget("installedlab")
+        install(site, "installedlab", version, scale)
+        jobs = [job_of(model) for model in models]
+        assert {job.model_distribution for job in jobs} == {f"installedlab {version}"}, "and what all models use is none"
+        keys.append([job.run.key for job in jobs])
+    assert all(len(set(each)) == 3 for each in zip(*keys, strict=True)), "version and files both count"
+    answer = expbench("run", "--task", "polyreg", "--models", "derived.py:Mine,ssm", *TINY)
+    assert answer.code == 0, answer
+    frame = store.read(Path("results")).frame
+    runs = frame[frame["kind"] == "run"]
+    assert set(runs.loc[runs["model"] == "derived.py:Mine", "model_distribution"]) == {"installedlab 1.1"}
+    assert runs.loc[runs["model"] == "ssm", "model_distribution"].isna().all()
+    assert runs["task_distribution"].isna().all()
+    install(site, "installedlab", "1.2", "4.0")
+    is_bad_input(expbench("run", "--task", "polyreg", "--models", "derived.py:Mine", *TINY), "installedlab", "new process")
+
+
+def test_a5_an_editable_distribution_is_known_by_version_and_files(fresh: Path) -> None:
+    project, site = fresh / "project", fresh / "site-packages"
+    install(site, "editablelab", "1.0")
+    (site / "editablelab").rename(project)
+    (project.parent / "src").mkdir()
+    project.rename(fresh / "src" / "editablelab")
+    about = site / "editablelab-1.0.dist-info"
+    origin = {"url": f"file://{fresh / 'src'}", "dir_info": {"editable": True}}
+    (about / "direct_url.json").write_text(json.dumps(origin))
+    sys.path[:0] = [str(site), str(fresh / "src")]
+    first = job_of("editablelab.core:Mine")
+    assert first.model_distribution == "editablelab 1.0"
+    (fresh / "src" / "editablelab" / "deeper.py").write_text("SCALE = 3.0\n")
+    second = job_of("editablelab.core:Mine")
+    assert second.run.key != first.run.key
+    assert factor(second) == 3.0
+
+
+def cell(text: str, number: int) -> dict[str, object]:
+    """Run a cell of a notebook: code without a file, whose source is known to `linecache`."""
+    name = f"<cell {number}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    exec(compile("import torch\nfrom torch import nn\n", "<setup>", "exec"), namespace)
+    exec(compile(text, name, "exec"), namespace)
+    return namespace
+
+
+NOTEBOOK = """
+HORIZON = 4.0
+
+def scaled(x, by=2.0):
+    return by * x
+
+class Base(nn.Module):
+    gain = 1.0
+
+class Mine(Base):
+    '''A layer of a notebook.'''
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.map = nn.Linear(width, width)
+
+    @torch.no_grad()
+    def helper(self):
+        return HORIZON
+
+    @property
+    def depth(self):
+        return 1
+
+    def forward(self, x):
+        return scaled(self.map(x)) * (lambda: HORIZON)()
+
+seeds = range(3)
+"""
+
+
+def test_a5_a_class_that_a_notebook_defines_again_is_another_model() -> None:
+    versions = {}
+    for i, (old, new) in enumerate(
+        [
+            ("", ""),
+            ("return scaled(self.map(x))", "return scaled(self.map(-x))"),
+            ("HORIZON = 4.0", "HORIZON = 5.0"),
+            ("return by * x", "return by + x"),
+            ("by=2.0", "by=3.0"),
+            ("gain = 1.0", "gain = 2.0"),
+            ("return 1", "return 2"),
+            ("class Mine(Base)", "class Mine(nn.Module)"),
+        ]
+    ):
+        versions[new] = plugins.code_version(cell(NOTEBOOK.replace(old, new), i)["Mine"])  # type: ignore[arg-type]
+    assert len(set(versions.values())) == len(versions)
+    again = plugins.code_version(cell(NOTEBOOK.replace("range(3)", "range(5)"), 99)["Mine"])  # type: ignore[arg-type]
+    assert again == versions[""], "what the class does not name is another matter"
+
+
+def test_a5_a_class_whose_source_cannot_be_had_is_refused(fresh: Path) -> None:
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    exec("from torch import nn\nclass Mine(nn.Module):\n    def forward(self, x):\n        return x\n", namespace)
+    with pytest.raises(BadInput, match=r"class Mine: the source of Mine\.forward cannot be found"):
+        plugins.code_version(namespace["Mine"])  # type: ignore[arg-type]
+
+
+def test_a5_a_class_object_that_is_older_than_its_file_is_refused(fresh: Path) -> None:
+    package(fresh)
+    first = importlib.import_module("lab.core").Mine
+    version = plugins.code_version(first)
+    assert version == job_of("lab.core:Mine").run.model_version
+    (fresh / "lab" / "deeper.py").write_text("SCALE = 3.0\n")
+    with pytest.raises(BadInput, match=r"deeper\.py has changed since it was imported"):
+        plugins.code_version(first)
+    second = job_of("lab.core:Mine")
+    with pytest.raises(BadInput, match=r"core\.py was imported again since"):
+        plugins.code_version(first)
+    assert plugins.code_version(second.model) == second.run.model_version != version
+    assert plugins.code_version(plugins.find("model", "ssm").load()) == job_of("ssm").run.model_version
+
+
+def test_a5_what_a_class_was_made_of_counts(fresh: Path) -> None:
+    (fresh / "factory.py").write_text(
+        "from torch import nn\n\ndef make(k):\n    class Made(nn.Module):\n        def forward(self, x):\n"
+        "            return k * x\n    return Made\n"
+    )
+    make = importlib.import_module("factory").make
+    assert plugins.code_version(make(2)) == plugins.code_version(make(2)) != plugins.code_version(make(3))
