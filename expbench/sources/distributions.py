@@ -17,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 def distribution_of(module: str, path: Path) -> Distribution | None:
     """Return the distribution that provides a module (dotted name and file), or None for one that is not installed."""
-    for name in _providers(_stamp()).get(module.partition(".")[0], ()):
+    for name in _names(module.partition(".")[0]):
         distribution = metadata.distribution(name)
         if path.is_relative_to(str(distribution.locate_file(""))) or path.is_relative_to(editable_folder(distribution)):
             return distribution
@@ -71,11 +71,28 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _stamp() -> tuple[tuple[str, int], ...]:
-    """Return the import path and the age of its folders, which change when something is installed."""
-    return tuple((each, Path(each).stat().st_mtime_ns) for each in sys.path if each and Path(each).is_dir())
+def _names(top: str) -> list[str]:
+    """Return the names of the distributions on the import path that provide a top-level name."""
+    folders = [Path(each or ".") for each in sys.path]
+    found = [_provided(str(each), each.stat().st_mtime_ns).get(top, ()) for each in folders if each.is_dir()]
+    return list(dict.fromkeys(name for names in found for name in names))
 
 
-@lru_cache(maxsize=4)
-def _providers(stamp: tuple[tuple[str, int], ...]) -> dict[str, list[str]]:
-    return {top: sorted(set(names)) for top, names in metadata.packages_distributions().items()}
+@lru_cache(maxsize=256)
+def _provided(folder: str, changed: int) -> dict[str, list[str]]:
+    """Return the distributions in a folder by the top-level names that they provide; `changed` tells when to ask again."""
+    found: dict[str, list[str]] = {}
+    for distribution in metadata.distributions(path=[folder]):
+        for top in _tops(distribution):
+            found.setdefault(top, []).append(distribution.metadata["Name"])
+    return found
+
+
+def _tops(distribution: Distribution) -> set[str]:
+    """Return top-level names as stated, by the files, or by the folder of an editable distribution, which may list none."""
+    stated = {*(distribution.read_text("top_level.txt") or "").split()}
+    files = [file for file in distribution.files or () if file.suffix in (".py", ".so", ".pyd")]
+    listed = {file.parts[0].partition(".")[0] for file in files if ".." not in file.parts}
+    folder = Path(editable_folder(distribution))
+    places = [path for path in (*folder.glob("*"), *folder.glob("src/*")) if path.suffix == ".py" or path.is_dir()]
+    return stated or listed or {path.stem for path in places}

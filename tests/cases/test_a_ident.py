@@ -434,7 +434,8 @@ def test_a5_an_upgraded_distribution_is_another_model_and_a_column(expbench: Com
     is_bad_input(expbench("run", "--task", "polyreg", "--models", "derived.py:Mine", *TINY), "installedlab", "new process")
 
 
-def test_a5_an_editable_distribution_is_known_by_version_and_files(fresh: Path) -> None:
+@pytest.mark.parametrize("states_its_names", [True, False])
+def test_a5_an_editable_distribution_is_known_by_version_and_files(states_its_names: bool, fresh: Path) -> None:
     project, site = fresh / "project", fresh / "site-packages"
     install(site, "editablelab", "1.0")
     (site / "editablelab").rename(project)
@@ -443,6 +444,9 @@ def test_a5_an_editable_distribution_is_known_by_version_and_files(fresh: Path) 
     about = site / "editablelab-1.0.dist-info"
     origin = {"url": f"file://{fresh / 'src'}", "dir_info": {"editable": True}}
     (about / "direct_url.json").write_text(json.dumps(origin))
+    if not states_its_names:
+        (about / "top_level.txt").unlink()
+        (about / "RECORD").write_text("editablelab.pth,,\n")
     sys.path[:0] = [str(site), str(fresh / "src")]
     first = job_of("editablelab.core:Mine")
     assert first.model_distribution == "editablelab 1.0"
