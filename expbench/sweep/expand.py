@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 from expbench import plugins, settings
 from expbench.contracts import (
     build_task,
+    check_same,
     load_model,
     load_task,
     task_values,
 )
 from expbench.errors import BadInput
+from expbench.global_state import preserved
 from expbench.initialisation.start import check
 from expbench.nn.size_matching import Target
 from expbench.plugins import Plugin
@@ -65,7 +67,9 @@ def expand(spec: SweepSpec, device: str) -> list[Job]:
         family, run = family_of(task.task), job.run
         contract = f"{task.task.trained_as} {run.model} {run.model_version} {run.model_settings} {run.D} {run.dtype}"
         if contract not in checked and job.unsupported(device) is None:
-            family.check(job, device)
+            with preserved(f"model {run.model!r}", functions=True):
+                family.check(job, device)
+            check_same(job.model, run.model, run.D, run.model_settings, run.L)
             checked.add(contract)
         jobs.setdefault(run.key, job)
     return list(jobs.values())

@@ -10,6 +10,7 @@ import linecache
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -32,10 +33,12 @@ from expbench.sweep.spec import SweepSpec
 from expbench.training.family import Context, family_of
 from expbench.training.job import Job
 from expbench.training.stacking import stacked
+from expbench.training.weights import load
 from tests.conftest import TINY, CommandLine, is_bad_input
 
 ROOT = Path(__file__).parents[2]
 SOURCE = "expbench/__init__.py"
+ONE = ["--steps", "2", "--seeds", "0", "--L", "4", "-t", "test_size=64", "-t", "validation_size=64"]
 
 
 def git(folder: Path, *words: str) -> str:
@@ -546,3 +549,64 @@ def test_a5_what_a_class_was_made_of_counts(fresh: Path) -> None:
     )
     make = importlib.import_module("factory").make
     assert plugins.code_version(make(2)) == plugins.code_version(make(2)) != plugins.code_version(make(3))
+
+
+@pytest.fixture
+def kept(expbench: CommandLine, tmp_path: Path) -> dict[str, str]:
+    """Keys of runs whose weights are kept, by model: of a file, of a module, and built in."""
+    sys.path.insert(0, str(tmp_path))
+    layer(tmp_path, name="inmodule.py")
+    models = f"{layer(tmp_path)},inmodule:Mine,ssm"
+    answer = expbench("run", "--task", "polyreg", "--models", models, *ONE, "--save-weights")
+    assert answer.code == 0, answer
+    frame = store.read(Path("results")).frame
+    sys.path.remove(str(tmp_path))
+    return dict(frame[frame["weights"].notna()][["model", "key"]].itertuples(index=False))
+
+
+def test_a13_results_are_data_whose_code_runs_only_with_consent(
+    kept: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget("inmodule")
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n" + (tmp_path / "mine.py").read_text())
+    for model in ("mine.py:Mine", "inmodule:Mine"):
+        with pytest.raises(BadInput, match=rf"the model '.*{model}' \(.*\), and loading it runs its code: give trust=True"):
+            load("results", kept[model])
+    assert not (tmp_path / "ran").exists()
+    assert not any("inmodule" in name for name in sys.modules)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load("results", kept["inmodule:Mine"], trust=True)(torch.ones(1, 4, 1)).shape == (1, 1)
+    assert load("results", kept["ssm"])(torch.ones(1, 4, 1)).shape == (1, 1)
+    forget("inmodule")
+
+
+def test_a13_a_row_that_calls_a_file_built_in_runs_nothing(
+    kept: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = store.rows_of_run(store.read(Path("results")).frame, kept["mine.py:Mine"])
+    monkeypatch.setattr(store, "rows_of_run", lambda *_: rows.assign(model_origin="built-in"))
+    with pytest.raises(BadInput, match="trust=True"):
+        load("results", kept["mine.py:Mine"])
+
+
+def test_a13_changed_code_is_refused_by_its_hash(kept: dict[str, str], tmp_path: Path) -> None:
+    key, file = kept["mine.py:Mine"], tmp_path / "mine.py"
+    recorded = f"1+{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+    x = torch.ones(1, 4, 1)
+    before = load("results", key, trust=True)(x)
+    layer(tmp_path, forward="x = -x")
+    present = f"1+{hashlib.sha256(file.read_bytes()).hexdigest()[:12]}"
+    refused = rf"model 'mine\.py:Mine' \({re.escape(str(file))}\) has changed.*{re.escape(recorded)}.*{re.escape(present)}"
+    with pytest.raises(BadInput, match=refused):
+        load("results", key, trust=True)
+    assert not torch.equal(load("results", key, trust=True, changed=True)(x), before)
+    layer(tmp_path)
+    assert torch.equal(load("results", key, trust=True)(x), before)
+
+
+def test_a13_a_class_of_ones_own_needs_no_trust(kept: dict[str, str], tmp_path: Path) -> None:
+    key, own = kept["mine.py:Mine"], plugins.find("model", "mine.py:Mine").load()
+    x = torch.ones(1, 4, 1)
+    assert torch.equal(load("results", key, model=own)(x), load("results", key, trust=True)(x))
+    with pytest.raises(BadInput, match="has changed since this run: its version was"):
+        load("results", key, model=plugins.find("model", "ssm").load())
