@@ -118,6 +118,13 @@ def source(name: str, path: Path) -> bytes:
     return content
 
 
+def is_elsewhere(name: str, path: Path) -> bool:
+    """Return whether the import path now leads to another file than the one from which a module was loaded."""
+    parent = name.rpartition(".")[0]
+    spec = PathFinder.find_spec(name, _locations(parent) if parent else None) if name in sys.modules else None
+    return spec is not None and spec.origin is not None and spec.has_location and Path(spec.origin) != path
+
+
 def loaded() -> dict[str, Path]:
     """Return the loaded modules of the user's own whose source is known, by name."""
     known = [name for name in list(sys.modules) if hasattr(getattr(spec_of(name), "loader", None), _EXECUTED)]

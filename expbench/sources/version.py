@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from expbench.errors import BadInput
 from expbench.sources.closure import Module, closure
 from expbench.sources.definition import Definition, define
-from expbench.sources.execution import FILE, forget, is_changed, is_current, is_ours, loaded, path_of
+from expbench.sources.execution import FILE, forget, is_changed, is_current, is_elsewhere, is_ours, loaded, path_of
 
 _DIGITS = 12  # of a hash in a key
 
@@ -85,7 +85,7 @@ def refresh(name: str, path: Path | None) -> None:
     if name not in sys.modules or file is None:
         return
     modules = closure({name: file})
-    changed = {each for each, module in modules.items() if is_changed(each, module.path)}
+    changed = {each for each, m in modules.items() if is_changed(each, m.path) or (m.own and is_elsewhere(each, m.path))}
     installed = [module.distribution for each, module in modules.items() if each in changed and not module.own]
     if installed:
         raise BadInput(f"{installed[0]} has changed since it was imported; start a new process")

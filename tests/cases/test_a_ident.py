@@ -610,3 +610,14 @@ def test_a13_a_class_of_ones_own_needs_no_trust(kept: dict[str, str], tmp_path: 
     assert torch.equal(load("results", key, model=own)(x), load("results", key, trust=True)(x))
     with pytest.raises(BadInput, match="has changed since this run: its version was"):
         load("results", key, model=plugins.find("model", "ssm").load())
+
+
+def test_a5_a_module_of_one_name_in_another_folder_is_imported_from_there(fresh: Path) -> None:
+    keys = []
+    for name, scale in (("one", "2.0"), ("two", "3.0")):
+        package(fresh / name, scale=scale)
+        sys.path.insert(0, str(fresh / name))
+        job = job_of("lab.core:Mine")
+        assert factor(job) == float(scale)
+        keys.append(job.run.key)
+    assert len(set(keys)) == 2
