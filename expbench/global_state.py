@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache, partial
+from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -259,7 +260,11 @@ def _replaced(place: ModuleType | type, before: Mapping[str, Any]) -> list[str]:
     """Restore the functions and classes of a module or class, and return the names of those that were replaced."""
     name = place.__name__ if isinstance(place, ModuleType) else f"{place.__module__}.{place.__qualname__}"
     now = dict(vars(place))
-    replaced = [key for key, value in before.items() if callable(value) and now.get(key) is not value]
+    replaced = [
+        key
+        for key, value in before.items()
+        if callable(value) and now.get(key) is not value and not _is_torchs_own(now.get(key), key)
+    ]
     bases = place.__mro__[1:] if isinstance(place, type) else ()
     hidden = [key for key in now if key not in before and any(callable(vars(base).get(key)) for base in bases)]
     for key in replaced:
@@ -267,3 +272,12 @@ def _replaced(place: ModuleType | type, before: Mapping[str, Any]) -> list[str]:
     for key in hidden:
         delattr(place, key)
     return [f"{name}.{key}" for key in (*replaced, *hidden)]
+
+
+def _is_torchs_own(function: Any, name: str) -> bool:
+    """Return whether torch has replaced a function itself, as it does when its compiler is imported."""
+    import torch
+
+    folder = Path(torch.__file__).parent
+    code = getattr(function, "__code__", None)
+    return code is not None and function.__name__ == name and Path(code.co_filename).is_relative_to(folder)

@@ -236,6 +236,12 @@ def test_a6_what_cannot_be_restored_is_refused(tmp_path: Path, monkeypatch: pyte
         assert "tanh" not in vars(torch.Tensor)
 
 
+def test_a6_what_torch_replaces_itself_is_none_of_the_plugins_doing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "manual_seed", torch.manual_seed)  # restored at the end
+    with global_state.preserved("the layer", functions=True):
+        torch.manual_seed = torch._disable_dynamo(torch.manual_seed)  # as `import torch._dynamo` does
+
+
 @pytest.mark.parametrize("draw", ["random.random()", "np.random.rand()", "float(torch.rand(()))"])
 @pytest.mark.parametrize("task", ["polyreg", "wikitext"])
 def test_a7_the_seed_of_a_run_sets_every_generator(
