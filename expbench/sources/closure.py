@@ -1,7 +1,7 @@
 """Closure: the modules that a module imports, directly or not, found in the source without running it.
 
 The result depends on the files alone, not on what else is loaded. Left out are the modules of Python, of expbench, and of
-the distributions that all models use (`distributions.is_everywhere`). The modules of an installed package are followed
+the distributions that all models use (`distributions.Package.everywhere`). The modules of an installed package are followed
 within this package; a distribution that a file of the user's imports is named with its version as well.
 """
 
@@ -16,7 +16,7 @@ from importlib.util import resolve_name
 from pathlib import Path
 from typing import NamedTuple
 
-from expbench.sources.distributions import distribution_of, editable_folder, is_everywhere, title
+from expbench.sources.distributions import package_of
 from expbench.sources.execution import is_ours, path_of, source
 
 
@@ -54,15 +54,14 @@ def _module(name: str, path: Path) -> Module | None:
     """Return a module, or None if no key covers it."""
     if is_ours(path) or name.partition(".")[0] in sys.stdlib_module_names:
         return None
-    distribution = distribution_of(name, path)
-    if distribution is not None and is_everywhere(distribution):
+    package = package_of(name, path)
+    if package is not None and package.everywhere:
         return None
-    own = distribution is None or path.is_relative_to(editable_folder(distribution))
     try:
-        content = source(name, path) if path.suffix == ".py" or distribution is None else b""
+        content = source(name, path) if path.suffix == ".py" or package is None else b""
     except OSError:
         return None
-    return Module(path, content, None if distribution is None else title(distribution), own)
+    return Module(path, content, None if package is None else str(package), package is None or package.editable)
 
 
 def _parents(name: str) -> list[str]:

@@ -9,40 +9,40 @@ from functools import cache, lru_cache
 from importlib import metadata
 from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
 
 # What all models use: their versions are columns and enter no key, as otherwise each update would repeat every run.
 _EVERYWHERE = ("expbench", "torch", "numpy", "scipy", "pandas", "triton")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def distribution_of(module: str, path: Path) -> Distribution | None:
+class Package(NamedTuple):
+    """An installed distribution. folder: where its modules lie. editable: it was installed from there to be edited."""
+
+    name: str
+    version: str
+    folder: str
+    editable: bool
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether it is torch, numpy or expbench, or one that these require."""
+        return _normal(self.name) in _required()
+
+
+def package_of(module: str, path: Path) -> Package | None:
     """Return the distribution that provides a module (dotted name and file), or None for one that is not installed."""
-    for name in _names(module.partition(".")[0]):
-        distribution = metadata.distribution(name)
-        if path.is_relative_to(str(distribution.locate_file(""))) or path.is_relative_to(editable_folder(distribution)):
-            return distribution
+    top = module.partition(".")[0]
+    for folder in (Path(each or ".") for each in sys.path):
+        if folder.is_dir():
+            for package in _packages(str(folder), folder.stat().st_mtime_ns).get(top, ()):
+                if path.is_relative_to(package.folder):
+                    return package
     return None
-
-
-def editable_folder(distribution: Distribution) -> str:
-    """Return the folder that an editable distribution was installed from; a text that is no folder for others."""
-    try:
-        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
-    except ValueError:
-        return "-"
-    if not origin.get("dir_info", {}).get("editable"):
-        return "-"
-    return str(origin.get("url", "-")).removeprefix("file://")
-
-
-def title(distribution: Distribution) -> str:
-    """Return name and version, such as ``mambapy 1.2.0``."""
-    return f"{distribution.metadata['Name']} {distribution.version}"
-
-
-def is_everywhere(distribution: Distribution) -> bool:
-    """Return whether a distribution is torch, numpy or expbench, or one that these require."""
-    return _normal(distribution.metadata["Name"]) in _required()
 
 
 @cache
@@ -71,28 +71,34 @@ def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def _names(top: str) -> list[str]:
-    """Return the names of the distributions on the import path that provide a top-level name."""
-    folders = [Path(each or ".") for each in sys.path]
-    found = [_provided(str(each), each.stat().st_mtime_ns).get(top, ()) for each in folders if each.is_dir()]
-    return list(dict.fromkeys(name for names in found for name in names))
-
-
 @lru_cache(maxsize=256)
-def _provided(folder: str, changed: int) -> dict[str, list[str]]:
+def _packages(folder: str, changed: int) -> dict[str, list[Package]]:
     """Return the distributions in a folder by the top-level names that they provide; `changed` tells when to ask again."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, list[Package]] = {}
     for distribution in metadata.distributions(path=[folder]):
-        for top in _tops(distribution):
-            found.setdefault(top, []).append(distribution.metadata["Name"])
+        edited = _editable_folder(distribution)
+        package = Package(
+            distribution.metadata["Name"], distribution.version, edited or str(distribution.locate_file("")), bool(edited)
+        )
+        for top in _tops(distribution, edited):
+            found.setdefault(top, []).append(package)
     return found
 
 
-def _tops(distribution: Distribution) -> set[str]:
+def _tops(distribution: Distribution, edited: str | None) -> set[str]:
     """Return top-level names as stated, by the files, or by the folder of an editable distribution, which may list none."""
     stated = {*(distribution.read_text("top_level.txt") or "").split()}
     files = [file for file in distribution.files or () if file.suffix in (".py", ".so", ".pyd")]
     listed = {file.parts[0].partition(".")[0] for file in files if ".." not in file.parts}
-    folder = Path(editable_folder(distribution))
-    places = [path for path in (*folder.glob("*"), *folder.glob("src/*")) if path.suffix == ".py" or path.is_dir()]
-    return stated or listed or {path.stem for path in places}
+    places = [*Path(edited).glob("*"), *Path(edited).glob("src/*")] if edited else []
+    return stated or listed or {path.stem for path in places if path.suffix == ".py" or path.is_dir()}
+
+
+def _editable_folder(distribution: Distribution) -> str | None:
+    """Return the folder that an editable distribution was installed from; None for others."""
+    try:
+        origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    except ValueError:
+        return None
+    editable = origin.get("dir_info", {}).get("editable")
+    return unquote(str(origin.get("url", "")).removeprefix("file://")) or None if editable else None

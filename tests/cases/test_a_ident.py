@@ -211,7 +211,7 @@ def test_a6_global_state_is_the_same_before_and_after_a_plugin(
 
 def test_a6_a_default_dtype_in_a_models_file_leaves_the_numbers_of_others(expbench: CommandLine, tmp_path: Path) -> None:
     mine = layer(tmp_path, top="torch.set_default_dtype(torch.float64)")
-    words = ["run", "--task", "polyreg", *TINY, "--results"]
+    words = ["run", "--task", "polyreg", *ONE, "--results"]
     assert expbench(*words, "alone", "--models", "linattn").code == 0
     assert expbench(*words, "beside", "--models", f"{mine},linattn").code == 0
     values = []
