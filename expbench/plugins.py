@@ -23,7 +23,7 @@ from typing import Literal
 
 from expbench.errors import BadInput, unknown
 from expbench.global_state import preserved
-from expbench.sources.execution import FILE, Loader, path_of, recorded
+from expbench.sources.execution import FILE, Loader, forget, loaded, path_of, recorded
 from expbench.sources.version import Code, code_of, refresh
 
 Kind = Literal["task", "model"]
@@ -69,8 +69,13 @@ class Plugin:
         """Import the module of a plugin as its files are now, leaving the state of the process as it was."""
         name = file_module(self.path) if self.path else self.module
         refresh(name, self.path)
-        with preserved(what, functions=True), recorded():
-            return _module_of_file(self.path, name) if self.path else importlib.import_module(name)
+        before = set(loaded())
+        try:
+            with preserved(what, functions=True), recorded():
+                return _module_of_file(self.path, name) if self.path else importlib.import_module(name)
+        except BadInput:  # it is refused; otherwise a second import would find it loaded
+            forget([each for each in loaded() if each not in before])
+            raise
 
     def summary(self) -> str:
         """Return the first line of the plugin's docstring without importing it; empty for an entry point."""

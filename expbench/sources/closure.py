@@ -8,7 +8,6 @@ within this package; a distribution that a file of the user's imports is named w
 from __future__ import annotations
 
 import ast
-import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from expbench.sources.distributions import package_of
-from expbench.sources.execution import is_ours, path_of, source
+from expbench.sources.execution import is_ours, is_pythons, path_of, source
 
 
 class Module(NamedTuple):
@@ -52,7 +51,7 @@ def closure(roots: Mapping[str, Path], kept: str = "") -> dict[str, Module]:
 
 def _module(name: str, path: Path) -> Module | None:
     """Return a module, or None if no key covers it."""
-    if is_ours(path) or name.partition(".")[0] in sys.stdlib_module_names:
+    if is_ours(path) or is_pythons(name, path):
         return None
     package = package_of(name, path)
     if package is not None and package.everywhere:

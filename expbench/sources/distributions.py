@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 # What all models use: their versions are columns and enter no key, as otherwise each update would repeat every run.
 _EVERYWHERE = ("expbench", "torch", "numpy", "scipy", "pandas", "triton")
+_EXTENDED = ("expbench", "expbench_tasks")  # folders of the user's extend them; what is ours has no distribution
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -30,13 +31,15 @@ class Package(NamedTuple):
 
     @property
     def everywhere(self) -> bool:
-        """Whether it is torch, numpy or expbench, or one that these require."""
+        """True for torch, numpy and expbench, and for what these require."""
         return _normal(self.name) in _required()
 
 
 def package_of(module: str, path: Path) -> Package | None:
     """Return the distribution that provides a module (dotted name and file), or None for one that is not installed."""
     top = module.partition(".")[0]
+    if top in _EXTENDED:
+        return None
     for folder in (Path(each or ".") for each in sys.path):
         if folder.is_dir():
             for package in _packages(str(folder), folder.stat().st_mtime_ns).get(top, ()):

@@ -67,6 +67,11 @@ def is_ours(path: Path) -> bool:
     return any(map(path.is_relative_to, _ours()))
 
 
+def is_pythons(name: str, path: Path) -> bool:
+    """Return whether a module belongs to Python's standard library, and is no file of the user's with such a name."""
+    return name.partition(".")[0] in sys.stdlib_module_names and path.is_relative_to(sysconfig.get_paths()["stdlib"])
+
+
 @cache
 def _folders() -> tuple[Path, ...]:
     paths = sysconfig.get_paths()

@@ -23,14 +23,15 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
     try:
         with seeded(0, f"task {job.run.task!r}"):
             ending |= rows.of_facts(task)
-            controls = list(task.measured_controls())
-        for name, kind, measured in controls:
-            for m in measured:
-                primary = m.metric == task.primary_metric and not m.slice
-                seconds = time.perf_counter() - began
-                scores.append((name, kind, m._replace(value=float(m.value), seconds=seconds, primary=primary)))
-                if primary and kind == "positive" and not task.solved(m.value):
-                    warnings.append(f"the positive control {name} does not solve {job.run.task}: {m.metric} {m.value:.3g}")
+            for name, kind, measured in task.measured_controls():
+                for m in measured:
+                    primary = m.metric == task.primary_metric and not m.slice
+                    seconds = time.perf_counter() - began
+                    scores.append((name, kind, m._replace(value=float(m.value), seconds=seconds, primary=primary)))
+                    if primary and kind == "positive" and not task.solved(m.value):
+                        warnings.append(
+                            f"the positive control {name} does not solve {job.run.task}: {m.metric} {m.value:.3g}"
+                        )
     except (Exception, SystemExit) as failure:
         scores = []
         ending = Outcome.of_failure(failure).columns()

@@ -9,6 +9,7 @@ import json
 import linecache
 import math
 import os
+import queue
 import random
 import re
 import shutil
@@ -28,6 +29,8 @@ from expbench import global_state, plugins
 from expbench.errors import BadInput
 from expbench.results import provenance, store
 from expbench.results.provenance import commit_of
+from expbench.sources.closure import closure
+from expbench.sources.distributions import package_of
 from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
 from expbench.training.family import Context, family_of
@@ -226,8 +229,9 @@ def test_a6_what_cannot_be_restored_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     softmax = torch.nn.functional.softmax
     spec = SweepSpec(task="polyreg", models=layer(tmp_path, top="nn.functional.softmax = nn.functional.relu"), L="4")
-    with pytest.raises(BadInput, match=r"model 'mine\.py:Mine' .* replaces torch\.nn\.functional\.softmax"):
-        expand(spec, "cpu")
+    for _ in range(2):  # it is not found loaded the second time
+        with pytest.raises(BadInput, match=r"model 'mine\.py:Mine' .* replaces torch\.nn\.functional\.softmax"):
+            expand(spec, "cpu")
     assert torch.nn.functional.softmax is softmax
     for where in ("init", "forward"):
         model = layer(tmp_path, **{where: "torch.Tensor.tanh = torch.Tensor.relu"}, name=f"{where}.py")
@@ -396,6 +400,17 @@ def test_a5_a_single_file_keeps_the_key_that_it_had(fresh: Path) -> None:
     recurrent = plugins.find("model", "torch.nn:GRU")
     code = recurrent.code(recurrent.load())
     assert code.version == f"1+{hashlib.sha256(Path(inspect.getfile(torch.nn.GRU)).read_bytes()).hexdigest()[:12]}"
+
+
+def test_a5_a_folder_of_plugins_inside_a_checkout_is_no_part_of_expbench(fresh: Path) -> None:
+    (fresh / "expbench-1.0.dist-info").mkdir()
+    (fresh / "expbench-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: expbench\nVersion: 1.0\n")
+    (fresh / "expbench-1.0.dist-info" / "top_level.txt").write_text("expbench\nexpbench_tasks\n")
+    assert package_of("expbench.models.mine", fresh / "my_models" / "mine.py") is None
+    (fresh / "queue.py").write_text("SIZE = 1\n")  # a name of Python's, and a file of one's own
+    found = closure({"mine": fresh / "queue.py", "queue": Path(queue.__file__)})
+    assert set(found) == {"mine"}
+    assert set(closure({"queue": fresh / "queue.py"})) == {"queue"}
 
 
 def install(folder: Path, name: str, version: str, scale: str = "2.0") -> None:
@@ -590,9 +605,11 @@ def test_a13_a_row_that_calls_a_file_built_in_runs_nothing(
     kept: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = store.rows_of_run(store.read(Path("results")).frame, kept["mine.py:Mine"])
-    monkeypatch.setattr(store, "rows_of_run", lambda *_: rows.assign(model_origin="built-in"))
-    with pytest.raises(BadInput, match="trust=True"):
-        load("results", kept["mine.py:Mine"])
+    for forged in ({"model_origin": "built-in"}, {"model_origin": f"folder {tmp_path}", "model": "mine"}):
+        monkeypatch.setattr(store, "rows_of_run", lambda *_, forged=forged: rows.assign(**forged))
+        with pytest.raises(BadInput, match="trust=True"):
+            load("results", kept["mine.py:Mine"])
+    assert str(tmp_path) not in expbench.models.__path__
 
 
 def test_a13_changed_code_is_refused_by_its_hash(kept: dict[str, str], tmp_path: Path) -> None:
