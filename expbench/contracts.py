@@ -12,6 +12,7 @@ from torch import nn
 
 from expbench import probes, settings
 from expbench.errors import BadInput, BrokenContract, of_plugin, unknown
+from expbench.global_state import preserved
 from expbench.mixer import Mixer
 from expbench.ops.backends import BackendUnsupported
 from expbench.plugins import Plugin
@@ -76,10 +77,11 @@ def load_task(plugin: Plugin) -> type[Task]:
 def build_task(cls: type[Task], texts: Mapping[str, str], name: str) -> Task:
     """Build a task from texts, resolve its settings and check its contract on a small batch; raise `BadInput` on failure."""
     values: dict[str, Any] = settings.resolve(cls, texts, name)
-    with of_plugin(name, f"task {name!r} cannot be built"):
+    with of_plugin(name, f"task {name!r} cannot be built"), preserved(f"task {name!r}", functions=True):
         task = cls(**values)
     if task.fresh:  # the family of a task with a data set checks it instead
-        _check_task(task, name)
+        with preserved(f"task {name!r}", functions=True):
+            _check_task(task, name)
     return task
 
 
@@ -89,6 +91,8 @@ def _check_task(task: Task, name: str) -> None:
         shape = (2, task.L) if task.vocabulary is not None else (2, task.L, task.channels)
         if tuple(batch.inputs.shape) != shape:
             raise ValueError(f"inputs have shape {tuple(batch.inputs.shape)}, not {shape}")
+        if not all(map(torch.equal, batch, task.train_batch(2, seed=0, step=0))):
+            raise ValueError("a second batch of one seed and step differs: all random numbers must come from the given rng")
         outputs = torch.zeros(2, *([] if task.readout == "last" else [task.L]), task.outputs, dtype=torch.float64)
         if not bool(torch.isfinite(task.loss(outputs, batch.targets))):
             raise ValueError("the loss of zero outputs is not finite")
@@ -117,20 +121,21 @@ def check_mixer(
     """Build one layer, run it on short sequences, and return whether it is causal.
 
     Raises `BadInput` if it cannot be built or a forced backend does not support it, and `BrokenContract` if it does not map
-    (B, L, D) to (B, L, D) or cannot be trained.
+    (B, L, D) to (B, L, D), cannot be trained, or differs between two layers of one seed.
     """
 
     def build() -> nn.Module:
         layer: nn.Module = cls(width, **values)
         return layer
 
-    with probes.undisturbed(device):
+    with preserved(f"model {name!r}", functions=True):
         with of_plugin(name, f"model {name!r} cannot be built with width {width}"):
             layer = build()
         problems: list[Exception | SystemExit] = []
         for length in probes.tried(cls, L):
             try:
                 probes.probe(build() if problems else layer, width, length, device, dtype)
+                probes.reproduce(build, width, length, device)
             except BackendUnsupported as error:
                 raise BadInput(f"{name}: {error}") from error
             except (Exception, SystemExit) as error:  # a plugin is third-party code

@@ -12,7 +12,6 @@ import ast
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import os
 import pkgutil
 import sys
@@ -23,6 +22,9 @@ from types import ModuleType
 from typing import Literal
 
 from expbench.errors import BadInput, unknown
+from expbench.global_state import preserved
+from expbench.sources.execution import FILE, Loader, forget, loaded, path_of, recorded
+from expbench.sources.version import Code, code_of, refresh
 
 Kind = Literal["task", "model"]
 _PACKAGES: dict[Kind, str] = {"task": "expbench_tasks", "model": "expbench.models"}
@@ -44,7 +46,7 @@ class Plugin:
         """Import the plugin and return its class; raise `BadInput` if the import fails or the class is missing."""
         what = f"{self.kind} {self.name!r} ({self.origin})"
         try:
-            module = _module_of_file(self.path) if self.path else importlib.import_module(self.module)
+            module = importlib.import_module(self.module) if self.origin == BUILT_IN else self._imported(what)
         except BadInput:
             raise
         except (Exception, SystemExit) as error:  # third-party code may raise anything
@@ -52,15 +54,28 @@ class Plugin:
         return _class_in(module, self.attribute, self.name, what)
 
     def version(self, plugin: type) -> str:
-        """Return the version for the key of a run: the `version` of the class, plus a hash of its file unless built in."""
-        version = str(getattr(plugin, "version", 1))
+        """Return the version for the key of a run: the `version` of the class, plus a hash of its code unless built in."""
+        return self.code(plugin).version
+
+    def code(self, plugin: type) -> Code:
+        """Return the version of the loaded class, and the distributions that it consists of (`sources.version`)."""
         if self.origin == BUILT_IN:
-            return version
+            return Code(str(getattr(plugin, "version", 1)), None)
+        module = file_module(self.path) if self.path else self.module
+        path = self.path or path_of(module)
+        return code_of(plugin, {} if path is None else {module: path})
+
+    def _imported(self, what: str) -> ModuleType:
+        """Import the module of a plugin as its files are now, leaving the state of the process as it was."""
+        name = file_module(self.path) if self.path else self.module
+        refresh(name, self.path)
+        before = set(loaded())
         try:
-            source = Path(inspect.getfile(plugin)).read_bytes()
-        except (OSError, TypeError):
-            source = self.origin.encode()
-        return f"{version}+{hashlib.sha256(source).hexdigest()[:12]}"
+            with preserved(what, functions=True), recorded():
+                return _module_of_file(self.path, name) if self.path else importlib.import_module(name)
+        except BadInput:  # it is refused; otherwise a second import would find it loaded
+            forget([each for each in loaded() if each not in before])
+            raise
 
     def summary(self) -> str:
         """Return the first line of the plugin's docstring without importing it; empty for an entry point."""
@@ -159,11 +174,23 @@ def _direct(name: str) -> Plugin:
     return Plugin("model", name, target, attribute, f"module {target}")
 
 
-def _module_of_file(path: Path) -> ModuleType:
-    name = f"expbench_file_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+def code_version(cls: type) -> str:
+    """Return the version of a class for the keys of its runs, however it was defined: in a file, a package, or a notebook.
+
+    Raise `BadInput` for a class whose source cannot be found, or was edited since the class was imported.
+    """
+    return code_of(cls).version
+
+
+def file_module(path: Path) -> str:
+    """Return the name of the module of a file that is imported by its path."""
+    return f"{FILE}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+
+
+def _module_of_file(path: Path, name: str) -> ModuleType:
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=Loader(name, str(path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

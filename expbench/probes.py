@@ -7,8 +7,7 @@ numbers, trains the network around it. Random generators are the same before eac
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from expbench.mixer import in_precision, unsupported
 from expbench.run import DType
 
 LONGEST = 64  # tokens in a probe of causality
+_COMPARED = 1024  # largest width at which two layers are built and compared
 _SHORT, _ODD = 16, 7  # tokens in the other probes, and in a further probe of causality
 _NUMBERS = 1 << 18  # tokens times states of a layer whose N is its width, to bound time and memory
 _SOLE = 1 << 10  # longest probe of causality of a layer that works at one length only
@@ -42,18 +42,6 @@ class Probe(NamedTuple):
 
     causal: bool | None = None
     leak: Leak | None = None
-
-
-@contextmanager
-def undisturbed(device: str) -> Iterator[None]:
-    """Restore every random generator on exit."""
-    pythons, numpys = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
-            yield
-    finally:
-        random.setstate(pythons)
-        np.random.set_state(numpys)
 
 
 def _same_start() -> None:
@@ -122,6 +110,52 @@ def _check_gradients(layer: nn.Module, x: Tensor, y: Tensor) -> None:
 class _Place(NamedTuple):
     device: str
     precision: torch.dtype
+
+
+def reproduce(build: Callable[[], nn.Module], width: int, length: int, device: str) -> None:
+    """Raise ValueError if two layers of one seed differ: runs with one key would have different numbers."""
+    if width > _COMPARED:
+        return
+    x = (_TOKENS * torch.randn(2, length, width, generator=torch.Generator().manual_seed(0))).to(device)
+    layers = []
+    for _ in range(2):
+        _same_start()
+        layers.append(build().to(device).eval())
+    what = _difference(x, *layers)
+    if what is not None:
+        raise ValueError(
+            f"{what} differs between two layers of one seed; draw random numbers from torch, numpy.random or random, which"
+            " are seeded, and from no generator of your own"
+        )
+
+
+def _difference(inputs: Tensor, module: nn.Module, other: nn.Module) -> str | None:
+    """Return what differs between two modules: a parameter, by its name, or the output; None if all bits are equal."""
+    named = [dict(each.named_parameters()) for each in (module, other)]
+    apart = [name for name in named[0] if name not in named[1] or not _same(named[0][name], named[1][name])]
+    if apart:
+        return apart[0]
+    outputs = []
+    for each in (module, other):
+        try:
+            with torch.no_grad():
+                _same_start()
+                outputs.append(each(inputs))
+        except (Exception, SystemExit):  # the contract check reports it
+            return None
+    return None if _same(*outputs) else "the output"
+
+
+def _same(one: Any, two: Any) -> bool:
+    """Return whether two tensors are equal bit by bit, NaN included; True for what has no numbers yet."""
+    if not all(isinstance(each, Tensor) and type(each) in (Tensor, nn.Parameter) for each in (one, two)):
+        return True
+    one, two = one.detach(), two.detach()
+    return one.shape == two.shape and bool(torch.equal(one.isnan(), two.isnan()) and torch.equal(*_finite(one, two)))
+
+
+def _finite(*tensors: Tensor) -> list[Tensor]:
+    return [torch.where(tensor.isnan(), 0, tensor) for tensor in tensors]
 
 
 def causality(build: Callable[[], nn.Module], cls: type, width: int, L: int, device: str) -> Probe:

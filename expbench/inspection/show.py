@@ -13,6 +13,7 @@ from expbench import contracts, plugins, settings
 from expbench.algebra.reach import degree_and_order
 from expbench.console.formatting import aligned, number
 from expbench.errors import BadInput, unknown
+from expbench.global_state import preserved
 from expbench.mixer import flops, state_size, supported_length, unsupported
 from expbench.nn.network import stack_reach
 from expbench.sweep import spec
@@ -36,7 +37,8 @@ def show_plugin(
     if name in models or ":" in name:
         if task_settings:
             raise BadInput(f"-t {task_settings[0]}: {name} is a model; give its settings by -m")
-        return _show_model(plugins.find("model", name), L, D, depth, model_settings)
+        with preserved(f"model {name!r}", functions=True):
+            return _show_model(plugins.find("model", name), L, D, depth, model_settings)
     raise unknown("task or model", name, [*tasks, *models])
 
 

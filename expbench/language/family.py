@@ -14,6 +14,7 @@ from expbench import files, probes
 from expbench.algebra.reach import NO_BOUND
 from expbench.contracts import check_mixer
 from expbench.errors import BadInput, of_plugin
+from expbench.global_state import preserved, seeded
 from expbench.language.flops import flops_per_token
 from expbench.language.model import LanguageModel, language_settings
 from expbench.language.recipe import Recipe, schedule
@@ -72,11 +73,11 @@ class Language:
         with of_plugin(run.model, what):
             width = build().mixer_width
         check_mixer(job.model, run.model, width, run.model_settings, job.task.L, device, run.dtype)
-        with of_plugin(run.model, what), torch.no_grad(), probes.undisturbed(device):
+        with of_plugin(run.model, what), torch.no_grad(), preserved(what):
             logits = build().to(device)(torch.zeros(2, length, dtype=torch.int64, device=device))
             if tuple(logits.shape) != (2, length, 2):
                 raise ValueError(f"logits have shape {tuple(logits.shape)}")
-        with probes.undisturbed(device):
+        with preserved(what):
             return probes.causality_of_tokens(build, job.model, width, job.task.L, device)
 
     def describe(self, job: Job) -> Facts:
@@ -111,7 +112,10 @@ class Language:
         rows = whole.batch_size if device == "cuda" else min(whole.batch_size, max(1, _TIMED_TOKENS // whole.context))
         recipe = replace(whole, batch_size=rows)
         group = joined(device)
-        with torch.random.fork_rng(devices=[group.device] if device == "cuda" else []):
+        with (
+            torch.random.fork_rng(devices=[group.device] if device == "cuda" else []),
+            preserved(f"model {job.run.model!r}"),
+        ):
             workload = LanguageWorkload(self.network(job).to(group.device), corpus, recipe)
             stages = plan(recipe, workload.epoch)
             steps = Steps(workload, recipe, stages, TrainerOptions(device=device), group)
@@ -148,8 +152,7 @@ class Language:
     def network(self, job: Job) -> LanguageModel:
         """Build the model of a job, with weights drawn from the seed on the CPU, so that they are equal on every device."""
         task = _text(job)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(job.run.seed)
+        with seeded(job.run.seed, f"model {job.run.model!r}", functions=True):
             return self._model(job, job.run.depth, max((task.L, *task.contexts)))
 
     def _sketched(self, job: Job) -> LanguageModel:

@@ -78,6 +78,8 @@ COLUMNS: dict[str, pa.DataType] = {
     "task_origin": _TEXT,
     "local_settings": _TEXT,
     "model_origin": _TEXT,
+    "task_distribution": _TEXT,
+    "model_distribution": _TEXT,
     "weights": _TEXT,
 }
 SCHEMA = pa.schema(list(COLUMNS.items()), metadata={"expbench_schema": str(VERSION)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from expbench.global_state import seeded
 from expbench.results import store
 from expbench.run import Score
 from expbench.supervision import refuse
@@ -23,14 +24,17 @@ def measure_controls(job: Job, folder: Path, progress: Progress) -> None:
     key = rows.controls_key(job)
     try:
         refuse(key)
-        ending |= rows.of_facts(task)
-        for name, kind, measured in task.measured_controls():
-            for m in measured:
-                primary = m.metric == task.primary_metric and not m.slice
-                seconds = time.perf_counter() - began
-                scores.append((name, kind, m._replace(value=float(m.value), seconds=seconds, primary=primary)))
-                if primary and kind == "positive" and not task.solved(m.value):
-                    warnings.append(f"the positive control {name} does not solve {job.run.task}: {m.metric} {m.value:.3g}")
+        with seeded(0, f"task {job.run.task!r}"):
+            ending |= rows.of_facts(task)
+            for name, kind, measured in task.measured_controls():
+                for m in measured:
+                    primary = m.metric == task.primary_metric and not m.slice
+                    seconds = time.perf_counter() - began
+                    scores.append((name, kind, m._replace(value=float(m.value), seconds=seconds, primary=primary)))
+                    if primary and kind == "positive" and not task.solved(m.value):
+                        warnings.append(
+                            f"the positive control {name} does not solve {job.run.task}: {m.metric} {m.value:.3g}"
+                        )
     except (Exception, SystemExit) as failure:  # a task is third-party code
         scores = []
         ending = Outcome.of_failure(failure).columns()

@@ -13,6 +13,7 @@ import torch
 
 from expbench import supervision
 from expbench.files import NotWritten
+from expbench.global_state import preserved
 from expbench.ops import backends
 from expbench.results import store
 from expbench.results.reported import chosen_step
@@ -172,7 +173,10 @@ class _Record:
         what = f"training {len(stack.jobs)} stacked runs of {first.model}" if several else f"training {first.title()}"
         row = f"training {len(stack.jobs)} stacked runs" if several else "training this run"
         attempts = [_attempt(job, context.folder) for job in stack.jobs]
-        with supervision.attempting(what, *attempts, group=configuration_of(first), row=row):
+        with (
+            supervision.attempting(what, *attempts, group=configuration_of(first), row=row),
+            preserved(f"{first.task} with {first.model}"),
+        ):
             return self._train(stack, context, progress)
 
     def _train(self, stack: Stack, context: Context, progress: Progress) -> Paused | None:

@@ -22,6 +22,7 @@ from expbench.probes import LONGEST as PROBED
 from expbench.probes import Probe
 from expbench.run import FIELDS, Run
 from expbench.settings import Value
+from expbench.sources.version import Code
 from expbench.sweep.estimate import exceeds
 from expbench.sweep.spec import SweepSpec, axes, model_axes, size, task_axes
 from expbench.task import Task
@@ -141,27 +142,28 @@ def _job(task: _Task, model: _Model, asked: dict[str, Any]) -> Job:
     resolved = family_of(task.task).resolve(task.task, model.cls, point)
     run = Run(
         task=task.plugin.name,
-        task_version=task.version,
+        task_version=task.code.version,
         task_settings=task_values(task.task),
         model=model.plugin.name,
-        model_version=model.version,
+        model_version=model.code.version,
         model_settings=resolved.settings,
         **{name: value for name, value in resolved.fields.items() if name in FIELDS},
     )
     check(run, model.cls)
-    return Job(run, task.task, model.cls, task.plugin.origin, model.plugin.origin)
+    origins = task.plugin.origin, model.plugin.origin
+    return Job(run, task.task, model.cls, *origins, task.code.distributions, model.code.distributions)
 
 
 class _Task(NamedTuple):
     plugin: Plugin
     task: Task
-    version: str
+    code: Code
 
 
 class _Model(NamedTuple):
     plugin: Plugin
     cls: type
-    version: str
+    code: Code
     values: dict[str, Value]
     given: tuple[str, ...]
 
@@ -171,15 +173,17 @@ def _tasks(name: str, spec: SweepSpec) -> Iterator[_Task]:
     given = task_axes(spec, name)
     with supervision.attempting(f"loading the task {name}"):
         cls = load_task(plugin)
+        code = plugin.code(cls)
         for point in itertools.product(*given.values()):
-            yield _Task(plugin, build_task(cls, dict(zip(given, point, strict=True)), name), plugin.version(cls))
+            yield _Task(plugin, build_task(cls, dict(zip(given, point, strict=True)), name), code)
 
 
 def _models(name: str, spec: SweepSpec) -> Iterator[_Model]:
     plugin = plugins.find("model", name)
     with supervision.attempting(f"loading the model {name}"):
         cls = load_model(plugin)
+        code = plugin.code(cls)
     given = model_axes(spec, name)
     for point in itertools.product(*given.values()):
         texts = dict(zip(given, point, strict=True))
-        yield _Model(plugin, cls, plugin.version(cls), settings.resolve(cls, texts, plugin.name), tuple(texts))
+        yield _Model(plugin, cls, code, settings.resolve(cls, texts, plugin.name), tuple(texts))

@@ -119,6 +119,7 @@ def _of_task(job: Job) -> Row:
         "higher_is_better": job.task.higher_is_better,
         "success_threshold": job.task.success_threshold,
         "task_origin": job.task_origin,
+        "task_distribution": job.task_distribution,
     }
 
 
@@ -132,4 +133,5 @@ def _provenance(job: Job, device: str, dtype: str, processes: int = 1) -> Row:
         "precision": provenance.precision(dtype, device),
         "git_commit": provenance.git_commit(),
         "model_origin": job.model_origin,
+        "model_distribution": job.model_distribution,
     }

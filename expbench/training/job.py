@@ -21,7 +21,8 @@ class Job(NamedTuple):
     """A run with its task object and model class, and the origins of both (built-in, folder, distribution or file).
 
     causal: whether no output of the layer depends on later inputs; None if that was not probed. refusal: set if the layer
-    breaks its contract.
+    breaks its contract. task_distribution, model_distribution: names and versions of the installed packages whose code they
+    consist of.
     """
 
     run: Run
@@ -29,6 +30,8 @@ class Job(NamedTuple):
     model: type
     task_origin: str
     model_origin: str
+    task_distribution: str | None = None
+    model_distribution: str | None = None
     causal: bool | None = None
     refusal: Refusal | None = None
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from expbench.global_state import seeded
 from expbench.initialisation.start import start
 from expbench.mixer import in_precision
 from expbench.nn.network import Network
@@ -40,24 +41,29 @@ _MEASURED_TOKENS = 1 << 16  # tokens per run in one call of `Task.measure`: few 
 def surroundings(run: Run, device: str, size: int = 1) -> Iterator[None]:
     """Set the process's random state and number of threads for training `size` runs like this, and restore them after.
 
-    The seed matters for layers that draw random numbers, such as dropout. Small steps run on one thread, because splitting
+    All other global state that the model changes is restored too. The seed matters for layers that draw random numbers, such
+    as dropout. Small steps run on one thread, because splitting
     them costs more than it saves; larger steps use torch's number of threads.
     """
     threads = torch.get_num_threads()
     if size * run.batch_size * run.L * run.D < _WORTH_SHARING:
         torch.set_num_threads(1)
     try:
-        with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
-            torch.manual_seed(run.seed)
+        with (
+            torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []),
+            seeded(run.seed, f"model {run.model!r}"),
+        ):
             yield
     finally:
         torch.set_num_threads(threads)
 
 
 def build(run: Run, task: Task, model: type, device: str) -> Network:
-    """Build the network of a run. Its weights depend on the seed alone: drawn on the CPU, they are equal on every device."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+    """Build the network of a run. Its weights depend on the seed alone: drawn on the CPU, they are equal on every device.
+
+    The seed also holds for layers that draw from numpy or `random`.
+    """
+    with seeded(run.seed, f"model {run.model!r}", functions=True):
         network = Network(
             task,
             lambda: model(run.D, **run.model_settings),

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from expbench.contracts import check_mixer, default_positions, resolved_settings
 from expbench.errors import BadInput
+from expbench.global_state import preserved
 from expbench.nn.memory import BUILT, sketching, step_bytes
 from expbench.nn.network import Network, stack_reach
 from expbench.nn.size_matching import NetworkConfig, Target, match
@@ -167,4 +168,5 @@ def _matched(
     task: Task, model: type, name: str, settings: tuple[tuple[str, Value], ...], around: NetworkConfig, target: Target
 ) -> tuple[int, dict[str, Value]]:
     """Return the width at which a model meets the target size, and its settings at that width."""
-    return match(task, model, name, dict(settings), around, target)
+    with preserved(f"model {name!r}", functions=True):
+        return match(task, model, name, dict(settings), around, target)

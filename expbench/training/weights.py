@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from expbench.results import folders, store
 from expbench.results.identity import identity
 from expbench.run import Run
 from expbench.settings import Value
+from expbench.task import Task
 from expbench.training.family import family_of
 from expbench.training.job import Job
 from expbench.training.optimizer import as_real
@@ -53,10 +55,23 @@ def prune(jobs: Sequence[Job], folder: Path) -> None:
             _path(folder, key).unlink(missing_ok=True)
 
 
-def load(folder: str | Path, key: str) -> nn.Module:
+def load(
+    folder: str | Path,
+    key: str,
+    *,
+    trust: bool = False,
+    changed: bool = False,
+    model: type[nn.Module] | None = None,
+    task: type[Task] | None = None,
+) -> nn.Module:
     """Load the trained network of the run whose key starts with `key`, on the CPU and in evaluation mode.
 
-    Its model and task are imported from their recorded origins. Raises `BadInput` for a key without a run or saved weights.
+    Loading a plugin runs its code. Built-in plugins, those of installed distributions and of registered folders are found by
+    name. A row may also name a file, a module or another folder; such code is run only with trust=True, for results are data
+    that may come from anyone. model, task: the classes to use, instead of those that the row names. changed: accept code
+    other than that of the run, whose outputs may then be others.
+
+    Raises `BadInput` for a key without a run or saved weights, for code that needs trust, and for code that has changed.
     """
     from safetensors.torch import load_file
 
@@ -70,18 +85,43 @@ def load(folder: str | Path, key: str) -> nn.Module:
         )
     run = Run.from_row(row)
     origins: dict[plugins.Kind, str] = {"task": str(row["task_origin"]), "model": str(row["model_origin"])}
-    for kind, origin in origins.items():
-        if origin.startswith("folder "):
-            plugins.add_folder(kind, origin.removeprefix("folder "))
+    task_plugin = None if task else _plugin("task", run.task, origins["task"], trust)
+    model_plugin = None if model else _plugin("model", run.model_from(origins["model"]), origins["model"], trust)
+    task = task or load_task(cast(plugins.Plugin, task_plugin))
+    model = model or load_model(cast(plugins.Plugin, model_plugin))
+    if not changed:
+        _refuse_changed(f"task {run.task!r} ({origins['task']})", run.task_version, task, task_plugin)
+        _refuse_changed(f"model {run.model!r} ({origins['model']})", run.model_version, model, model_plugin)
     settings: dict[str, Value] = json.loads(row["task_settings"])
     texts = {name: str(value) for name, value in settings.items() if value is not None}
-    task = build_task(load_task(plugins.find("task", run.task)), texts, run.task)
-    model = load_model(plugins.find("model", run.model_from(origins["model"])))
-    network = family_of(task).network(Job(run, task, model, origins["task"], origins["model"]))
+    built = build_task(task, texts, run.task)
+    network = family_of(built).network(Job(run, built, model, origins["task"], origins["model"]))
     paired = {name for name, x in network.state_dict().items() if x.is_complex()}
     saved = load_file(path).items()
     network.load_state_dict({name: torch.view_as_complex(x) if name in paired else x for name, x in saved})
     return network.eval()
+
+
+def _plugin(kind: plugins.Kind, name: str, origin: str, trust: bool) -> plugins.Plugin:
+    """Return the plugin that a row names; raise `BadInput` if its code is only known from the row, unless it is trusted."""
+    if trust and origin.startswith("folder "):
+        plugins.add_folder(kind, origin.removeprefix("folder "))
+    if not trust and (":" in name or name not in plugins.discover(kind)):
+        raise BadInput(
+            f"the results name the {kind} {name!r} ({origin}), and loading it runs its code: give trust=True if you trust"
+            f" it, or the class as {kind}="
+        )
+    return plugins.find(kind, name)
+
+
+def _refuse_changed(what: str, recorded: str, cls: type, plugin: plugins.Plugin | None) -> None:
+    """Raise `BadInput` if the code of a class, found as a plugin or given as it is, is not the code of the run."""
+    present = plugins.code_version(cls) if plugin is None else plugin.version(cls)
+    if present != recorded:
+        raise BadInput(
+            f"the {what} has changed since this run: its version was {recorded} and is {present}, so the outputs may be"
+            " others; changed=True accepts this"
+        )
 
 
 def _path(folder: Path, key: str) -> Path:

@@ -9,6 +9,7 @@ from expbench.inspection.layer_check.layer import (
     TORCHS,
     CheckResult,
     Layer,
+    call,
     checked_output,
     dropouts,
     generators,
@@ -32,15 +33,17 @@ def determinism(layer: Layer) -> CheckResult:
         return [y, *torch.autograd.grad(y.sum(), leaves, allow_unused=True, materialize_grads=True)]
 
     constructed = []
-    set_generators()
     for _ in range(2):
-        torch.manual_seed(0)  # the seed of a run sets only this generator
+        set_generators()  # as a run does
         module = layer.construct()
         constructed.append(in_dtype(module, x.dtype))
-    states = [module.state_dict() for module in constructed]
+    states = [module.state_dict() | dict(module.named_buffers()) for module in constructed]
     for name, value in states[0].items():
         if isinstance(value, Tensor) and not torch.equal(value, states[1][name]):
             return CheckResult("fail", f"{name} differs between two layers constructed with one seed")
+    outputs = [call(module.eval(), x) for module in constructed]
+    if not torch.equal(*outputs):
+        return CheckResult("fail", "the output differs between two layers constructed with one seed")
     drops = bool(dropouts(constructed[0]))
     for training in (False, True):
         mode = "in training mode " if training else ""

@@ -8,20 +8,19 @@ float64 where the layer supports it, because there errors are much larger than r
 from __future__ import annotations
 
 import inspect
-import random
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
 from expbench import contracts, plugins
 from expbench.console.formatting import aligned
 from expbench.errors import BadInput, first_line, place_of, shown_place
+from expbench.global_state import preserved
 from expbench.inspection.layer_check import causality, dtypes, gradients, inputs, randomness, sizes, stacking, statements
 from expbench.inspection.layer_check.layer import BadOutput, CheckResult, Layer, Verdict
 from expbench.mixer import unsupported
@@ -96,16 +95,10 @@ def tracebacks(findings: Sequence[Check]) -> str:
 
 @contextmanager
 def _surroundings() -> Iterator[None]:
-    """Use one thread, since tensors are tiny, and restore every random generator on exit."""
-    threads, pythons, numpys = torch.get_num_threads(), random.getstate(), np.random.get_state()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(pythons)
-        np.random.set_state(numpys)
-        torch.set_num_threads(threads)
+    """Use one thread, since tensors are tiny, and restore the global state on exit, random generators included."""
+    with preserved("the layer"):
+        torch.set_num_threads(1)
+        yield
 
 
 def _findings(

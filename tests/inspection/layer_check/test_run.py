@@ -307,15 +307,22 @@ class Counts(Ema):
 class Initial(Ema):
     def __init__(self, width: int):
         super().__init__(width)
+        self.decay.data.fill_(random.SystemRandom().random())
+
+
+class Seeded(Ema):
+    def __init__(self, width: int):
+        super().__init__(width)
         self.decay.data.fill_(random.random())
 """
+    assert failed(found(EMA + secret, "Seeded")) == set()  # the seed of a run sets this generator too
     for name, said in (
         ("Rarely", "draws from Python"),
         ("Counts", "results for the same input differ"),
         ("Initial", "decay differs between two"),
     ):
         findings = found(EMA + secret, name)
-        assert failed(findings) == {"determinism"}
+        assert "determinism" in failed(findings)  # other checks may compare two layers too
         assert said in findings["determinism"].detail
 
 
