@@ -26,6 +26,7 @@ import pandas as pd
 from expbench.results import schema, store
 
 ROW = ["key", "kind", "model", "split", "slice", "step", "metric"]
+TIMES = ["tokens_per_second", "mfu", "peak_memory"]  # metrics that depend on the moment
 SYNTHETIC = ["run", "--task", "count-in-row,polyreg", "--models", "s6,linattn", "--L", "6", "-t", "count-in-row:classes=4"]
 TEXT = [
     "run",
@@ -77,7 +78,8 @@ def rows(folder: Path) -> pd.DataFrame:
     frame, problems = store.read(folder)
     if problems:
         raise RuntimeError(problems[0])
-    return frame.drop(columns=schema.PROVENANCE).sort_values(ROW, ignore_index=True)
+    frame = frame[~frame["metric"].isin(TIMES)].drop(columns=schema.PROVENANCE)
+    return frame.sort_values(ROW, ignore_index=True)
 
 
 def compare(frame: pd.DataFrame, right: pd.DataFrame) -> Found:
