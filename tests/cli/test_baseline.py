@@ -96,7 +96,7 @@ def test_what_has_become_worse_gives_exit_code_1_and_so_does_what_rows_record(
     [
         ({"expbench.training.schedule.Rates.at": lambda self, step: self._peak.clone()}, "learning_rate"),
         ({"expbench.training.step.clipped": lambda grads, most: (grads * 100, grads.norm(dim=1))}, "gradient_norm"),
-        ({"expbench.models.ssm.SSM.forward": lambda self, x: x * 1.01}, "outputs_checksum"),
+        ({"expbench.models.ssm.SSM.forward": lambda self, x: x * self.skip * 1.01}, "outputs_checksum"),
         ({"expbench.training.batches.TaskBatches._own": None}, "inputs_checksum"),
     ],
 )
