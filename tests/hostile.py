@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ import expbench.models as expbench_models
 from expbench.cli.main import app, main
 from tests.small_language import write_text
 
-SECONDS = 20
+SECONDS = 20  # of a processor for an answer, and three times as many by the clock, as the machine may be busy
 NUMBERS = ["-1", "0", "nan", "inf", "-inf", "1e400", "1e-400", "1e3", "-0.0", "0x10", "1_000", "+5", "٣", "²", "0.1.2"]
 NUMBERS += [str(10**12), str(2**63), str(10**30), "9" * 5000, "0:1000000000000", "5:0", ":", "::", "0:3:0", "-3:2"]
 NUMBERS += ["0:1:2:3"]
@@ -178,9 +179,16 @@ def apart(words: list[str]) -> Answer:
     began = time.monotonic()
     command = [sys.executable, "-m", "expbench", *map(os.fsencode, words)]
     try:
-        ended = subprocess.run(command, capture_output=True, timeout=3 * SECONDS, stdin=subprocess.DEVNULL, check=False)
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=9 * SECONDS,
+            stdin=subprocess.DEVNULL,
+            check=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS)),
+        )
     except subprocess.TimeoutExpired:
-        return Answer(words, None, f"no answer in {3 * SECONDS} s", time.monotonic() - began)
+        return Answer(words, None, f"no answer in {9 * SECONDS} s", time.monotonic() - began)
     said = [stream.decode(errors="replace") for stream in (ended.stdout, ended.stderr)]
     return Answer(words, ended.returncode, _wrong(ended.returncode, *said), time.monotonic() - began)
 
@@ -209,13 +217,16 @@ def _as_before() -> Iterator[None]:
     logger, environment, path, folder = logging.getLogger("expbench"), dict(os.environ), list(sys.path), Path.cwd()
     kept = {package: list(package.__path__) for package in (expbench_models, expbench_tasks)}
     handlers = list(logger.handlers)
-    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    signals = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGPROF)}
     signal.signal(signal.SIGALRM, over)
-    signal.alarm(SECONDS)
+    signal.signal(signal.SIGPROF, over)
+    signal.alarm(3 * SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         yield
     finally:
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         for number, handler in signals.items():
             signal.signal(number, handler)
         for package, places in kept.items():
@@ -248,7 +259,7 @@ def _main() -> None:
         processes = [words for words in command_lines(2 * asked.processes, asked.seed + 1) if "\0" not in "".join(words)]
         calls = [(here, words) for words in lines] + [(apart, words) for words in processes[: asked.processes]]
         for i, (call, words) in enumerate(calls, start=1):
-            faulthandler.dump_traceback_later(4 * SECONDS, exit=True)  # one that even the alarm does not end
+            faulthandler.dump_traceback_later(12 * SECONDS, exit=True)  # one that even the alarm does not end
             answer = call(words)
             faulthandler.cancel_dump_traceback_later()
             codes[answer.code] += 1
