@@ -91,10 +91,12 @@ def _packages(folder: str, changed: int) -> dict[str, list[Package]]:
 def _tops(distribution: Distribution, edited: str | None) -> set[str]:
     """Return top-level names as stated, by the files, or by the folder of an editable distribution, which may list none."""
     stated = {*(distribution.read_text("top_level.txt") or "").split()}
+    if stated:
+        return stated
     files = [file for file in distribution.files or () if file.suffix in (".py", ".so", ".pyd")]
     listed = {file.parts[0].partition(".")[0] for file in files if ".." not in file.parts}
     places = [*Path(edited).glob("*"), *Path(edited).glob("src/*")] if edited else []
-    return stated or listed or {path.stem for path in places if path.suffix == ".py" or path.is_dir()}
+    return listed or {path.stem for path in places if path.suffix == ".py" or path.is_dir()}
 
 
 def _editable_folder(distribution: Distribution) -> str | None:

@@ -49,6 +49,7 @@ class _Finder(MetaPathFinder):
 def recorded() -> Iterator[None]:
     """Keep the source of each of the user's modules that is imported within."""
     finder = _Finder()
+    _folders()  # it imports on its first call, which must not come from within an import
     sys.meta_path.insert(0, finder)
     try:
         yield

@@ -29,6 +29,7 @@ from expbench import global_state, plugins
 from expbench.errors import BadInput
 from expbench.results import provenance, store
 from expbench.results.provenance import commit_of
+from expbench.sources import execution
 from expbench.sources.closure import closure
 from expbench.sources.distributions import package_of
 from expbench.sweep.expand import expand
@@ -390,6 +391,15 @@ def test_a5_edited_files_of_a_task_and_of_a_single_layer_run_again(expbench: Com
     assert "2 runs: 0 done, 2 to run; 0 sets" in expbench(*words).out
     assert expbench(*words[:-1]).code == 0
     assert len(store.read(results).frame["key"].unique()) == before + 2
+
+
+def test_a5_the_first_import_of_a_process_is_that_of_a_layer(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package(fresh)
+    (fresh / "mine.py").write_text(CORE.replace("IMPORT", "lab.helper"))
+    monkeypatch.delitem(sys.modules, "expbench_tasks")
+    execution._folders.cache_clear()
+    execution._ours.cache_clear()
+    assert plugins.find("model", "mine.py:Mine").load().__name__ == "Mine"
 
 
 def test_a5_a_single_file_keeps_the_key_that_it_had(fresh: Path) -> None:
