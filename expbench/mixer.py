@@ -24,6 +24,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from expbench.algebra.reach import NoBound, Reach
@@ -101,6 +102,17 @@ class Attention(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mix(*self.project(x))
+
+
+def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Convert a module's real numbers to float32 or float64, and its complex ones to pairs of these; return the module."""
+    pairs = torch.complex128 if dtype == torch.float64 else torch.complex64
+
+    def converted(x: Tensor) -> Tensor:
+        return x.to(pairs) if x.is_complex() else x.to(dtype) if x.is_floating_point() else x
+
+    module._apply(converted)
+    return module
 
 
 def state_size(layer: nn.Module, L: int) -> int | None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from expbench.inspection.layer_check.run import Check, check, text, tracebacks
-from expbench.nn.network import in_dtype
+from expbench.mixer import in_precision
 from expbench.theory.degree import degree_of, generic, order_of
 from expbench.theory.residues import PRIMES, NotMeasured, NotPolynomial, modulo
 from tests.conftest import CommandLine, is_bad_input
@@ -174,7 +174,7 @@ def test_b1_a_parameter_in_float32_is_named_and_a_wrong_gradient_of_it_is_found(
 
 
 def test_b2_complex_parameters_are_doubled_with_the_others() -> None:
-    module = in_dtype(nn.ParameterList([torch.ones(1, dtype=torch.complex64), torch.ones(1)]), torch.float64)
+    module = in_precision(nn.ParameterList([torch.ones(1, dtype=torch.complex64), torch.ones(1)]), torch.float64)
     assert [p.dtype for p in module.parameters()] == [torch.complex128, torch.float64]
     findings = found("state_space:LRU")
     assert findings["gradients"].detail.startswith("the input and 5 parameters, within")
