@@ -61,7 +61,7 @@ SOUND = {
     "state_space:LRU": SILENT,
     "state_space:S4D": SILENT,
     **{f"linear:{name}": {"state size": "not stated"} for name in ("CausalConv", "DilatedConv", "FourierConv", "Masked")},
-    **{f"linear:{name}": {"state size": "not stated"} for name in ("Shifted", "Gated", "SaysNot")},
+    **{f"linear:{name}": {"state size": "not stated"} for name in ("Shifted", "Gated", "SaysNot", "Unrelated")},
     "linear:Silent": SILENT,
     "linear:Unknown": {"state size": "not stated", "degree": "not measured"},
 }
@@ -111,6 +111,7 @@ FAULTY = {
     "faulty:RandomAtTheStart": {"determinism"},
     "faulty:MixesTheBatch": {"causality", "batch independence"},
     "recurrent:Float32Recurrence": {"float64"},
+    "state_space:TooFewStates": {"state size"},
     "linear:Swish": {"degree"},
     "linear:SaysNotFalsely": {"degree"},
     "linear:TooLow": {"degree"},

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from expbench import contracts
 from expbench.errors import first_line
-from expbench.mixer import in_precision, unsupported
+from expbench.mixer import declared_lengths, in_precision, unsupported
 from expbench.ops.backends import BackendUnsupported
 from expbench.run import DType
 from expbench.settings import Value
@@ -92,8 +92,8 @@ class Layer:
 
     def declares(self, length: int) -> bool:
         """Return whether the layer declares to support a length, or declares none."""
-        declared: Any = getattr(self.cls, "lengths", None)
-        return not hasattr(declared, "__contains__") or length in declared
+        declared = declared_lengths(self.cls)
+        return declared is None or length in declared
 
     def supports(self, length: int) -> bool:
         """Return whether the layer declares a length, and it is a multiple of the unit of the checked lengths."""
