@@ -149,10 +149,17 @@ def unsupported(model: type, *, width: int, dtype: str, device: str, length: int
     """Return why a model class does not support a width, dtype, device, length or the forced backend; None if it does."""
     wanted: list[tuple[str, Any]] = [("width", width), ("dtype", dtype), ("device", device), ("backend", backends.forced())]
     for what, value in [*wanted, ("length", length)]:
-        supported: Any = getattr(model, f"{what}s", None)
+        supported: Any = declared_lengths(model) if what == "length" else getattr(model, f"{what}s", None)
         if value is not None and hasattr(supported, "__contains__") and value not in supported:
             return f"{what} {value} is not supported (supported: {_listing(supported)})"
     return None
+
+
+def declared_lengths(model: type) -> Container[int] | None:
+    """Return the lengths that a model class declares to support; None if it declares none."""
+    declared: Any = getattr(model, "lengths", None)
+    is_container = hasattr(declared, "__contains__") and not isinstance(declared, str | type)  # else an unrelated attribute
+    return declared if is_container else None
 
 
 def supported_length(model: type, most: int) -> int:
@@ -160,8 +167,8 @@ def supported_length(model: type, most: int) -> int:
 
     If it supports no length in reach, return `most`.
     """
-    supported: Any = getattr(model, "lengths", None)
-    if not hasattr(supported, "__contains__"):
+    supported = declared_lengths(model)
+    if supported is None:
         return most
     found = (length for length in (*range(most, 0, -1), *range(most + 1, LONGEST_PROBE + 1)) if length in supported)
     return next(found, most)

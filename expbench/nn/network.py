@@ -140,16 +140,3 @@ def sinusoids(length: int, width: int) -> Tensor:
     frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     angle = torch.arange(length)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]
-
-
-def in_dtype(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert real parameters and buffers to a real dtype, and complex ones to its complex counterpart, in place.
-
-    `Module.double` leaves complex numbers at single precision.
-    """
-
-    def converted(x: Tensor) -> Tensor:
-        return x.to(dtype.to_complex()) if x.is_complex() else x.to(dtype) if x.is_floating_point() else x
-
-    module._apply(converted)
-    return module

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from expbench.nn.network import in_dtype
+from expbench.mixer import in_precision
 from expbench.ops import backends
 from expbench.theory.residues import PRIMES, modulo
 
@@ -43,7 +43,7 @@ def generic(network: nn.Module, seed: int = 0, *, double: bool = True) -> nn.Mod
     """
     made = copy.deepcopy(network)
     if double:
-        in_dtype(made, torch.float64)
+        in_precision(made, torch.float64)
     generator = torch.Generator().manual_seed(seed)
     for parameter in (p for p in made.parameters() if p.requires_grad):
         parameter.requires_grad_(False)

@@ -165,3 +165,9 @@ class Tiles(Stated):
 
 class TilesDeclared(Tiles):
     lengths = range(32, 4097, 32)
+
+
+class Unrelated(CausalConv):
+    """Its attribute of that name is no container of numbers."""
+
+    lengths = "all"

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from expbench.mixer import Mixer
+
 
 class MambaBlock(nn.Module):
     """The block of mambapy: A is float32 in every dtype."""
@@ -74,7 +76,7 @@ class S5(nn.Module):
     def forward(self, x):
         step = self.log_step.exp()
         decay = torch.exp(self.A * step)
-        inputs = x.to(self.B.dtype) @ ((decay - 1) / self.A).mul(self.B.mT).mT.mT
+        inputs = x.to(self.B.dtype) @ (self.B.mT * ((decay - 1) / self.A))
         h, hs = torch.zeros_like(inputs[:, 0]), []
         for u in inputs.unbind(1):
             h = decay * h + u
@@ -101,6 +103,13 @@ class LRU(nn.Module):
             h = decay * h + inputs[:, t]
             hs.append(h)
         return torch.real(torch.stack(hs, 1) @ self.C.mT) + x * self.D
+
+
+class TooFewStates(LRU, Mixer):
+    """It counts complex numbers once."""
+
+    def state_size(self, L):
+        return len(self.nu)
 
 
 class S4D(nn.Module):

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from expbench import contracts
 from expbench.errors import first_line
-from expbench.mixer import unsupported
-from expbench.nn.network import in_dtype
+from expbench.mixer import declared_lengths, in_precision, unsupported
 from expbench.ops.backends import BackendUnsupported
 from expbench.run import DType
 from expbench.settings import Value
@@ -93,8 +92,8 @@ class Layer:
 
     def declares(self, length: int) -> bool:
         """Return whether the layer declares to support a length, or declares none."""
-        declared: Any = getattr(self.cls, "lengths", None)
-        return not hasattr(declared, "__contains__") or length in declared
+        declared = declared_lengths(self.cls)
+        return declared is None or length in declared
 
     def supports(self, length: int) -> bool:
         """Return whether the layer declares a length, and it is a multiple of the unit of the checked lengths."""
@@ -151,7 +150,7 @@ class Layer:
         """Build a layer without dropout, its parameters perturbed in float32 so that they are equal in every dtype."""
         set_generators()
         torch.manual_seed(seed)
-        module = in_dtype(self.construct(width), torch.float32)
+        module = in_precision(self.construct(width), torch.float32)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in module.parameters():
@@ -160,7 +159,7 @@ class Layer:
         for part, name in dropouts(module):
             setattr(part, name, 0.0)
         module.train(training)
-        return in_dtype(module, dtype or self.precision.dtype)
+        return in_precision(module, dtype or self.precision.dtype)
 
     def tokens(self, *shape: int, seed: int = 1, dtype: torch.dtype | None = None, width: int | None = None) -> Tensor:
         """Draw normal tokens (B, L, D), equal in every dtype."""

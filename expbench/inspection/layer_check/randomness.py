@@ -16,7 +16,7 @@ from expbench.inspection.layer_check.layer import (
     largest,
     set_generators,
 )
-from expbench.nn.network import in_dtype
+from expbench.mixer import in_precision
 
 
 def determinism(layer: Layer) -> CheckResult:
@@ -36,7 +36,7 @@ def determinism(layer: Layer) -> CheckResult:
     for _ in range(2):
         set_generators()  # as a run does
         module = layer.construct()
-        constructed.append(in_dtype(module, x.dtype))
+        constructed.append(in_precision(module, x.dtype))
     states = [module.state_dict() | dict(module.named_buffers()) for module in constructed]
     for name, value in states[0].items():
         if isinstance(value, Tensor) and not torch.equal(value, states[1][name]):

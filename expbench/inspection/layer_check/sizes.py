@@ -12,7 +12,7 @@ from torch import nn
 from expbench import contracts
 from expbench.errors import first_line
 from expbench.inspection.layer_check.layer import CheckResult, set_generators
-from expbench.mixer import unsupported
+from expbench.mixer import declared_lengths, unsupported
 from expbench.ops.backends import BackendUnsupported
 from expbench.run import DType
 from expbench.settings import Value
@@ -49,8 +49,8 @@ def lengths(
     A layer that raises at some lengths only, and does not declare its `lengths`, fails once; it is checked at the others.
     """
     asked = sorted(set(asked))
-    declared: Any = getattr(cls, "lengths", None)
-    if hasattr(declared, "__contains__"):
+    declared = declared_lengths(cls)
+    if declared is not None:
         out = {n: unsupported(cls, width=width, dtype=dtypes(cls)[0], device="cpu", length=n) for n in asked}
         findings: Findings = [(f"length {n}", CheckResult("unsupported", why)) for n, why in out.items() if why]
         supported = [n for n, why in out.items() if why is None]

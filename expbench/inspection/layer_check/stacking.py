@@ -12,7 +12,8 @@ from torch import Tensor
 from expbench.data.rng import CounterRNG
 from expbench.errors import first_line
 from expbench.inspection.layer_check.layer import TINY, CheckResult, Layer, call, dropouts, largest, set_generators
-from expbench.nn.network import Network, in_dtype
+from expbench.mixer import in_precision
+from expbench.nn.network import Network
 from expbench.task import Batch, Score, Task
 from expbench.training.ensemble import Ensemble
 from expbench.training.precision import TOLERANCE
@@ -66,7 +67,7 @@ def stacking(layer: Layer) -> CheckResult:
             positions="none",
             residual=True,
         )
-        in_dtype(made, layer.precision.dtype)
+        in_precision(made, layer.precision.dtype)
         networks.append(made)
     call(layer.build(training=True), layer.tokens(2, layer.longest))  # raises for an output that breaks the contract
     inputs, targets = (torch.stack([layer.tokens(2, layer.longest, seed=seed + i) for i in (0, 1)]) for seed in (5, 7))
