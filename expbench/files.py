@@ -6,6 +6,7 @@ Temporary files have unique hidden names. Several processes may write the same f
 from __future__ import annotations
 
 import errno
+import os
 import stat
 import time
 import uuid
@@ -51,7 +52,10 @@ def write_named(path: Path, text: str) -> None:
     if path.is_symlink() and path.parent != Path("/dev"):
         raise OSError(errno.ELOOP, "it is a link, which is not followed", str(path))
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        path.write_text(text, encoding="utf-8")
+        number = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # a pipe that nobody reads is refused
+        os.set_blocking(number, True)
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            file.write(text)
         return
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
