@@ -242,6 +242,21 @@ def test_d1_a_report_killed_between_its_renames_is_restored(tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
 
 
+def test_d1_a_page_goes_to_a_pipe_or_replaces_a_file(tmp_path: Path) -> None:
+    page, pipe = tmp_path / "page.md", tmp_path / "pipe"
+    page.write_text("old")
+    page.chmod(0o444)
+    write_page(str(page), "new")
+    assert page.read_text() == "new"
+    os.mkfifo(pipe)
+    with pytest.raises(BadInput, match="cannot be written"):
+        write_page(str(pipe), "nobody reads it")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_page(str(pipe), "text")
+    assert os.read(reader, 99) == b"text"
+    os.close(reader)
+
+
 def test_d1_a_task_cannot_place_its_figures(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     write_report(frame_of(runs([0.1], task="../../../escaped/x")), tmp_path / "a" / "b")
