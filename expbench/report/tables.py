@@ -106,13 +106,18 @@ def each_run(configuration: Configuration) -> list[tuple[str, str, str]]:
 
 def _sizes(configuration: Configuration) -> list[str]:
     degree, order = configuration["network_degree"], configuration["network_order"]
-    reach = f"degree {int(degree)}, order {int(order)}" if known(degree) else NO_BOUND
+    reach = f"degree {_bounded(degree)}, order {_bounded(order)}" if known(degree) and known(order) else NO_BOUND
     flops = configuration["flops_per_token"]
     return [
         *map(plain, (configuration["parameters"], configuration["state_size"])),
         number(flops) if known(flops) else "-",
         reach,
     ]
+
+
+def _bounded(number: int) -> str:
+    """Format a whole number; the largest that the table can hold stands for all that are larger."""
+    return str(int(number)) if number < 2**63 - 1 else "at least 2^63 - 1"
 
 
 def _rate(configuration: Configuration) -> str:
