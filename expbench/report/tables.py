@@ -154,7 +154,8 @@ def each_run(configuration: Configuration) -> list[tuple[str, str, str]]:
 
 def _sizes(configuration: Configuration) -> list[str]:
     degree, order = configuration["network_degree"], configuration["network_order"]
-    reach = f"degree {int(degree)}, order {int(order)}" if known(degree) else _no_bound(configuration)
+    both = known(degree) and known(order)
+    reach = f"degree {_bounded(degree)}, order {_bounded(order)}" if both else _no_bound(configuration)
     flops = configuration["flops_per_token"]
     return [
         *map(plain, (configuration["parameters"], configuration["state_size"])),
@@ -170,6 +171,11 @@ def _no_bound(configuration: Configuration) -> str:
     """
     silent = not known(configuration["network_polynomial"]) and configuration["norm"] == "none"
     return NOT_STATED if silent and BUILT_IN not in configuration.each("model_origin") else NO_BOUND.value
+
+
+def _bounded(number: int) -> str:
+    """Format a whole number; the largest that the table can hold stands for all that are larger."""
+    return str(int(number)) if number < 2**63 - 1 else "at least 2^63 - 1"
 
 
 def _rate(configuration: Configuration) -> str:

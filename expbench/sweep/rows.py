@@ -20,7 +20,7 @@ from expbench.training.family import Facts
 from expbench.training.job import Job
 
 CONTROLS_VERSION = 1  # raised when the measurement of controls changes
-_LARGEST = 2**63 - 1
+_LARGEST = 2**63 - 1  # stands for every larger whole number
 _FACTS = {"kurtosis": "label_kurtosis", "interaction_order": "label_interaction_order"}
 _SETTINGS = ("task_settings", "model_settings")  # written as JSON
 _RUN_FIELDS = [field.name for field in dataclasses.fields(Run) if field.name not in _SETTINGS]
@@ -45,7 +45,7 @@ def of_network(facts: Facts) -> Row:
         "flops_per_token": facts.flops_per_token,
         "network_polynomial": None if facts.reach is None else reach is not None,
         "network_degree": min(reach.degree[-1], _LARGEST) if reach is not None else None,
-        "network_order": reach.order[-1] if reach is not None else None,
+        "network_order": min(reach.order[-1], _LARGEST) if reach is not None else None,
     }
 
 

@@ -84,6 +84,33 @@ def test_a10_whole_numbers_beside_nulls_stay_exact(expbench: CommandLine) -> Non
     assert f"degree {degree}, order {degree}" in Path("results/report/report.md").read_text()
 
 
+def test_a10_a_degree_beyond_the_largest_whole_number_is_shown_as_a_bound(expbench: CommandLine) -> None:
+    """s6-poly at depth 16 and L=64: its degree has 33 digits."""
+    deep = [
+        "--task",
+        "polyreg",
+        "--models",
+        "s6-poly",
+        "--L",
+        "64",
+        "--norm",
+        "none",
+        "--depth",
+        "16",
+        "--steps",
+        "1",
+        "--seeds",
+        "0",
+    ]
+    sizes = ["-t", "test_size=64", "-t", "validation_size=64", "--batch-size", "4", "--device", "cpu"]
+    assert expbench("run", *deep, *sizes).code == 0
+    assert expbench("compact").code == 0
+    frame = store.read(Path("results")).frame
+    assert set(frame.loc[frame["kind"] == "run", "network_degree"]) == {2**63 - 1}
+    assert expbench("report").code == 0
+    assert "degree at least 2^63 - 1, order 64" in Path("results/report/report.md").read_text()
+
+
 def test_a10_no_reader_meets_a_whole_number_that_a_float_cannot_hold(tmp_path: Path) -> None:
     for name in ("seed", "parameters"):
         store.write_table(tmp_path, KEY, table_of(rows(KEY, "s6", **{name: 2**53})))
