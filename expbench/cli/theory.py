@@ -143,7 +143,7 @@ def theory_bound(
     N: Annotated[int, typer.Option("--N", help="States per channel.")] = 4,
     classes: Annotated[int, typer.Option(help="Number of classes: the length of a run of 1s, capped.")] = 4,
     samples: Annotated[int, typer.Option(help="Number of training sequences.")] = 512,
-    seed: Annotated[int, typer.Option(help="Seed of the data and the weights.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=10**6, help="Seed of the data and the weights.")] = 0,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 300,
 ) -> None:
     """Train one bare layer of Eq. 6, compare the bound of Theorem 3 with the true gap, and report whether it is vacuous."""

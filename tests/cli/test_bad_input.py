@@ -92,6 +92,7 @@ RUN = ["run", "--task", "polyreg", "--models", "linattn"]
         (["show", "s6", "--D", "0"], "is not in 1 to"),
         (["trace", "abc"], "results folder 'results'"),
         (["rnu"], "run"),
+        (["theory", "bound", "--seed", "1" * 31], "--seed"),
     ],
     ids=" ".join,
 )  # fmt: skip
