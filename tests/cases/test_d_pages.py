@@ -66,7 +66,7 @@ def test_d5_matplotlib_is_imported_in_one_place() -> None:
 
 
 def test_d5_an_unknown_backend_is_ignored_and_a_known_one_stays() -> None:
-    code = "import expbench.report.build, expbench.bench.figure, os, matplotlib as m"
+    code = "import expbench.report.drawing, os, matplotlib as m"
     code += "; print(os.environ['MPLBACKEND'], m.rcParams['backend'])"
     for backend, chosen in (("nosuch", None), ("svg", "svg")):
         around = {**os.environ, "MPLBACKEND": backend}
