@@ -76,7 +76,7 @@ def _digest(cls: type, modules: Mapping[str, Module], distributions: list[str], 
 
 
 def refresh(name: str, path: Path | None) -> None:
-    """Forget the loaded ones of a module and those that it imports if their files have changed, and all that import these.
+    """Forget what is loaded of a module and its imports if a file among them has changed, and all modules that import it.
 
     Raise `BadInput` if an installed package has changed: only a new process can import it again.
     """
