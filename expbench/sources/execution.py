@@ -128,7 +128,8 @@ def is_elsewhere(name: str, path: Path) -> bool:
     """Return whether the import path now leads to another file than the one from which a module was loaded."""
     parent = name.rpartition(".")[0]
     spec = PathFinder.find_spec(name, _locations(parent) if parent else None) if name in sys.modules else None
-    return spec is not None and spec.origin is not None and spec.has_location and Path(spec.origin) != path
+    found = Path(spec.origin) if spec is not None and spec.has_location and spec.origin else path
+    return found.resolve() != path.resolve()
 
 
 def loaded() -> dict[str, Path]:

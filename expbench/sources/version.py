@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,12 +76,12 @@ def _digest(cls: type, modules: Mapping[str, Module], distributions: list[str], 
 
 
 def refresh(name: str, path: Path | None) -> None:
-    """Forget a loaded module, and the modules that it imports, if a file among them has changed; others that import it too.
+    """Forget what is loaded of a module and its imports if a file among them has changed, and all modules that import it.
 
     Raise `BadInput` if an installed package has changed: only a new process can import it again.
     """
     file = path or path_of(name)
-    if name not in sys.modules or file is None:
+    if file is None:
         return
     modules = closure({name: file})
     changed = {each for each, m in modules.items() if is_changed(each, m.path) or (m.own and is_elsewhere(each, m.path))}

@@ -393,6 +393,17 @@ def test_a5_edited_files_of_a_task_and_of_a_single_layer_run_again(expbench: Com
     assert len(store.read(results).frame["key"].unique()) == before + 2
 
 
+def test_a5_a_second_layer_gets_the_helper_of_today(fresh: Path) -> None:
+    folder = package(fresh)
+    for name in ("one", "two"):
+        (fresh / f"{name}.py").write_text(CORE.replace("IMPORT", "lab.helper"))
+    first = job_of("one.py:Mine")
+    (folder / "deeper.py").write_text("SCALE = 3.0\n")
+    second = job_of("two.py:Mine")
+    assert (factor(first), factor(second), factor(job_of("one.py:Mine"))) == (2.0, 3.0, 3.0)
+    assert second.run.model_version == job_of("one.py:Mine").run.model_version != first.run.model_version
+
+
 def test_a5_the_first_import_of_a_process_is_that_of_a_layer(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package(fresh)
     (fresh / "mine.py").write_text(CORE.replace("IMPORT", "lab.helper"))
