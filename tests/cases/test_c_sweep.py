@@ -372,8 +372,8 @@ def test_2_kills_lose_double_and_change_nothing(tmp_path: Path, monkeypatch: pyt
     commands["text"] += ["-t", f"path={text}", "-t", "tokenizer=word", "--steps", "20", "--seeds", "0"]
     longest = {"synthetic": 0.3, "text": 0.3, "compact": 0.1}
     said: list[str] = []
-    killed, found = script["kill_loop"](Forked, commands, tmp_path, 5, random.Random(0), longest, said.append)
-    assert killed.total() == 5
+    killed, found = script["kill_loop"](Forked, commands, tmp_path, 4, random.Random(0), longest, said.append)
+    assert killed.total() == 4
     assert tuple(found) == (0, 0, 0), said
 
 

@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from expbench.errors import BadInput
 from expbench.nn.size_matching import WITHIN, Target
-from expbench.sweep.expand import BadInput, expand
+from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
 from expbench.training.loop import build
 from tests.conftest import CommandLine, is_bad_input
