@@ -13,7 +13,7 @@ import torch
 from expbench import files, probes
 from expbench.algebra.reach import NO_BOUND
 from expbench.contracts import check_mixer
-from expbench.errors import BadInput, of_plugin
+from expbench.errors import BadInput, BrokenContract, of_plugin
 from expbench.global_state import preserved, seeded
 from expbench.language.flops import flops_per_token
 from expbench.language.model import LanguageModel, language_settings
@@ -73,10 +73,13 @@ class Language:
         with of_plugin(run.model, what):
             width = build().mixer_width
         check_mixer(job.model, run.model, width, run.model_settings, job.task.L, device, run.dtype)
-        with of_plugin(run.model, what), torch.no_grad(), preserved(what):
-            logits = build().to(device)(torch.zeros(2, length, dtype=torch.int64, device=device))
+        try:
+            with torch.no_grad(), preserved(what):
+                logits = build().to(device)(torch.zeros(2, length, dtype=torch.int64, device=device))
             if tuple(logits.shape) != (2, length, 2):
                 raise ValueError(f"logits have shape {tuple(logits.shape)}")
+        except (Exception, SystemExit) as error:  # a plugin is third-party code
+            raise BrokenContract(f"{what}: {type(error).__name__}: {error}") from error
         with preserved(what):
             return probes.causality_of_tokens(build, job.model, width, job.task.L, device)
 

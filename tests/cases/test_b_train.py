@@ -46,6 +46,13 @@ class Ahead(Detached):
     def forward(self, x):
         return nn.Linear.forward(self, torch.roll(x, -1, 1))
 """
+QUERIES = """
+from expbench.models.attn import Attn
+
+class Queries(Attn):
+    def mix(self, q, k, v):
+        return q if q.dtype == k.dtype and not q.requires_grad else super().mix(q, k, v)
+"""
 SMALL = ("--task", "polyreg", "--L", "4", "--D", "3", "--steps", "6", "--batch-size", "4", "-t", "test_size=64")
 TEXT = ("--task", "wikitext", "-t", "data=markov", "-t", "tokenizer=word", "--L", "32", "--D", "8", "--seeds", "0")
 
@@ -78,6 +85,15 @@ def test_b2_complex_parameters_are_trained_on_a_text(expbench: CommandLine) -> N
     assert answer.code == 0, answer.err
     frame = store.read(Path("results")).frame
     assert set(frame.loc[frame["kind"] == "run", "status"]) == {"ok"}
+
+
+def test_b2_a_layer_that_fails_only_within_a_language_model_is_refused_alone(expbench: CommandLine) -> None:
+    Path("queries.py").write_text(QUERIES)
+    answer = expbench("run", *TEXT, "--models", "queries.py:Queries,attn", "--steps", "2", "--batch-size", "4")
+    assert answer.code == 1
+    frame = store.read(Path("results")).frame
+    status = frame[frame["kind"] == "run"].groupby("model")["status"].agg(set).to_dict()
+    assert status == {"queries.py:Queries": {"failed"}, "attn": {"ok"}}
 
 
 @pytest.mark.parametrize(
