@@ -18,7 +18,7 @@ MAY_DEFINE = {"expbench/__init__.py": LAZY, "expbench/ops/__init__.py": LAZY}
 
 TESTS = Path(__file__).parent
 # Contracts are those of every plugin, and tasks/ is installed as expbench_tasks. All other folders are packages of expbench.
-NO_PACKAGES = {"contracts", "tasks"}
+NO_PACKAGES = {"cases", "contracts", "tasks"}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,7 @@ from expbench.results.reading import (
     NoResults,
     Stamp,
     checked,
+    damaged,
     plain,
     read_encoded,
     read_endings,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 TABLE = "table"  # the stem of the file that `compact` writes
 _FEW_ROWS = 10_000  # a table up to this size is compressed by what opens fastest, a larger one by what is smallest
 _ROW_GROUP = 1 << 17
+_SHORT = 1 << 26  # bound on the bytes of texts of a file that is verified together with others
 _AT_ONCE = 256  # files that are read into one table
 _TIMES = 8  # a folder is listed again if files disappear, because `compact` merges them
 
@@ -121,7 +124,8 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = plain(table.replace_schema_metadata(None)).drop_columns(wide).to_pandas()
     for name in wide:
         frame[name] = _objects(table[name])
-    return frame[table.column_names]
+    ordered: pd.DataFrame = frame[table.column_names]
+    return ordered
 
 
 def _objects(column: pa.ChunkedArray) -> Any:
@@ -274,39 +278,61 @@ def _read_together(
 ) -> _Part:
     """Read files into one table: a check of many short files at once takes hardly longer than that of one."""
     part = _Part(pa.table({}), [], [], {}, [])
-    short: list[tuple[int, Path, pa.Table]] = []
+    short: list[_Short] = []
     tables = []
     for number, path in numbered:
         try:
-            table, part.stamps[path], sealed = read_encoded(path, columns, folder)
-            if len(table) > _FEW_ROWS or not sealed:
-                table = row_sets.with_file(checked(path, table), [number], [len(table)])
-                table = table if sealed else row_sets.once(table)
-                part.sets.extend(row_sets.sets_of(table))
-                tables.append(row_sets.encoded(table if rows is None else rows(table)))
-            elif len(table):
-                short.append((number, path, plain(table)))
+            found = read_encoded(path, columns, folder, _SHORT)
+            part.stamps[path] = found.stamp
+            if found.metadata is not None:
+                short.append(_Short(number, path, found.table, found.metadata))
+                continue
+            table = row_sets.with_file(checked(path, found.table), [number], [len(found.table)])
+            table = table if found.sealed else row_sets.once(table)
+            part.sets.extend(row_sets.sets_of(table))
+            tables.append(row_sets.encoded(table if rows is None else rows(table)))
         except FileNotFoundError:
             part.missing.append(path)
         except NoResults as reason:
             part.problems.append(str(reason))
-    if validity.reason(_concat(short)) is not None:
-        short = [each for each in short if _is_valid(each, part.problems)]
-    if short:
-        table = row_sets.with_file(_concat(short), [each[0] for each in short], [len(each[2]) for each in short])
+    table = _verified(short, columns, part.problems)
+    if len(table):
         part.sets.extend(row_sets.sets_of(table))
         tables.append(row_sets.encoded(table if rows is None else rows(table)))
     part.problems.sort()
     return part._replace(table=pa.concat_tables(tables) if tables else part.table)
 
 
-def _concat(files: Sequence[tuple[int, Path, pa.Table]]) -> pa.Table:
-    return pa.concat_tables([table for _, _, table in files]) if files else pa.table({})
+class _Short(NamedTuple):
+    """A short file whose digest was not verified yet, with all its columns."""
+
+    number: int
+    path: Path
+    table: pa.Table
+    metadata: Mapping[bytes, bytes]
 
 
-def _is_valid(file: tuple[int, Path, pa.Table], problems: list[str]) -> bool:
+def _verified(short: Sequence[_Short], columns: Sequence[str], problems: list[str]) -> pa.Table:
+    """Return the columns of those files whose digests match and whose rows are valid, joined; name the others."""
+    if not short:
+        return pa.table({})
+    joined = pa.concat_tables([each.table for each in short]).combine_chunks()
+    digests = digest.of_files(joined, [len(each.table) for each in short], [each.metadata for each in short])
+    match = [each.metadata.get(digest.DIGEST_KEY) == own for each, own in zip(short, digests, strict=True)]
+    whole = list(compress(short, match))
+    if len(whole) < len(short):
+        problems += [damaged(each.path) for each, good in zip(short, match, strict=True) if not good]
+        joined = pa.concat_tables([each.table for each in whole]) if whole else joined.slice(0, 0)
+    joined = joined.select(list(columns))
+    if validity.reason(joined) is not None:
+        whole = [each for each in whole if _is_valid(each, columns, problems)]
+        joined = pa.concat_tables([each.table.select(list(columns)) for each in whole]) if whole else joined.slice(0, 0)
+    return row_sets.with_file(joined, [each.number for each in whole], [len(each.table) for each in whole])
+
+
+def _is_valid(file: _Short, columns: Sequence[str], problems: list[str]) -> bool:
     try:
-        checked(file[1], file[2])
+        checked(file.path, file.table.select(list(columns)))
     except NoResults as reason:
         problems.append(str(reason))
         return False
