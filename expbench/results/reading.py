@@ -77,12 +77,13 @@ def plain(table: pa.Table) -> pa.Table:
     return table if table.schema.equals(wanted) else table.cast(wanted)
 
 
-def read_endings(path: Path, folder: Path | None = None) -> footer.Endings:
+def read_endings(path: Path | str, folder: Path | None = None) -> footer.Endings:
     """Return the kind and status of each key of a file, from its footer if that states them; raise as `read_encoded`."""
     with _errors_named(path), _opened(path, folder) as (file, about):
         stated = footer.read_stated(file, about.st_size)
         if stated is not None:
             return stated
+    path = Path(path)
     return footer.endings_of(plain(checked(path, read_encoded(path, ["key", "kind", "status"], folder).table)))
 
 
@@ -116,14 +117,14 @@ def stamp(about: os.stat_result) -> Stamp:
     return about.st_mtime_ns, about.st_size, about.st_ino
 
 
-def shown(path: Path) -> str:
+def shown(path: Path | str) -> str:
     """Return a path for a message: as it is, or quoted if it has characters that a line cannot show."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
 
 
 @contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
+def _errors_named(path: Path | str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -134,15 +135,17 @@ def _errors_named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path, folder: Path | None) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+def _opened(path: Path | str, folder: Path | None) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     """Open a regular file; a pipe would wait for ever, and a link may lead to files of others."""
-    if path.is_symlink() and folder is not None:
+    kind = os.lstat(path).st_mode
+    if stat.S_ISLNK(kind):
         target = Path(os.path.realpath(path))
-        if not target.is_relative_to(os.path.realpath(folder)):
+        if folder is not None and not target.is_relative_to(os.path.realpath(folder)):
             raise NoResults(f"{shown(path)}: a link to a file outside the folder; replace it by a copy")
         if not target.exists():
             raise NoResults(f"{shown(path)}: a link to nothing; remove it")
-    if not stat.S_ISREG(path.stat().st_mode):
+        kind = target.stat().st_mode
+    if not stat.S_ISREG(kind):
         raise NoResults(f"{shown(path)}: not a regular file; move it to another folder")
     with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         about = os.fstat(file.fileno())

@@ -138,7 +138,7 @@ def read_tables(source: Path, columns: Sequence[str], rows: Rows | None = None) 
     """Return rows as `read` does, as Arrow tables."""
     folder = None if source.is_file() else source
     for _ in range(_TIMES):
-        paths = [source] if folder is None else sorted(listed(folder))
+        paths = [source] if folder is None else map(Path, listed(folder))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             parts = list(
                 pool.map(lambda group: _read_together(group, folder, columns, rows), _groups(list(enumerate(paths))))
@@ -163,8 +163,14 @@ def _joined(parts: Sequence[_Part], columns: Sequence[str]) -> Contents:
 
 def read_keys(folder: Path, keys: Set[str], columns: Sequence[str] = SCHEMA.names) -> Contents:
     """Return the rows of these keys; only the files that hold them are read. columns: as in `read`, with kind."""
-    found, problems = endings_by_file(folder)
-    numbered = list(enumerate(sorted(path for path, own in found.items() if keys & own.keys())))
+    return _read_keys(folder, keys, columns, *endings_by_file(folder))
+
+
+def _read_keys(
+    folder: Path, keys: Set[str], columns: Sequence[str], found: Mapping[str, footer.Endings], problems: list[str]
+) -> Contents:
+    """Return the rows of these keys, given what the files of the folder hold."""
+    numbered = [(i, Path(path)) for i, (path, own) in enumerate(found.items()) if not keys.isdisjoint(own)]
     parts = [_read_together(group, folder, columns, partial(row_sets.of_keys, keys=keys)) for group in _groups(numbered)]
     contents = _joined(parts, columns)
     return contents._replace(problems=problems + contents.problems)
@@ -172,12 +178,12 @@ def read_keys(folder: Path, keys: Set[str], columns: Sequence[str] = SCHEMA.name
 
 def read_run(folder: Path, key: str) -> Results:
     """Return the rows of the one run whose key begins with `key`; read its files only; raise `BadInput` as `rows_of_run`."""
-    found, _ = endings_by_file(folder)
+    found, unread = endings_by_file(folder)
     runs = {k for own in found.values() for k, ending in own.items() if ending.kind == "run"}
     keys = {k for k in runs if key and k.startswith(key)}
     if len(keys) != 1:
         raise _no_single_run(key, keys, runs)
-    table, problems, _ = read_keys(folder, keys)
+    table, problems, _ = _read_keys(folder, keys, SCHEMA.names, found, unread)
     if not len(table):  # its file is damaged
         raise BadInput(problems[0]) if problems else _no_single_run(key, set(), runs - keys)
     return Results(to_frame(table), problems)
@@ -199,7 +205,7 @@ def _no_single_run(key: str, keys: Iterable[str], known: Iterable[str]) -> Excep
     return unknown("single run (several begin like this)" if several else "run", key, several[:20] or sorted(known)[:20])
 
 
-_ended: dict[Path, tuple[Stamp, footer.Endings]] = {}  # endings by file, valid while it is unchanged
+_ended: dict[str, tuple[Stamp, footer.Endings]] = {}  # endings by file, valid while it is unchanged
 
 
 def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
@@ -209,21 +215,26 @@ def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
     """
     found, problems = endings_by_file(folder)
     status: dict[str, str] = {}
-    for path in sorted(found):
-        for key, ending in found[path].items():
+    for own in found.values():
+        for key, ending in own.items():
             if status.get(key, "failed") == "failed":
                 status[key] = ending.status
     return status, problems
 
 
-def endings_by_file(folder: Path) -> tuple[dict[Path, footer.Endings], list[str]]:
-    """Return the kind and status of each key by file, as their footers state them, and one line per unreadable file."""
+def endings_by_file(folder: Path) -> tuple[dict[str, footer.Endings], list[str]]:
+    """Return the kind and status of each key by file, as their footers state them, and one line per unreadable file.
+
+    Files are in order of their paths, which are texts: with thousands of files, most of the time would go into `Path`.
+    """
     for _ in range(_TIMES):
         stamps, problems, missing = listed(folder), [], False
-        for path in sorted(path for path, own in stamps.items() if path not in _ended or _ended[path][0] != own):
+        for path, own in stamps.items():
+            if path in _ended and _ended[path][0] == own:
+                continue
             _ended.pop(path, None)
             try:
-                _ended[path] = stamps[path], read_endings(path, folder)
+                _ended[path] = own, read_endings(path, folder)
             except FileNotFoundError:
                 missing = True
             except NoResults as reason:
@@ -233,25 +244,26 @@ def endings_by_file(folder: Path) -> tuple[dict[Path, footer.Endings], list[str]
     return {path: _ended[path][1] for path in stamps if path in _ended}, problems
 
 
-def listed(folder: Path) -> dict[Path, Stamp]:
-    """Return the files of a folder that may hold results, with their stamps; a link to nothing has a stamp of zeros."""
+def listed(folder: Path) -> dict[str, Stamp]:
+    """Return the files of a folder that may hold results, in order, with their stamps; zeros for a link to nothing."""
     stamps = {}
     with os.scandir(folder) as entries:
         found = [entry for entry in entries if entry.name.endswith(".parquet") and not entry.name.startswith(".")]
-    for entry in found:
+    for entry in sorted(found, key=lambda entry: entry.name):
         try:
-            stamps[folder / entry.name] = stamp(entry.stat())
+            stamps[entry.path] = stamp(entry.stat())
         except OSError:  # removed in the meantime by `compact`, if it is no link
             if entry.is_symlink():
-                stamps[folder / entry.name] = (0, 0, 0)
+                stamps[entry.path] = (0, 0, 0)
     return stamps
 
 
 def finished(folder: Path, key: str) -> bool:
     """Return whether its own file, or the table of the folder, holds a result of this key that is not a failure."""
-    for path in (folder / f"{key}.parquet", folder / f"{TABLE}.parquet"):
+    for name in (key, TABLE):
+        path = str(folder / f"{name}.parquet")
         with suppress(OSError, NoResults):
-            own = stamp(path.stat())
+            own = stamp(Path(path).stat())
             if path not in _ended or _ended[path][0] != own:
                 _ended[path] = own, read_endings(path, folder)
             if key in _ended[path][1] and _ended[path][1][key].status != "failed":
