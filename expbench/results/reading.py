@@ -42,11 +42,15 @@ _MOVE = "file not changed, move it to another folder"
 
 
 class Encoded(NamedTuple):
-    """Columns of a file. sealed: whether it carries a digest, so that it was written by `store.write_table`."""
+    """Columns of a file. sealed: whether it carries a digest, so that it was written by `store.write_table`.
+
+    metadata: of a file whose digest was not verified, which has all columns then; otherwise None.
+    """
 
     table: pa.Table
     stamp: Stamp
     sealed: bool
+    metadata: Mapping[bytes, bytes] | None = None
 
 
 class NoResults(Exception):
@@ -73,24 +77,32 @@ def plain(table: pa.Table) -> pa.Table:
     return table if table.schema.equals(wanted) else table.cast(wanted)
 
 
-def read_endings(path: Path, folder: Path | None = None) -> footer.Endings:
+def read_endings(path: Path | str, folder: Path | None = None) -> footer.Endings:
     """Return the kind and status of each key of a file, from its footer if that states them; raise as `read_encoded`."""
     with _errors_named(path), _opened(path, folder) as (file, about):
         stated = footer.read_stated(file, about.st_size)
         if stated is not None:
             return stated
+    path = Path(path)
     return footer.endings_of(plain(checked(path, read_encoded(path, ["key", "kind", "status"], folder).table)))
 
 
-def read_encoded(path: Path, columns: Sequence[str], folder: Path | None = None) -> Encoded:
+def read_encoded(path: Path, columns: Sequence[str], folder: Path | None = None, short: int = 0) -> Encoded:
     """Return columns of a file, of a large one with texts as dictionaries. Rows are not `checked`.
+
+    short: up to which bound on the bytes of its texts the caller verifies the digest, of many files together.
 
     Raise FileNotFoundError, or `NoResults` for a file that is not regular, whole, ours, or small enough.
     """
     with _errors_named(path), _opened(path, folder) as (file, about):
         source = pa.BufferReader(file.read()) if about.st_size <= _IN_MEMORY else file
-        table, sealed = _read(path, source, list(columns))
-        return Encoded(table, stamp(about), sealed)
+        table, sealed, metadata = _read(path, source, list(columns), short)
+        return Encoded(table, stamp(about), sealed, metadata)
+
+
+def damaged(path: Path) -> str:
+    """Return the line for a file that does not match its digest."""
+    return f"{shown(path)}: corrupt ({digest.MISMATCH}); {_MOVE}"
 
 
 def checked(path: Path, table: pa.Table) -> pa.Table:
@@ -105,14 +117,14 @@ def stamp(about: os.stat_result) -> Stamp:
     return about.st_mtime_ns, about.st_size, about.st_ino
 
 
-def shown(path: Path) -> str:
+def shown(path: Path | str) -> str:
     """Return a path for a message: as it is, or quoted if it has characters that a line cannot show."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
 
 
 @contextmanager
-def _errors_named(path: Path) -> Iterator[None]:
+def _errors_named(path: Path | str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
@@ -123,15 +135,17 @@ def _errors_named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: Path, folder: Path | None) -> Iterator[tuple[BinaryIO, os.stat_result]]:
+def _opened(path: Path | str, folder: Path | None) -> Iterator[tuple[BinaryIO, os.stat_result]]:
     """Open a regular file; a pipe would wait for ever, and a link may lead to files of others."""
-    if path.is_symlink() and folder is not None:
+    kind = os.lstat(path).st_mode
+    if stat.S_ISLNK(kind):
         target = Path(os.path.realpath(path))
-        if not target.is_relative_to(os.path.realpath(folder)):
+        if folder is not None and not target.is_relative_to(os.path.realpath(folder)):
             raise NoResults(f"{shown(path)}: a link to a file outside the folder; replace it by a copy")
         if not target.exists():
             raise NoResults(f"{shown(path)}: a link to nothing; remove it")
-    if not stat.S_ISREG(path.stat().st_mode):
+        kind = target.stat().st_mode
+    if not stat.S_ISREG(kind):
         raise NoResults(f"{shown(path)}: not a regular file; move it to another folder")
     with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         about = os.fstat(file.fileno())
@@ -140,8 +154,8 @@ def _opened(path: Path, folder: Path | None) -> Iterator[tuple[BinaryIO, os.stat
         yield file, about
 
 
-def _read(path: Path, source: Any, columns: list[str]) -> tuple[pa.Table, bool]:
-    """Return columns of an open file, and whether it has a digest, which was then verified."""
+def _read(path: Path, source: Any, columns: list[str], short: int) -> tuple[pa.Table, bool, Mapping[bytes, bytes] | None]:
+    """Return columns of an open file, whether it has a digest, and its metadata if that was not verified."""
     file = pq.ParquetFile(source)
     metadata = file.metadata.metadata or {}
     if digest.VERSION_KEY not in metadata:
@@ -149,7 +163,8 @@ def _read(path: Path, source: Any, columns: list[str]) -> tuple[pa.Table, bool]:
     version = int(metadata[digest.VERSION_KEY])
     if version not in READ:
         raise NoResults(f"{shown(path)}: schema {version}, but this expbench reads up to schema {VERSION}; file not changed")
-    if _bounded(path, file.metadata, columns) > _PLAIN_TEXT:
+    bound = _bounded(path, file.metadata, columns)
+    if bound > _PLAIN_TEXT:
         source.seek(0)
         file = pq.ParquetFile(source, read_dictionary=[name for name in file.schema_arrow.names if _is_text(name)])
     sealed = version >= DIGESTS_IN or digest.DIGEST_KEY in metadata
@@ -160,7 +175,9 @@ def _read(path: Path, source: Any, columns: list[str]) -> tuple[pa.Table, bool]:
         _check_types(stored, now, exactly=sealed)
     # a digest is one of all columns
     found = file.read(None if wanted is None else [*wanted.values()], use_threads=False)  # files: side by side
-    _check_size(found, file.metadata.num_rows)
+    _check_size(found, file.metadata.num_rows, dictionaries=bound > _PLAIN_TEXT)
+    if sealed and bound <= short and stored.equals(SCHEMA):
+        return found, True, metadata
     if sealed:
         digest.verify(found, metadata)
     if version < RENAMED_IN:
@@ -171,7 +188,7 @@ def _read(path: Path, source: Any, columns: list[str]) -> tuple[pa.Table, bool]:
                 meant = pa.scalar(LATER.get(name), SCHEMA.field(name).type)
                 found = found.append_column(name, pa.repeat(meant, len(found)))
     found = found.select(columns)
-    return found if sealed else _as_typed(found), sealed
+    return found if sealed else _as_typed(found), sealed, None
 
 
 def _is_text(name: str) -> bool:
@@ -187,7 +204,7 @@ def _bounded(path: Path, about: pq.FileMetaData, columns: Sequence[str]) -> int:
             f"{shown(path)}: too large ({rows:,} rows of {len(columns)} columns; at most {MOST_ROWS:,} rows are read, and "
             f"half of the free memory, {free / 2**31:.1f} GiB); {_MOVE}"
         )
-    return rows * sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
+    return int(rows * sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups)))
 
 
 def _free_memory() -> int:
@@ -206,12 +223,12 @@ def _check_types(stored: pa.Schema, now: Mapping[str, str], *, exactly: bool) ->
             raise ValueError(f"column {field.name} is {kind}, not {SCHEMA.field(name).type}")
 
 
-def _check_size(table: pa.Table, rows: int) -> None:
+def _check_size(table: pa.Table, rows: int, *, dictionaries: bool) -> None:
     """Raise ValueError if a table has not these rows, or the texts that its dictionaries stand for are too large."""
     if len(table) != rows:
         raise ValueError("its columns have other numbers of rows than it states")
     total = 0
-    for column in table.columns:
+    for column in table.columns if dictionaries else ():
         for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
             chunk.validate(full=True)
             total += pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0
@@ -245,7 +262,7 @@ def _present_settings(text: str) -> str:
     settings = json.loads(text)
     if not isinstance(settings, dict):
         return text
-    return canonical({_PRESENT.get(name, name): value for name, value in settings.items()})
+    return canonical({_PRESENT.get(str(name), str(name)): value for name, value in settings.items()})
 
 
 def _as_typed(table: pa.Table) -> pa.Table:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,7 @@ from expbench.results.reading import (
     NoResults,
     Stamp,
     checked,
+    damaged,
     plain,
     read_encoded,
     read_endings,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 TABLE = "table"  # the stem of the file that `compact` writes
 _FEW_ROWS = 10_000  # a table up to this size is compressed by what opens fastest, a larger one by what is smallest
 _ROW_GROUP = 1 << 17
+_SHORT = 1 << 26  # bound on the bytes of texts of a file that is verified together with others
 _AT_ONCE = 256  # files that are read into one table
 _TIMES = 8  # a folder is listed again if files disappear, because `compact` merges them
 
@@ -121,7 +124,8 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     frame: pd.DataFrame = plain(table.replace_schema_metadata(None)).drop_columns(wide).to_pandas()
     for name in wide:
         frame[name] = _objects(table[name])
-    return frame[table.column_names]
+    ordered: pd.DataFrame = frame[table.column_names]
+    return ordered
 
 
 def _objects(column: pa.ChunkedArray) -> Any:
@@ -134,7 +138,7 @@ def read_tables(source: Path, columns: Sequence[str], rows: Rows | None = None) 
     """Return rows as `read` does, as Arrow tables."""
     folder = None if source.is_file() else source
     for _ in range(_TIMES):
-        paths = [source] if folder is None else sorted(listed(folder))
+        paths = [source] if folder is None else map(Path, listed(folder))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             parts = list(
                 pool.map(lambda group: _read_together(group, folder, columns, rows), _groups(list(enumerate(paths))))
@@ -159,8 +163,14 @@ def _joined(parts: Sequence[_Part], columns: Sequence[str]) -> Contents:
 
 def read_keys(folder: Path, keys: Set[str], columns: Sequence[str] = SCHEMA.names) -> Contents:
     """Return the rows of these keys; only the files that hold them are read. columns: as in `read`, with kind."""
-    found, problems = endings_by_file(folder)
-    numbered = list(enumerate(sorted(path for path, own in found.items() if keys & own.keys())))
+    return _read_keys(folder, keys, columns, *endings_by_file(folder))
+
+
+def _read_keys(
+    folder: Path, keys: Set[str], columns: Sequence[str], found: Mapping[str, footer.Endings], problems: list[str]
+) -> Contents:
+    """Return the rows of these keys, given what the files of the folder hold."""
+    numbered = [(i, Path(path)) for i, (path, own) in enumerate(found.items()) if not keys.isdisjoint(own)]
     parts = [_read_together(group, folder, columns, partial(row_sets.of_keys, keys=keys)) for group in _groups(numbered)]
     contents = _joined(parts, columns)
     return contents._replace(problems=problems + contents.problems)
@@ -168,12 +178,12 @@ def read_keys(folder: Path, keys: Set[str], columns: Sequence[str] = SCHEMA.name
 
 def read_run(folder: Path, key: str) -> Results:
     """Return the rows of the one run whose key begins with `key`; read its files only; raise `BadInput` as `rows_of_run`."""
-    found, _ = endings_by_file(folder)
+    found, unread = endings_by_file(folder)
     runs = {k for own in found.values() for k, ending in own.items() if ending.kind == "run"}
     keys = {k for k in runs if key and k.startswith(key)}
     if len(keys) != 1:
         raise _no_single_run(key, keys, runs)
-    table, problems, _ = read_keys(folder, keys)
+    table, problems, _ = _read_keys(folder, keys, SCHEMA.names, found, unread)
     if not len(table):  # its file is damaged
         raise BadInput(problems[0]) if problems else _no_single_run(key, set(), runs - keys)
     return Results(to_frame(table), problems)
@@ -195,7 +205,7 @@ def _no_single_run(key: str, keys: Iterable[str], known: Iterable[str]) -> Excep
     return unknown("single run (several begin like this)" if several else "run", key, several[:20] or sorted(known)[:20])
 
 
-_ended: dict[Path, tuple[Stamp, footer.Endings]] = {}  # endings by file, valid while it is unchanged
+_ended: dict[str, tuple[Stamp, footer.Endings]] = {}  # endings by file, valid while it is unchanged
 
 
 def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
@@ -205,21 +215,26 @@ def statuses(folder: Path) -> tuple[dict[str, str], list[str]]:
     """
     found, problems = endings_by_file(folder)
     status: dict[str, str] = {}
-    for path in sorted(found):
-        for key, ending in found[path].items():
+    for own in found.values():
+        for key, ending in own.items():
             if status.get(key, "failed") == "failed":
                 status[key] = ending.status
     return status, problems
 
 
-def endings_by_file(folder: Path) -> tuple[dict[Path, footer.Endings], list[str]]:
-    """Return the kind and status of each key by file, as their footers state them, and one line per unreadable file."""
+def endings_by_file(folder: Path) -> tuple[dict[str, footer.Endings], list[str]]:
+    """Return the kind and status of each key by file, as their footers state them, and one line per unreadable file.
+
+    Files are in order of their paths, which are texts: with thousands of files, most of the time would go into `Path`.
+    """
     for _ in range(_TIMES):
         stamps, problems, missing = listed(folder), [], False
-        for path in sorted(path for path, own in stamps.items() if path not in _ended or _ended[path][0] != own):
+        for path, own in stamps.items():
+            if path in _ended and _ended[path][0] == own:
+                continue
             _ended.pop(path, None)
             try:
-                _ended[path] = stamps[path], read_endings(path, folder)
+                _ended[path] = own, read_endings(path, folder)
             except FileNotFoundError:
                 missing = True
             except NoResults as reason:
@@ -229,25 +244,26 @@ def endings_by_file(folder: Path) -> tuple[dict[Path, footer.Endings], list[str]
     return {path: _ended[path][1] for path in stamps if path in _ended}, problems
 
 
-def listed(folder: Path) -> dict[Path, Stamp]:
-    """Return the files of a folder that may hold results, with their stamps; a link to nothing has a stamp of zeros."""
+def listed(folder: Path) -> dict[str, Stamp]:
+    """Return the files of a folder that may hold results, in order, with their stamps; zeros for a link to nothing."""
     stamps = {}
     with os.scandir(folder) as entries:
         found = [entry for entry in entries if entry.name.endswith(".parquet") and not entry.name.startswith(".")]
-    for entry in found:
+    for entry in sorted(found, key=lambda entry: entry.name):
         try:
-            stamps[folder / entry.name] = stamp(entry.stat())
+            stamps[entry.path] = stamp(entry.stat())
         except OSError:  # removed in the meantime by `compact`, if it is no link
             if entry.is_symlink():
-                stamps[folder / entry.name] = (0, 0, 0)
+                stamps[entry.path] = (0, 0, 0)
     return stamps
 
 
 def finished(folder: Path, key: str) -> bool:
     """Return whether its own file, or the table of the folder, holds a result of this key that is not a failure."""
-    for path in (folder / f"{key}.parquet", folder / f"{TABLE}.parquet"):
+    for name in (key, TABLE):
+        path = str(folder / f"{name}.parquet")
         with suppress(OSError, NoResults):
-            own = stamp(path.stat())
+            own = stamp(Path(path).stat())
             if path not in _ended or _ended[path][0] != own:
                 _ended[path] = own, read_endings(path, folder)
             if key in _ended[path][1] and _ended[path][1][key].status != "failed":
@@ -274,39 +290,61 @@ def _read_together(
 ) -> _Part:
     """Read files into one table: a check of many short files at once takes hardly longer than that of one."""
     part = _Part(pa.table({}), [], [], {}, [])
-    short: list[tuple[int, Path, pa.Table]] = []
+    short: list[_Short] = []
     tables = []
     for number, path in numbered:
         try:
-            table, part.stamps[path], sealed = read_encoded(path, columns, folder)
-            if len(table) > _FEW_ROWS or not sealed:
-                table = row_sets.with_file(checked(path, table), [number], [len(table)])
-                table = table if sealed else row_sets.once(table)
-                part.sets.extend(row_sets.sets_of(table))
-                tables.append(row_sets.encoded(table if rows is None else rows(table)))
-            elif len(table):
-                short.append((number, path, plain(table)))
+            found = read_encoded(path, columns, folder, _SHORT)
+            part.stamps[path] = found.stamp
+            if found.metadata is not None:
+                short.append(_Short(number, path, found.table, found.metadata))
+                continue
+            table = row_sets.with_file(checked(path, found.table), [number], [len(found.table)])
+            table = table if found.sealed else row_sets.once(table)
+            part.sets.extend(row_sets.sets_of(table))
+            tables.append(row_sets.encoded(table if rows is None else rows(table)))
         except FileNotFoundError:
             part.missing.append(path)
         except NoResults as reason:
             part.problems.append(str(reason))
-    if validity.reason(_concat(short)) is not None:
-        short = [each for each in short if _is_valid(each, part.problems)]
-    if short:
-        table = row_sets.with_file(_concat(short), [each[0] for each in short], [len(each[2]) for each in short])
+    table = _verified(short, columns, part.problems)
+    if len(table):
         part.sets.extend(row_sets.sets_of(table))
         tables.append(row_sets.encoded(table if rows is None else rows(table)))
     part.problems.sort()
     return part._replace(table=pa.concat_tables(tables) if tables else part.table)
 
 
-def _concat(files: Sequence[tuple[int, Path, pa.Table]]) -> pa.Table:
-    return pa.concat_tables([table for _, _, table in files]) if files else pa.table({})
+class _Short(NamedTuple):
+    """A short file whose digest was not verified yet, with all its columns."""
+
+    number: int
+    path: Path
+    table: pa.Table
+    metadata: Mapping[bytes, bytes]
 
 
-def _is_valid(file: tuple[int, Path, pa.Table], problems: list[str]) -> bool:
+def _verified(short: Sequence[_Short], columns: Sequence[str], problems: list[str]) -> pa.Table:
+    """Return the columns of those files whose digests match and whose rows are valid, joined; name the others."""
+    if not short:
+        return pa.table({})
+    joined = pa.concat_tables([each.table for each in short]).combine_chunks()
+    digests = digest.of_files(joined, [len(each.table) for each in short], [each.metadata for each in short])
+    match = [each.metadata.get(digest.DIGEST_KEY) == own for each, own in zip(short, digests, strict=True)]
+    whole = list(compress(short, match))
+    if len(whole) < len(short):
+        problems += [damaged(each.path) for each, good in zip(short, match, strict=True) if not good]
+        joined = pa.concat_tables([each.table for each in whole]) if whole else joined.slice(0, 0)
+    joined = joined.select(list(columns))
+    if validity.reason(joined) is not None:
+        whole = [each for each in whole if _is_valid(each, columns, problems)]
+        joined = pa.concat_tables([each.table.select(list(columns)) for each in whole]) if whole else joined.slice(0, 0)
+    return row_sets.with_file(joined, [each.number for each in whole], [len(each.table) for each in whole])
+
+
+def _is_valid(file: _Short, columns: Sequence[str], problems: list[str]) -> bool:
     try:
-        checked(file[1], file[2])
+        checked(file.path, file.table.select(list(columns)))
     except NoResults as reason:
         problems.append(str(reason))
         return False

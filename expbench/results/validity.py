@@ -10,6 +10,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, get_args
 
 import pyarrow as pa
@@ -51,18 +52,17 @@ def _reasons(table: pa.Table) -> Iterator[str]:
     for name in _ALWAYS:
         if name in present and table[name].null_count:
             yield f"{name} is missing"
-    if {"kind", *_OF_TRAINED} & present and "kind" in present:
-        trained = table.filter(pc.is_in(_texts(table["kind"]), pa.array(TRAINED)))
-        for name in _OF_TRAINED:
-            if name in present and trained[name].null_count:
-                yield f"{name} of a run is missing"
-        measured = trained.filter(pc.is_valid(trained["metric"])) if "metric" in present else trained.slice(0, 0)
-        for name in _OF_SCORE:
-            if name in present and measured[name].null_count:
-                yield f"{name} of a score is missing"
+    trained = pc.is_in(_texts(table["kind"]), pa.array(TRAINED)) if "kind" in present else None
+    scored = pc.and_(trained, pc.is_valid(table["metric"])) if {"kind", "metric"} <= present else None
+    for rows, names, what in ((trained, _OF_TRAINED, "run"), (scored, _OF_SCORE, "score")):
+        for name in names if rows is not None else ():
+            if name in present and table[name].null_count and pc.any(pc.and_(pc.is_null(table[name]), rows)).as_py():
+                yield f"{name} of a {what} is missing"
     for name in _TEXTS:
         if name in present:
-            yield from _wrong(name, table[name], lambda text, name=name: _of_text(name, text))
+            yield from _wrong(name, table[name], partial(_of_text, name))
+    if trained is not None and "task_settings" in present:
+        yield from _wrong("task_settings", table["task_settings"].filter(trained), _of_trained)
     for name in _WHOLE:
         if name in present:
             yield from _outside(name, table[name], 0, _EXACT - 1)
@@ -115,6 +115,13 @@ def _of_text(name: str, text: str) -> str | None:
     if name in ("task", "model") and (not text.strip() or "/" in text or "\\" in text or text in (".", "..")):
         return "is not a name"
     return None
+
+
+def _of_trained(settings: str) -> str | None:
+    """Return what the settings of a task lack if a network was trained on it."""
+    found = json.loads(settings)
+    missing = [name for name in ("L", "instance") if not isinstance(found.get(name), int)]
+    return f"has no whole number {missing[0]}" if missing else None
 
 
 def _of_settings(text: str, name: str) -> str | None:

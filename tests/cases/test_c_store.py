@@ -16,12 +16,15 @@ from tests.conftest import TINY, CommandLine
 RUN = ["run", "--task", "polyreg", "--models", "ssm", *TINY, "--device", "cpu"]
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The files that hold runs, not controls."""
+    return [Path(path) for path, own in store.endings_by_file(folder)[0].items() if "run" in {e.kind for e in own.values()}]
+
+
 def test_c1_a_file_named_by_the_key_of_another_run_does_not_stand_for_it(expbench: CommandLine) -> None:
     folder = Path("results")
     assert "ran 2 (2 ok)" in expbench(*RUN).err
-    first, second = sorted(
-        key for key, own in store.endings_by_file(folder)[0].items() if "run" in {e.kind for e in own.values()}
-    )
+    first, second = runs_in(folder)
     shutil.copy(first, second)
     assert store.finished(folder, first.stem)
     assert not store.finished(folder, second.stem)
@@ -35,8 +38,7 @@ def test_c1_a_file_named_by_the_key_of_another_run_does_not_stand_for_it(expbenc
 def test_c1_a_renamed_file_counts_for_its_rows_and_is_never_replaced_by_others(expbench: CommandLine) -> None:
     folder = Path("results")
     assert "ran 2 (2 ok)" in expbench(*RUN).err
-    runs = [path for path, own in store.endings_by_file(folder)[0].items() if "run" in {e.kind for e in own.values()}]
-    kept, lost = sorted(runs)
+    kept, lost = runs_in(folder)
     lost.unlink()
     kept.rename(lost)  # the only file with the rows of `kept`
     assert "2 runs: 1 done, 1 to run" in expbench(*RUN).err
@@ -47,7 +49,7 @@ def test_c1_a_renamed_file_counts_for_its_rows_and_is_never_replaced_by_others(e
 def test_c1_a_file_without_rows_holds_no_result(expbench: CommandLine) -> None:
     folder = Path("results")
     assert "ran 2 (2 ok)" in expbench(*RUN).err
-    run = next(path for path, own in store.endings_by_file(folder)[0].items() if "run" in {e.kind for e in own.values()})
+    run = runs_in(folder)[0]
     for empty in (lambda: store.write(folder, run.stem, []), lambda: unsealed(run, SCHEMA.empty_table())):
         run.unlink()
         empty()

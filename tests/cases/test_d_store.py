@@ -216,7 +216,7 @@ def test_d7_two_mergers_and_readers_beside_them(tmp_path: Path, monkeypatch: pyt
             compact(tmp_path)
     real, done = store.listed, []
 
-    def listed(folder: Path) -> dict[Path, reading.Stamp]:
+    def listed(folder: Path) -> dict[str, reading.Stamp]:
         found = real(folder)
         if not done:  # the files disappear after they were listed
             done.append(None)
