@@ -12,6 +12,7 @@ from torch import Tensor
 
 from expbench import contracts, plugins, settings
 from expbench.data.corpus.sources import Source
+from expbench.errors import BrokenContract
 from expbench.language.model import LanguageModel
 from expbench.ops import backends, linear_attention, scan, selective_scan
 from expbench.results import store
@@ -186,7 +187,6 @@ def scores(stack: list[Job], size: int) -> dict[tuple[int, str, int, str], float
         ("Attribute", "forward changes its state (log)"),
         ("Evaluated", "forward changes its state (calls)"),
         ("Running", "forward changes its state (mean)"),
-        ("Elsewhere", "vmap changes its loss or gradient"),
         ("Plain", None),
     ],
 )
@@ -203,8 +203,16 @@ def test_a1_a_layer_whose_forward_changes_its_state_is_trained_as_it_is_alone(
     size, why = stacking.together(stack, "cpu")
     assert ((why or "").partition(" (by")[0] or None) == reason
     assert (size > 1) is (reason is None)
-    if model != "Elsewhere":  # its runs depend on those before them
-        assert scores(stack, 16) == pytest.approx(scores(stack, 1), rel=1e-9)
+    assert scores(stack, 16) == pytest.approx(scores(stack, 1), rel=1e-9)
+
+
+def test_a1_a_layer_that_remembers_elsewhere_is_refused(tmp_path: Path) -> None:
+    """Its runs would depend on those before them in the same process."""
+    path = tmp_path / "counters.py"
+    path.write_text(COUNTERS)
+    spec = SweepSpec(task="polyreg", models=f"{path}:Elsewhere", L="4", D="3", seeds="0", steps="2")
+    with pytest.raises(BrokenContract, match="the output differs between two layers of one seed"):
+        expand(spec, "cpu")
 
 
 def relative(y: Tensor, exact: Tensor) -> float:

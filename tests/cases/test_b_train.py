@@ -76,7 +76,7 @@ def test_b2_complex_parameters_are_trained(expbench: CommandLine, dtype: str) ->
     assert set(runs["parameters"]) == {2 * (3 + 2 * 9) + 2 * 3 + 2 * 3 + 4}, "a complex number counts twice"
     from expbench.training.weights import load
 
-    network = load("results", runs["key"].iloc[0])
+    network = load("results", runs["key"].iloc[0], trust=True)
     assert network.mixers[0].B.is_complex()  # type: ignore[index, union-attr]
 
 

@@ -167,11 +167,13 @@ def test_c7_a_table_that_does_not_name_the_folder(expbench: CommandLine, tmp_pat
     words = ["run", "--task", "wikitext", "--models", "linattn", "-t", "path=text", "-t", "tokenizer=word", "--L", "16"]
     expbench(*words, "--steps", "2", "--seeds", "0")
     frame, _ = store.read(Path("results"))
-    key = frame[frame["kind"] == "run"]["key"].iloc[0]
+    rows = frame[frame["kind"] == "run"]
+    key = rows["key"].iloc[0]
     assert "add -t path=FOLDER" not in expbench("trace", key).out
-    from expbench.inspection.trace import trace_key
-
-    assert "add -t path=FOLDER" in trace_key(frame.assign(local_settings=None), Path("results"), key)
+    records = rows.assign(local_settings=None).astype(object).where(rows.notna(), None).to_dict("records")
+    older = [{**row, "local_settings": None} for row in records]
+    store.write(Path("results"), key, older)
+    assert "add -t path=FOLDER" in expbench("trace", key).out
 
 
 def test_c7_the_shell_is_told_of_a_bad_quote(expbench: CommandLine) -> None:

@@ -36,6 +36,7 @@ from tests.conftest import CommandLine
 from tests.report.html.test_browser import BROWSER, QUIET
 from tests.report.html.test_page import Reader
 from tests.report.test_build import control, frame_of, row, runs
+from tests.results.rows import trained
 
 
 def test_d5_figures_are_the_same_bytes_under_any_settings_of_matplotlib(tmp_path: Path) -> None:
@@ -420,17 +421,17 @@ def test_d3_names_stand_as_they_are_on_the_page(strange: Path) -> None:
 
 
 def test_d3_a_name_cannot_act_on_a_terminal(tmp_path: Path, expbench: CommandLine) -> None:
-    rows = runs([0.1], model="a\x1b[2Kb\x07", error="\x1b]0;title\x07", device_name="\x9b31m", git_commit="\u202ecba")
-    rows = [r | {"key": "abc", "created": datetime.now(UTC)} for r in rows]
+    rows = runs([0.1], error="\x1b]0;ti\u202etle\x07\x9b31m")
+    rows = [trained() | r | {"key": "abc", "created": datetime.now(UTC)} for r in rows]
     Path("results").mkdir()
     store.write(Path("results"), "abc", rows)
+    with pytest.raises(ValueError, match="has control characters"):
+        store.write(Path("results"), "abd", [r | {"key": "abd", "model": "a\x1b[2Kb\x07"} for r in rows])
     for command in (["trace", "abc"], ["report"], ["report", "--models", "a\x1b[2Kb"], ["compare", "results", "results"]):
         answer = expbench(*command)
         for character in "\x1b\x07\x9b\u202e":
             assert character not in answer.out + answer.err, command
-    answer = expbench("trace", "abc")
-    assert r"a\x1b[2Kb\x07" in answer.out
-    assert r"\u202ecba" in answer.out
+    assert r"\x1b]0;ti\u202etle\x07\x9b31m" in expbench("trace", "abc").out
     folder = tmp_path / "models"
     folder.mkdir()
     code = '"""Odd \x1b[31m."""\nfrom expbench.mixer import Mixer\nclass Odd(Mixer):\n    """Odd \x1b[31m."""\n'

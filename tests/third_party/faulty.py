@@ -99,13 +99,13 @@ class RemembersCalls(Mean):
 
 
 class RandomAtTheStart(Mean):
-    """It draws from numpy when it is built."""
+    """It draws from a generator of its own when it is built."""
 
     def __init__(self, width: int):
         super().__init__(width)
         import numpy as np
 
-        self.register_buffer("noise", torch.from_numpy(np.random.randn(width)).float())
+        self.register_buffer("noise", torch.from_numpy(np.random.default_rng().standard_normal(width)).float())
 
     def after(self, y, x):
         return y + self.noise

@@ -23,6 +23,7 @@ from expbench.errors import BadInput, first_line, place_of, shown_place
 from expbench.global_state import preserved
 from expbench.inspection.layer_check import causality, dtypes, gradients, inputs, randomness, sizes, stacking, statements
 from expbench.inspection.layer_check.layer import BadOutput, CheckResult, Layer, Verdict
+from expbench.inspection.layer_check.randomness import TWO
 from expbench.mixer import unsupported
 from expbench.ops.backends import BackendUnsupported
 from expbench.settings import Value, resolve
@@ -180,12 +181,12 @@ def _cause(error: BaseException, cls: type) -> str:
 
 
 def _one_cause(findings: list[Check]) -> list[Check]:
-    """Return the findings without failures that another one explains: results that differ from call to call fail much."""
+    """Return the findings without failures that another one explains: results that are not reproducible fail much."""
     by_name = {finding.what: finding for finding in findings}
     random_ = by_name["determinism"]
-    if random_.verdict != "fail" or "results for the same input differ" not in random_.detail:
+    if random_.verdict != "fail" or not any(each in random_.detail for each in ("results for the same input differ", TWO)):
         return findings
-    said = "results differ from call to call, see determinism"
+    said = "results are not reproducible, see determinism"
 
     def explained(f: Check) -> bool:
         return (f.verdict == "fail" and f.what not in _EXCUSED) or (f.verdict == "unsupported" and f.what == "float64")
