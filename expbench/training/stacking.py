@@ -61,7 +61,9 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
     others = {job.task: job for job in group[1:]} | {first.task: group[-1]}
     tried = [_shallow(job) for job in (first, *list(others.values())[:_TRIED])]
     try:
-        difference, size = _trial(tried, device, run.depth / tried[0].run.depth)
+        difference, size = _trial(tried, device)
+        if device == "cuda":
+            size = max(1, size * tried[0].run.depth // run.depth)
         equal = difference <= TOLERANCE[run.dtype]
         if not equal and run.dtype == "float32" and difference <= _ROUNDING:
             equal = _trial([_in_float64(job) for job in tried], device)[0] <= TOLERANCE["float64"]
@@ -90,11 +92,11 @@ def _in_float64(job: Job) -> Job:
     return job._replace(run=replace(job.run, dtype="float64"))
 
 
-def _trial(jobs: Sequence[Job], device: str, deeper: float = 1.0) -> tuple[float, int]:
+def _trial(jobs: Sequence[Job], device: str) -> tuple[float, int]:
     """Compare losses and gradients of jobs stacked and alone, on their first batches.
 
-    Return the largest relative difference, and the number of jobs `deeper` times as deep that fit into a GPU's memory,
-    extrapolated from the memory of this trial.
+    Return the largest relative difference, and the number of such jobs that fit into a GPU's memory, extrapolated from the
+    memory of this trial.
     """
     run, size = jobs[0].run, _LARGEST[device]
     with surroundings(run, device), precision_context(run.dtype, device):
@@ -103,7 +105,7 @@ def _trial(jobs: Sequence[Job], device: str, deeper: float = 1.0) -> tuple[float
             before, free = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
         together = _loss_and_gradients(jobs, device)
         if device == "cuda":
-            each = (torch.cuda.max_memory_allocated() - before) / len(jobs) * deeper
+            each = (torch.cuda.max_memory_allocated() - before) / len(jobs)
             size = max(1, int(_SHARE_OF_MEMORY * (free - before) / max(1.0, each)))
         alone = [_loss_and_gradients([job], device) for job in jobs]
     worst = 0.0
