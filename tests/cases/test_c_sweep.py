@@ -110,7 +110,7 @@ def test_c2_a_model_that_ends_its_process_fails_and_the_others_finish(model: str
     assert "ran 4 (2 failed, 2 ok)" in err
     assert dict(runs.groupby("model")["status"].agg(set)) == {model: {"failed"}, "linattn": {"ok"}}
     error = runs[runs["model"] == model]["error"].iloc[0]
-    assert error == f"twice the process died while training this run ({how})"
+    assert error == f"the process died twice while training this run ({how})"
 
 
 def test_c2_the_stack_mates_of_a_run_that_ends_its_process_are_trained(tmp_path: Path) -> None:
