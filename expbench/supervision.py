@@ -80,7 +80,8 @@ def supervise(announcement: str) -> None:
 
     Without supervision return at once, after the announcement if this process has yet to import torch.
     """
-    if _now.allowed or (_now.journal is None and "torch" not in sys.modules):
+    leads = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun, the first
+    if _now.allowed or (leads and _now.journal is None and "torch" not in sys.modules):
         say(announcement)
     if not _now.allowed:
         return

@@ -209,9 +209,7 @@ def test_7_the_first_line_comes_before_torch_and_a_signal_ends_both_processes(
     with started(tmp_path, slow_torch(tmp_path), *POLYREG) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
-        assert line == (
-            "expbench run: polyreg with s6, attn, up to 6 runs, results in results; loading torch and the plugins\n"
-        )
+        assert line == ("expbench run: polyreg with s6, attn, up to 6 runs, into results; loading torch and the plugins\n")
         assert time.monotonic() - began < 5
         child = child_of(process)
         process.send_signal(number)
