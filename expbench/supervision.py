@@ -80,7 +80,8 @@ def supervise(announcement: str) -> None:
 
     Without supervision return at once, after the announcement if this process has yet to import torch.
     """
-    if _now.allowed or (_now.journal is None and "torch" not in sys.modules):
+    leads = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun, the first
+    if _now.allowed or (leads and _now.journal is None and "torch" not in sys.modules):
         say(announcement)
     if not _now.allowed:
         return
@@ -145,10 +146,14 @@ def manner(attempt: str) -> str:
 def refusal(attempt: str, group: str = "") -> str | None:
     """Return why an attempt is refused; None if it may be made."""
     if _now.deaths[attempt] >= TWICE:
-        return f"twice {manner(attempt)}"
+        return _twice(attempt)
     if group and _now.refused[group] >= _ALIKE:
-        return f"not tried, since in {_ALIKE} like it twice {manner(group)}"
+        return f"not tried, since in {_ALIKE} like it {_twice(group)}"
     return None
+
+
+def _twice(attempt: str) -> str:
+    return manner(attempt).replace("died", "died twice", 1)
 
 
 def refuse(attempt: str, group: str = "") -> None:

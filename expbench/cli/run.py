@@ -27,7 +27,7 @@ def run(**options: Any) -> None:
 
     check_choice("--device", execution.device, DEVICES)
     check_choice("--backend", execution.backend, ("auto", *backends.BACKENDS))
-    supervise(f"expbench run: {announced(spec)}, results in {execution.results}; loading torch and the plugins")
+    supervise(f"expbench run: {announced(spec)}, into {execution.results}; loading torch and the plugins")
     # Read when torch is loaded. Threads that wait without spinning are as fast alone, and twice as fast on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from expbench.sweep import torchrun

@@ -107,6 +107,12 @@ def exceeds(job: Job, memory: int, device: str) -> bool:
     return size is not None and size > memory
 
 
+def fitting(job: Job) -> int | None:
+    """Return how many runs may be stacked on a CPU, where their steps should fit into half the free memory; None: any."""
+    size = _step(_sized(job)) if job.sizes.numbers() >= _LARGE else None
+    return max(1, machine("cpu").free // (2 * size)) if size else None
+
+
 def largest_need(jobs: Iterable[Job], device: str) -> Need | None:
     """Return the memory of the largest step among the jobs; None without jobs. Estimates one step of each task and model."""
     largest: dict[tuple[str, str], Job] = {}

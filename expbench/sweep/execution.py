@@ -19,6 +19,7 @@ from expbench.results import store
 from expbench.results.reported import chosen_step
 from expbench.run import Score, Status
 from expbench.sweep import rows
+from expbench.sweep.estimate import fitting
 from expbench.sweep.expand import contract_of
 from expbench.sweep.progress import Progress
 from expbench.sweep.tuning import configuration_of
@@ -68,8 +69,10 @@ def stacks(jobs: Sequence[Job], device: str, largest: int | None) -> list[Stack]
         if supervision.deaths(trial):
             found += [Stack([job], supervision.manner(trial)) for job in together]
         else:
+            fits = fitting(together[0]) if device == "cpu" else None
+            most = min((limit for limit in (largest, fits) if limit is not None), default=None)
             with supervision.attempting(f"trying whether runs of {together[0].run.model} can be stacked", trial):
-                found = [*family_of(together[0].task).group(together, device, largest), *found]
+                found = [*family_of(together[0].task).group(together, device, most), *found]
     return found
 
 

@@ -65,7 +65,9 @@ def together(group: Sequence[Job], device: str) -> tuple[int, str | None]:
     others = {job.task: job for job in group[1:]} | {first.task: group[-1]}
     tried = [_shallow(job) for job in (first, *list(others.values())[:_TRIED])]
     try:
-        difference, size, state = _trial(tried, device, run.depth / tried[0].run.depth)
+        difference, size, state = _trial(tried, device)
+        if device == "cuda":
+            size = max(1, size * tried[0].run.depth // run.depth)
         equal = difference <= TOLERANCE[run.dtype]
         if not equal and run.dtype == "float32" and difference <= _ROUNDING:
             equal = _trial([_in_float64(job) for job in tried], device).difference <= TOLERANCE["float64"]
@@ -108,11 +110,10 @@ class _Trial(NamedTuple):
     state: list[str]
 
 
-def _trial(jobs: Sequence[Job], device: str, deeper: float = 1.0) -> _Trial:
+def _trial(jobs: Sequence[Job], device: str) -> _Trial:
     """Compare losses and gradients of jobs stacked and alone, on their first batches.
 
-    Layers of third parties take a few steps, since what a forward pass leaves behind may only matter in later ones. deeper:
-    how many times as deep the jobs are whose number is extrapolated.
+    Layers of third parties take a few steps, since what a forward pass leaves behind may only matter in later ones.
     """
     run, size = jobs[0].run, _LARGEST[device]
     steps = _STEPS if "+" in run.model_version else 1
@@ -122,7 +123,7 @@ def _trial(jobs: Sequence[Job], device: str, deeper: float = 1.0) -> _Trial:
             before, free = torch.cuda.memory_allocated(), torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
         together = list(_losses_and_gradients(_ensemble(jobs, device), jobs, device, steps))
         if device == "cuda":
-            each = (torch.cuda.max_memory_allocated() - before) / len(jobs) * deeper
+            each = (torch.cuda.max_memory_allocated() - before) / len(jobs)
             size = max(1, int(_SHARE_OF_MEMORY * (free - before) / max(1.0, each)))
         alone, state = [], dict[str, None]()
         for job in jobs:

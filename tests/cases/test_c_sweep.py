@@ -19,8 +19,9 @@ from expbench.algebra import polynomial
 from expbench.algebra.polynomial import Inputs, Suffix
 from expbench.nn import memory
 from expbench.results import store
-from expbench.sweep import locks
+from expbench.sweep import estimate, locks
 from expbench.sweep.estimate import Need
+from expbench.sweep.execution import stacks
 from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
 from expbench.training import stacked
@@ -109,7 +110,7 @@ def test_c2_a_model_that_ends_its_process_fails_and_the_others_finish(model: str
     assert "ran 4 (2 failed, 2 ok)" in err
     assert dict(runs.groupby("model")["status"].agg(set)) == {model: {"failed"}, "linattn": {"ok"}}
     error = runs[runs["model"] == model]["error"].iloc[0]
-    assert error == f"twice the process died while training this run ({how})"
+    assert error == f"the process died twice while training this run ({how})"
 
 
 def test_c2_the_stack_mates_of_a_run_that_ends_its_process_are_trained(tmp_path: Path) -> None:
@@ -208,9 +209,7 @@ def test_7_the_first_line_comes_before_torch_and_a_signal_ends_both_processes(
     with started(tmp_path, slow_torch(tmp_path), *POLYREG) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
-        assert line == (
-            "expbench run: polyreg with s6, attn, up to 6 runs, results in results; loading torch and the plugins\n"
-        )
+        assert line == ("expbench run: polyreg with s6, attn, up to 6 runs, into results; loading torch and the plugins\n")
         assert time.monotonic() - began < 5
         child = child_of(process)
         process.send_signal(number)
@@ -252,11 +251,11 @@ def test_the_presets_that_the_command_names_are_those_there_are() -> None:
     ],
 )
 def test_c4_too_many_runs_are_refused_before_any_is_formed(words: list[str], said: str, expbench: CommandLine) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     answer = expbench("run", "--task", "polyreg", "--models", "s6", *words, "--dry-run")
     assert answer.code == 2
     assert said in answer.err
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("inputs", [Inputs("unit", 0.5, 1.0), Inputs("signs", eps=0.1), Inputs("unit", -1.0, 0.5)], ids=str)
@@ -270,7 +269,7 @@ HUGE = ["run", "--task", "polyreg", "--models", "s6", "--L", "1048576", "--D", "
 
 
 def test_c4_the_memory_of_a_step_is_compared_with_what_there_is(expbench: CommandLine) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     answer = expbench(*HUGE, "--dry-run")
     assert answer.code == 0
     assert "memory of a step of polyreg s6 L=1048576" in answer.out
@@ -280,17 +279,17 @@ def test_c4_the_memory_of_a_step_is_compared_with_what_there_is(expbench: Comman
     refused = expbench(*HUGE)
     is_bad_input(refused, "memory of a step", "PiB", "make --L smaller")
     assert not Path("results").exists()
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_c4_thousands_of_layers_are_described_and_timed_by_a_few(expbench: CommandLine) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     answer = expbench("run", "--task", "polyreg", "--models", "linattn", "--depth", "4096", "--norm", "none", "--dry-run")
     assert answer.code == 0
     assert "degree 1.94e+1954, order 16" in answer.out, "3^4096"
     assert "245773" in answer.out, "60 parameters a layer, and 13 others"
     assert "unknown" not in answer.out
-    assert time.monotonic() - began < 15
+    assert time.process_time() - began < 15
 
 
 @pytest.mark.parametrize("words", [["--D", "65536"], ["-m", "N=1000000000"]], ids=" ".join)
@@ -322,6 +321,16 @@ def test_c4_memory_grows_with_the_sizes_as_a_step_does() -> None:
     assert size(batch_size="128") == pytest.approx(2 * once, rel=0.05)
     assert size(depth="4") == pytest.approx(4 * once, rel=0.3)
     assert size(L="100000") > 1000 * once
+
+
+def test_c4_a_stack_on_a_cpu_fits_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    request = SweepSpec(task="polyreg", models="ssm", L="16", depth="400", seeds="0:4", batch_size="64")
+    jobs = expand(request, "cpu")
+    monkeypatch.setattr(estimate, "_LARGE", 1 << 18)
+    size = family_of(jobs[0].task).memory(jobs[0])
+    assert size is not None
+    monkeypatch.setattr(estimate, "machine", lambda device: memory.Machine(9 * size, 4 * size + 1))
+    assert [len(stack.jobs) for stack in stacks(jobs, "cpu", None)] == [2, 2]
 
 
 def test_c4_a_layer_that_refuses_the_pass_is_not_estimated() -> None:
