@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,22 @@ import expbench.models as expbench_models
 from expbench.cli.main import main
 
 TINY = ["--steps", "20", "--seeds", "0:2", "--L", "4", "-t", "test_size=256", "-t", "validation_size=256"]
+
+
+_MAY_REPEAT = {"--tasks-dir", "--models-dir", "--where"}
+
+
+def latest(words: Sequence[str]) -> list[str]:
+    """Return the words of a command without each `--option value` that a later one replaces, as tests add to `TINY`."""
+    kept: list[str] = []
+    for i, word in enumerate(words):
+        before = words[i - 1] if i else ""
+        for at, option in ((i, word), (i - 1, before)):
+            if option.startswith("--") and "=" not in option and option not in _MAY_REPEAT and option in words[at + 2 :]:
+                break
+        else:
+            kept.append(word)
+    return kept
 
 
 class CommandResult(NamedTuple):
@@ -52,7 +68,7 @@ def expbench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLine:
     def call(*words: str) -> CommandResult:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
-            main(list(words))
+            main(latest(words))
         return CommandResult(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
     return call

@@ -72,8 +72,9 @@ def command(*words: str) -> Child:
 
 def _command(*words: str) -> None:
     from expbench.cli.main import main
+    from tests.conftest import latest
 
-    main(list(words))
+    main(latest(words))
 
 
 def _begin(

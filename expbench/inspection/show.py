@@ -158,7 +158,7 @@ def _single(assignments: Sequence[str], option: str, kind: str, name: str) -> di
 
 
 def _size(option: str, text: str) -> int:
-    value = settings.Setting(option, int, None).parse(text, "show")
+    value = settings.Setting(option, int, settings.REQUIRED).parse(text, "show")
     if not isinstance(value, int) or not 1 <= value <= LONGEST:
         raise BadInput(f"{option}: {text} is not in 1 to {LONGEST}")
     return value

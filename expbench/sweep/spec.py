@@ -229,7 +229,7 @@ def real(option: str, text: str, above: float | None = None) -> list[float]:
 
 
 def _number(option: str, text: str, kind: type) -> Any:
-    return settings.Setting(option, kind, None).parse(text, "run")
+    return settings.Setting(option, kind, REQUIRED).parse(text, "run")
 
 
 def choice(option: str, text: str, choices: Sequence[str]) -> list[Any]:

@@ -26,7 +26,7 @@ from expbench.results import store
 from expbench.run import Run
 from expbench.training.epochs import checkpoint
 from expbench.training.epochs.step import Steps
-from tests.conftest import CommandLine, is_bad_input
+from tests.conftest import CommandLine, is_bad_input, latest
 from tests.processes import Child, command
 from tests.small_language import corpus_in, write_text
 
@@ -145,7 +145,7 @@ def test_a_time_limit_ends_at_a_checkpoint_and_the_same_command_goes_on(expbench
 
 def saving_every_step(*words: str) -> None:
     family.TrainerOptions = functools.partial(family.TrainerOptions, save_every=0.0)  # type: ignore[assignment, misc]
-    main(list(words))
+    main(latest(words))
 
 
 def test_killed_and_continued(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
