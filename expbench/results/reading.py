@@ -147,7 +147,7 @@ def _opened(path: Path | str, folder: Path | None) -> Iterator[tuple[BinaryIO, o
         kind = target.stat().st_mode
     if not stat.S_ISREG(kind):
         raise NoResults(f"{shown(path)}: not a regular file; move it to another folder")
-    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb", buffering=0) as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise NoResults(f"{shown(path)}: not a regular file; move it to another folder")

@@ -191,7 +191,9 @@ def test_a11_the_digest_depends_on_values_only() -> None:
         table.take(list(range(len(table)))),
     ):
         assert digest.of_table(other, {}) == expected
-    below = pa.Array.from_buffers(pa.int64(), 2, [pa.py_buffer(b"\x01"), pa.py_buffer(b"\x01".ljust(16, b"\xff"))])
+    below = pa.Array.from_buffers(
+        pa.int64(), 2, [pa.py_buffer(b"\x01"), pa.py_buffer((1).to_bytes(8, "little") + b"\xff" * 8)]
+    )
     assert below.to_pylist() == [1, None]
     assert digest.of_table(pa.table({"y": below}), {}) == digest.of_table(pa.table({"y": pa.array([1, None])}), {})
 
