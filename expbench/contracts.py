@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from expbench import probes, settings
-from expbench.errors import BadInput, BrokenContract, of_plugin, unknown
+from expbench.errors import BadInput, BrokenContract, of_plugin, place_of, unknown
 from expbench.global_state import preserved
 from expbench.mixer import Mixer
 from expbench.ops.backends import BackendUnsupported
@@ -134,8 +134,9 @@ def check_mixer(
         problems: list[Exception | SystemExit] = []
         for length in probes.tried(cls, L):
             try:
-                probes.probe(build() if problems else layer, width, length, device, dtype)
-                probes.reproduce(build, width, length, device)
+                with preserved(f"model {name!r}"):  # each probe begins with the state that a run begins with
+                    probes.probe(build() if problems else layer, width, length, device, dtype)
+                probes.reproduce(build, width, length)
             except BackendUnsupported as error:
                 raise BadInput(f"{name}: {error}") from error
             except (Exception, SystemExit) as error:  # a plugin is third-party code
@@ -143,4 +144,6 @@ def check_mixer(
                 continue
             return probes.causality(build, cls, width, L, device)
     first = problems[0]
-    raise BrokenContract(f"model {name!r} breaks its contract: {type(first).__name__}: {first}") from first
+    at, hint = place_of(first), "if it supports only some dtypes or lengths, its attributes dtypes and lengths name them"
+    where = f" ({at}); {hint}" if at else ""
+    raise BrokenContract(f"model {name!r} breaks its contract: {type(first).__name__}: {first}{where}") from first

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from expbench.global_state import seeded
 from expbench.mixer import in_precision, unsupported
 from expbench.run import DType
 
@@ -112,15 +113,15 @@ class _Place(NamedTuple):
     precision: torch.dtype
 
 
-def reproduce(build: Callable[[], nn.Module], width: int, length: int, device: str) -> None:
-    """Raise ValueError if two layers of one seed differ: runs with one key would have different numbers."""
+def reproduce(build: Callable[[], nn.Module], width: int, length: int) -> None:
+    """Raise ValueError if two layers of one seed differ, on the CPU: runs with one key would have different numbers."""
     if width > _COMPARED:
         return
-    x = (_TOKENS * torch.randn(2, length, width, generator=torch.Generator().manual_seed(0))).to(device)
+    x = _TOKENS * torch.randn(2, length, width, generator=torch.Generator().manual_seed(0))
     layers = []
     for _ in range(2):
-        _same_start()
-        layers.append(build().to(device).eval())
+        with seeded(0, "the layer"):
+            layers.append(build().eval())
     what = _difference(x, *layers)
     if what is not None:
         raise ValueError(
@@ -138,8 +139,7 @@ def _difference(inputs: Tensor, module: nn.Module, other: nn.Module) -> str | No
     outputs = []
     for each in (module, other):
         try:
-            with torch.no_grad():
-                _same_start()
+            with torch.no_grad(), seeded(0, "the layer"):
                 outputs.append(each(inputs))
         except (Exception, SystemExit):  # the contract check reports it
             return None

@@ -151,7 +151,8 @@ def test_a_network_starts_as_the_count_whatever_its_width(head: str, supervise: 
     for L in ("500", "64"):
         (job,) = jobs(L=L, **request)
         assert metric(job) == 1.0
-        assert metric(replace_init(job, "default")) < 0.5
+        usual = metric(replace_init(job, "default"))
+        assert usual < 0.5 or math.isnan(usual), "NaN: its outputs are not finite"
     if head == "classes":  # the count itself has no loss, and nothing to be trained
         before, network = built(job), built(job)
         list(train(job.run, job.task, network, "cpu"))

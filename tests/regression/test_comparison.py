@@ -21,6 +21,7 @@ from expbench.results import store
 from expbench.results.compact import compact
 from expbench.results.learning_rates import choose
 from expbench.results.schema import FORMER_COLUMNS, SCHEMA
+from expbench.run import LATER, content_key
 from expbench.stats.differences import estimated
 from tests.conftest import CommandLine, is_bad_input
 from tests.report.test_build import frame_of, row
@@ -40,7 +41,7 @@ def runs(values: Iterable[float | str | None], first: int = 0, **changes: Any) -
     own: dict[str, Any] = {"created": NOW, "instance": given["task_settings"].get("instance", 0), **texts, **changes}
     rows = []
     for seed, value in enumerate(values, first):
-        run = own | {"seed": seed, "key": f"{sorted(map(str, own.items()))}{seed}"}
+        run = LATER | own | {"seed": seed, "key": content_key({"own": sorted(map(str, own.items())), "seed": seed})}
         if value is None:
             rows.append(row(**run | {"status": "diverged", "split": "validation", "step": 5, "value": 1e-6}))
         elif isinstance(value, str):

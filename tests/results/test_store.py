@@ -198,7 +198,7 @@ def test_a_missing_folder_names_its_nearest_neighbour(tmp_path: Path) -> None:
 def test_what_a_killed_process_left_aside_is_swept_away_later(tmp_path: Path) -> None:
     import os
 
-    old, new = tmp_path / ".old.tmp", tmp_path / ".new.tmp"
+    old, new = tmp_path / ".old.01234567.tmp", tmp_path / ".new.89abcdef.tmp"
     old.touch()
     new.touch()
     os.utime(old, (1, 1))
