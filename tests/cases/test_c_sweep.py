@@ -26,7 +26,7 @@ from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
 from expbench.training import stacked
 from expbench.training.family import family_of
-from tests.conftest import TINY, CommandLine, is_bad_input
+from tests.conftest import TINY, CommandLine, is_bad_input, latest
 from tests.processes import Child
 from tests.small_language import write_text
 from tests.test_imports import ROOT
@@ -34,6 +34,8 @@ from tests.test_imports import ROOT
 CRASHES = """
 import ctypes, os, signal, torch
 from torch import nn
+
+CALLS = []
 
 class Scale(nn.Module):
     def __init__(self, width: int):
@@ -58,10 +60,10 @@ class Killed(Scale):  # as the kernel does when memory runs out
 class OneSeed(Scale):
     def __init__(self, width: int):
         super().__init__(width)
-        self.crashes, self.calls = torch.initial_seed() == 0, 0
+        self.crashes = torch.initial_seed() == 0
     def crash(self):
-        self.calls += 1
-        if self.calls > 8: os.abort()  # after the trial, in the stack, whose module is that of its first run
+        CALLS.append(1)  # not in the layer, which would then be trained one by one
+        if len(CALLS) > 20: os.abort()  # after the trial, in the stack, whose module is that of its first run
 
 class AtOnce(Scale):
     def forward(self, x): os.abort()
@@ -85,7 +87,8 @@ def sweep(tmp_path: Path, models: str, *words: str) -> tuple[int, str, pd.DataFr
     """Run a small sweep under supervision; return its exit code, what it printed, and one row of each run."""
     (tmp_path / "crash.py").write_text(CRASHES)
     models = ",".join(f"{tmp_path / 'crash.py'}:{model}" if model[0].isupper() else model for model in models.split(","))
-    child = supervised("run", "--task", "polyreg", "--models", models, *TINY, "--results", str(tmp_path / "results"), *words)
+    given = ["run", "--task", "polyreg", "--models", models, *TINY, "--results", str(tmp_path / "results"), *words]
+    child = supervised(*latest(given))
     code = child.wait()
     frame, problems = store.read(tmp_path / "results")
     assert problems == []
