@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -31,12 +32,17 @@ _NUMBER = {name: i for i, name in enumerate(SCHEMA.names)}
 class Copy(NamedTuple):
     """Rows of a file. values: the different values of each column of the schema; one if all rows are the same.
 
-    places: of a column with several values, by name, which of them each row has; without it, each row its own.
+    Several reals are stated by their bits, in base64, which is exact and read at once. places: of a column with several
+    values, by name, which of them each row has, as whole numbers of two bytes in base64; without it, each row its own.
     """
 
     rows: int
-    values: list[list[Any]]
-    places: dict[str, list[int]]
+    values: list[list[Any] | str]
+    places: dict[str, str]
+
+
+def _text(numbers: NDArray[Any]) -> str:
+    return b64encode(numbers.tobytes()).decode()
 
 
 def with_copy(data: bytes, table: pa.Table) -> bytes:
@@ -52,16 +58,21 @@ def with_copy(data: bytes, table: pa.Table) -> bytes:
 
 def _content(table: pa.Table) -> bytes | None:
     """Return the copy of a table; None if it would be long, or not the same in every bit."""
-    values, places = [], {}
+    values: list[list[Any] | str] = []
+    places = {}
     for name in SCHEMA.names:
         column = _plain(table[name])
         found = column.dictionary_encode(null_encoding="encode")
         if 1 < len(found.dictionary) <= len(column) // 2:
-            places[name] = found.indices.to_pylist()
+            places[name] = _text(found.indices.to_numpy().astype("<u2"))
             column = found.dictionary
         elif len(found.dictionary) == 1:
             column = found.dictionary
-        values.append((column.view(pa.float64()) if SCHEMA.field(name).type == pa.float64() else column).to_pylist())
+        real = SCHEMA.field(name).type == pa.float64()
+        if real and len(column) > 1 and not column.null_count:
+            values.append(_text(column.to_numpy().astype("<i8")))
+        else:
+            values.append((column.view(pa.float64()) if real else column).to_pylist())
     content = json.dumps([VERSION, len(table), values, places], separators=(",", ":")).encode()
     if len(content) > _MOST_BYTES or digest.of_table(joined([Copy(len(table), values, places)], SCHEMA.names), {}) != (
         digest.of_table(table.select(SCHEMA.names), {})
@@ -112,34 +123,35 @@ def joined(copies: Sequence[Copy], columns: Sequence[str]) -> pa.Table:
     same = np.repeat(np.arange(len(copies)), rows)
     found = {}
     for name in columns:
-        lists = [copy.values[_NUMBER[name]] for copy in copies]
+        kind, stated = SCHEMA.field(name).type, [copy.values[_NUMBER[name]] for copy in copies]
+        lists = [np.frombuffer(b64decode(each), "<f8") if isinstance(each, str) else each for each in stated]
         constant = set(map(len, lists)) == {1}
-        found[name] = _column(
-            SCHEMA.field(name).type,
-            list(chain.from_iterable(lists)),
-            same if constant else np.concatenate(list(_places(name, copies, lists))),
-        )
+        places = same if constant else np.concatenate(list(_places(name, copies, list(map(len, lists)))))
+        if all(isinstance(each, str) for each in stated):
+            found[name] = _column(kind, np.concatenate(lists), places)
+        else:
+            found[name] = _column(kind, list(chain.from_iterable(lists)), places)
     return pa.table(found)
 
 
-def _places(name: str, copies: Sequence[Copy], lists: Sequence[Sequence[Any]]) -> Iterator[NDArray[np.int64]]:
+def _places(name: str, copies: Sequence[Copy], counts: Sequence[int]) -> Iterator[NDArray[np.int64]]:
     """Yield which of the joined values the rows of each copy have."""
     first = 0
-    for copy, values in zip(copies, lists, strict=True):
+    for copy, count in zip(copies, counts, strict=True):
         places = copy.places.get(name)
         if places is not None:
-            found = np.array(places, np.int64)
-            if len(found) != copy.rows or found.min() < 0 or found.max() >= len(values):
+            found = np.frombuffer(b64decode(places), "<u2")
+            if len(found) != copy.rows or found.max() >= count:
                 raise ValueError(f"places of {name}")
-            yield found + first
-        elif len(values) in (1, copy.rows):
-            yield np.arange(first, first + copy.rows) if len(values) > 1 else np.full(copy.rows, first)
+            yield found.astype(np.int64) + first
+        elif count in (1, copy.rows):
+            yield np.arange(first, first + copy.rows) if count > 1 else np.full(copy.rows, first)
         else:
             raise ValueError(f"values of {name}")
-        first += len(values)
+        first += count
 
 
-def _column(kind: pa.DataType, values: list[Any], places: NDArray[np.int64]) -> pa.Array:
+def _column(kind: pa.DataType, values: list[Any] | NDArray[Any], places: NDArray[np.int64]) -> pa.Array:
     stored = pa.int64() if pa.types.is_timestamp(kind) else kind
     column = pa.array(values, stored)
     if kind != pa.string():

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 TABLE = "table"  # the stem of the file that `compact` writes
 _FEW_ROWS = 10_000  # a table up to this size is compressed by what opens fastest, a larger one by what is smallest
 _ROW_GROUP = 1 << 17
-_AT_ONCE = 64  # files that are read into one table
+_AT_ONCE = 250  # files that are read into one table
 _TIMES = 8  # a folder is listed again if files disappear, because `compact` merges them
 
 

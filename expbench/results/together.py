@@ -66,7 +66,7 @@ def _copied(
 ) -> tuple[pa.Table, dict[Path, Stamp]]:
     """Return the rows of the files with a copy, and their stamps; nothing if some of them cannot be results."""
     found = [(number, path, *own) for number, path in numbered if (own := read_copy(path, folder)) is not None]
-    with suppress(pa.ArrowException, ValueError, TypeError, IndexError, OverflowError):
+    with suppress(pa.ArrowException, ValueError, TypeError, LookupError, AttributeError, OverflowError):
         table = copies.joined([each[2] for each in found], columns) if found else pa.table({})
         if not found or validity.reason(table) is None:
             table = row_sets.with_file(table, [each[0] for each in found], [each[2].rows for each in found])
