@@ -106,7 +106,7 @@ def shown_rows(table: pa.Table) -> pa.Table:
     rows = row_sets.encoded(table.select(["key", "kind", "split", "slice", "metric", "primary"]).combine_chunks())
     column = {name: _one_chunk(rows[name]) for name in rows.column_names}
     keys = column["key"].indices.to_numpy(zero_copy_only=False)
-    chosen = pc.fill_null(column["primary"], fill_value=False).to_numpy(zero_copy_only=False)
+    chosen = pc.is_in(column["primary"], pa.array([True])).to_numpy(zero_copy_only=False)
     chosen |= ~_among(column["kind"], TRAINED) | ~column["metric"].is_valid().to_numpy(zero_copy_only=False)
     chosen |= _among(column["split"], ["test"]) & _among(column["slice"], ["", None])
     chosen[np.unique(keys, return_index=True)[1]] = True

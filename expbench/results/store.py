@@ -116,12 +116,13 @@ def read(source: Path, columns: Sequence[str] = SCHEMA.names, rows: Rows | None 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Return a table as a DataFrame. Whole numbers that may exceed 2^53 are objects: beside nulls they would be floats."""
-    wide = [name for name in validity.UNBOUNDED if name in table.column_names]
-    frame: pd.DataFrame = plain(table.replace_schema_metadata(None)).drop_columns(wide).to_pandas()
-    for name in wide:
-        frame[name] = _objects(table[name])
-    ordered: pd.DataFrame = frame[table.column_names]
-    return ordered
+    import pandas as pd
+
+    columns = {}
+    for name in table.column_names:  # one at a time: all texts, each as often as it is repeated, would stand in memory twice
+        wide = name in validity.UNBOUNDED
+        columns[name] = _objects(table[name]) if wide else plain(table.select([name]))[name].to_pandas()
+    return pd.DataFrame(columns, copy=False)
 
 
 def _objects(column: pa.ChunkedArray) -> Any:
