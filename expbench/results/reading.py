@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from expbench.results import digest, footer, validity
+from expbench.results import copies, digest, footer, validity
+from expbench.results.copies import Copy
 from expbench.results.schema import (
     DIGESTS_IN,
     FORMER_COLUMNS,
@@ -37,6 +38,7 @@ MOST_TEXT = 1 << 36  # bytes of all texts of a file, each as often as it is repe
 _PLAIN_TEXT = 1 << 28  # up to here texts are read as they are, beyond as dictionaries: a short file may repeat a long text
 _MANY_ROWS = 1_000_000  # from here on the free memory is compared
 _IN_MEMORY = 1 << 23  # a file up to this size is read at once
+_WITH_COPY = 1 << 20  # a file up to this size may have a copy of its rows
 _PRESENT = {former: name for name, former in FORMER_SETTINGS.items()}
 _MOVE = "file not changed, move it to another folder"
 
@@ -98,6 +100,14 @@ def read_encoded(path: Path, columns: Sequence[str], folder: Path | None = None,
         source = pa.BufferReader(file.read()) if about.st_size <= _IN_MEMORY else file
         table, sealed, metadata = _read(path, source, list(columns), short)
         return Encoded(table, stamp(about), sealed, metadata)
+
+
+def read_copy(path: Path, folder: Path | None = None) -> tuple[Copy, Stamp] | None:
+    """Return the copy of the rows of a short file, if it has one that matches; None also if the file cannot be read."""
+    with suppress(NoResults, OSError), _opened(path, folder) as (file, about):
+        copy = copies.of_file(file.read()) if about.st_size <= _WITH_COPY else None
+        return None if copy is None else (copy, stamp(about))
+    return None
 
 
 def damaged(path: Path) -> str:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Set
-from functools import reduce
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from expbench.results import row_sets
 from expbench.results.reading import plain
 from expbench.results.schema import COLUMNS, TRAINED
 from expbench.results.store import read_keys
@@ -101,20 +103,29 @@ def shown_rows(table: pa.Table) -> pa.Table:
 
     These are the controls, the rows without a score, primary metrics, whole test splits, and all of a run in epochs.
     """
-    names = ["key", "kind", "split", "slice", "metric", "primary"]
-    rows = plain(table.select(names))
-    epochs = pc.unique(rows.filter(pc.equal(rows["metric"], "epoch"))["key"])
-    first = rows.select(["key"]).append_column("row", pa.array(range(len(rows)), pa.int64()))
-    first = first.group_by("key", use_threads=False).aggregate([("row", "min")])["row_min"]
-    marks = [
-        pc.invert(pc.is_in(rows["kind"], pa.array(TRAINED))),
-        pc.is_null(rows["metric"]),
-        pc.fill_null(rows["primary"], fill_value=False),
-        pc.and_(pc.equal(pc.fill_null(rows["split"], ""), "test"), pc.equal(pc.fill_null(rows["slice"], ""), "")),
-        pc.is_in(rows["key"], epochs),
-        pc.is_in(pa.array(range(len(rows)), pa.int64()), first.combine_chunks()),
-    ]
-    return table.filter(reduce(pc.or_, marks))
+    rows = row_sets.encoded(table.select(["key", "kind", "split", "slice", "metric", "primary"]).combine_chunks())
+    column = {name: _one_chunk(rows[name]) for name in rows.column_names}
+    keys = column["key"].indices.to_numpy(zero_copy_only=False)
+    chosen = pc.is_in(column["primary"], pa.array([True])).to_numpy(zero_copy_only=False)
+    chosen |= ~_among(column["kind"], TRAINED) | ~column["metric"].is_valid().to_numpy(zero_copy_only=False)
+    chosen |= _among(column["split"], ["test"]) & _among(column["slice"], ["", None])
+    chosen[np.unique(keys, return_index=True)[1]] = True
+    epochs = np.zeros(len(column["key"].dictionary), np.bool_)
+    epochs[keys[_among(column["metric"], ["epoch"])]] = True
+    return table.filter(pa.array(chosen | epochs[keys]))
+
+
+def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
+    found = column.unify_dictionaries().combine_chunks()
+    return found if isinstance(found, pa.Array) else pa.concat_arrays(found.chunks)
+
+
+def _among(column: pa.DictionaryArray, values: Sequence[str | None]) -> NDArray[np.bool_]:
+    """Mark the rows of a column of texts with one of these values, or null."""
+    marks = pc.is_in(column.dictionary, pa.array(values, pa.string()))
+    found = pc.fill_null(marks.take(column.indices), fill_value=None in values)
+    marked: NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
+    return marked
 
 
 def selected(folder: Path, keys: Set[str]) -> dict[str, float]:

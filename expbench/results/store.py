@@ -6,13 +6,13 @@ one set of rows per key, within a file and across files. docs/reference/results-
 
 from __future__ import annotations
 
+import io
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,20 +21,17 @@ import pyarrow.parquet as pq
 
 from expbench import files
 from expbench.errors import BadInput, unknown
-from expbench.results import digest, footer, row_sets, validity
+from expbench.results import copies, digest, footer, row_sets, together, validity
 from expbench.results.reading import (
     NoResults,
     Stamp,
-    checked,
-    damaged,
     plain,
-    read_encoded,
     read_endings,
     shown,
     stamp,
 )
-from expbench.results.row_sets import RowSet
 from expbench.results.schema import NAMED, SCHEMA, VERSION
+from expbench.results.together import Part, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,8 +39,7 @@ if TYPE_CHECKING:
 TABLE = "table"  # the stem of the file that `compact` writes
 _FEW_ROWS = 10_000  # a table up to this size is compressed by what opens fastest, a larger one by what is smallest
 _ROW_GROUP = 1 << 17
-_SHORT = 1 << 26  # bound on the bytes of texts of a file that is verified together with others
-_AT_ONCE = 64  # files that are read into one table
+_AT_ONCE = 250  # files that are read into one table
 _TIMES = 8  # a folder is listed again if files disappear, because `compact` merges them
 
 
@@ -60,9 +56,6 @@ class Contents(NamedTuple):
     table: pa.Table
     problems: list[str]
     stamps: dict[Path, Stamp]
-
-
-Rows = Callable[[pa.Table], pa.Table]  # the rows of some files that a reader needs, of each run at least one
 
 
 def write(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -85,16 +78,19 @@ def write_table(folder: Path, name: str, table: pa.Table) -> Path:
     """
     table = row_sets.unique(table.replace_schema_metadata(None))
     endings = footer.endings_of(table)
+    small = len(table) <= _FEW_ROWS
     schema = SCHEMA.with_metadata(digest.seal(table, VERSION, footer.statement(endings)))
     target = folder / f"{name}.parquet"
     if NAMED.fullmatch(name):
         _spare_others(target, endings)
-    small = len(table) <= _FEW_ROWS
     options = {"compression": "snappy", "write_statistics": False} if small else {"compression": "zstd"}
     with files.replacing(target) as aside, aside.open("wb") as file:  # closed before it is renamed
-        with pq.ParquetWriter(file, schema, **options) as writer:
+        sink = io.BytesIO() if small else file
+        with pq.ParquetWriter(sink, schema, **options) as writer:
             for start in range(0, len(table), _ROW_GROUP):
                 writer.write_table(plain(table.slice(start, _ROW_GROUP)).cast(schema))
+        if isinstance(sink, io.BytesIO):
+            file.write(copies.with_copy(sink.getvalue(), table))
         file.flush()
         os.fsync(file.fileno())
     return target
@@ -120,12 +116,13 @@ def read(source: Path, columns: Sequence[str] = SCHEMA.names, rows: Rows | None 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Return a table as a DataFrame. Whole numbers that may exceed 2^53 are objects: beside nulls they would be floats."""
-    wide = [name for name in validity.UNBOUNDED if name in table.column_names]
-    frame: pd.DataFrame = plain(table.replace_schema_metadata(None)).drop_columns(wide).to_pandas()
-    for name in wide:
-        frame[name] = _objects(table[name])
-    ordered: pd.DataFrame = frame[table.column_names]
-    return ordered
+    import pandas as pd
+
+    columns = {}
+    for name in table.column_names:  # one at a time: all texts, each as often as it is repeated, would stand in memory twice
+        wide = name in validity.UNBOUNDED
+        columns[name] = _objects(table[name]) if wide else plain(table.select([name]))[name].to_pandas()
+    return pd.DataFrame(columns, copy=False)
 
 
 def _objects(column: pa.ChunkedArray) -> Any:
@@ -141,14 +138,14 @@ def read_tables(source: Path, columns: Sequence[str], rows: Rows | None = None) 
         paths = [source] if folder is None else map(Path, listed(folder))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             parts = list(
-                pool.map(lambda group: _read_together(group, folder, columns, rows), _groups(list(enumerate(paths))))
+                pool.map(lambda group: together.read(group, folder, columns, rows), _groups(list(enumerate(paths))))
             )
         if folder is None or not any(part.missing for part in parts):
             break
     return _joined(parts, columns)
 
 
-def _joined(parts: Sequence[_Part], columns: Sequence[str]) -> Contents:
+def _joined(parts: Sequence[Part], columns: Sequence[str]) -> Contents:
     """Return the contents of files, one set of rows per key."""
     left_out = row_sets.superseded(each for part in parts for each in part.sets)
     tables = [pa.table({name: pa.array([], SCHEMA.field(name).type) for name in columns})]
@@ -171,7 +168,7 @@ def _read_keys(
 ) -> Contents:
     """Return the rows of these keys, given what the files of the folder hold."""
     numbered = [(i, Path(path)) for i, (path, own) in enumerate(found.items()) if not keys.isdisjoint(own)]
-    parts = [_read_together(group, folder, columns, partial(row_sets.of_keys, keys=keys)) for group in _groups(numbered)]
+    parts = [together.read(group, folder, columns, partial(row_sets.of_keys, keys=keys)) for group in _groups(numbered)]
     contents = _joined(parts, columns)
     return contents._replace(problems=problems + contents.problems)
 
@@ -271,81 +268,5 @@ def finished(folder: Path, key: str) -> bool:
     return False
 
 
-class _Part(NamedTuple):
-    """Files that were read together. table: their rows, with the column `row_sets.FILE`. missing: what has disappeared."""
-
-    table: pa.Table
-    sets: list[RowSet]
-    problems: list[str]
-    stamps: dict[Path, Stamp]
-    missing: list[Path]
-
-
 def _groups(numbered: Sequence[tuple[int, Path]]) -> list[Sequence[tuple[int, Path]]]:
     return [numbered[i : i + _AT_ONCE] for i in range(0, len(numbered), _AT_ONCE)]
-
-
-def _read_together(
-    numbered: Sequence[tuple[int, Path]], folder: Path | None, columns: Sequence[str], rows: Rows | None
-) -> _Part:
-    """Read files into one table: a check of many short files at once takes hardly longer than that of one."""
-    part = _Part(pa.table({}), [], [], {}, [])
-    short: list[_Short] = []
-    tables = []
-    for number, path in numbered:
-        try:
-            found = read_encoded(path, columns, folder, _SHORT)
-            part.stamps[path] = found.stamp
-            if found.metadata is not None:
-                short.append(_Short(number, path, found.table, found.metadata))
-                continue
-            table = row_sets.with_file(checked(path, found.table), [number], [len(found.table)])
-            table = table if found.sealed else row_sets.once(table)
-            part.sets.extend(row_sets.sets_of(table))
-            tables.append(row_sets.encoded(table if rows is None else rows(table)))
-        except FileNotFoundError:
-            part.missing.append(path)
-        except NoResults as reason:
-            part.problems.append(str(reason))
-    table = _verified(short, columns, part.problems)
-    if len(table):
-        part.sets.extend(row_sets.sets_of(table))
-        tables.append(row_sets.encoded(table if rows is None else rows(table)))
-    part.problems.sort()
-    return part._replace(table=pa.concat_tables(tables) if tables else part.table)
-
-
-class _Short(NamedTuple):
-    """A short file whose digest was not verified yet, with all its columns."""
-
-    number: int
-    path: Path
-    table: pa.Table
-    metadata: Mapping[bytes, bytes]
-
-
-def _verified(short: Sequence[_Short], columns: Sequence[str], problems: list[str]) -> pa.Table:
-    """Return the columns of those files whose digests match and whose rows are valid, joined; name the others."""
-    if not short:
-        return pa.table({})
-    joined = pa.concat_tables([each.table for each in short]).combine_chunks()
-    digests = digest.of_files(joined, [len(each.table) for each in short], [each.metadata for each in short])
-    match = [each.metadata.get(digest.DIGEST_KEY) == own for each, own in zip(short, digests, strict=True)]
-    whole = list(compress(short, match))
-    if len(whole) < len(short):
-        problems += [damaged(each.path) for each, good in zip(short, match, strict=True) if not good]
-        joined = pa.concat_tables([each.table for each in whole]) if whole else joined.slice(0, 0)
-    joined = joined.select(list(columns))
-    if validity.reason(joined) is not None:
-        whole = [each for each in whole if _is_valid(each, columns, problems)]
-        joined = pa.concat_tables([each.table.select(list(columns)) for each in whole]) if whole else joined.slice(0, 0)
-    return row_sets.with_file(joined, [each.number for each in whole], [len(each.table) for each in whole])
-
-
-def _is_valid(file: _Short, columns: Sequence[str], problems: list[str]) -> bool:
-    try:
-        checked(file.path, file.table.select(list(columns)))
-    except NoResults as reason:
-        problems.append(str(reason))
-        return False
-    return True

@@ -12,7 +12,7 @@ import pytest
 
 from expbench.errors import BadInput
 from expbench.results import compact as merging
-from expbench.results import reading, reported, store
+from expbench.results import reading, reported, store, together
 from expbench.results.compact import compact
 from expbench.results.configurations import gather, with_context
 from expbench.results.schema import SCHEMA
@@ -68,8 +68,9 @@ def test_d6_trace_opens_the_files_of_its_run_only(tmp_path: Path, monkeypatch: p
     healthy(tmp_path)
     store.write(tmp_path, "table", rows(KEY, "s6"))
     opened = []
-    read = store.read_encoded
-    monkeypatch.setattr(store, "read_encoded", lambda path, *more: opened.append(path.stem) or read(path, *more))
+    read = together.read_copy
+    monkeypatch.setattr(together, "read_encoded", lambda *_: pytest.fail("files of this schema have a copy"))
+    monkeypatch.setattr(together, "read_copy", lambda path, *more: opened.append(path.stem) or read(path, *more))
     assert len(store.read_run(tmp_path, WHOLE[1][:4]).frame) == len(rows(KEY, "s6"))
     assert opened == [WHOLE[1]]
     assert len(store.read_run(tmp_path, KEY).frame) == len(rows(KEY, "s6"))
