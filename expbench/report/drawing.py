@@ -91,7 +91,7 @@ def make_panels(count: int, width: float, height: float, most: int = _PANELS) ->
 
 
 def of_runs(configurations: Sequence[Configuration]) -> dict[str, Any]:
-    """Return the options to draw single runs with: those of many runs are a layer of pixels, with axes and means as vectors."""
+    """Return the options to draw single runs with: many are a layer of pixels, while axes and means remain vectors."""
     many = sum(len(c.values) for c in configurations) > _MOST_VECTORS
     return {"rasterized": True, "zorder": 1.9} if many else {}  # below lines (2), as one layer per panel
 
