@@ -87,8 +87,8 @@ def sign_flip_p(differences: Sequence[float]) -> float:
         for value in values[1:]:
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= least))
-    chunks = _kept_flips(n) if DRAWS * n <= _KEPT else _flips(n)
-    extreme = sum(np.count_nonzero(np.abs((1.0 - 2.0 * flips) @ values) >= least) for flips in chunks)
+    chunks = _kept_signs(n) if DRAWS * n <= _KEPT else _signs(n)
+    extreme = sum(np.count_nonzero(np.abs(signs @ values) >= least) for signs in chunks)
     return float((extreme + 1) / (DRAWS + 1))
 
 
@@ -109,17 +109,17 @@ def _quantiles(center: float, means: _Reals) -> Interval:
     return Interval(center, float(low), float(high))
 
 
-def _flips(n: int) -> Iterator[NDArray[np.bool_]]:
-    """Yield chunks of random sign vectors (draws, n), True for a minus."""
+def _signs(n: int) -> Iterator[NDArray[np.int8]]:
+    """Yield chunks of random sign vectors (draws, n)."""
     source = np.random.default_rng(0)
     step = max(1, _AT_ONCE // n)
     for done in range(0, DRAWS, step):
-        yield source.integers(2, size=(min(step, DRAWS - done), n)).astype(np.bool_)
+        yield 1 - 2 * source.integers(2, size=(min(step, DRAWS - done), n)).astype(np.int8)
 
 
 @lru_cache(maxsize=1)
-def _kept_flips(n: int) -> list[NDArray[np.bool_]]:
-    return list(_flips(n))
+def _kept_signs(n: int) -> list[NDArray[np.int8]]:
+    return list(_signs(n))
 
 
 def _samples(filled: Sequence[Sequence[float]]) -> Iterator[tuple[_Reals, NDArray[np.int64]]]:
@@ -129,7 +129,7 @@ def _samples(filled: Sequence[Sequence[float]]) -> Iterator[tuple[_Reals, NDArra
     for own, group in zip(values, filled, strict=True):
         own[: len(group)] = group
     for places, counted in _kept_places(sizes) if DRAWS * values.size <= _KEPT else _places(sizes):
-        yield values.ravel()[places], counted
+        yield values.ravel().take(places), counted
 
 
 def _places(sizes: tuple[int, ...]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
