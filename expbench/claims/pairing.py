@@ -107,7 +107,7 @@ class MatchedPair:
 
 def candidates(frame: pd.DataFrame, configurations: Iterable[Configuration]) -> list[Candidate]:
     """Return the configurations of a results table as candidates, with their validation metrics from its rows."""
-    rows = frame[choosing(frame) & (frame["status"] == "ok")]
+    rows = frame.loc[choosing(frame) & (frame["status"] == "ok"), ["key", "value"]]
     known = dict(zip(rows["key"], rows["value"], strict=True))
     return [Candidate(c, [known.get(key, math.nan) for key in c.each("key")]) for c in configurations]
 

@@ -120,7 +120,7 @@ def _chosen(
     against: str | None,
 ) -> pd.DataFrame:
     """Return the rows of these tasks and models, with the controls of the tasks; raise `BadInput` if a name has no runs."""
-    runs = frame[frame["kind"] == "run"]
+    runs = frame.loc[frame["kind"] == "run", ["task", "model"]]  # a copy of every column would need most of the memory
     if runs.empty:
         raise BadInput(f"{folder} contains no runs yet; create some with expbench run --task polyreg --models s6,attn")
     for task in tasks or []:
@@ -238,7 +238,8 @@ def _section(
     others = [tables.of_labels(configurations, f"{task}: labels"), tables.of_controls(controls, f"{task}: controls")]
     parts += [tables.same(configurations, main), main]
     keys = {key for c in configurations for key in c.each("key")}
-    primary = frame[frame["primary"].eq(True) & (frame["split"] == "validation") & frame["key"].isin(keys)]
+    validated = frame["primary"].eq(True) & (frame["split"] == "validation") & frame["key"].isin(keys)
+    primary = frame.loc[validated, ["key", "step", "value"]]
     drawn = [c for c in configurations if c.values]
     names = len(set(labels(drawn).values()))
     if names > _MOST_DRAWN:

@@ -38,6 +38,8 @@ COLOURS = list(mpl.color_sequences["tab10"]) * 10
 _STYLE: Any = {"svg.hashsalt": "expbench", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False}
 LEAST = 1e-5  # smaller errors are drawn at this value
 _PANELS, _COLUMNS = 6, 3
+_MOST_VECTORS = 5000  # runs of a figure; of more, each is drawn in pixels, since the file would take seconds and megabytes
+_DPI = 150  # of a layer of pixels
 _NAMED = 28  # names in a legend
 _LONGEST = 60  # characters of a name
 
@@ -64,7 +66,8 @@ def save(figure: Figure, path: Path) -> None:
         if layout is not None:  # run the layout only once; savefig would otherwise redraw the figure for it
             layout.execute(figure)
             figure.set_layout_engine(None)
-        figure.savefig(written, format="svg", metadata={"Date": None})
+        resolution = {"dpi": _DPI} if figure.findobj(lambda drawn: drawn.get_rasterized()) else {}
+        figure.savefig(written, format="svg", metadata={"Date": None}, **resolution)
     path.write_text(visible(written.getvalue(), keep="\n\t"), encoding="utf-8")
 
 
@@ -85,6 +88,12 @@ def make_panels(count: int, width: float, height: float, most: int = _PANELS) ->
     for unused in axes[count:]:
         unused.remove()
     return figure, axes[:count]
+
+
+def of_runs(configurations: Sequence[Configuration]) -> dict[str, Any]:
+    """Return the options to draw single runs with: many are a layer of pixels, while axes and means remain vectors."""
+    many = sum(len(c.values) for c in configurations) > _MOST_VECTORS
+    return {"rasterized": True, "zorder": 1.9} if many else {}  # below lines (2), as one layer per panel
 
 
 def share_axes(panels: Sequence[Axes], which: str) -> None:

@@ -21,6 +21,7 @@ from expbench.report.drawing import (
     drawn_panels,
     make_logarithmic,
     make_panels,
+    of_runs,
     panel_title,
     share_axes,
     shortened,
@@ -49,12 +50,13 @@ def metric_against(configurations: Sequence[Configuration], controls: pd.DataFra
     apart = spread(every)
     names = labels(configurations)
     styles = _styles(configurations, names)
+    dots = of_runs(configurations)
     figure, panels = make_panels(len(apart), *((4.0, 3.2) if crossed else (6.0, 4.0)))
     named: dict[str, Any] = {}
     for axes, value in zip(panels, apart, strict=True):
         here = [c for c in configurations if value is None or c[other] == value]
         kept = controls[(controls["kind"] != "positive") & controls[axis].notna()]
-        named |= _lines_against(axes, here, kept if value is None else kept[kept[other] == value], axis, names, styles)
+        named |= _lines_against(axes, here, kept if value is None else kept[kept[other] == value], axis, names, styles, dots)
         axes.set_title("" if value is None else f"{other}={value}", fontsize=9)
         ticks = sorted({c[axis] for c in configurations})
         if len(ticks) > 2 and ticks[-1] >= 4 * ticks[0] > 0:
@@ -82,8 +84,9 @@ def _lines_against(
     axis: str,
     names: dict[int, str],
     styles: dict[str, Any],
+    dots: dict[str, Any],
 ) -> dict[str, Any]:
-    """Draw one panel of `metric_against`; return its legend entries."""
+    """Draw one panel of `metric_against`; return its legend entries. dots: options of the dots of single runs."""
     named: dict[str, Any] = {}
     for name, group in by_name(configurations, names).items():
         group = sorted(group, key=lambda configuration: configuration[axis])
@@ -94,8 +97,8 @@ def _lines_against(
         low, high = zip(*(_visible(c) for c in group), strict=True)
         axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
         if len(styles) <= _DOTTED:
-            dots = [(c[axis], value) for c in group for value in c.values]
-            axes.plot(*zip(*dots, strict=True), ".", color=colour, alpha=0.4, markersize=4)
+            runs = [(c[axis], value) for c in group for value in c.values]
+            axes.plot(*zip(*runs, strict=True), ".", color=colour, alpha=0.4, markersize=4, **dots)
         floors = [(c[axis], floor) for c in group for floor in _floor(c)]
         if floors:
             (drawn,) = axes.plot(*zip(*floors, strict=True), "_", color=colour, **_FLOOR_STYLE)
@@ -179,7 +182,8 @@ def curves(configurations: Sequence[Configuration], points: pd.DataFrame) -> Fig
         for name, group in by_name([c for c in shown if (c["L"], c["degree"]) == place], names).items():
             lines = [by_key[key] for c in group for key in c.each("key") if key in by_key]
             if lines:
-                drawn = axes.add_collection(LineCollection(lines, colors=[colours[name]], alpha=0.7, linewidths=1))
+                style = {"colors": [colours[name]], "alpha": 0.7, "linewidths": 1, **of_runs(shown)}
+                drawn = axes.add_collection(LineCollection(lines, **style))
                 named.setdefault(name, drawn)
         axes.autoscale_view()
         axes.set_title(panel_title(*place), fontsize=9)
@@ -207,12 +211,13 @@ def beside_controls(configurations: Sequence[Configuration], controls: pd.DataFr
     rows = [*models, *controls.drop_duplicates("model")["model"]]
     figure, panels = make_panels(len(places), width=4.2, height=0.9 + 0.22 * len(rows))
     floor = -math.inf if configurations[0].higher_is_better else LEAST
+    dots = of_runs(configurations)
     for axes, place in zip(panels, places, strict=True):
         here = [c for c in configurations if (c["L"], c["degree"]) == place]
         for configuration in here:
             row = models.index(names[id(configuration)])
             values = [max(value, floor) for value in configuration.values]
-            axes.plot(values, [row] * len(values), "o", color=COLOURS[row], alpha=0.6, markersize=5)
+            axes.plot(values, [row] * len(values), "o", color=COLOURS[row], alpha=0.6, markersize=5, **dots)
             for drawn in _floor(configuration):
                 axes.plot([drawn], [row], "|", color=COLOURS[row], **_FLOOR_STYLE)
         kept = controls[controls["L"] == place[0]]

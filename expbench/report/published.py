@@ -63,7 +63,7 @@ def beside_table1(published: Perplexity, configuration: Configuration, values: S
 def entries(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> list[Entry]:
     """Return each published number with each of our matching configurations; frame: the rows of these configurations."""
     runs = (frame["kind"] == "run") & (frame["status"] == "ok")
-    test = frame[runs & (frame["split"] == "test") & (frame["slice"] == "")]
+    test = frame.loc[runs & (frame["split"] == "test") & (frame["slice"] == ""), ["key", "metric", "value"]]
     by_metric = {str(metric): dict(zip(own["key"], own["value"], strict=True)) for metric, own in test.groupby("metric")}
     return [entry for published in table2() for entry in _entries(published, configurations, by_metric)]
 

@@ -249,7 +249,7 @@ def of_controls(controls: pd.DataFrame, title: str) -> Table | None:
 
 def provenance(frame: pd.DataFrame) -> Table:
     """Return the provenance table: versions, commits and devices with the number of runs of each, and the time range."""
-    runs = frame[frame["kind"] == "run"].drop_duplicates("key")
+    runs = frame.loc[frame["kind"] == "run", ["key", "created", *_SOURCES]].drop_duplicates("key")
     lines = []
     for column in _SOURCES:
         counts = runs[column].fillna("not recorded").value_counts()

@@ -32,6 +32,7 @@ _BUT_RATE = identity.columns({"rate", *_OF_SEVERAL})
 # Ranges of known metrics, since a Student interval can exceed them; the range of a third-party metric is unknown.
 _RANGES = {"nmse": (0.0, math.inf), "accuracy": (0.0, 1.0), "balanced_accuracy": (0.0, 1.0), "perplexity": (1.0, math.inf)}
 _NEAR = 1.1  # times a floor: a mean whose interval ends below this is at the floor
+_OF_ROWS = ["key", "status", "split", "step", "metric", "value", "primary", "higher_is_better"]  # differ within a run
 _STATED = [
     *("parameters", "state_size", "flops_per_token", "network_polynomial", "network_degree", "network_order"),
     *("label_kurtosis", "label_interaction_order", "effective_sample_size", "well_posed"),
@@ -171,9 +172,14 @@ class Configuration:
 
 def with_context(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the frame with columns for the split sizes and a `context`, the remaining settings of the task as a text."""
-    known = {text: json.loads(text) for text in frame["task_settings"].dropna().unique()}
-    sizes = {size: frame["task_settings"].map({text: s.get(size) for text, s in known.items()}) for size in SIZES}
-    return frame.assign(context=frame["task_settings"].map({text: _context(s) for text, s in known.items()}), **sizes)
+    codes, texts = pd.factorize(frame["task_settings"])
+    known = [json.loads(text) for text in texts]
+
+    def column(values: list[Any]) -> pd.Series[Any]:
+        return pd.Series(values, dtype=None if values else float).reindex(codes).set_axis(frame.index)
+
+    sizes = {size: column([settings.get(size) for settings in known]) for size in SIZES}
+    return frame.assign(context=column([_context(settings) for settings in known]), **sizes)
 
 
 def _context(settings: dict[str, Any]) -> str:
@@ -187,12 +193,15 @@ def _plain(value: Any) -> str:
 
 def gather(frame: pd.DataFrame) -> list[Configuration]:
     """Return the configurations of the runs in a frame with a `context`, ordered by task, context and axes."""
-    runs = frame[frame["kind"] == "run"]
+    is_run = frame["kind"] == "run"
+    runs = frame.loc[is_run, _OF_ROWS]  # a copy of every column would need most of the memory
     if runs.empty:
         return []
-    runs = runs.astype({"seed": "int64", "instance": "int64"})  # rows of controls have no seed, so the column is float
     final = runs[reported(runs) & (runs["split"] == "test")]
-    per_run = runs.drop_duplicates("key").drop(columns=["value", "metric"])
+    first = is_run.copy()
+    first[is_run] = ~runs["key"].duplicated().to_numpy()
+    per_run = frame[first].drop(columns=["value", "metric"])
+    per_run = per_run.astype({"seed": "int64", "instance": "int64"})  # rows of controls have no seed: the column is float
     tuning = _tunings(frame)
     # only a run that ended well has a result: a run that diverged late may have scores from earlier steps
     values = final[final["status"] == "ok"][["key", "value", "metric"]]

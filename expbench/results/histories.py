@@ -91,9 +91,8 @@ class Trained:
 
 def of_texts(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> dict[tuple[str, ...], list[Trained]]:
     """Return the configurations trained in epochs, grouped by text and tokens; frame: the rows of these configurations."""
-    rows = frame[(frame["kind"] == "run") & (frame["slice"] == "")]
-    keys = set(rows.loc[rows["metric"] == "epoch", "key"])
-    rows = rows[rows["key"].isin(keys)]
+    whole = (frame["kind"] == "run") & (frame["slice"] == "")
+    rows = frame[whole & frame["key"].isin(set(frame.loc[whole & (frame["metric"] == "epoch"), "key"]))]
     tasks = set(rows["task"])
     steps = rows[reported(rows)].drop_duplicates("key").set_index("key")["step"].to_dict()
     tables = {str(key): _table(own) for key, own in rows.groupby("key")}

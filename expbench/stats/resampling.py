@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ DRAWS = 10_000
 LEAST_UNITS = 10  # with fewer units the coverage of a percentile interval is too low
 _MOST_EXACT = 20  # limit of exact enumeration, which needs 2^n signs
 _AT_ONCE = 1 << 21  # numbers per chunk, to bound memory
+_KEPT = 1 << 24  # most random numbers to keep for the next test, which often has as many units
 _TIE = 1e-9  # sums with a smaller relative difference count as equal, because they differ only by rounding
 _Reals = NDArray[np.float64]
 
@@ -85,9 +87,9 @@ def sign_flip_p(differences: Sequence[float]) -> float:
         for value in values[1:]:
             sums = np.concatenate([sums + value, sums - value])
         return float(np.mean(np.abs(sums) >= least))
-    source = np.random.default_rng(0)
-    signs = 1 - 2 * source.integers(2, size=(DRAWS, n))
-    return float((np.count_nonzero(np.abs(signs @ values) >= least) + 1) / (DRAWS + 1))
+    chunks = _kept_signs(n) if DRAWS * n <= _KEPT else _signs(n)
+    extreme = sum(np.count_nonzero(np.abs(signs @ values) >= least) for signs in chunks)
+    return float((extreme + 1) / (DRAWS + 1))
 
 
 def paired(differences: Sequence[Sequence[float]]) -> Paired:
@@ -107,24 +109,53 @@ def _quantiles(center: float, means: _Reals) -> Interval:
     return Interval(center, float(low), float(high))
 
 
+def _signs(n: int) -> Iterator[NDArray[np.int8]]:
+    """Yield chunks of random sign vectors (draws, n)."""
+    source = np.random.default_rng(0)
+    step = max(1, _AT_ONCE // n)
+    for done in range(0, DRAWS, step):
+        yield 1 - 2 * source.integers(2, size=(min(step, DRAWS - done), n)).astype(np.int8)
+
+
+@lru_cache(maxsize=1)
+def _kept_signs(n: int) -> list[NDArray[np.int8]]:
+    return list(_signs(n))
+
+
 def _samples(filled: Sequence[Sequence[float]]) -> Iterator[tuple[_Reals, NDArray[np.int64]]]:
     """Yield chunks of nested bootstrap samples (draws, instances, seeds) and counts of valid seeds (draws, instances)."""
-    sizes = np.array([len(group) for group in filled])
-    values = np.zeros((len(filled), sizes.max()))
+    sizes = tuple(map(len, filled))
+    values = np.zeros((len(sizes), max(sizes)))
     for own, group in zip(values, filled, strict=True):
         own[: len(group)] = group
+    for places, counted in _kept_places(sizes) if DRAWS * values.size <= _KEPT else _places(sizes):
+        yield values.ravel().take(places), counted
+
+
+def _places(sizes: tuple[int, ...]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    """Yield chunks of random places in a flat array (instances, seeds), and counts of valid seeds, as in `_samples`."""
+    shape = len(sizes), max(sizes)
     source = np.random.default_rng(0)
-    step = max(1, _AT_ONCE // values.size)
+    step = max(1, _AT_ONCE // math.prod(shape))
     for done in range(0, DRAWS, step):
         draws = min(step, DRAWS - done)
-        instances = source.integers(len(filled), size=(draws, len(filled)))
-        counted = sizes[instances]
-        seeds = (source.random((draws, *values.shape)) * counted[..., None]).astype(np.int64)
-        yield values[instances[..., None], seeds], counted
+        instances = source.integers(len(sizes), size=(draws, len(sizes)))
+        counted = np.array(sizes)[instances]
+        seeds = source.random((draws, *shape))
+        seeds *= counted[..., None]
+        places = seeds.astype(np.int32)
+        places += (instances[..., None] * shape[1]).astype(np.int32)
+        yield places, counted
+
+
+@lru_cache(maxsize=1)
+def _kept_places(sizes: tuple[int, ...]) -> list[tuple[NDArray[np.int32], NDArray[np.int64]]]:
+    return list(_places(sizes))
 
 
 def _means(picked: _Reals, counted: NDArray[np.int64]) -> _Reals:
     """Return for each draw the mean over instances of the means over the valid seeds: (draws,)."""
-    counts = np.arange(picked.shape[-1]) < counted[..., None]
-    means: _Reals = ((picked * counts).sum(axis=-1) / counted).mean(axis=-1)
+    if counted.min() < picked.shape[-1]:
+        picked = picked * (np.arange(picked.shape[-1]) < counted[..., None])
+    means: _Reals = (picked.sum(axis=-1) / counted).mean(axis=-1)
     return means

@@ -343,3 +343,26 @@ def test_an_interval_ends_where_the_metric_does(tmp_path: Path) -> None:
     assert found["s6"].low == 0 < found["s6"].center < found["s6"].high
     assert found["attn"].low < 1 == found["attn"].high
     assert found["linattn"].low < 0, "nothing is known of it"
+
+
+def test_the_dots_of_very_many_runs_are_pixels_and_their_means_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame = frame_of([*runs([0.1 + 0.01 * i for i in range(40)]), control("mean", "baseline", 1.0)])
+
+    def drawn(most: int, name: str) -> tuple[dict[str, int], int]:
+        monkeypatch.setattr("expbench.report.drawing._MOST_VECTORS", most)
+        write_report(frame, tmp_path)
+        (file,) = (tmp_path / "report/figures").glob(f"*-{name}.svg")
+        tags = [e.tag.rpartition("}")[2] for e in ET.parse(file).iter()]
+        page = (tmp_path / "report/report.html").read_text(encoding="utf-8")
+        return {tag: tags.count(tag) for tag in ("image", "use", "path")}, page.count("data:image/png")
+
+    for name, tag in (("controls", "use"), ("curves", "path")):
+        vectors, none = drawn(40, name)
+        pixels, shown = drawn(39, name)
+        assert vectors["image"] == none == 0
+        assert vectors[tag] - pixels[tag] >= 40, "one for each run"
+        assert pixels["image"] == 1, "one layer in the panel"
+        assert pixels["path"] > 5, "axes are drawn as before"
+        assert shown == 2, "one in each figure of the page"

@@ -9,7 +9,7 @@ from scipy import stats
 
 from expbench.results.configurations import Configuration
 from expbench.stats.intervals import best_of, holm, mean_interval, nested_interval, share_interval
-from expbench.stats.resampling import bootstrap_interval, further_mean_interval, paired, sign_flip_p
+from expbench.stats.resampling import DRAWS, bootstrap_interval, further_mean_interval, paired, sign_flip_p
 
 
 def test_mean_interval_is_students() -> None:
@@ -168,3 +168,19 @@ def test_the_best_of_k_is_the_mean_over_all_draws() -> None:
             assert best_of(values, k, higher_is_better=higher) == pytest.approx(expected), (k, higher)
     assert math.isnan(best_of(values, 6, higher_is_better=True))
     assert math.isnan(best_of(values, 0, higher_is_better=True))
+
+
+def test_kept_random_numbers_and_chunks_change_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = np.random.default_rng(3)
+    groups = [[list(source.normal(size=n)) for n in sizes] for sizes in ([25], [30], [25], [4, 7, 5], [7, 5, 4])]
+
+    def found() -> list[object]:
+        return [f(own) for own in groups for f in (paired, bootstrap_interval, further_mean_interval)]
+
+    kept = found()
+    monkeypatch.setattr("expbench.stats.resampling._KEPT", 0)
+    assert found() == kept
+    assert sign_flip_p(groups[0][0]) == paired(groups[0]).p
+    signs = 1 - 2 * np.random.default_rng(0).integers(2, size=(DRAWS, 25))
+    extreme = np.abs(signs @ np.array(groups[0][0])) >= abs(sum(groups[0][0])) - 1e-9
+    assert paired(groups[0]).p == (extreme.sum() + 1) / (DRAWS + 1)
