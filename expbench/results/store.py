@@ -136,7 +136,7 @@ def read_tables(source: Path, columns: Sequence[str], rows: Rows | None = None) 
     folder = None if source.is_file() else source
     for _ in range(_TIMES):
         paths = [source] if folder is None else map(Path, listed(folder))
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
             parts = list(
                 pool.map(lambda group: together.read(group, folder, columns, rows), _groups(list(enumerate(paths))))
             )
