@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from expbench.results import copies, digest, reading, reported, store, together
+from expbench.results import digest, footer, reading, reported, store, together
 from expbench.results.schema import SCHEMA
 from tests.results.rows import control, trained
 
@@ -62,18 +62,18 @@ def test_the_rows_of_copies_are_those_of_the_columns_in_every_bit(
 def test_a_file_of_which_a_byte_was_changed_is_read_from_its_columns(tmp_path: Path) -> None:
     path = folder_of(tmp_path)[0]
     data = path.read_bytes()
-    assert copies.of_file(data) is not None
+    assert footer.of_file(data) is not None
     for at in range(len(data)):
         changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-        assert copies.of_file(changed) is None
+        assert footer.of_file(changed) is None
     for end in (0, 1, 7, 8, 50, len(data) - 1):
-        assert copies.of_file(data[:end]) is None
+        assert footer.of_file(data[:end]) is None
 
 
 def test_a_file_that_another_program_has_written_again_has_no_copy(tmp_path: Path) -> None:
     path = folder_of(tmp_path)[0]
     pq.write_table(pq.read_table(path).slice(1), path)
-    assert copies.of_file(path.read_bytes()) is None
+    assert footer.of_file(path.read_bytes()) is None
     contents = store.read_tables(path, SCHEMA.names)
     assert len(contents.table) == 0
     assert "do not match its digest" in contents.problems[0]
@@ -81,9 +81,9 @@ def test_a_file_that_another_program_has_written_again_has_no_copy(tmp_path: Pat
 
 def test_a_long_table_has_no_copy(tmp_path: Path) -> None:
     score = {"key": "a" * 16, "split": "test", "slice": "", "metric": "nmse", "primary": True, "value": 1.0}
-    rows = [trained(**score, step=step) for step in range(copies.MOST_ROWS + 1)]
+    rows = [trained(**score, step=step) for step in range(footer.MOST_ROWS + 1)]
     data = store.write(tmp_path, "a" * 16, rows).read_bytes()
-    assert copies.of_file(data) is None
+    assert footer.of_file(data) is None
     assert len(store.read(tmp_path).frame) == len(rows)
 
 
@@ -107,13 +107,13 @@ def test_a_copy_that_cannot_be_one_is_left_for_the_columns(
     expected = [len(pq.read_table(path)) for path in folder_of(tmp_path)]
     path = tmp_path / f"{keys(4)[0]}.parquet"
     data = path.read_bytes()
-    found = copies.of_file(data)
+    found = footer.of_file(data)
     assert found is not None
     copy = [found.rows, found.values, found.places]
     change(copy)  # type: ignore[operator]
-    monkeypatch.setattr(copies, "_content", lambda _: json.dumps([7, *copy]).encode())
+    monkeypatch.setattr(footer, "_content", lambda _: json.dumps([7, *copy]).encode())
     content = data.index(b"[7,")
-    path.write_bytes(copies.with_copy(data[:content] + data[copies._footer(data) :], pq.read_table(path)))
+    path.write_bytes(footer.with_copy(data[:content] + data[footer._footer(data) :], pq.read_table(path)))
     contents = store.read_tables(tmp_path, SCHEMA.names)
     assert contents.problems == []
     assert len(contents.table) == sum(expected)
@@ -122,7 +122,7 @@ def test_a_copy_that_cannot_be_one_is_left_for_the_columns(
 def test_a_table_that_json_cannot_hold_has_no_copy(tmp_path: Path) -> None:
     rows = [control(key="a" * 16, metric="nmse", value=value) for value in (float(SPECIAL[1]), None, 1.0)]
     path = store.write(tmp_path, "a" * 16, rows)
-    assert copies.of_file(path.read_bytes()) is None, "the sign of NaN beside a null"
+    assert footer.of_file(path.read_bytes()) is None, "the sign of NaN beside a null"
     contents = store.read_tables(tmp_path, SCHEMA.names)
     assert contents.problems == []
     assert digest.of_table(contents.table, {}) == digest.of_table(pq.read_table(path).replace_schema_metadata(None), {})
