@@ -5,8 +5,8 @@ a checksum of its own, so that no column needs to be decoded and the rest of the
 
 Parquet takes about ten microseconds to open a column, however short, so a file of one run takes a millisecond. A short file
 has its rows once more, as JSON before its footer, where a column is the list of its different values. A checksum of the
-whole file, columns included, stands with this copy: a file of which any byte was changed, or that another program has written, is
-read from its columns. A reader of Parquet does not see the copy, since the footer says where the columns are.
+whole file, columns included, stands with this copy: a file of which any byte was changed, or that another program has
+written, is read from its columns. Readers of Parquet do not see the copy, since the footer says where the columns are.
 """
 
 from __future__ import annotations
