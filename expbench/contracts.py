@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -26,7 +27,13 @@ _FORMER = {"primary_metric": "headline", "success_threshold": "solved_at"}  # na
 
 def task_values(task: Task) -> dict[str, Value]:
     """Return the resolved settings of a task."""
-    return {f.name: getattr(task, f.name) for f in dataclasses.fields(task) if f.init and f.name not in task.local}
+    return {name: getattr(task, name) for name in _settings_of(type(task)) if name not in task.local}
+
+
+@lru_cache(maxsize=256)
+def _settings_of(cls: type[Task]) -> tuple[str, ...]:
+    """Return the names of the settings of a class of tasks; a sweep of thousands of runs asks for each of them."""
+    return tuple(f.name for f in dataclasses.fields(cls) if f.init)
 
 
 def local_values(task: Task) -> dict[str, Value]:

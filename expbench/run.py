@@ -162,7 +162,7 @@ class Run:
 
     def values(self) -> dict[str, Any]:
         """Return all fields by name."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {name: getattr(self, name) for name in FIELDS}
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Run:

@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from expbench.results import copies, digest, footer, validity
-from expbench.results.copies import Copy
+from expbench.results import digest, footer, validity
 from expbench.results.schema import (
     DIGESTS_IN,
     FORMER_COLUMNS,
@@ -102,10 +101,10 @@ def read_encoded(path: Path, columns: Sequence[str], folder: Path | None = None,
         return Encoded(table, stamp(about), sealed, metadata)
 
 
-def read_copy(path: Path, folder: Path | None = None) -> tuple[Copy, Stamp] | None:
+def read_copy(path: Path, folder: Path | None = None) -> tuple[footer.Copy, Stamp] | None:
     """Return the copy of the rows of a short file, if it has one that matches; None also if the file cannot be read."""
     with suppress(NoResults, OSError), _opened(path, folder) as (file, about):
-        copy = copies.of_file(file.read()) if about.st_size <= _WITH_COPY else None
+        copy = footer.of_file(file.read()) if about.st_size <= _WITH_COPY else None
         return None if copy is None else (copy, stamp(about))
     return None
 

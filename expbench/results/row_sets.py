@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -89,8 +90,8 @@ def of_keys(table: pa.Table, keys: Collection[str]) -> pa.Table:
 
 def with_file(table: pa.Table, numbers: Sequence[int], lengths: Sequence[int]) -> pa.Table:
     """Return a joined table with the number of the file of each row."""
-    parts = [pa.repeat(pa.scalar(number, pa.int64()), n) for number, n in zip(numbers, lengths, strict=True)]
-    return table.append_column(FILE, pa.chunked_array(parts, pa.int64()))
+    of_row = np.repeat(np.array(numbers, np.int64), lengths)
+    return table.append_column(FILE, pa.array(of_row))  # in one chunk: other columns would be cut at its chunks
 
 
 def encoded(table: pa.Table) -> pa.Table:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from expbench import files
 from expbench.errors import BadInput, unknown
-from expbench.results import copies, digest, footer, row_sets, together, validity
+from expbench.results import digest, footer, row_sets, together, validity
 from expbench.results.reading import (
     NoResults,
     Stamp,
@@ -90,7 +90,7 @@ def write_table(folder: Path, name: str, table: pa.Table) -> Path:
             for start in range(0, len(table), _ROW_GROUP):
                 writer.write_table(plain(table.slice(start, _ROW_GROUP)).cast(schema))
         if isinstance(sink, io.BytesIO):
-            file.write(copies.with_copy(sink.getvalue(), table))
+            file.write(footer.with_copy(sink.getvalue(), table))
         file.flush()
         os.fsync(file.fileno())
     return target

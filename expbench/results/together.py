@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from expbench.results import copies, digest, row_sets, validity
+from expbench.results import digest, footer, row_sets, validity
 from expbench.results.reading import NoResults, Stamp, checked, damaged, read_copy, read_encoded
 from expbench.results.row_sets import RowSet
 
@@ -67,7 +67,7 @@ def _copied(
     """Return the rows of the files with a copy, and their stamps; nothing if some of them cannot be results."""
     found = [(number, path, *own) for number, path in numbered if (own := read_copy(path, folder)) is not None]
     with suppress(pa.ArrowException, ValueError, TypeError, LookupError, AttributeError, OverflowError):
-        table = copies.joined([each[2] for each in found], columns) if found else pa.table({})
+        table = footer.joined([each[2] for each in found], columns) if found else pa.table({})
         if not found or validity.reason(table) is None:
             table = row_sets.with_file(table, [each[0] for each in found], [each[2].rows for each in found])
             return table, {path: stamp for _, path, _, stamp in found}
