@@ -66,7 +66,7 @@ def save(figure: Figure, path: Path) -> None:
         if layout is not None:  # run the layout only once; savefig would otherwise redraw the figure for it
             layout.execute(figure)
             figure.set_layout_engine(None)
-        resolution = {"dpi": _DPI} if figure.findobj(lambda drawn: drawn.get_rasterized()) else {}
+        resolution: dict[str, Any] = {"dpi": _DPI} if figure.findobj(lambda drawn: drawn.get_rasterized()) else {}
         figure.savefig(written, format="svg", metadata={"Date": None}, **resolution)
     path.write_text(visible(written.getvalue(), keep="\n\t"), encoding="utf-8")
 
