@@ -6,9 +6,11 @@ unknown name, a bad value or a plugin that violates its contract is reported bef
 
 from __future__ import annotations
 
+import gc
 import itertools
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from expbench import plugins, settings, supervision
@@ -39,6 +41,25 @@ def expand(spec: SweepSpec, device: str) -> list[Job]:
     if spec.within is not None and spec.match is None:
         raise BadInput(f"--within {spec.within}: it belongs to --match; add --match params=N")
     size(spec)
+    with _without_collector():
+        return _tried(_jobs(spec), device, allow_noncausal=spec.allow_noncausal)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Pause Python's garbage collector, which would go through thousands of jobs again and again: all of them are kept."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
+
+
+def _jobs(spec: SweepSpec) -> list[Job]:
+    """Return every distinct run of the cross product; raise `BadInput`."""
     target = None if spec.match is None else Target.parse(spec.match, spec.within)
     fields = axes(spec)
     task_names = settings.split_list(spec.task, "--task")
@@ -62,7 +83,7 @@ def expand(spec: SweepSpec, device: str) -> list[Job]:
         jobs.setdefault(job.run.key, job)
     if missed:
         raise _missed_by(missed, points)
-    return _tried(jobs.values(), device, allow_noncausal=spec.allow_noncausal)
+    return list(jobs.values())
 
 
 def _missed_by(missed: Sequence[SizeMissed], points: Sequence[tuple[_Task, _Model, dict[str, Any]]]) -> BadInput:
