@@ -151,6 +151,6 @@ def check_mixer(
                 continue
             return probes.causality(build, cls, width, L, device)
     first = problems[0]
-    at, hint = place_of(first), "if it supports only some dtypes or lengths, its attributes dtypes and lengths name them"
+    at, hint = place_of(first), "a layer for some dtypes or lengths only declares them in its attributes dtypes and lengths"
     where = f" ({at}); {hint}" if at else ""
     raise BrokenContract(f"model {name!r} breaks its contract: {type(first).__name__}: {first}{where}") from first

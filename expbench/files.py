@@ -85,3 +85,32 @@ def write_named(path: Path, text: str) -> None:
         return
     with replacing(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path, *, remove: bool = False) -> Iterator[bool]:
+    """Lock a file inside a results folder; yield False if another process holds the lock.
+
+    Yield True without a lock if the file system has none, or if the file or its folder is a link. remove: delete the file
+    before it is released.
+    """
+    from filelock import FileLock, Timeout  # commands that lock nothing start faster without it
+
+    lock = FileLock(path)
+    try:
+        make_folder(path.parent)
+        if path.is_symlink():
+            raise OSError("a link is not followed")
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError):
+        yield True
+        return
+    try:
+        yield True
+    finally:
+        if remove:
+            path.unlink(missing_ok=True)
+        lock.release()

@@ -88,14 +88,19 @@ def preserved(who: str, *, functions: bool = False) -> Iterator[None]:
 @contextmanager
 def seeded(seed: int, who: str, *, functions: bool = False) -> Iterator[None]:
     """Run third-party code as `preserved` does, with the generators of torch, numpy and `random` seeded."""
+    with preserved(who, functions=functions):
+        seed_generators(seed)
+        yield
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global random generators of torch, numpy and `random`."""
     import numpy as np
     import torch
 
-    with preserved(who, functions=functions):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        yield
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
 
 
 def _generators() -> list[tuple[Callable[[Any], Any], Any]]:

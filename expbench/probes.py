@@ -6,16 +6,14 @@ numbers, trains the network around it. Random generators are the same before eac
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from expbench.global_state import seeded
-from expbench.mixer import in_precision, unsupported
+from expbench.global_state import seed_generators, seeded
+from expbench.mixer import declared_lengths, in_precision, unsupported
 from expbench.run import DType
 
 LONGEST = 64  # tokens in a probe of causality
@@ -45,18 +43,10 @@ class Probe(NamedTuple):
     leak: Leak | None = None
 
 
-def _same_start() -> None:
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
-
-
 def lengths(cls: type, L: int) -> list[int]:
     """Return the lengths up to `LONGEST` that a layer supports in runs of length L, as its attribute `lengths` states."""
-    stated: Any = getattr(cls, "lengths", None)
-    known = hasattr(stated, "__contains__") and not isinstance(stated, str)  # else an unrelated attribute
-    supported: Container[int] = stated if known else range(1, L + 1)
-    return [length for length in range(1, min(L, LONGEST) + 1) if length in supported]
+    supported = declared_lengths(cls)
+    return [length for length in range(1, min(L, LONGEST) + 1) if supported is None or length in supported]
 
 
 def tried(cls: type, L: int) -> list[int]:
@@ -68,7 +58,7 @@ def tried(cls: type, L: int) -> list[int]:
 
 def probe(layer: nn.Module, width: int, length: int, device: str, dtype: DType) -> None:
     """Raise TypeError or ValueError for a layer that does not map (B, L, D) to (B, L, D), or cannot be trained."""
-    _same_start()
+    seed_generators(0)
     precision = torch.float64 if dtype == "float64" else torch.float32
     layer = in_precision(layer, precision).to(device)
     shape = (2, length, width)
@@ -229,7 +219,7 @@ def _first_leak(
 
 @torch.no_grad()
 def _moved(build: Callable[[], nn.Module], place: _Place, moved: float) -> nn.Module:
-    _same_start()
+    seed_generators(0)
     module = in_precision(build(), place.precision).eval()
     for p in module.parameters() if moved else ():
         p.add_(torch.randn(p.shape, dtype=p.dtype).to(p.device), alpha=moved)
@@ -242,7 +232,7 @@ def _leak(module: nn.Module, x: Tensor, other: Tensor) -> Leak | None:
     length = x.shape[1]
     kept = sorted({1, length // 2, length - 1} - {0})
     changed = [torch.cat([x[:, :t], other[:, t:]], 1) for t in kept]
-    _same_start()
+    seed_generators(0)
     y, *others = module(torch.cat([x, *changed])).split(1)
     if not all(bool(torch.isfinite(each).all()) for each in (y, *others)):
         raise ValueError("outputs are not finite")
@@ -262,7 +252,7 @@ def _leak(module: nn.Module, x: Tensor, other: Tensor) -> Leak | None:
 
 
 def _alone(module: nn.Module, x: Tensor) -> Tensor:
-    _same_start()
+    seed_generators(0)
     y: Tensor = module(x)
     return y
 

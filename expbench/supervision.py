@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from expbench.console.formatting import say
+
 TWICE = 2  # deaths after which an attempt is refused
 _ALIKE = 3  # refused attempts of a group, after which its other members are refused untried
 _ASIDE = 2.0  # seconds in which a repeated signal is ignored: a terminal, `timeout` and the parent may all send it
@@ -148,7 +150,7 @@ def refusal(attempt: str, group: str = "") -> str | None:
     if _now.deaths[attempt] >= TWICE:
         return _twice(attempt)
     if group and _now.refused[group] >= _ALIKE:
-        return f"not tried, since in {_ALIKE} like it {_twice(group)}"
+        return f"not tried, because {_ALIKE} similar runs failed: {_twice(group)}"
     return None
 
 
@@ -173,12 +175,6 @@ def interrupt(*_: object) -> None:
 
 
 _interrupted = -_ASIDE
-
-
-def say(line: str) -> None:
-    """Print a line to standard error, if there is one."""
-    with suppress(OSError, ValueError, AttributeError):
-        print(line, file=sys.stderr, flush=True)
 
 
 def _possible() -> bool:

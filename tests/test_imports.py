@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # The rule: a name may import those before it; names of one group do not import one another.
 RULE = (
-    "errors files stats console supervision < settings sources global_state < plugins < ops run < results < data < algebra"
+    "errors files stats console < supervision settings sources global_state < plugins < ops run < results < data < algebra"
     " < task mixer < probes"
     " < contracts nn < models claims < initialisation < training < language sweep < studies regression < report"
     " < theory bench < inspection < cli"

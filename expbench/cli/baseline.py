@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from expbench.cli.compare import MarkdownOption, verdicts_of, write_page
-from expbench.cli.options import Command, say
+from expbench.cli.options import Command
+from expbench.console.formatting import say
 from expbench.errors import BadInput
 from expbench.supervision import once, supervise
 

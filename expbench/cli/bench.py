@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from expbench.cli.options import DEVICES, Command, DeviceOption, check_choice, say
+from expbench.cli.options import DEVICES, Command, DeviceOption, check_choice
+from expbench.console.formatting import say
 from expbench.errors import BadInput
 from expbench.supervision import interrupt
 

@@ -19,11 +19,11 @@ from expbench.cli.options import (
     Shard,
     TasksDir,
     TimeLimit,
-    say,
     seconds_of,
     shard_of,
     show_log,
 )
+from expbench.console.formatting import say
 from expbench.errors import BadInput
 from expbench.supervision import interrupt
 

@@ -13,12 +13,13 @@ from expbench.cli.bench import bench_app
 from expbench.cli.claim import claim
 from expbench.cli.compare import compare
 from expbench.cli.inspect import check, doctor, list_plugins, show, trace
-from expbench.cli.options import Command, check_text, say
+from expbench.cli.options import Command, check_text
 from expbench.cli.report import compact, report
 from expbench.cli.reproduce import reproduce
 from expbench.cli.run import run
 from expbench.cli.streams import guarded
 from expbench.cli.theory import theory_app
+from expbench.console.formatting import say
 from expbench.errors import BadInput
 
 app = typer.Typer(

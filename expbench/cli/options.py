@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 import typer.core
 
-from expbench.console.formatting import visible
+from expbench.console.formatting import say
 from expbench.errors import BadInput, unknown
 
 if TYPE_CHECKING:
@@ -167,8 +166,3 @@ def show_log(held: MemoryHandler) -> None:
     held.setTarget(shown)
     held.flush()
     logging.getLogger("expbench").handlers[:] = [shown]
-
-
-def say(line: str) -> None:
-    """Print a line to standard error; names in it cannot act on the terminal."""
-    print(visible(line, keep="\n\t"), file=sys.stderr, flush=True)

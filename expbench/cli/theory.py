@@ -17,8 +17,8 @@ from expbench.cli.options import (
     add_folders,
     bad_files,
     check_choice,
-    say,
 )
+from expbench.console.formatting import say
 from expbench.errors import BadInput
 
 theory_app = typer.Typer(rich_markup_mode=None)

@@ -25,6 +25,11 @@ def visible(text: str, keep: str = "") -> str:
     return _HIDDEN.sub(lambda f: f[0] if f[0] in keep else f[0].encode("unicode_escape").decode(), text)
 
 
+def say(line: str) -> None:
+    """Print a line to standard error; names in it cannot act on the terminal."""
+    print(visible(line, keep="\n\t"), file=sys.stderr, flush=True)
+
+
 class Strong(str):
     """A text of a table that is set in bold."""
 

@@ -1,6 +1,6 @@
 """Counter-based random numbers: equal on a CPU and a GPU, drawn one at a time or a million at once.
 
-A `Draws` is a key. Its n-th call with m elements hashes the counters (n, 0..m-1) under that key with the finaliser of
+A `CounterRNG` is a key. Its n-th call with m elements hashes the counters (n, 0..m-1) under that key with the finaliser of
 SplitMix64 (Steele, Lea and Flood 2014), in int64 tensor arithmetic, which wraps identically on every device. There is no
 generator state: the key (task settings, instance, split, seed, step) suffices to draw the same batch again. A key may be a
 tensor, so that `torch.vmap` over the keys of many runs draws all their batches in one operation.

@@ -1,4 +1,4 @@
-"""Counter-based uniform numbers in one GPU kernel: bit for bit the numbers of `Draws.uniform` with torch's operations."""
+"""Counter-based uniform numbers in one GPU kernel: bit for bit the same as `CounterRNG.uniform` with torch's operations."""
 
 from __future__ import annotations
 

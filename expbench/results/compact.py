@@ -8,15 +8,15 @@ in two files, which readers expect.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock, Timeout
 
+from expbench import files
 from expbench.errors import BadInput
 from expbench.results.reading import Stamp, stamp
 from expbench.results.reported import ENDING_COLUMNS, endings
@@ -48,7 +48,7 @@ def compact(folder: Path, *, curves: bool = True) -> Path:
 
     Raise `BadInput` for an unreadable file, or if another process is merging this folder.
     """
-    with _alone(folder) as alone:
+    with files.locked(folder / _LOCK) as alone:
         if not alone:
             raise BadInput(f"another process is merging the files of {folder}; repeat the command when it has ended")
         _, read = _merge(folder, folder, TABLE, None if curves else endings)
@@ -118,23 +118,3 @@ def _remove(path: Path, known: Stamp) -> None:
     with suppress(FileExistsError):
         path.hardlink_to(aside)
         aside.unlink()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Lock the merger of a folder; yield False if another process holds it. Without locks on its file system, yield True."""
-    path = folder / _LOCK
-    lock = FileLock(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    except (OSError, NotImplementedError):
-        yield True
-        return
-    try:
-        yield True
-    finally:
-        lock.release()

@@ -118,7 +118,7 @@ def _tried(jobs: Iterable[Job], device: str, *, allow_noncausal: bool) -> list[J
         probed = found[contract]
         if isinstance(probed, Probe) and probed.causal is False and job.task.causal and not allow_noncausal:
             probed = BrokenContract(
-                f"model {job.run.model!r} looks ahead: {probed.leak}; --allow-noncausal is for those who mean it"
+                f"model {job.run.model!r} looks ahead: {probed.leak}; --allow-noncausal trains it anyway"
             )
         if isinstance(probed, BrokenContract):
             broken.append(probed)

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from expbench import files
 
 _LOCKS = ".at-work"
@@ -27,24 +25,9 @@ def abandoned(folder: Path, part: object) -> bool:
 def lock(folder: Path, part: object) -> Iterator[bool]:
     """Lock `part` of the work in a folder, named by its text; yield False if another process holds the lock."""
     path = _path(folder, part)
-    lock = FileLock(path)
-    try:
-        files.make_folder(path.parent)
-        if path.is_symlink():
-            raise OSError("a link is not followed")
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    except (OSError, NotImplementedError):
-        yield True
-        return
-    try:
-        yield True
-    finally:
-        # A process waiting on the deleted file and one on its successor may both get a lock; both check for results first.
-        path.unlink(missing_ok=True)
-        lock.release()
+    # A process waiting on the deleted file and one on its successor may both get a lock; both check for results first.
+    with files.locked(path, remove=True) as ours:
+        yield ours
 
 
 def _path(folder: Path, part: object) -> Path:

@@ -42,8 +42,8 @@ def surroundings(run: Run, device: str, size: int = 1) -> Iterator[None]:
     """Set the process's random state and number of threads for training `size` runs like this, and restore them after.
 
     All other global state that the model changes is restored too. The seed matters for layers that draw random numbers, such
-    as dropout. Small steps run on one thread, because splitting
-    them costs more than it saves; larger steps use torch's number of threads.
+    as dropout. Small steps run on one thread, because splitting them costs more than it saves; larger steps use torch's
+    number of threads.
     """
     threads = torch.get_num_threads()
     if size * run.batch_size * run.L * run.D < _WORTH_SHARING:

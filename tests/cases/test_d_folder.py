@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from expbench import files
 from expbench.errors import BadInput
 from expbench.results import compact as merging
 from expbench.results import reading, reported, store, together
@@ -211,7 +212,7 @@ def test_d7_a_process_killed_anywhere_in_a_merger_loses_nothing(tmp_path: Path, 
 def test_d7_two_mergers_and_readers_beside_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     healthy(tmp_path)
     before = store.read(tmp_path).frame
-    with merging._alone(tmp_path) as alone:
+    with files.locked(tmp_path / merging._LOCK) as alone:
         assert alone
         with pytest.raises(BadInput, match="another process is merging"):
             compact(tmp_path)

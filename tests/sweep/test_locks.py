@@ -4,6 +4,7 @@ import signal
 import time
 from pathlib import Path
 
+import filelock
 import pytest
 
 from expbench.results import schema, store
@@ -42,7 +43,7 @@ def test_a_folder_without_locks_is_worked_on_all_the_same(tmp_path: Path, monkey
     def none(*_: object, **__: object) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(locks.FileLock, "acquire", none)
+    monkeypatch.setattr(filelock.FileLock, "acquire", none)
     with locks.lock(tmp_path, "a") as one, locks.lock(tmp_path, "a") as two:
         assert one
         assert two

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from expbench.errors import first_line
+from expbench.global_state import seed_generators
 from expbench.inspection.layer_check.layer import (
     TINY,
     BadOutput,
@@ -17,7 +18,6 @@ from expbench.inspection.layer_check.layer import (
     call,
     checked_output,
     largest,
-    set_generators,
 )
 from expbench.mixer import unsupported
 from expbench.ops.backends import BackendUnsupported
@@ -116,7 +116,7 @@ def _with_gradient(module: nn.Module, x: Tensor, name: DType) -> tuple[Tensor, T
     """
     x = x.detach().requires_grad_()
     weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(8), dtype=torch.float32).to(x.dtype)
-    set_generators()
+    seed_generators(0)
     with torch.autocast("cpu", torch.bfloat16) if name == "bfloat16" else nullcontext():
         y = module(x)
     narrow_ = name == "bfloat16" and isinstance(y, Tensor) and y.dtype == torch.bfloat16

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from expbench import contracts
 from expbench.errors import first_line
+from expbench.global_state import seed_generators
 from expbench.mixer import declared_lengths, in_precision, unsupported
 from expbench.ops.backends import BackendUnsupported
 from expbench.run import DType
@@ -148,7 +149,7 @@ class Layer:
         training: bool = False,
     ) -> nn.Module:
         """Build a layer without dropout, its parameters perturbed in float32 so that they are equal in every dtype."""
-        set_generators()
+        seed_generators(0)
         torch.manual_seed(seed)
         module = in_precision(self.construct(width), torch.float32)
         generator = torch.Generator().manual_seed(seed)
@@ -166,12 +167,6 @@ class Layer:
         generator = torch.Generator().manual_seed(seed)
         x = _TOKENS * torch.randn(*shape, self.width if width is None else width, generator=generator)
         return x.to(dtype or self.precision.dtype)
-
-
-def set_generators() -> None:
-    torch.manual_seed(0)
-    random.seed(0)
-    np.random.seed(0)
 
 
 def generators() -> dict[str, bytes]:
@@ -194,7 +189,7 @@ def dropouts(module: nn.Module) -> list[tuple[nn.Module, str]]:
 
 def call(module: nn.Module, x: Tensor, *, finite: bool = True) -> Tensor:
     """Reset the random generators, call the layer on x (B, L, D), and return its output (B, L, D) after checks."""
-    set_generators()
+    seed_generators(0)
     return checked_output(module(x), x, x.dtype, finite=finite)
 
 

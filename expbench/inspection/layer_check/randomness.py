@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from expbench.global_state import seed_generators
 from expbench.inspection.layer_check.layer import (
     TORCHS,
     CheckResult,
@@ -14,7 +15,6 @@ from expbench.inspection.layer_check.layer import (
     dropouts,
     generators,
     largest,
-    set_generators,
 )
 from expbench.mixer import in_precision
 
@@ -36,7 +36,7 @@ def determinism(layer: Layer) -> CheckResult:
 
     constructed = []
     for _ in range(3):
-        set_generators()  # as a run does
+        seed_generators(0)  # as a run does
         module = layer.construct()
         constructed.append(in_precision(module, x.dtype))
     states = [module.state_dict() | dict(module.named_buffers()) for module in constructed]

@@ -11,7 +11,8 @@ from torch import nn
 
 from expbench import contracts
 from expbench.errors import first_line
-from expbench.inspection.layer_check.layer import CheckResult, set_generators
+from expbench.global_state import seed_generators
+from expbench.inspection.layer_check.layer import CheckResult
 from expbench.mixer import declared_lengths, unsupported
 from expbench.ops.backends import BackendUnsupported
 from expbench.run import DType
@@ -72,7 +73,7 @@ def lengths(
 
 def _raised(cls: type[nn.Module], values: Mapping[str, Value], width: int, length: int) -> BaseException | None:
     """Return the exception of a forward pass at a length, other than for a backend; None without one."""
-    set_generators()
+    seed_generators(0)
     try:
         module = cls(width, **contracts.resolved_settings(cls, values, width)).eval()
     except (Exception, SystemExit):  # the checks report it

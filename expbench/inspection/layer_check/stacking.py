@@ -11,7 +11,8 @@ from torch import Tensor
 
 from expbench.data.rng import CounterRNG
 from expbench.errors import first_line
-from expbench.inspection.layer_check.layer import TINY, CheckResult, Layer, call, dropouts, largest, set_generators
+from expbench.global_state import seed_generators
+from expbench.inspection.layer_check.layer import TINY, CheckResult, Layer, call, dropouts, largest
 from expbench.mixer import in_precision
 from expbench.nn.network import Network
 from expbench.task import Batch, Score, Task
@@ -89,7 +90,7 @@ def stacking(layer: Layer) -> CheckResult:
 
 def _outputs_and_gradients(ensemble: Ensemble, task: Task, inputs: Tensor, targets: Tensor, shared: Tensor) -> list[Tensor]:
     """Return outputs (S, B, L, D) for separate inputs (S, B, L, D) and for shared ones (B, L, D), and all gradients."""
-    set_generators()
+    seed_generators(0)
     outputs = [ensemble.outputs(inputs, shared=False), ensemble.outputs(shared, shared=True)]
     losses = ensemble.losses(task, Batch(inputs, targets))
     grads = torch.autograd.grad(losses.sum(), ensemble.leaves, allow_unused=True, materialize_grads=True)
