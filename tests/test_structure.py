@@ -76,6 +76,12 @@ def test_definitions_are_found(tmp_path: Path) -> None:
     assert structure.definitions(source) == ["X", "f", "C"]
 
 
+def test_no_document_or_source_has_a_conflict_left_from_a_merge() -> None:
+    sources = [*SOURCES, *ROOT.glob("*.*"), *(ROOT / "docs").rglob("*.md"), *TESTS.rglob("*.py")]
+    marked = ("<" * 7 + " ", ">" * 7 + " ")
+    assert not [p for p in sources if p.is_file() and any(line.startswith(marked) for line in p.read_text().splitlines())]
+
+
 def test_the_page_on_the_architecture_holds_the_rule() -> None:
     assert f"\n```\n{RULE}\n```\n" in (ROOT / "docs/architecture.md").read_text()
 
