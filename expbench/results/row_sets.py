@@ -34,6 +34,8 @@ class RowSet(NamedTuple):
 
 def sets_of(table: pa.Table) -> list[RowSet]:
     """Return the sets of a table with the column `FILE`."""
+    if not len(table):
+        return []  # pyarrow 16 allocates 2 GiB to group no rows
     stated = _comparable(table, _OF_SET)
     distinct = stated.group_by(list(_OF_SET), use_threads=False).aggregate([])
     return [RowSet(*values) for values in zip(*(distinct[name].to_pylist() for name in _OF_SET), strict=True)]
@@ -70,7 +72,7 @@ def without(table: pa.Table, left_out: Collection[RowSet]) -> pa.Table:
 def once(table: pa.Table) -> pa.Table:
     """Return a table with the column `FILE` without the rows that repeat an earlier row of their set."""
     names = [*_OF_SET, *_OF_ROW]
-    if not set(names) <= set(table.column_names):
+    if not len(table) or not set(names) <= set(table.column_names):
         return table
     numbered = _comparable(table, names).append_column("row", pa.array(range(len(table)), pa.int64()))
     first = numbered.group_by(names, use_threads=False).aggregate([("row", "min")])["row_min"]
