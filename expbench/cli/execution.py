@@ -87,7 +87,7 @@ def carry_out(
     from expbench.results import folders
     from expbench.sweep import torchrun
     from expbench.sweep.estimate import bound
-    from expbench.sweep.plan import plan
+    from expbench.sweep.plan import statuses
 
     if torchrun.takes_part():
         torchrun.worker_loop(jobs, options)
@@ -101,7 +101,7 @@ def carry_out(
     folders.open_folder(str(options.folder))
     if options.save_weights:
         folders.open_folder(str(options.folder / "weights"))
-    plan(jobs, options.folder)  # raises if the folder holds files that are no results table
+    statuses(options.folder)  # raises if the folder holds files that are no results table
     for claim in claimed:
         write(claim, options.folder)
     show_log(held)

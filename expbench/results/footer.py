@@ -16,7 +16,7 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from expbench.results.digest import VERSION_KEY
 from expbench.results.schema import DIGESTS_IN, READ, SCHEMA, VERSION
 
 STATUSES_KEY = b"expbench_statuses"
-_TAIL = 1 << 14  # bytes at the end of a file of one run that include the statement
+TAIL = 1 << 13  # bytes at the end of a file of one run that include the statement
 _MAGIC = b"PAR1"
 _VALUE_FOLLOWS = 0x18  # in the compact protocol of Thrift: the second field of a pair, a text
 MOST_ROWS = 1_000  # of a table with a copy: beyond, the rows take longer to read than the columns to open
@@ -68,19 +68,17 @@ def statement(endings: Endings) -> dict[bytes, bytes]:
     return {STATUSES_KEY: b"%s %s" % (_checksum(content), content)}
 
 
-def read_stated(file: BinaryIO, size: int) -> Endings | None:
-    """Return the endings that an open file of `size` bytes states; None if it must be read as a table to know."""
-    file.seek(max(0, size - _TAIL))
-    tail = file.read(_TAIL)
+def stated(tail: bytes) -> Endings | None:
+    """Return the endings that a file states in its last `TAIL` bytes; None if it must be read as a table to know."""
     footer = len(tail) - 8 - int.from_bytes(tail[-8:-4], "little")
     at = tail.rfind(STATUSES_KEY, max(0, footer))
     if tail[-4:] != _MAGIC or at < 0:
         return None
     version = _value_after(tail, tail.rfind(VERSION_KEY, max(0, footer)) + len(VERSION_KEY))
-    stated = _value_after(tail, at + len(STATUSES_KEY))
-    if version is None or stated is None or not version.isdigit() or int(version) not in READ or int(version) < DIGESTS_IN:
+    value = _value_after(tail, at + len(STATUSES_KEY))
+    if version is None or value is None or not version.isdigit() or int(version) not in READ or int(version) < DIGESTS_IN:
         return None
-    checksum, _, content = stated.partition(b" ")
+    checksum, _, content = value.partition(b" ")
     if checksum != _checksum(content):
         return None
     try:

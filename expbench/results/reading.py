@@ -36,6 +36,7 @@ MOST_ROWS = 50_000_000  # of a file; `expbench run` writes some hundred a run
 MOST_TEXT = 1 << 36  # bytes of all texts of a file, each as often as it is repeated
 _PLAIN_TEXT = 1 << 28  # up to here texts are read as they are, beyond as dictionaries: a short file may repeat a long text
 _MANY_ROWS = 1_000_000  # from here on the free memory is compared
+_UNFOLLOWED = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would wait for ever
 _IN_MEMORY = 1 << 23  # a file up to this size is read at once
 _WITH_COPY = 1 << 20  # a file up to this size may have a copy of its rows
 _PRESENT = {former: name for name, former in FORMER_SETTINGS.items()}
@@ -80,12 +81,27 @@ def plain(table: pa.Table) -> pa.Table:
 
 def read_endings(path: Path | str, folder: Path | None = None) -> footer.Endings:
     """Return the kind and status of each key of a file, from its footer if that states them; raise as `read_encoded`."""
-    with _errors_named(path), _opened(path, folder) as (file, about):
-        stated = footer.read_stated(file, about.st_size)
-        if stated is not None:
-            return stated
+    stated = _stated(path)
+    if stated is not None:
+        return stated
     path = Path(path)
     return footer.endings_of(plain(checked(path, read_encoded(path, ["key", "kind", "status"], folder).table)))
+
+
+def _stated(path: Path | str) -> footer.Endings | None:
+    """Return what the footer of a regular file, not of a link, states; None if the file must be read as a table to know.
+
+    A folder may have thousands of files: `_opened`, which says what is wrong with a file, takes several times as long.
+    """
+    with suppress(OSError):
+        descriptor = os.open(path, _UNFOLLOWED)
+        try:
+            about = os.fstat(descriptor)
+            if stat.S_ISREG(about.st_mode):
+                return footer.stated(os.pread(descriptor, footer.TAIL, max(0, about.st_size - footer.TAIL)))
+        finally:
+            os.close(descriptor)
+    return None
 
 
 def read_encoded(path: Path, columns: Sequence[str], folder: Path | None = None, short: int = 0) -> Encoded:
@@ -156,7 +172,7 @@ def _opened(path: Path | str, folder: Path | None) -> Iterator[tuple[BinaryIO, o
         kind = target.stat().st_mode
     if not stat.S_ISREG(kind):
         raise NoResults(f"{shown(path)}: not a regular file; move it to another folder")
-    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb", buffering=0) as file:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:
         about = os.fstat(file.fileno())
         if not stat.S_ISREG(about.st_mode):
             raise NoResults(f"{shown(path)}: not a regular file; move it to another folder")

@@ -23,11 +23,15 @@ class Plan(NamedTuple):
 
 
 def failed(folder: Path) -> set[str]:
-    """Return the keys of the failed runs and controls in a folder; raise `BadInput` as `plan` does."""
-    return {key for key, status in _statuses(folder).items() if status == "failed"}
+    """Return the keys of the failed runs and controls in a folder; raise `BadInput` as `statuses` does."""
+    return {key for key, status in statuses(folder).items() if status == "failed"}
 
 
-def _statuses(folder: Path) -> dict[str, str]:
+def statuses(folder: Path) -> dict[str, str]:
+    """Return the status of each key in a folder.
+
+    Raise `BadInput` if the folder contains a file that is not a results table, since it may hold a result.
+    """
     if not folder.is_dir():
         return {}
     status, problems = store.statuses(folder)
@@ -39,9 +43,9 @@ def _statuses(folder: Path) -> dict[str, str]:
 def plan(jobs: Sequence[Job], folder: Path, again: Set[str] | None = None) -> Plan:
     """Return the plan for `jobs`. Missing jobs have no result, or failed and are in `again` (None: all failed jobs).
 
-    Raise `BadInput` if the folder contains a file that is not a results table, since it may hold a result.
+    Raise `BadInput` as `statuses` does.
     """
-    jobs, status = list(jobs), _statuses(folder)
+    jobs, status = list(jobs), statuses(folder)
 
     def lacks(key: str) -> bool:
         return key not in status or (status[key] == "failed" and (again is None or key in again))
