@@ -20,7 +20,8 @@ from expbench.models.s6_bbar_b import S6BbarB
 from expbench.models.s6_poly import S6Poly
 from expbench.models.s6_poly_disc import S6PolyDisc
 from expbench.models.ssm import SSM
-from expbench.nn.network import Network, sinusoids
+from expbench.nn.network import Network
+from expbench.nn.positions import sinusoids
 
 MODELS = sorted(plugins.discover("model"))
 
@@ -401,12 +402,12 @@ def test_declared_support() -> None:
 
 
 def test_sinusoids() -> None:
-    table = sinusoids(50, 6)
+    table = sinusoids(50, 6, 10000.0)
     for t in (0, 1, 49):
         for i in range(3):
             angle = t / 10000 ** (2 * i / 6)
             assert table[t, 2 * i : 2 * i + 2].tolist() == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-6)
-    assert sinusoids(4, 3).shape == (4, 3)
+    assert sinusoids(4, 3, 10000.0).shape == (4, 3)
 
 
 @pytest.mark.parametrize(("positions", "extra"), [("none", 0), ("sin", 0), ("index", 4), ("learned", 20)])
