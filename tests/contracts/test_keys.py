@@ -9,6 +9,7 @@ from expbench.sweep.spec import SweepSpec
 # Here a key changes with a version of a task, of a model or of the training, or with a default, and with nothing else.
 KEYS = {
     ("polyreg", "attn"): "f0992cd7ba14f7a4",
+    ("polyreg", "gru"): "00b31a75534563a5",
     ("polyreg", "linattn"): "8056cc8b572e17bf",
     ("polyreg", "mamba-poly"): "33e375f479346a36",
     ("polyreg", "polyattn"): "225bfcbe7cb1b07c",

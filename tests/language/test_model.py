@@ -73,8 +73,10 @@ def some_tokens(*shape: int, seed: int = 1) -> Tensor:
     return torch.randint(V, shape, generator=torch.Generator().manual_seed(seed))
 
 
-ANY = {name: model(name) for name in ("s6", "s6-bbar-b", "s6-poly-disc", "s6-poly", "ssm", "attn", "linattn", "polyattn")}
-ANY |= {"gru": Gru, "gru-in-transformer": GruInTransformer}
+ANY = {
+    name: model(name) for name in ("s6", "s6-bbar-b", "s6-poly-disc", "s6-poly", "ssm", "gru", "attn", "linattn", "polyattn")
+}
+ANY |= {"torchs-gru": Gru, "gru-in-transformer": GruInTransformer}
 
 
 @pytest.mark.parametrize("name", ANY)
