@@ -106,7 +106,7 @@ def mask_off_by_one() -> None:
 
 def positions_forgotten() -> None:
     """Omit the position code."""
-    network._PositionCode.forward = lambda self, x: x
+    network.PositionCode.forward = lambda self, x: x
 
 
 def schedule_ignored() -> None:

@@ -11,10 +11,10 @@ from typing import Any, cast, get_args
 import torch
 from torch import nn
 
-from expbench import probes, settings
+from expbench import plugins, probes, settings
 from expbench.errors import BadInput, BrokenContract, of_plugin, place_of, unknown
 from expbench.global_state import preserved
-from expbench.mixer import Mixer
+from expbench.mixer import Mixer, RelativeCode, apply_relative, supports
 from expbench.ops.backends import BackendUnsupported
 from expbench.plugins import Plugin
 from expbench.probes import Probe
@@ -60,6 +60,13 @@ def default_positions(model: type, name: str) -> Positions:
     if stated not in get_args(Positions):
         raise unknown(f"value of {name}'s attribute positions:", stated, get_args(Positions))
     return cast(Positions, stated)
+
+
+def not_supported(positions: Positions, name: str) -> BadInput:
+    """Return the error for a model that does not apply a relative position code; it names those that do."""
+    models = plugins.discover("model")
+    able = [m.name for m in models.values() if m.origin == plugins.BUILT_IN and supports(load_model(m), positions)]
+    return BadInput(f"--positions {positions}: {name} does not apply this code; models that do: {', '.join(able)}")
 
 
 def load_task(plugin: Plugin) -> type[Task]:
@@ -123,16 +130,25 @@ def load_model(plugin: Plugin) -> type[nn.Module]:
 
 
 def check_mixer(
-    cls: type, name: str, width: int, values: Mapping[str, Value], L: int, device: str, dtype: DType = "float32"
+    cls: type,
+    name: str,
+    width: int,
+    values: Mapping[str, Value],
+    L: int,
+    device: str,
+    dtype: DType = "float32",
+    code: RelativeCode | None = None,
 ) -> Probe:
     """Build one layer, run it on short sequences, and return whether it is causal.
 
     Raises `BadInput` if it cannot be built or a forced backend does not support it, and `BrokenContract` if it does not map
-    (B, L, D) to (B, L, D), cannot be trained, or differs between two layers of one seed.
+    (B, L, D) to (B, L, D), cannot be trained, or differs between two layers of one seed. code: the relative position code
+    that the layer applies, if any.
     """
 
     def build() -> nn.Module:
         layer: nn.Module = cls(width, **values)
+        apply_relative(layer, code)
         return layer
 
     with preserved(f"model {name!r}", functions=True):

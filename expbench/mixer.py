@@ -22,31 +22,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from expbench.algebra.reach import NoBound, Reach
 from expbench.ops import backends
-from expbench.run import Positions
+from expbench.run import RELATIVE, Positions
 from expbench.settings import Value
 
 Backbone = Literal["mamba", "transformer"]
 LONGEST_PROBE = 4096  # the longest sequence on which a layer is tried before it is trained
 
 
+class RelativeCode(NamedTuple):
+    """A position code that attention applies itself. kind: ``rotary`` or ``alibi``. length: of the longest sequence.
+
+    base: of the rotary angles.
+    """
+
+    kind: Positions
+    length: int
+    base: float
+
+
 class Mixer(nn.Module):
     """A sequence mixer with declarations about itself, all optional.
 
     version: raise it when the same settings would compute something else. positions: the default position code of the
-    model. backbone: the block that a language model puts around the mixer, instead of a position code
-    (`language/model.py`). widths, lengths, dtypes, devices: the supported values (None: all), such as ``range(32, 4097,
-    32)``; other runs are recorded as `unsupported`. backends: likewise, for a backend forced by --backend.
+    model. relative: the relative position codes that the layer can apply (`use_positions`). backbone: the block that a
+    language model puts around the mixer, instead of a position code (`language/model.py`). widths, lengths, dtypes, devices:
+    the supported values (None: all), such as ``range(32, 4097, 32)``; other runs are recorded as `unsupported`. backends:
+    likewise, for a backend forced by --backend.
     """
 
     version: ClassVar[int] = 1
     positions: ClassVar[Positions] = "none"
+    relative: ClassVar[Container[Positions]] = ()
     backbone: ClassVar[Backbone] = "mamba"
     widths: ClassVar[Container[int] | None] = None
     lengths: ClassVar[Container[int] | None] = None
@@ -58,6 +71,10 @@ class Mixer(nn.Module):
     def resolve(cls, width: int, settings: dict[str, Value]) -> dict[str, Value]:
         """Return the settings with each None that defaults to the width replaced by its value."""
         return settings
+
+    def use_positions(self, code: RelativeCode) -> None:
+        """Apply a relative position code, one of `relative`, from now on; called once, before training."""
+        raise NotImplementedError
 
     def state_size(self, L: int) -> int | None:
         """Return how many numbers to keep after L tokens of a sequence in order to continue it; None if unknown."""
@@ -113,6 +130,19 @@ def in_precision(module: nn.Module, dtype: torch.dtype) -> nn.Module:
 
     module._apply(converted)
     return module
+
+
+def supports(model: type, positions: Positions) -> bool:
+    """Return whether a model class can be trained with a position code: a relative one if it declares that it applies it."""
+    return positions not in RELATIVE or (issubclass(model, Mixer) and positions in model.relative)
+
+
+def apply_relative(layer: nn.Module, code: RelativeCode | None) -> None:
+    """Tell a layer to apply a relative position code, if any; raise ValueError if it does not declare to support it."""
+    if code is not None:
+        if not isinstance(layer, Mixer) or not supports(type(layer), code.kind):
+            raise ValueError(f"{type(layer).__name__} does not apply the position code {code.kind}")
+        layer.use_positions(code)
 
 
 def state_size(layer: nn.Module, L: int) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from expbench.claims.claim import Claim
 from expbench.claims.verdicts import ClaimResult, Judgement, rests_on
 from expbench.console.formatting import aligned, escaped, markdown_table, number, visible
 from expbench.stats.intervals import Interval
@@ -18,8 +19,9 @@ is that both sides have the same distribution. A small p can also come from dist
 shapes, for example if the runs of one side are bimodal. `not supported`: no relevant difference; this includes cases where
 both sides are near the best possible value. `undecided`: the runs are inconclusive, or there are fewer than {LEAST_UNITS}
 independent units. `post hoc`: a run is older than the claim. `budget-dependent`: the verdict differs at four times or a
-quarter of the steps. `best of k`: the expected best of k runs, with the same k on both sides. If the sides of a claim have
-different `positions`, the claim compares layer and positions together."""
+quarter of the steps. `best of k`: the expected best of k runs, with the same k on both sides. `confounded`: the runs decide,
+but the sides also differ in something that the claim is not about, such as positions, width or the number of tuning runs;
+the sentence says in what. Such a pair is no evidence for the claim or against it."""
 MOST_SENTENCES = 6  # with more matched pairs, the table of the claim is easier to read
 _HEADER = ("verdict", "difference", "95 % interval", "rests on", "p", "Holm's p", "solved", "best of k", "lr", "because")
 
@@ -31,14 +33,15 @@ def sentence(judgement: Judgement, columns: Sequence[str] = ()) -> str:
     metric = j.left.metric or j.right.metric or "result"
     place = ", ".join(f"{name}={j.where[name]}" for name in columns)
     at = f" at {place}" if place else ""
-    if j.verdict == "not supported":
+    if j.measured == "not supported":
         said = f"{left} and {right} do not differ in {metric} by more than {number(j.margin)}{at}"
     else:
-        lower = (j.claim.relation == "<") != (j.verdict == "contradicted")
+        lower = (j.claim.relation == "<") != (j.measured == "contradicted")
         said = f"{left} has a {'lower' if lower else 'higher'} {metric} than {right}{at}"
-    if j.verdict == "undecided":
+    if j.measured == "undecided":
         said = f"it is open whether {said}, because {j.reason}"
-    return "; ".join([f"{said}: {_evidence(j)}", *_marks(j)])
+    apart = [f"the sides also differ in {_listed(j)}"] if j.confounders else []
+    return "; ".join([f"{said}: {_evidence(j)}", *apart, *_marks(j)])
 
 
 def is_undecided(finding: ClaimResult) -> bool:
@@ -52,6 +55,11 @@ def brief(finding: ClaimResult) -> str:
         return finding.summary if finding.judgements else str(finding.unmatched_reason)
     (j,) = finding.judgements
     return f"{number(j.difference.center)} ({_ends(j.difference)})" if j.pairs else "no pairs"
+
+
+def withdrawn(claims: Sequence[Claim]) -> str:
+    """Return withdrawn claims as Markdown, with the reasons."""
+    return "\n".join(f"- ~~{escaped(claim.title)}~~ Withdrawn: {escaped(claim.withdrawn or '')}" for claim in claims)
 
 
 def text(findings: Sequence[ClaimResult]) -> str:
@@ -87,6 +95,10 @@ def _said(finding: ClaimResult, shown: Callable[[str], str]) -> str:
     return shown(f"{title} is {judgement.verdict}: {sentence(judgement, sizes)}.")
 
 
+def _listed(j: Judgement) -> str:
+    return " and ".join(f"{name} ({one} against {other})" for name, (one, other) in j.confounders.items())
+
+
 def _marks(j: Judgement) -> list[str]:
     return [*(["budget-dependent"] if j.budget_dependent else []), *(["post hoc"] if j.is_post_hoc else [])]
 
@@ -111,8 +123,9 @@ def _line(j: Judgement) -> list[str]:
     solved = [f"{c.solved}/{c.trials} ({_ends(c.solved_share)})" for c in configurations]
     best = f"{number(j.best[0])} against {number(j.best[1])} (k={j.k})" if j.k else "-"
     rates = [f"{number(c['lr'])}{f' of {n}' if n > 1 else ''}" for c, n in zip(configurations, j.rates, strict=True)]
+    because = "; ".join([*([f"the sides also differ in {_listed(j)}"] if j.confounders else []), j.reason])
     tested = [number(j.difference.center), _ends(j.difference), rests_on(j), number(j.p), number(j.holm)]
-    return [verdict, *tested, " against ".join(solved), best, " against ".join(rates), j.reason]
+    return [verdict, *tested, " against ".join(solved), best, " against ".join(rates), because]
 
 
 def _ends(interval: Interval) -> str:

@@ -1,7 +1,9 @@
 """Matched pairs: pairs of configurations on which a claim can be tested.
 
 Both sides of a matched pair share all settings except the model, its settings and version, the learning rate (tuned for each
-side) and the settings that the claim fixes. Settings that both models have must also agree, unless the claim fixes them.
+side) and the settings that the claim fixes. Settings that both models have must also agree, unless the claim fixes them. In
+which of these the sides do differ, and in the number of tuning runs, is a property of the pair: a claim about the model says
+nothing about it where the sides also differ in positions.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -23,6 +26,9 @@ from expbench.results.reported import choosing
 
 _AROUND = identity.columns({"model", "model_version", "rate", "seed", "instance"})
 _KNOWN_OTHERWISE = ("task", "context")  # the claim fixes the task; the context repeats the task settings as text
+_BASE = "position_base"  # compared where both sides have the same code; codes without a base have a neutral one
+_FOLLOWS = {_BASE: "positions", "warmup": "steps"}  # a difference in the first only follows from one in the second
+_SAME_SIZE = 1.1  # largest ratio of sizes that count as equal: both within 5 % of the size that --match asks for
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +103,24 @@ class MatchedPair:
     """Matched pair of candidates.
 
     where: settings that identify the pair, as texts. rates: number of learning rates that each side was chosen from.
+    differences: what the sides differ in, with both values as texts: the model, settings and the number of tuning runs.
+    confounders: those of them that the claim is not about.
     """
 
     left: Candidate
     right: Candidate
     where: dict[str, str]
     rates: tuple[int, int]
+    differences: dict[str, tuple[str, str]]
+    confounders: dict[str, tuple[str, str]]
+
+
+class _Tuned(NamedTuple):
+    """A candidate with its rate chosen. rates: number of rates it was chosen from. runs: number of tuning runs."""
+
+    candidate: Candidate
+    rates: int
+    runs: int
 
 
 def candidates(frame: pd.DataFrame, configurations: Iterable[Configuration]) -> list[Candidate]:
@@ -115,30 +133,72 @@ def candidates(frame: pd.DataFrame, configurations: Iterable[Configuration]) -> 
 def matched_pairs(claim: Claim, among: Sequence[Candidate]) -> list[MatchedPair]:
     """Return all matched pairs of a claim in the order of the left side's configurations."""
     fixed = {*claim.left.settings, *claim.right.settings}
+    loose = {_BASE} - fixed if "positions" in fixed else set()
     admitted = [s for s in among if s.admitted(claim)]
     lefts, rights = (_tuned([s for s in admitted if s.fits(side)]) for side in (claim.left, claim.right))
-    by_shared: dict[frozenset[tuple[str, str]], list[tuple[Candidate, int]]] = {}
-    for right, tried in rights:
-        by_shared.setdefault(frozenset(right.shared(fixed).items()), []).append((right, tried))
+    by_shared: dict[frozenset[tuple[str, str]], list[_Tuned]] = {}
+    for right in rights:
+        by_shared.setdefault(frozenset(right.candidate.shared(fixed | loose).items()), []).append(right)
+    one_model = claim.left.name == claim.right.name
     found = []
-    for left, rates in lefts:
-        shared = left.shared(fixed)
-        for right, tried in by_shared.get(frozenset(shared.items()), []):
-            both = {name for name in left.own.keys() & right.own.keys() if name not in fixed}
-            if claim.left.name != claim.right.name:
+    for left in lefts:
+        for right in by_shared.get(frozenset(left.candidate.shared(fixed | loose).items()), []):
+            one, other = left.candidate, right.candidate
+            shared = one.shared(fixed | (loose if one.around["positions"] != other.around["positions"] else set()))
+            both = {name for name in one.own.keys() & other.own.keys() if name not in fixed}
+            if not one_model:
                 both.discard("model_version")
-            if left is right or any(left.own[name] != right.own[name] for name in both):
+            if one is other or any(one.own[name] != other.own[name] for name in both):
                 continue
-            where = shared | {name: value for name, value in left.own.items() if name in both}
-            for side, candidate in ((claim.left, left), (claim.right, right)):
+            if any(other.around.get(name, value) != value for name, value in shared.items()):
+                continue
+            where = shared | {name: value for name, value in one.own.items() if name in both}
+            for side, candidate in ((claim.left, one), (claim.right, other)):
+                named = side if one_model else side.name
                 free = {n: v for n, v in (candidate.own | candidate.around).items() if n not in {*where, *side.settings}}
-                where |= {f"{side.name} {name}": value for name, value in free.items()}
-            found.append(MatchedPair(left, right, where, (rates, tried)))
+                where |= {f"{named} {name}": value for name, value in free.items()}
+            differences = _differences(left, right)
+            confounders = {name: values for name, values in differences.items() if name not in claim.subjects}
+            found.append(MatchedPair(one, other, where, (left.rates, right.rates), differences, confounders))
     return found
 
 
-def _tuned(among: Sequence[Candidate]) -> list[tuple[Candidate, int]]:
-    """Select one of the candidates that differ only in the learning rate; return it and the number of rates tried.
+def _differences(left: _Tuned, right: _Tuned) -> dict[str, tuple[str, str]]:
+    """Return what two sides differ in, with both values as texts.
+
+    Left out are settings that only one of the models has, versions of different models, learning rates, settings that follow
+    from another difference, and the width of sides of the same size.
+    """
+    one, other = left.candidate, right.candidate
+    names = str(one.configuration["model"]), str(other.configuration["model"])
+    known = [candidate.own | candidate.around for candidate in (one, other)]
+    found = {"model": names} if names[0] != names[1] else {}
+    for name in known[0].keys() & known[1].keys():
+        if known[0][name] != known[1][name] and not (name == "model_version" and "model" in found):
+            found[name] = known[0][name], known[1][name]
+    for name, cause in _FOLLOWS.items():
+        if cause in found:
+            found.pop(name, None)
+    if _same_size(one.configuration, other.configuration):
+        found.pop("D", None)
+    for name, counts in (("tuning runs", (left.runs, right.runs)), ("learning rates", (left.rates, right.rates))):
+        if counts[0] != counts[1] and "tuning runs" not in found:
+            found[name] = str(counts[0]), str(counts[1])
+    first = ("model", *_AROUND)
+    return {name: found[name] for name in sorted(found, key=lambda name: (name not in first, name))}
+
+
+def _same_size(one: Configuration, other: Configuration) -> bool:
+    """Return whether two networks have the same number of parameters or of states, within the tolerance of --match."""
+    for name in ("parameters", "state_size"):
+        sizes = [size for size in (one[name], other[name]) if size is not None]
+        if len(sizes) == 2 and max(sizes) <= _SAME_SIZE * min(sizes):
+            return True
+    return False
+
+
+def _tuned(among: Sequence[Candidate]) -> list[_Tuned]:
+    """Select one of the candidates that differ only in the learning rate.
 
     If tuning chose a rate, use that one. Otherwise consider only the rates with the most runs (rates that were only tried in
     the search have fewer), and choose the best mean on the validation split, never on the test split. A run without a result
@@ -151,7 +211,7 @@ def _tuned(among: Sequence[Candidate]) -> list[tuple[Candidate, int]]:
     for group in groups.values():
         tuned = next((s for s in group if s.configuration.tuned), None)
         if tuned is not None and tuned.configuration.tuning is not None:
-            chosen.append((tuned, len(tuned.configuration.tuning.rates)))
+            chosen.append(_Tuned(tuned, len(tuned.configuration.tuning.rates), tuned.configuration.tuning.runs))
             continue
         most = max(s.configuration.trials for s in group)
         full = [s for s in group if s.configuration.trials == most]
@@ -160,7 +220,7 @@ def _tuned(among: Sequence[Candidate]) -> list[tuple[Candidate, int]]:
         worst = max((loss for own in losses for loss in own if not math.isnan(loss)), default=0.0)
         means = [sum(worst if math.isnan(loss) else loss for loss in own) / len(own) for own in losses]
         _, best = min(zip(means, full, strict=True), key=lambda rated: (rated[0], rated[1].configuration["lr"]))
-        chosen.append((best, len(group)))
+        chosen.append(_Tuned(best, len(group), 0))
     return chosen
 
 
@@ -218,5 +278,9 @@ def _apart(claim: Claim, admitted: Sequence[Candidate]) -> str:
                 for side, values in ((claim.left, left), (claim.right, right))
             )
             has = f"{', '.join(left)} and {', '.join(right)}"
-            return f"the sides have no {name} in common ({has}); if this is intended, claim {one} {claim.relation} {other}"
+            about = f" --about model,{name}" if claim.left.name != claim.right.name else ""
+            return (
+                f"the sides have no {name} in common ({has}); train both with the same {name}, or claim the two together: "
+                f"'{one} {claim.relation} {other}'{about}"
+            )
     return "no run of the left side agrees with a run of the right side in all other settings"

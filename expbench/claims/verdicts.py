@@ -7,6 +7,7 @@ supported      Holm's p is at most .05, and the interval of the difference is on
 contradicted   Holm's p is at most .05, and the interval is on the other side of 0
 not supported  the interval is within the margin: no relevant difference, whatever p is (for example at a ceiling)
 undecided      all other cases, and fewer than 10 independent units; instances with ill-posed labels are excluded
+confounded     decided, but the sides also differ in something that the claim is not about (`pairing`)
 
 A diverged run has no metric, so its pair does not enter the difference. If there are diverged runs, a second test replaces
 their metrics by the worst value of either side in the matched pair. p is the larger of the two p-values, and the claim is
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pandas as pd
@@ -29,7 +30,8 @@ from expbench.results.configurations import SIZES, Configuration, gather, with_c
 from expbench.stats.intervals import ABSOLUTE_MARGIN, RELATIVE_MARGIN, Interval, best_of, holm
 from expbench.stats.resampling import LEAST_UNITS, Paired, paired
 
-Verdict = Literal["supported", "contradicted", "not supported", "undecided"]
+Measured = Literal["supported", "contradicted", "not supported", "undecided"]
+Verdict = Literal[Measured, "confounded"]
 SIGNIFICANCE = 0.05
 _LAST = ("task_version", *SIZES, "warmup", "model_version")  # identify matched pairs only if no other column does
 
@@ -43,7 +45,8 @@ class Judgement:
     tested. units: number of independent units: instances if there are several, otherwise pairs. k, best: expected best of k
     runs for each side, where k is the smaller number of runs. rates: numbers of learning rates that the sides were chosen
     from. after_the_fact: a run is older than the claim. set_aside: number of instances with ill-posed labels.
-    budget_dependent: the verdict differs at four times or a quarter of the steps.
+    budget_dependent: the verdict differs at four times or a quarter of the steps. measured: the verdict of the runs alone.
+    confounders: see `pairing.MatchedPair`.
     """
 
     claim: Claim
@@ -51,7 +54,7 @@ class Judgement:
     right: Configuration
     where: dict[str, str]
     rates: tuple[int, int]
-    verdict: Verdict
+    measured: Measured
     reason: str
     difference: Interval
     p: float
@@ -64,6 +67,12 @@ class Judgement:
     is_post_hoc: bool
     excluded: int = 0
     budget_dependent: bool = False
+    confounders: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict of the claim: a decided one is `confounded` if the sides also differ in what it is not about."""
+        return "confounded" if self.confounders and self.measured != "undecided" else self.measured
 
     @property
     def failed(self) -> bool:
@@ -98,8 +107,10 @@ class ClaimResult:
     def summary(self) -> str:
         """Counts of the verdicts, and the settings that all failures share and no supported matched pair has."""
         total = len(self.judgements)
-        verdicts: tuple[Verdict, ...] = ("supported", "contradicted", "not supported", "undecided")
-        held, contradicted, unsupported, undecided = (sum(j.verdict == v for j in self.judgements) for v in verdicts)
+        verdicts: tuple[Verdict, ...] = ("supported", "contradicted", "not supported", "undecided", "confounded")
+        held, contradicted, unsupported, undecided, confounded = (
+            sum(j.verdict == v for j in self.judgements) for v in verdicts
+        )
         failed = [(v, n) for v, n in (("contradicted", contradicted), ("not supported", unsupported)) if n]
         common = " and ".join(self._common()) if held and failed else ""
         if common and len(failed) == 1:
@@ -107,6 +118,9 @@ class ClaimResult:
         else:
             rest = [f"{v} in {n}" for v, n in failed] + ([f"all with {common}"] if common else [])
         rest += [f"undecided in {undecided}"] if undecided else []
+        if confounded:
+            names = dict.fromkeys(name for j in self.judgements if j.verdict == "confounded" for name in j.confounders)
+            rest.append(f"confounded by {' and '.join(names)} in {confounded}")
         parts = [f"holds in {held} of {total} protocol{'s' * (total != 1)}", *([", ".join(rest)] if rest else [])]
         budget, late = sum(j.budget_dependent for j in self.judgements), sum(j.is_post_hoc for j in self.judgements)
         parts += [f"depends on the budget in {budget}"] if budget else []
@@ -206,7 +220,7 @@ def _mean(pairs: pd.DataFrame, value: str) -> float:
 
 
 def _judgement(c: _Comparison, adjusted: float) -> Judgement:
-    verdict, reason = _verdict(c, adjusted)
+    measured, reason = _verdict(c, adjusted)
     left, right = c.configurations
     k = min(len(left.values), len(right.values))
     test = c.tests[0]
@@ -216,7 +230,7 @@ def _judgement(c: _Comparison, adjusted: float) -> Judgement:
         right=right,
         where=c.pair.where,
         rates=c.pair.rates,
-        verdict=verdict,
+        measured=measured,
         reason=reason,
         difference=test.difference,
         p=c.p,
@@ -228,6 +242,7 @@ def _judgement(c: _Comparison, adjusted: float) -> Judgement:
         best=(_best(left, k), _best(right, k)),
         is_post_hoc=c.is_post_hoc,
         excluded=c.excluded,
+        confounders=c.pair.confounders,
     )
 
 
@@ -235,7 +250,7 @@ def _best(configuration: Configuration, k: int) -> float:
     return best_of(configuration.values, k, higher_is_better=configuration.higher_is_better)
 
 
-def _verdict(c: _Comparison, adjusted: float) -> tuple[Verdict, str]:
+def _verdict(c: _Comparison, adjusted: float) -> tuple[Measured, str]:
     """Return the verdict and its reason, worded to follow "because"."""
     if not c.posed:
         return "undecided", "the labels are ill-posed"
@@ -255,7 +270,7 @@ def _verdict(c: _Comparison, adjusted: float) -> tuple[Verdict, str]:
     return verdict, f"Holm's p is {number(adjusted)}{counted}"
 
 
-def _decided(c: _Comparison, interval: Interval, adjusted: float) -> Verdict:
+def _decided(c: _Comparison, interval: Interval, adjusted: float) -> Measured:
     if -c.margin <= interval.low and interval.high <= c.margin:
         return "not supported"
     if adjusted <= SIGNIFICANCE and not interval.low <= 0 <= interval.high:
@@ -285,4 +300,4 @@ def _with_budgets(judgements: Sequence[Judgement]) -> list[Judgement]:
 
 def _depends(one: Judgement, other: Judgement) -> bool:
     fewer, more = sorted([one.left["steps"], other.left["steps"]])
-    return bool(more == 4 * fewer and one.verdict != other.verdict and "undecided" not in (one.verdict, other.verdict))
+    return bool(more == 4 * fewer and one.measured != other.measured and "undecided" not in (one.measured, other.measured))

@@ -24,6 +24,14 @@ def claim(
         float | None,
         typer.Option(help="Smallest relevant difference. (default: a tenth of an error, .05 of an accuracy)"),
     ] = None,
+    about: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="What the sides are meant to differ in, e.g. model,depth; any other difference confounds. (default: the "
+            "model, or the settings if both sides are one model)",
+        ),
+    ] = None,
     results: ResultsOption = "results",
     tasks_dir: TasksDir = None,
     models_dir: ModelsDir = None,
@@ -32,7 +40,12 @@ def claim(
     add_folders(tasks_dir, models_dir)
     from expbench.claims import declare
     from expbench.claims.claim import write
+    from expbench.console.formatting import say
     from expbench.results import folders
+    from expbench.settings import split_list
 
-    made = write(declare.claim(text, task, where or [], margin), folders.open_folder(results))
+    claimed = declare.claim(text, task, where or [], margin, split_list(about, "--about") if about is not None else [])
+    made = write(claimed, folders.open_folder(results))
+    for line in declare.warnings(made):
+        say(f"warning: {line}")
     print(f"{made.hash}: {made.title}")

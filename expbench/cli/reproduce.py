@@ -23,7 +23,8 @@ from expbench.cli.options import (
 from expbench.errors import unknown
 from expbench.supervision import supervise
 
-PRESETS = ("table2", "degree", "table1-nlp", "context")  # of `studies.synthetic`, which imports torch
+# those of `studies.synthetic`, which imports torch
+PRESETS = ("table2", "degree", "polynomials", "positions", "counting", "table1-nlp", "context")
 
 
 def reproduce(
@@ -41,12 +42,17 @@ def reproduce(
     smoke: Annotated[bool, typer.Option("--smoke", help="Smoke test: a few steps of every row.")] = False,
     shard: Shard = "1/1",
     time_limit: TimeLimit = None,
+    until: Annotated[
+        str | None,
+        typer.Option("--until", metavar="PART", help="Run the parts of the study up to this one. (default: all)"),
+    ] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Run without writing a report.")] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Reproduce a study of the paper with preregistered claims; judge them, and report beside the published numbers.
 
     The same command resumes an interrupted or time-limited study. Several processes started on one folder share the work.
+    The parts of a study are run in order; each dry run lists them.
     """
     # Set before torch is loaded, as in run. A smoke test is too small to gain from several threads.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -55,7 +61,7 @@ def reproduce(
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     check_choice("--device", device, DEVICES)
-    part, seconds = shard_of(shard), seconds_of(time_limit)
+    share, seconds = shard_of(shard), seconds_of(time_limit)
     supervise(f"expbench reproduce: {preset}{' as a smoke test' * smoke}; loading torch and the plugins")
     from pathlib import Path
 
@@ -65,16 +71,16 @@ def reproduce(
     from expbench.sweep import sweep, torchrun
     from expbench.training.device import choose_device
 
-    study = chosen(preset, data, path, small=smoke)
+    study = chosen(preset, data, path, small=smoke, until=until)
     where = choose_device(device)
     held = hold_log()
-    jobs = torchrun.expand(study.requests, where)
+    jobs = [job._replace(part=part.name) for part in study.parts for job in torchrun.expand(part.requests, where)]
     folder = Path(results or f"results/{called(preset, study, jobs, small=smoke)}")
     options = sweep.SweepOptions(
-        folder, where, tunes=study.tunes, shard=part, seconds=seconds, tuning_runs=study.tuning_runs
+        folder, where, tunes=study.tunes, shard=share, seconds=seconds, tuning_runs=study.tuning_runs
     )
     trained = carry_out(jobs, options, held, study.claims, dry_run=dry_run)
-    if not trained or no_report or part != (1, 1):
+    if not trained or no_report or share != (1, 1):
         return
     frame, problems = store.read(folder, reported.SHOWN_COLUMNS, reported.shown_rows)
     print(write_report(frame, folder).with_suffix(".html"))

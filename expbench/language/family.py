@@ -16,14 +16,14 @@ from expbench.contracts import check_mixer
 from expbench.errors import BadInput, BrokenContract, of_plugin
 from expbench.global_state import preserved, seeded
 from expbench.language.flops import flops_per_token
-from expbench.language.model import LanguageModel, language_settings
+from expbench.language.model import LanguageModel, backbone_of, language_settings
 from expbench.language.recipe import Recipe, schedule
 from expbench.language.task import TextTask
 from expbench.language.workload import LanguageWorkload, train
 from expbench.mixer import state_size
 from expbench.nn.memory import sketching, step_bytes
 from expbench.probes import Probe
-from expbench.run import LATER
+from expbench.run import LATER, NO_BASE
 from expbench.task import Task
 from expbench.training.distributed import joined
 from expbench.training.epochs.checkpoint import FOLDER
@@ -35,7 +35,7 @@ from expbench.training.loop import surroundings
 
 _TIMED = 3  # steps; the fastest counts
 _TIMED_TOKENS = 1024  # per timed step on a CPU: enough to keep it busy
-_HONOURED = {"schedule"}  # later-added fields of `Run` that `recipe_of` supports; all others are rejected
+_HONOURED = {"schedule", "position_base"}  # later-added fields of `Run` that `recipe_of` supports; all others are rejected
 
 
 class Language:
@@ -48,6 +48,7 @@ class Language:
         fields = dict(point.fields)
         _refuse_what_the_backbone_has(point)
         fields["norm"], fields["positions"] = "rms", "none"
+        fields["position_base"] = _base(point, model)
         settings = language_settings(model, fields["D"], {name: point.settings[name] for name in point.given})
         text = cast(TextTask, task)
         recipe = Recipe(
@@ -67,7 +68,15 @@ class Language:
         run = job.run
 
         def build() -> LanguageModel:
-            return LanguageModel(job.model, run.model_settings, vocabulary=2, width=run.D, layers=1, context=probes.LONGEST)
+            return LanguageModel(
+                job.model,
+                run.model_settings,
+                vocabulary=2,
+                width=run.D,
+                layers=1,
+                context=probes.LONGEST,
+                position_base=run.position_base,
+            )
 
         what, length = f"model {run.model!r} does not work in a language model", probes.tried(job.model, job.task.L)[0]
         with of_plugin(run.model, what):
@@ -165,7 +174,13 @@ class Language:
     def _model(self, job: Job, depth: int, context: int) -> LanguageModel:
         run, vocabulary = job.run, _text(job).vocabulary
         return LanguageModel(
-            job.model, run.model_settings, vocabulary=vocabulary, width=run.D, layers=depth, context=context
+            job.model,
+            run.model_settings,
+            vocabulary=vocabulary,
+            width=run.D,
+            layers=depth,
+            context=context,
+            position_base=run.position_base,
         )
 
 
@@ -195,6 +210,18 @@ def recipe_of(job: Job) -> Recipe:
 
 def _text(job: Job) -> TextTask:
     return cast(TextTask, job.task)  # only text tasks name this family
+
+
+def _base(point: Point, model: type) -> float:
+    """Return the base of the rotary angles, by default the usual one. Raises `BadInput` for a backbone without angles."""
+    asked = point.fields["position_base"]
+    if asked is None or asked == NO_BASE:
+        return NO_BASE
+    if backbone_of(model) != "transformer":
+        raise BadInput(
+            f"--position-base {asked:g}: the backbone of {point.model_name} has no position code; omit the option"
+        )
+    return float(asked)
 
 
 def _refuse_what_the_backbone_has(point: Point) -> None:

@@ -23,6 +23,7 @@ from expbench.errors import unknown
 from expbench.mixer import Backbone, Mixer, logged
 from expbench.nn.blocks import AttentionBlock, FeedForward, MambaBlock
 from expbench.ops.cross_entropy.linear import linear_cross_entropy, row_cross_entropy
+from expbench.run import NO_BASE
 from expbench.settings import Value
 
 VOCABULARY, CONTEXT, WIDTH, LAYERS = 50257, 1024, 384, 12
@@ -37,7 +38,7 @@ class LanguageModel(nn.Module):
     """A language model with `layers` layers of a mixer in its backbone, width D, for up to `context` tokens.
 
     given: explicit mixer settings; `language_settings` fills in the others. hidden: channels of a Transformer's feed-forward
-    block (default: `matched_hidden`).
+    block (default: `matched_hidden`). position_base: base of a Transformer's rotary angles.
 
     The initialisation is Mamba's: a normal embedding with standard deviation 0.02, and the final linear map of each block
     divided by the square root of the number of blocks. All other weights keep the defaults of torch and the mixer.
@@ -53,6 +54,7 @@ class LanguageModel(nn.Module):
         layers: int = LAYERS,
         context: int = CONTEXT,
         hidden: int | None = None,
+        position_base: float = NO_BASE,
     ) -> None:
         super().__init__()
         for name, size in {"vocabulary": vocabulary, "width": width, "layers": layers, "context": context}.items():
@@ -64,7 +66,7 @@ class LanguageModel(nn.Module):
         self.blocks = nn.ModuleList(
             block
             for _ in range(layers)
-            for block in self._layer(mixer, width, matched_hidden(width) if hidden is None else hidden)
+            for block in self._layer(mixer, width, matched_hidden(width) if hidden is None else hidden, position_base)
         )
         self.norms = nn.ModuleList(nn.RMSNorm(width, _EPSILON) for _ in self.blocks)
         self.norm = nn.RMSNorm(width, _EPSILON)
@@ -74,14 +76,14 @@ class LanguageModel(nn.Module):
             for block in self.blocks:
                 cast(nn.Linear, block.to_out).weight /= math.sqrt(len(self.blocks))
 
-    def _layer(self, mixer: type[nn.Module], width: int, hidden: int) -> Iterator[nn.Module]:
+    def _layer(self, mixer: type[nn.Module], width: int, hidden: int, base: float) -> Iterator[nn.Module]:
         def made(channels: int) -> nn.Module:
             return mixer(channels, **self.settings)
 
         if self.backbone == "mamba":
             yield MambaBlock(width, _EXPAND * width, made, conv=_CONV)
         else:
-            yield AttentionBlock(width, made, context=self.context)
+            yield AttentionBlock(width, made, context=self.context, base=base)
             yield FeedForward(width, hidden)
 
     def features(self, tokens: Tensor) -> Tensor:

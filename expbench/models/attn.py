@@ -6,11 +6,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expbench.algebra.reach import NO_BOUND, NoBound, Reach
-from expbench.mixer import Attention
+from expbench.mixer import Attention, RelativeCode
+from expbench.nn.positions import rotate, rotation
+from expbench.ops.attention import alibi
 
 
 class Attn(Attention):
-    """Softmax attention, scale 1/sqrt(D / heads). Setting: heads, which must divide the width."""
+    """Softmax attention, scale 1/sqrt(D / heads). Setting: heads, which must divide the width.
+
+    Relative positions: rotary turns queries and keys by angles proportional to their position, so that a score depends on t
+    and j through t - j alone (Su et al. 2021). alibi subtracts slope * (t - j) from each score (Press et al. 2022).
+    """
+
+    relative = ("rotary", "alibi")
 
     def __init__(self, width: int, *, heads: int = 1) -> None:
         super().__init__()
@@ -18,6 +26,14 @@ class Attn(Attention):
             raise ValueError(f"heads={heads} does not divide the width {width}")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
+        self.alibi = False
+        self.rotation: Tensor | None
+        self.register_buffer("rotation", None, persistent=False)
+
+    def use_positions(self, code: RelativeCode) -> None:
+        self.alibi = code.kind == "alibi"
+        if code.kind == "rotary":
+            self.rotation = rotation(code.length, self.qkv.in_features // self.heads, code.base)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, L, D = x.shape
@@ -26,7 +42,13 @@ class Attn(Attention):
         return q, k, v
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        if self.rotation is not None:
+            q, k = rotate(q, self.rotation), rotate(k, self.rotation)
+        if self.alibi:
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=alibi(self.heads, q))
+        else:
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return y.transpose(1, 2).flatten(2)
 
     def flops(self, L: int) -> float:
         """Count queries, keys and values, and for each of (L+1)/2 tokens a score, its softmax and a weighted value."""

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from expbench.mixer import Attention
+from expbench.nn.positions import rotate, rotation
 from expbench.ops import convolution
+from expbench.run import NO_BASE
 
 
 class MambaBlock(nn.Module):
@@ -60,16 +62,18 @@ class MambaBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """out = Linear_o(mix(R q, R k, v)) for an `Attention`, with R the rotary embedding; Linear_o(mixer(u)) for other layers.
 
-    mixer: builds the layer for a width; only an `Attention` receives positions. context: maximum sequence length.
+    mixer: builds the layer for a width; only an `Attention` receives positions. context: maximum sequence length. base: of
+    the rotary angles.
     """
 
-    def __init__(self, width: int, mixer: Callable[[int], nn.Module], *, context: int) -> None:
+    def __init__(self, width: int, mixer: Callable[[int], nn.Module], *, context: int, base: float = NO_BASE) -> None:
         super().__init__()
         self.mixer = mixer(width)
         self.to_out = nn.Linear(width, width, bias=False)
         heads = self.mixer.heads if isinstance(self.mixer, Attention) else None
         self.rotation: Tensor | None
-        self.register_buffer("rotation", None if heads is None else rotation(context, width // heads), persistent=False)
+        angles = None if heads is None else rotation(context, width // heads, base).to(torch.get_default_dtype())
+        self.register_buffer("rotation", angles, persistent=False)
 
     def forward(self, u: Tensor) -> Tensor:
         """Map u (B, L, D) to (B, L, D); raise ValueError for sequences longer than the context."""
@@ -96,20 +100,3 @@ class FeedForward(nn.Module):
     def forward(self, u: Tensor) -> Tensor:
         out: Tensor = self.to_out(F.silu(self.to_z(u)) * self.to_x(u))
         return out
-
-
-def rotation(length: int, width: int) -> Tensor:
-    """Return cos and sin (2, L, D/2) of t / 10000^(2i/D), t from 0 (Su et al. 2021); raise ValueError for an odd width."""
-    if width % 2:
-        raise ValueError(f"rotary positions need heads of an even number of channels, not {width}")
-    frequency = 10000.0 ** (torch.arange(0, width, 2, dtype=torch.float64) / -width)
-    angle = torch.arange(length)[:, None] * frequency
-    return torch.stack([angle.cos(), angle.sin()]).to(torch.get_default_dtype())
-
-
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate each pair of channels i, i + D/2 of x (..., L, D) by the i-th angle of its position, in the dtype of x."""
-    cos, sin = rotation[:, : x.shape[-2]]
-    a, b = x.chunk(2, -1)
-    # bf16 is rotated in float32, the dtype of the table
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)

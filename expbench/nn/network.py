@@ -6,15 +6,15 @@ activation or feed-forward part, so that experiments measure the mixer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
 from expbench.algebra.reach import NO_BOUND, NoBound, Reach
-from expbench.mixer import Mixer, flops, logged, state_size
-from expbench.run import Norm, Positions
+from expbench.mixer import Mixer, RelativeCode, apply_relative, flops, logged, state_size
+from expbench.nn.positions import PositionCode
+from expbench.run import NO_BASE, RELATIVE, Norm, Positions
 from expbench.task import Task
 
 _NORMS: dict[Norm, Callable[[int], nn.Module]] = {
@@ -27,8 +27,9 @@ _NORMS: dict[Norm, Callable[[int], nn.Module]] = {
 class Network(nn.Module):
     """A stack of `depth` mixers of width D with embedding and read-out; `mixer` builds one layer.
 
-    norm: normalisation before each mixer. positions: ``sin`` adds sinusoids, ``learned`` a parameter per position, ``index``
-    the scalar t/L along a learned direction. residual: whether the output of each mixer is added to its input.
+    norm: normalisation before each mixer. positions: the code of `PositionCode` that is added to the embedding, or one of
+    `RELATIVE`, which every mixer is told to apply. position_base: base of the sinusoids or the rotary angles. residual:
+    whether the output of each mixer is added to its input.
     """
 
     def __init__(
@@ -41,14 +42,19 @@ class Network(nn.Module):
         norm: Norm,
         positions: Positions,
         residual: bool,
+        position_base: float = NO_BASE,
     ) -> None:
         super().__init__()
         self.length, self.last, self.residual = task.L, task.readout == "last", residual
         tokens = task.vocabulary
         self.embed: nn.Module = nn.Linear(task.channels, width) if tokens is None else nn.Embedding(tokens, width)
-        self.code = _PositionCode(positions, task.L, width)
+        channels = task.channels if tokens is None else tokens
+        self.code = PositionCode(positions, task.L, width, base=position_base, channels=channels)
         self.norms = nn.ModuleList(_NORMS[norm](width) for _ in range(depth))
         self.mixers = nn.ModuleList(mixer() for _ in range(depth))
+        if positions in RELATIVE:
+            for layer in self.mixers:
+                apply_relative(layer, RelativeCode(positions, task.L, position_base))
         self.head = nn.Linear(width, task.outputs)
         self.polynomial = norm == "none"
 
@@ -109,34 +115,3 @@ def stack_reach(mixers: Iterable[nn.Module], length: int, *, residual: bool) -> 
             return after
         reach = reach | after if residual else after
     return reach
-
-
-class _PositionCode(nn.Module):
-    def __init__(self, kind: Positions, length: int, width: int) -> None:
-        super().__init__()
-        self.kind = kind
-        table = None
-        if kind == "sin":
-            table = sinusoids(length, width)
-        elif kind == "index":
-            table = torch.arange(1, length + 1)[:, None] / length
-            self.weight = nn.Parameter(torch.randn(width) * width**-0.5)
-        elif kind == "learned":
-            self.weight = nn.Parameter(torch.randn(length, width) * 0.02)
-        self.table: Tensor | None
-        self.register_buffer("table", table, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.table is not None:
-            return x + (self.table * self.weight if self.kind == "index" else self.table)
-        return x + self.weight if self.kind == "learned" else x
-
-
-def sinusoids(length: int, width: int) -> Tensor:
-    """Return a table (L, D) of alternating sin and cos of t / 10000^(2i/D), t from 0 (Vaswani et al. 2017).
-
-    For D = 2 the code repeats every 2 pi steps.
-    """
-    frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
-    angle = torch.arange(length)[:, None] * frequency
-    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :width]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from expbench.claims import claim, post_hoc, verdicts
+from expbench.claims import claim, formatting, post_hoc, verdicts
 from expbench.console.formatting import escaped
 from expbench.errors import BadInput, unknown
 from expbench.report import language, latex, overview_figures, published, tables
@@ -165,19 +165,23 @@ def _claims(
     """Return the section on the folder's claims about the models and tasks shown.
 
     All claims are judged, since Holm's correction covers all of them. Without claims and without `--against`, models are
-    compared anyway, under a title that marks the comparisons as not claimed beforehand.
+    compared anyway, under a title that marks the comparisons as not claimed beforehand. Withdrawn claims have a section of
+    their own and no verdict.
     """
-    title, made = "Claims", claim.read(folder)
-    if not made and not compared:
+    title, known = "Claims", claim.read(folder)
+    made = [one for one in known if one.withdrawn is None]
+    withdrawn = [one for one in known if one.withdrawn is not None]
+    aside = [Section("Withdrawn claims", [formatting.withdrawn(withdrawn)], aside=True)] if withdrawn else []
+    if not known and not compared:
         title, made = "Comparisons that were not claimed beforehand", post_hoc.of_models(shown)
     names = {(c["task"], c["model"]) for c in shown}
     findings = verdicts.judge(made, frame, every) if made else []
     concerned = [f for f in findings if every or {(f.claim.task, s.name) for s in (f.claim.left, f.claim.right)} <= names]
     if not concerned:
-        return []
+        return aside
     rest = len(findings) - len(concerned)
     said = [f"The report on all runs has {rest} more, on other tasks and models."] if rest else []
-    return [Section(title, [Claims(concerned), *said])]
+    return [Section(title, [Claims(concerned), *said]), *aside]
 
 
 def _published(frame: pd.DataFrame, configurations: Sequence[Configuration], target: Path) -> list[Section]:

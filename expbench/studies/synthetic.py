@@ -8,42 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from expbench.claims.claim import Claim
 from expbench.errors import BadInput
-from expbench.results.learning_rates import TUNING_RUNS
-from expbench.studies import language
+from expbench.studies import crossed, language
+from expbench.studies.preset import Preset, whole
 from expbench.sweep.spec import SweepSpec
 from expbench.training.job import Job
-
-
-class Preset(NamedTuple):
-    """A study: its requests and its claims.
-
-    tuning_runs: number of runs at each learning rate of the grid. of_text: whether it needs a text.
-    """
-
-    requests: tuple[SweepSpec, ...]
-    claims: tuple[Claim, ...]
-    tuning_runs: int = TUNING_RUNS
-    of_text: bool = False
-
-    @property
-    def tunes(self) -> bool:
-        """True if learning rates are tuned first."""
-        return any(spec.lr == "auto" for spec in self.requests)
-
 
 _COUNT = "count-in-row"
 _EVERY_READING = ("head=scalar,classes", "supervise=last,all")
 _LAYOUTS = ("layout=mamba_rank_D,full_bias",)
-# The better rows in the paper: S6 without position codes, attention with them
-_S6, _ATTN = "positions=none", "positions=sin"
+_NONE, _SIN = "positions=none", "positions=sin"
 
 
-# 20 reported runs; learning rates are tuned on other seeds
-_STUDY = SweepSpec(task=_COUNT, models="s6", norm="layer,none", lr="auto", steps="4000", batch_size="256", seeds="0:20")
+# 20 reported runs; learning rates are tuned on other seeds. The base of the sinusoids is that of the committed runs.
+_STUDY = SweepSpec(
+    task=_COUNT,
+    models="s6",
+    norm="layer,none",
+    position_base=crossed.FORMER_BASE,
+    lr="auto",
+    steps="4000",
+    batch_size="256",
+    seeds="0:20",
+)
 
 
 def _count_in_row(models: str, **others: Any) -> SweepSpec:
@@ -69,18 +59,15 @@ def _table2() -> Preset:
     """Return the study of Table 2: counting in a row and polynomial regression, S6 against attention."""
     families = ("random", "suffix")
     counts = [
-        f"s6(D=2, depth=1, {_S6}) > attn(D=2, depth=1, {_ATTN})",
-        f"s6(D=2, depth=1, {_S6}) > attn(D=2, depth=4, {_ATTN})",
-        f"s6(D=2, depth=1, {_S6}) > attn(D=4, depth=4, {_ATTN})",
-        f"s6(D=4, depth=1, {_S6}) > attn(D=4, depth=1, {_ATTN})",
-        f"s6(D=2, depth=2, {_S6}) > s6(D=2, depth=1, {_S6})",
-        f"s6(D=2, depth=1, {_S6}) > s6(D=2, depth=1, {_ATTN})",
-        f"attn(D=2, depth=4, {_ATTN}) > attn(D=2, depth=1, {_ATTN})",
-        f"attn(D=4, depth=4, {_ATTN}) > attn(D=2, depth=4, {_ATTN})",
+        *(f"s6(D=2, depth=1, {_SIN}) > attn(D=2, depth={depth}, {_SIN})" for depth in (1, 4)),
+        f"s6(D=2, depth=2, {_NONE}) > s6(D=2, depth=1, {_NONE})",
+        f"s6(D=2, depth=1, {_NONE}) > s6(D=2, depth=1, {_SIN})",
+        f"attn(D=2, depth=4, {_SIN}) > attn(D=2, depth=1, {_SIN})",
+        f"attn(D=4, depth=4, {_SIN}) > attn(D=2, depth=4, {_SIN})",
     ]
-    values = [*(f"s6(D={D}, {_S6}) < attn(D={D}, {_ATTN})" for D in (4, 6, 8)), f"s6(D=8, {_S6}) < s6(D=8, {_ATTN})"]
+    values = [*(f"s6(D={D}, {_SIN}) < attn(D={D}, {_SIN})" for D in (4, 6, 8)), f"s6(D=8, {_NONE}) < s6(D=8, {_SIN})"]
     return Preset(
-        (
+        whole(
             _count_in_row("s6", D="2", depth="1,2", positions="none,sin", model_settings=_LAYOUTS),
             _count_in_row("s6", D="4", depth="1,2", positions="none"),
             _count_in_row("attn", D="2,4", depth="1,2,4", positions="sin"),
@@ -143,14 +130,8 @@ def _degree() -> Preset:
     counts = [
         replace(study, task=_COUNT, L=str(L), depth="1,2", task_settings=("supervise=last",)) for L in (256, 512, 1024)
     ]
-    suffix: dict[str, Iterable[object]] = {"family": ["suffix"], "inputs": ["unit"]}
     joined: dict[str, Iterable[object]] = {"family": ["sparse"], "inputs": ["unit"], "L": [16, 32], "degree": [3, 8]}
     claims = [
-        *(
-            Claim(f"s6(depth=1, {_S6}) < {model}(depth=1, {_ATTN})", "polyreg", {**suffix, "L": [L], "degree": [L]})
-            for model in ("linattn", "attn")
-            for L in _LENGTHS
-        ),
         Claim("s6(depth=1) < linattn(depth=1)", "polyreg", joined),
         Claim("linattn(depth=2) < linattn(depth=1)", "polyreg", joined),
         Claim(
@@ -160,7 +141,7 @@ def _degree() -> Preset:
         ),
     ]
     return Preset(
-        (*short, *products, *long, *counts),
+        whole(*short, *products, *long, *counts),
         tuple(claims),
         tuning_runs=2,
     )
@@ -169,19 +150,27 @@ def _degree() -> Preset:
 PRESETS: Mapping[str, Callable[[], Preset]] = {
     "table2": _table2,
     "degree": _degree,
-    "table1-nlp": lambda: Preset(*language.table1(), of_text=True),
-    "context": lambda: Preset(*language.contexts(), of_text=True),
+    "polynomials": crossed.polynomials,
+    "positions": crossed.positions,
+    "counting": crossed.counting,
+    "table1-nlp": lambda: _on_text(*language.table1()),
+    "context": lambda: _on_text(*language.contexts()),
 }
 
 
-def chosen(name: str, data: str | None, path: str | None, *, small: bool) -> Preset:
+def _on_text(requests: Sequence[SweepSpec], claims: tuple[Claim, ...]) -> Preset:
+    return Preset(whole(*requests), claims, of_text=True)
+
+
+def chosen(name: str, data: str | None, path: str | None, *, small: bool, until: str | None = None) -> Preset:
     """Return the preset of that name, or its smoke test if `small`.
 
-    data, path: the text, by name or folder. Raise BadInput if a text is missing, or given to a study without one.
+    data, path: the text, by name or folder. until: name of the last part. Raise BadInput if a text is missing, or given to a
+    study without one, and for an unknown part.
     """
-    study = PRESETS[name]()
+    study = PRESETS[name]().until(until)
     if study.of_text:
-        study = study._replace(requests=language.on_text(name, study.requests, data, path))
+        study = study._replace(parts=whole(*language.on_text(name, study.requests, data, path)))
     elif data is not None or path is not None:
         option = f"--data {data}" if data is not None else f"--path {path}"
         raise BadInput(f"{option}: {name} uses no text, it generates its own data; omit the option")
@@ -200,7 +189,7 @@ def smoke(preset: Preset) -> Preset:
     Its claims stay undecided. Requests that differ only in L and in degree count as one list of lengths.
     """
     if preset.of_text:
-        return preset._replace(requests=tuple(map(language.smaller, preset.requests)))
+        return preset._replace(parts=whole(*map(language.smaller, preset.requests)))
 
     def first(spec: SweepSpec) -> SweepSpec:
         lists = ("L", "D", "depth", "norm", "positions", "degree")
@@ -213,7 +202,7 @@ def smoke(preset: Preset) -> Preset:
     shortest: dict[SweepSpec, SweepSpec] = {}
     for spec in preset.requests:
         shortest.setdefault(replace(spec, L=None, degree=None), spec)
-    return preset._replace(requests=tuple(map(first, shortest.values())), tuning_runs=1)
+    return preset._replace(parts=whole(*map(first, shortest.values())), tuning_runs=1)
 
 
 def _first(text: str) -> str:

@@ -22,7 +22,7 @@ from expbench.nn.size_matching import Sized, SizeMissed, Target, all_missed
 from expbench.plugins import Plugin
 from expbench.probes import LONGEST as PROBED
 from expbench.probes import Probe
-from expbench.run import FIELDS, Run
+from expbench.run import FIELDS, NO_BASE, RELATIVE, WITH_BASE, Run
 from expbench.settings import Value
 from expbench.sources.version import Code
 from expbench.sweep.estimate import exceeds
@@ -82,7 +82,18 @@ def _jobs(spec: SweepSpec) -> list[Job]:
         jobs.setdefault(job.run.key, job)
     if missed:
         raise _missed_by(missed, points)
+    _refuse_unused_bases(fields["position_base"], [job.run for job in jobs.values()])
     return list(jobs.values())
+
+
+def _refuse_unused_bases(asked: Sequence[float | None], runs: Sequence[Run]) -> None:
+    """Raise `BadInput` if bases of position codes are given and no run has a code with a base; `NO_BASE` is always valid."""
+    for base in asked:
+        if base not in (None, NO_BASE) and all(run.position_base != base for run in runs):
+            codes = ", ".join(dict.fromkeys(run.positions for run in runs))
+            raise BadInput(
+                f"--position-base {base:g}: positions {codes} have no base; those with one are {' and '.join(WITH_BASE)}"
+            )
 
 
 def _missed_by(missed: Sequence[SizeMissed], points: Sequence[tuple[_Task, _Model, dict[str, Any]]]) -> BadInput:
@@ -133,6 +144,7 @@ def contract_of(job: Job) -> str:
     """Return what the check of a model's contract depends on, as a text."""
     run = job.run
     of_run = f"{run.model} {run.model_version} {run.model_settings} {run.D} {run.dtype} {min(run.L, PROBED)}"
+    of_run += f" {run.positions} {run.position_base}" if run.positions in RELATIVE else ""
     return f"{job.task.trained_as} {of_run}"
 
 

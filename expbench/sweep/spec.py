@@ -104,6 +104,7 @@ def axes(spec: SweepSpec) -> dict[str, list[Any]]:
         "D": [None] if spec.match else axis(FIELDS["D"], spec.D or "4"),
         "lr": [INITIAL_GRID[0]] if spec.lr == "auto" else axis(FIELDS["lr"], spec.lr),
         "steps": _lengths(spec),
+        "position_base": _bases(spec.position_base),
     }
     return {name: special.get(name) or axis(FIELDS[name], getattr(spec, FIELDS[name].name)) for name in _AXES}
 
@@ -115,6 +116,12 @@ def _lengths(spec: SweepSpec) -> list[tuple[int | None, int | None]]:
     if spec.steps is not None:
         raise BadInput(f"--steps {spec.steps} and --epochs {spec.epochs}: give one of the two")
     return [(None, epochs) for epochs in axis(OWN["epochs"], spec.epochs)]
+
+
+def _bases(text: str) -> list[float | None]:
+    """Return the bases of the position codes, None for auto."""
+    members = settings.split_list(text, FIELDS["position_base"].flag)
+    return [None if member == "auto" else axis(FIELDS["position_base"], member)[0] for member in members]
 
 
 def task_axes(spec: SweepSpec, name: str) -> dict[str, list[str]]:
@@ -222,7 +229,7 @@ def real(option: str, text: str, above: float | None = None) -> list[float]:
     values: list[float] = [_number(option, member, float) for member in settings.split_list(text, option)]
     for value in values:
         if value < 0 or (above is not None and value <= above):
-            raise BadInput(f"{option}: {value:g} must be {'above' if above is not None else 'at least'} 0")
+            raise BadInput(f"{option}: {value:g} must be {'at least 0' if above is None else f'above {above:g}'}")
         if value > _LARGEST_RATE:
             raise BadInput(f"{option}: {value:g} is too large, the maximum is {_LARGEST_RATE:g}")
     return values

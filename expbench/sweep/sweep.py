@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,10 +61,15 @@ def run(jobs: Sequence[Job], options: SweepOptions, say: Callable[[str], None]) 
 
     An interrupt propagates, and the same call resumes the sweep. Processes that make the same call on one folder divide the
     work: each takes runs that no other process holds, and waits for the others only when it has nothing else to do.
+
+    The parts of the jobs are run in order. Learning rates of a part are tuned together with those of all earlier parts,
+    since compared models share one grid: if a later part extends it, earlier parts get the same tuning runs, and their
+    reported runs are trained again where the choice changes.
     """
     ends = math.inf if options.seconds is None else time.monotonic() + options.seconds - supervision.elapsed()
     jobs = share(jobs, options.shard, whole_pairs=options.tunes)
-    search = RateSearch(jobs, options.folder, options.tuning_runs) if options.tunes else None
+    parts = _up_to_each_part(jobs)
+    searches = {name: RateSearch(own, options.folder, options.tuning_runs) for name, own in parts.items() if options.tunes}
     before = supervision.ended_before()
     counts = Counter(before.values())
     # read before the sweep, so that each is retried only once
@@ -73,10 +78,10 @@ def run(jobs: Sequence[Job], options: SweepOptions, say: Callable[[str], None]) 
     said = waiting = False
     while True:
         ran = held = False
-        for what, wanted in search.stages(say) if search else [("", jobs)]:
+        for part, what, wanted in _stages(parts, searches, say):
             plan = sweep_plan.plan([job for job in wanted if job.run.key not in lost], options.folder, failed)
             if not waiting and (plan.missing or not (what or said)):
-                say(f"{what}{count(plan)} on {options.device}, into {options.folder}")
+                say(f"{part}{what}{count(plan)} on {options.device}, into {options.folder}")
                 said = said or not what
             result = _sweep(plan, options, ends, keep=options.save_weights and not what)
             counts.update(result.ended)
@@ -98,18 +103,43 @@ def run(jobs: Sequence[Job], options: SweepOptions, say: Callable[[str], None]) 
         waiting = not ran
 
 
+def _up_to_each_part(jobs: Sequence[Job]) -> dict[str, list[Job]]:
+    """Return for each part its jobs and those of all earlier parts."""
+    found: dict[str, list[Job]] = {}
+    for name in dict.fromkeys(job.part for job in jobs):
+        found[name] = [*next(reversed(found.values()), []), *(job for job in jobs if job.part == name)]
+    return found
+
+
+def _stages(
+    parts: Mapping[str, Sequence[Job]], searches: Mapping[str, RateSearch], say: Callable[[str], None]
+) -> Iterator[tuple[str, str, Sequence[Job]]]:
+    """Yield the stages of each part in order: the name of the part as a prefix, the title of the stage, its jobs."""
+    for name, jobs in parts.items():
+        for what, wanted in searches[name].stages(say) if searches else [("", jobs)]:
+            yield f"part {name}, " if name else "", what, wanted
+
+
 def dry_run(jobs: Sequence[Job], options: SweepOptions) -> str:
     """Return a description of the runs that `run` would execute, with a time estimate."""
-    jobs, notes = share(jobs, options.shard, whole_pairs=options.tunes), []
+    reported = share(jobs, options.shard, whole_pairs=options.tunes)
+    tuning = [
+        job
+        for own in (by_configuration(reported).values() if options.tunes else ())
+        for job in tuning_jobs(own, INITIAL_GRID, options.tuning_runs)
+    ]
+    notes = []
     if options.tunes:
-        tuning = [job for c in by_configuration(jobs).values() for job in tuning_jobs(c, INITIAL_GRID, options.tuning_runs)]
-        jobs = [*tuning, *jobs]
         rates = ", ".join(f"{rate:g}" for rate in INITIAL_GRID)
         notes = [
             f"{len(tuning)} tuning runs choose the learning rates from {rates}; "
             "the grid is extended if the best rate is its first or last"
         ]
-    return "\n".join([describe(sweep_plan.plan(jobs, options.folder), options.device, options.largest), *notes])
+    for name in dict.fromkeys(job.part for job in reported if job.part):
+        own, tried = (sum(job.part == name for job in kind) for kind in (reported, tuning))
+        notes.append(f"part {name}: {own} reported runs" + (f" after {tried} tuning runs" if options.tunes else ""))
+    plan = sweep_plan.plan([*tuning, *reported], options.folder)
+    return "\n".join([describe(plan, options.device, options.largest), *notes])
 
 
 def _sweep(plan: Plan, options: SweepOptions, ends: float, *, keep: bool) -> WorkerResult:

@@ -112,7 +112,7 @@ def configuration_of(run: Run, *without: str) -> Key:
 
 def pair_of(run: Run, *without: str) -> Key:
     """Return the settings that compared models share: `cell_of` without the fields that describe the model."""
-    return configuration_of(run, "model", "model_version", "size", "positions", *without)
+    return configuration_of(run, "model", "model_version", "size", "positions", "position_base", *without)
 
 
 def by_configuration(jobs: Iterable[Job]) -> dict[Key, list[Job]]:

@@ -22,7 +22,7 @@ class Job(NamedTuple):
 
     causal: whether no output of the layer depends on later inputs; None if that was not probed. refusal: set if the layer
     breaks its contract. task_distribution, model_distribution: names and versions of the installed packages whose code they
-    consist of.
+    consist of. part: the part of a study that it belongs to.
     """
 
     run: Run
@@ -34,6 +34,7 @@ class Job(NamedTuple):
     model_distribution: str | None = None
     causal: bool | None = None
     refusal: Refusal | None = None
+    part: str = ""
 
     @property
     def sizes(self) -> Sizes:

@@ -72,6 +72,7 @@ def build(run: Run, task: Task, model: type, device: str) -> Network:
             norm=run.norm,
             positions=run.positions,
             residual=run.residual,
+            position_base=run.position_base,
         )
         in_precision(
             network, torch.float64 if run.dtype == "float64" else torch.float32

@@ -13,13 +13,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from expbench.contracts import check_mixer, default_positions, resolved_settings
+from expbench.contracts import check_mixer, default_positions, not_supported, resolved_settings
 from expbench.errors import BadInput
 from expbench.global_state import preserved
+from expbench.mixer import RelativeCode, supports
 from expbench.nn.memory import BUILT, sketching, step_bytes
 from expbench.nn.network import Network, stack_reach
 from expbench.nn.size_matching import NetworkConfig, Target, match
 from expbench.probes import Probe
+from expbench.run import RELATIVE, WITH_BASE, Positions, matched_base
 from expbench.settings import Value
 from expbench.task import CHUNK, Task
 from expbench.training.batches import TaskBatches
@@ -53,6 +55,9 @@ class Stacked:
             raise BadInput(f"--epochs {fields['epochs']}: {point.task_name} has fresh data at every step; use --steps")
         steps, warmup, settings = fields["steps"], fields["warmup"], dict(point.settings)
         fields["positions"] = fields["positions"] or default_positions(model, point.model_name)
+        if not supports(model, fields["positions"]):
+            raise not_supported(fields["positions"], point.model_name)
+        fields["position_base"] = _base(fields["positions"], fields["position_base"], task.L)
         fields["warmup"] = min(_WARMUP, steps // _SHARE) if warmup is None else min(warmup, steps)
         if fields["match"] is not None:
             around = NetworkConfig(fields["depth"], fields["norm"], fields["positions"], fields["residual"])
@@ -62,9 +67,10 @@ class Stacked:
         return Resolved(fields, resolved_settings(model, settings, fields["D"]))
 
     def check(self, job: Job, device: str) -> Probe:
-        """Probe a layer, as `contracts.check_mixer` does."""
+        """Probe a layer, with the relative position code that it applies, as `contracts.check_mixer` does."""
         run = job.run
-        return check_mixer(job.model, run.model, run.D, run.model_settings, run.L, device, run.dtype)
+        code = RelativeCode(run.positions, run.L, run.position_base) if run.positions in RELATIVE else None
+        return check_mixer(job.model, run.model, run.D, run.model_settings, run.L, device, run.dtype, code)
 
     def describe(self, job: Job) -> Facts:
         """Return the facts of a job's network."""
@@ -140,12 +146,26 @@ class Stacked:
 FAMILY: Family = Stacked()
 
 
+def _base(positions: Positions, asked: float | None, L: int) -> float:
+    """Return the base of a position code: the one asked for, if the code has any, or else the one matched to L."""
+    return matched_base(positions, L) if asked is None or positions not in WITH_BASE else asked
+
+
 def _network(job: Job, length: int, depth: int) -> Network:
     """Build the network of a job at another length and depth, without its seed."""
     run, task = job.run, job.task
     around: Any = _Around(length, task.readout, task.vocabulary, task.channels, task.outputs)
     layer = partial(job.model, run.D, **run.model_settings)
-    return Network(around, layer, width=run.D, depth=depth, norm=run.norm, positions=run.positions, residual=run.residual)
+    return Network(
+        around,
+        layer,
+        width=run.D,
+        depth=depth,
+        norm=run.norm,
+        positions=run.positions,
+        residual=run.residual,
+        position_base=run.position_base,
+    )
 
 
 def _extrapolated(one: Size | None, two: Size | None, *, depth: int) -> Size | None:

@@ -47,6 +47,7 @@ def job(**options: object) -> Job:
 S6 = {"A_log", "skip", "to_delta.bias"}
 EXEMPT = {
     "attn": {"qkv.bias"},
+    "gru": {"of_input.bias", "of_state.bias"},
     "linattn": {"qkv.bias"},
     "polyattn": {"qkv.bias"},
     "s6": S6,

@@ -300,7 +300,9 @@ def test_c4_no_layer_is_built_that_does_not_fit(words: list[str], expbench: Comm
     is_bad_input(expbench("run", "--task", "polyreg", "--models", "s6", "--L", "4", *words), "memory of a step", "GiB")
 
 
-@pytest.mark.parametrize(("model", "D", "L", "depth"), [("s6", 3, 5, 66), ("attn", 4, 8, 65), ("ssm", 2, 4, 1)])
+@pytest.mark.parametrize(
+    ("model", "D", "L", "depth"), [("s6", 3, 5, 66), ("attn", 4, 8, 65), ("ssm", 2, 4, 1), ("gru", 3, 5, 66)]
+)
 def test_c4_sizes_by_extrapolation_are_those_of_the_network(
     model: str, D: int, L: int, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -257,7 +257,8 @@ def test_a_rate_that_tuning_chose_is_the_one_compared() -> None:
         (claim("s6 < attn", where={"positions": ["sin"]}), "no run of s6 satisfies the conditions of the claim"),
         (
             claim("s6(N=4) < attn"),
-            "(none and sin); if this is intended, claim s6(N=4, positions=none) <",
+            "(none and sin); train both with the same positions, or claim the two together: 's6(N=4, positions=none) < attn("
+            "positions=sin)' --about model,positions",
         ),
         (claim("s6(positions=none) < attn(positions=sin)"), "no run of the left side agrees with a run of the right side"),
     ],

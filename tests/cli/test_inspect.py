@@ -22,6 +22,7 @@ def test_list_names_every_plugin_with_its_summary(expbench: CommandLine) -> None
         "s6-poly-disc",
         "s6-poly",
         "ssm",
+        "gru",
         "linattn",
         "polyattn",
         "attn",

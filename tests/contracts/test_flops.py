@@ -6,6 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from expbench.mixer import Mixer
+from expbench.ops import backends
 from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
 from expbench.training.loop import build
@@ -57,6 +58,17 @@ def test_attention_counts_the_past_alone() -> None:
 def test_linear_attention_and_a_time_invariant_layer_do_not_grow_with_the_length() -> None:
     assert stated(mixer("linattn")) == stated(mixer("linattn"), 1000) == 10 * D**2
     assert stated(mixer("ssm", N=3)) == 5 * D * 3
+
+
+def test_the_linear_maps_of_gru() -> None:
+    """Per state 11 operations: r and z are a sum and a sigmoid; n has a product, a sum and tanh; the new state four."""
+    for settings in ({}, {"hidden": 9}):
+        layer = mixer("gru", **settings)
+        hidden = settings.get("hidden", D)
+        maps = 2 * 3 * hidden * (D + hidden) + (2 * hidden * D if hidden != D else 0)
+        assert stated(layer) == stated(layer, 1000) == maps + 11 * hidden
+        with backends.using("reference"):  # torch counts no product that adds in place
+            assert products(layer) == maps
 
 
 def test_a_network_adds_embedding_and_read_out() -> None:

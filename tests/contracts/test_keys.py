@@ -1,5 +1,7 @@
 """The key of a run with default settings stays what it is: another one would have every finished sweep run again."""
 
+import dataclasses
+
 import pytest
 
 from expbench import plugins
@@ -9,6 +11,7 @@ from expbench.sweep.spec import SweepSpec
 # Here a key changes with a version of a task, of a model or of the training, or with a default, and with nothing else.
 KEYS = {
     ("polyreg", "attn"): "f0992cd7ba14f7a4",
+    ("polyreg", "gru"): "00b31a75534563a5",
     ("polyreg", "linattn"): "8056cc8b572e17bf",
     ("polyreg", "mamba-poly"): "33e375f479346a36",
     ("polyreg", "polyattn"): "225bfcbe7cb1b07c",
@@ -29,5 +32,21 @@ def test_every_built_in_model_has_a_key_here() -> None:
 
 @pytest.mark.parametrize(("task", "model"), KEYS)
 def test_the_key_is_what_it_was(task: str, model: str) -> None:
-    (job,) = expand(SweepSpec(task=task, models=model, seeds="0", lr="0.01", steps="100"), "cpu")
-    assert job.run.key == KEYS[task, model]
+    spec = SweepSpec(task=task, models=model, seeds="0", lr="0.01", steps="100", position_base="10000")
+    assert keys(spec) == [KEYS[task, model]]
+    by_default = keys(dataclasses.replace(spec, position_base="auto"))
+    has_a_base = model in ("attn", "linattn", "polyattn")  # sinusoids, whose base is matched to L since schema 8
+    assert (by_default == [KEYS[task, model]]) == (not has_a_base)
+
+
+def keys(spec: SweepSpec) -> list[str]:
+    return [job.run.key for job in expand(spec, "cpu")]
+
+
+@pytest.mark.parametrize("positions", ["none", "learned", "index"])
+def test_a_base_enters_no_key_of_a_code_without_one(positions: str) -> None:
+    plain = SweepSpec(task="polyreg", models="attn", positions=positions, seeds="0")
+    crossed = dataclasses.replace(plain, positions=f"{positions},sin", position_base="auto,500")
+    assert keys(plain) == keys(dataclasses.replace(plain, position_base="10000"))
+    assert keys(crossed)[:1] == keys(plain)
+    assert len(keys(crossed)) == 3  # one without a base, two with sinusoids

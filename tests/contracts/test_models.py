@@ -13,6 +13,7 @@ from expbench import contracts, plugins
 from expbench.algebra.reach import NO_BOUND
 from expbench.mixer import Mixer, unsupported
 from expbench.models.attn import Attn
+from expbench.models.gru import GRU
 from expbench.models.linattn import LinAttn
 from expbench.models.polyattn import PolyAttn
 from expbench.models.s6 import S6
@@ -20,7 +21,8 @@ from expbench.models.s6_bbar_b import S6BbarB
 from expbench.models.s6_poly import S6Poly
 from expbench.models.s6_poly_disc import S6PolyDisc
 from expbench.models.ssm import SSM
-from expbench.nn.network import Network, sinusoids
+from expbench.nn.network import Network
+from expbench.nn.positions import sinusoids
 
 MODELS = sorted(plugins.discover("model"))
 
@@ -44,7 +46,18 @@ def tokens(*shape: int, seed: int = 1) -> Tensor:
 
 
 def test_the_built_in_models_are_all_here() -> None:
-    assert set(MODELS) >= {"s6", "s6-bbar-b", "s6-poly-disc", "s6-poly", "mamba-poly", "ssm", "linattn", "polyattn", "attn"}
+    assert set(MODELS) >= {
+        "s6",
+        "s6-bbar-b",
+        "s6-poly-disc",
+        "s6-poly",
+        "mamba-poly",
+        "ssm",
+        "gru",
+        "linattn",
+        "polyattn",
+        "attn",
+    }
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -175,6 +188,35 @@ def test_ssm_is_linear_and_time_invariant() -> None:
     zeros = torch.zeros(1, 3, 2, dtype=torch.float64)
     torch.testing.assert_close(layer(2 * x), 2 * layer(x))
     torch.testing.assert_close(layer(torch.cat([zeros, x], 1))[:, 3:], layer(x))
+
+
+@pytest.mark.parametrize("hidden", [None, 3, 6])
+def test_gru_is_that_of_torch(hidden: int | None) -> None:
+    """It has the parameters, values and gradients of nn.GRU; states of another width add a linear map."""
+    layer, x = double(GRU(4, hidden=hidden)), tokens(2, 9, 4)
+    assert isinstance(layer, GRU)
+    theirs = nn.GRU(4, hidden or 4, batch_first=True).double()
+    own = [p for linear in (layer.of_input, layer.of_state) for p in (linear.weight, linear.bias)]
+    copies = [theirs.weight_ih_l0, theirs.bias_ih_l0, theirs.weight_hh_l0, theirs.bias_hh_l0]
+    assert sum(p.numel() for p in own) == sum(p.numel() for p in theirs.parameters())
+    with torch.no_grad():
+        for copy, p in zip(copies, own, strict=True):
+            copy.copy_(p)
+    expected = theirs(x)[0]
+    assert (layer.out is None) is (hidden is None)
+    expected = expected if layer.out is None else layer.out(expected)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-12, atol=1e-12)
+    weights = tokens(2, 9, 4, seed=3)
+    grads = torch.autograd.grad((layer(x) * weights).sum(), own)
+    torch.testing.assert_close(grads, torch.autograd.grad((expected * weights).sum(), copies), rtol=1e-11, atol=1e-11)
+
+
+def test_gru_starts_as_torchs_does() -> None:
+    torch.manual_seed(0)
+    layer = GRU(8, hidden=64)
+    for p in (layer.of_input.weight, layer.of_input.bias, layer.of_state.weight, layer.of_state.bias):
+        assert 0.11 < float(p.detach().abs().max()) <= 64**-0.5
+        assert float(p.detach().mean().abs()) < 0.03
 
 
 def test_attention_against_its_definition() -> None:
@@ -320,7 +362,9 @@ def test_interaction_order_of_one_layer_is_no_more_than_stated(name: str) -> Non
         assert difference((0, 1)) < 1e-12, "earlier positions join only with the last"
 
 
-@pytest.mark.parametrize(("name", "norm"), [("attn", "none"), ("s6", "none"), ("linattn", "layer"), ("linattn", "rms")])
+@pytest.mark.parametrize(
+    ("name", "norm"), [("attn", "none"), ("s6", "none"), ("gru", "none"), ("linattn", "layer"), ("linattn", "rms")]
+)
 def test_no_bound_where_something_is_not_polynomial(name: str, norm: str) -> None:
     assert network(name, 2, norm=norm).reach() is NO_BOUND
 
@@ -380,7 +424,8 @@ def test_mambas_initialisation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cls", "settings"), [(S6, {"N": 0}), (SSM, {"N": 0}), (Attn, {"heads": 3}), (S6Poly, {"taylor": 0})]
+    ("cls", "settings"),
+    [(S6, {"N": 0}), (SSM, {"N": 0}), (GRU, {"hidden": 0}), (Attn, {"heads": 3}), (S6Poly, {"taylor": 0})],
 )
 def test_impossible_settings(cls: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must|does not|is 1 to"):
@@ -401,12 +446,12 @@ def test_declared_support() -> None:
 
 
 def test_sinusoids() -> None:
-    table = sinusoids(50, 6)
+    table = sinusoids(50, 6, 10000.0)
     for t in (0, 1, 49):
         for i in range(3):
             angle = t / 10000 ** (2 * i / 6)
             assert table[t, 2 * i : 2 * i + 2].tolist() == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-6)
-    assert sinusoids(4, 3).shape == (4, 3)
+    assert sinusoids(4, 3, 10000.0).shape == (4, 3)
 
 
 @pytest.mark.parametrize(("positions", "extra"), [("none", 0), ("sin", 0), ("index", 4), ("learned", 20)])

@@ -19,7 +19,8 @@ from expbench.models import s6 as s6_module
 from expbench.models.attn import Attn
 from expbench.models.linattn import LinAttn
 from expbench.models.s6 import S6
-from expbench.nn.blocks import AttentionBlock, FeedForward, MambaBlock, rotate, rotation
+from expbench.nn.blocks import AttentionBlock, FeedForward, MambaBlock
+from expbench.nn.positions import rotate, rotation
 from expbench.ops.cross_entropy.linear import _cost as reference_cost
 from expbench.ops.cross_entropy.linear import linear_cross_entropy, reference, row_cross_entropy
 from expbench.ops.cross_entropy.triton_kernel import cost
@@ -73,8 +74,10 @@ def some_tokens(*shape: int, seed: int = 1) -> Tensor:
     return torch.randint(V, shape, generator=torch.Generator().manual_seed(seed))
 
 
-ANY = {name: model(name) for name in ("s6", "s6-bbar-b", "s6-poly-disc", "s6-poly", "ssm", "attn", "linattn", "polyattn")}
-ANY |= {"gru": Gru, "gru-in-transformer": GruInTransformer}
+ANY = {
+    name: model(name) for name in ("s6", "s6-bbar-b", "s6-poly-disc", "s6-poly", "ssm", "gru", "attn", "linattn", "polyattn")
+}
+ANY |= {"torchs-gru": Gru, "gru-in-transformer": GruInTransformer}
 
 
 @pytest.mark.parametrize("name", ANY)
@@ -172,8 +175,7 @@ def test_transformers_backbone_against_a_plain_one(name: str, given: Any, heads:
 
 
 def test_rotated_products_depend_on_distances_alone() -> None:
-    with doubles():
-        table = rotation(50, 8)
+    table = rotation(50, 8, 10000.0)
     q, k = torch.randn(2, 8, dtype=torch.float64)
     products = rotate(q.expand(50, 8), table) @ rotate(k.expand(50, 8), table).T
     for distance in (0, 1, 17):
@@ -184,9 +186,9 @@ def test_rotated_products_depend_on_distances_alone() -> None:
 
 def test_rotation_keeps_the_dtype_and_is_done_in_the_tables() -> None:
     x = torch.randn(1, 4, 30, 8).bfloat16()
-    y = rotate(x, rotation(64, 8))
+    y = rotate(x, rotation(64, 8, 10000.0).float())
     assert y.dtype == torch.bfloat16
-    assert torch.equal(y, rotate(x.float(), rotation(64, 8)).bfloat16())
+    assert torch.equal(y, rotate(x.float(), rotation(64, 8, 10000.0).float()).bfloat16())
 
 
 @pytest.mark.parametrize("name", ["s6", "attn"])

@@ -11,7 +11,7 @@ from expbench.sweep.spec import SweepSpec
 from expbench.training.loop import build
 from tests.conftest import CommandLine, is_bad_input
 
-MODELS = ("s6", "s6-poly", "linattn", "attn", "polyattn", "ssm")
+MODELS = ("s6", "s6-poly", "linattn", "attn", "polyattn", "ssm", "gru")
 
 
 @pytest.mark.parametrize("what", ["params", "state"])

@@ -47,6 +47,7 @@ _TONES = {
     "not supported": "fair",
     "not representable": "fair",
     "solved by some": "fair",
+    "confounded": "unsure",
     "undecided": "unsure",
     "unknown": "unsure",
     "representable, not found": "unsure",
@@ -273,7 +274,7 @@ def _without_empty_lines(text: str) -> str:
 
 @cache
 def _markdown() -> MarkdownIt:
-    made = MarkdownIt("commonmark", {"html": False}).enable("table")
+    made = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     return made.disable(["image", "link", "autolink"])
 
 
