@@ -43,7 +43,8 @@ class Candidate:
     @cached_property
     def around(self) -> dict[str, str]:
         """Values of the columns that do not depend on the model."""
-        return {name: plain(self.configuration[name]) for name in _AROUND if name not in _KNOWN_OTHERWISE}
+        values = {name: plain(self.configuration[name]) for name in _AROUND if name not in _KNOWN_OTHERWISE}
+        return values | {"position_base": self.configuration.base}
 
     @cached_property
     def own(self) -> dict[str, str]:
@@ -114,7 +115,7 @@ def candidates(frame: pd.DataFrame, configurations: Iterable[Configuration]) -> 
 
 def matched_pairs(claim: Claim, among: Sequence[Candidate]) -> list[MatchedPair]:
     """Return all matched pairs of a claim in the order of the left side's configurations."""
-    fixed = {*claim.left.settings, *claim.right.settings}
+    fixed = _fixed(claim)
     admitted = [s for s in among if s.admitted(claim)]
     lefts, rights = (_tuned([s for s in admitted if s.fits(side)]) for side in (claim.left, claim.right))
     by_shared: dict[frozenset[tuple[str, str]], list[tuple[Candidate, int]]] = {}
@@ -135,6 +136,12 @@ def matched_pairs(claim: Claim, among: Sequence[Candidate]) -> list[MatchedPair]
                 where |= {f"{side.name} {name}": value for name, value in free.items()}
             found.append(MatchedPair(left, right, where, (rates, tried)))
     return found
+
+
+def _fixed(claim: Claim) -> set[str]:
+    """Return the settings that a claim fixes. If it gives the sides different position codes, their bases may differ too."""
+    codes = [side.settings.get("positions") for side in (claim.left, claim.right)]
+    return {*claim.left.settings, *claim.right.settings, *(["position_base"] if codes[0] != codes[1] else [])}
 
 
 def _tuned(among: Sequence[Candidate]) -> list[tuple[Candidate, int]]:
@@ -204,7 +211,7 @@ def _absent(kind: str, name: str, values: Sequence[str], known: Sequence[Mapping
 
 def _apart(claim: Claim, admitted: Sequence[Candidate]) -> str:
     """Return the setting in which the runs of the two sides never agree, as a message."""
-    fixed = {*claim.left.settings, *claim.right.settings}
+    fixed = _fixed(claim)
     sides = [(side, [s for s in admitted if s.fits(side)]) for side in (claim.left, claim.right)]
     for side, fitting in sides:
         if not fitting:
