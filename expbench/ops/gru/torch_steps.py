@@ -39,21 +39,32 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, states: Tensor, gates: Ten
     S, B, L, H = grad.shape
     x, states, gates = (tensor.movedim(2, 0) for tensor in (x, states, gates))
     g = grad.movedim(2, 0).clone(memory_format=torch.contiguous_format)
-    before = torch.cat([torch.zeros_like(states[:1]), states[:-1]])
-    r, z, own = (gates[..., i * H : (i + 1) * H] for i in range(3))
-    n = torch.tanh(torch.addcmul(x[..., 2 * H :], r, own))
-    k_n = (1 - z) * (1 - n * n)
-    k = torch.stack([k_n * own * r * (1 - r), (before - n) * z * (1 - z), k_n * r, z], -2)
+    k = grad.new_empty(L, S, B, 4, H)
+    k_r, k_z, k_own, k_h = k.unbind(-2)
+    r, z, own = gates.unflatten(-1, (3, H)).unbind(-2)
+    n = torch.addcmul(x[..., 2 * H :], r, own).tanh_()
+    slope = torch.addcmul(n.new_ones(()), n, n, value=-1)
+    k_n = torch.addcmul(slope, slope, z, value=-1)  # (1 - n^2) (1 - z)
+    torch.mul(k_n, r, out=k_own)
+    along = k_own * own
+    torch.addcmul(along, along, r, value=-1, out=k_r)
+    n.neg_()[1:].add_(states[:-1])
+    n *= z
+    torch.addcmul(n, n, z, value=-1, out=k_z)  # (h_{t-1} - n) z (1 - z)
+    k_h.copy_(z)
+
     identity = torch.eye(H, dtype=weight.dtype, device=weight.device).expand(S, H, H)
-    along = torch.cat([weight, identity], 1)
-    of_gates = k.flatten(-2)
+    back, of_gates = torch.cat([weight, identity], 1), k.flatten(-2)
     for t in range(L - 1, -1, -1):
         k[t].mul_(g[t].unsqueeze(-2))
         if t:
-            g[t - 1].baddbmm_(of_gates[t], along)
-    of_input = torch.cat([of_gates[..., : 2 * H], k_n * g], -1)
-    flat, h = (tensor.transpose(0, 1).reshape(S, L * B, -1) for tensor in (of_gates[..., : 3 * H], before))
-    return of_input.movedim(0, 2), flat.mT @ h, flat.sum(1)
+            g[t - 1].baddbmm_(of_gates[t], back)
+
+    of_state = of_gates[..., : 3 * H].transpose(0, 1).reshape(S, L * B, 3 * H)
+    of_weight = of_state[:, B:].mT @ states[:-1].transpose(0, 1).reshape(S, (L - 1) * B, H)
+    of_input = of_gates[..., : 3 * H].clone(memory_format=torch.contiguous_format)
+    torch.mul(k_n, g, out=of_input[..., 2 * H :])
+    return of_input.movedim(0, 2), of_weight, of_state.sum(1)
 
 
 def empty(like: Tensor, S: int, B: int, L: int, numbers: int) -> Tensor:
