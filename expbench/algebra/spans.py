@@ -202,6 +202,7 @@ def _projections(inputs: Inputs, e: int) -> list[Decimal]:
         deviation = (1 - mean**2).sqrt()
         return [moments[0], (moments[1] - mean * moments[0]) / deviation, Decimal(0), Decimal(0)]
     half = (Decimal(inputs.high) - Decimal(inputs.low)) / 2
-    t = [sum(math.comb(k, i) * moments[i] * (-mean) ** (k - i) for i in range(k + 1)) / half**k for k in range(4)]
+    signed = list(accumulate([-mean] * 3, mul, initial=Decimal(1)))  # powers of -mean, whose 0^0 is an error
+    t = [sum(math.comb(k, i) * moments[i] * signed[k - i] for i in range(k + 1)) / half**k for k in range(4)]
     legendre = [t[0], t[1], (3 * t[2] - t[0]) / 2, (5 * t[3] - 3 * t[1]) / 2]
     return [Decimal(2 * k + 1).sqrt() * x for k, x in enumerate(legendre)]

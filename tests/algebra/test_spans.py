@@ -18,7 +18,7 @@ from expbench.models.linattn import LinAttn
 from expbench.nn.network import Network, sinusoids
 from expbench.run import Positions
 
-WIDE, HALF = Inputs("unit", -1.0, 2.0), Inputs("unit", 0.5, 1.0)
+WIDE, HALF, CENTRED = Inputs("unit", -1.0, 2.0), Inputs("unit", 0.5, 1.0), Inputs("unit", -1.0, 1.0)
 BIASED, FAIR = Inputs("signs", eps=0.1), Inputs("signs", eps=0.5)
 _Array = NDArray[np.float64]
 
@@ -95,7 +95,7 @@ SHARED = Monomials([1.0, -2.0, 0.5, 3.0, 1.0], [{0: 2, 1: 1}, {1: 1, 4: 2}, {0: 
 LABELS = [SHARED, Suffix(5, 3), Suffix(5, 5), Monomials([2.0, 1.0], [{3: 1, 4: 1}, {0: 2, 4: 1}])]
 
 
-@pytest.mark.parametrize("inputs", [WIDE, HALF, BIASED, FAIR])
+@pytest.mark.parametrize("inputs", [WIDE, HALF, CENTRED, BIASED, FAIR])
 @pytest.mark.parametrize("polynomial", LABELS)
 def test_a_floor_is_the_distance_by_quadrature(polynomial: Polynomial, inputs: Inputs) -> None:
     L = 5
