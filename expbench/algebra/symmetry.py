@@ -69,9 +69,9 @@ def _of_suffix(polynomial: Suffix, inputs: Inputs) -> Decimal | None:
 def _of_monomials(polynomial: Monomials, inputs: Inputs, length: int) -> Decimal | None:
     """Return Var(Sy) as a sum over pairs of monomials; those that a permutation exchanges are added up first."""
     alike: dict[tuple[int, _Counts], Decimal] = defaultdict(Decimal)
-    for c, exponents in zip(polynomial.coefficients, polynomial.exponents, strict=True):
+    for coefficient, exponents in zip(polynomial.coefficients, polynomial.exponents, strict=True):
         found = Counter(e for variable, e in exponents.items() if variable != length - 1 and e)
-        alike[exponents.get(length - 1, 0), tuple(sorted(found.items()))] += Decimal(c)
+        alike[exponents.get(length - 1, 0), tuple(sorted(found.items()))] += Decimal(coefficient)
     mean = square = Decimal(0)
     terms = list(alike.items())
     for i, ((last, counts), c) in enumerate(terms):
