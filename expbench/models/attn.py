@@ -12,6 +12,8 @@ from expbench.mixer import Attention
 class Attn(Attention):
     """Softmax attention, scale 1/sqrt(D / heads). Setting: heads, which must divide the width."""
 
+    bounds = ("symmetry",)
+
     def __init__(self, width: int, *, heads: int = 1) -> None:
         super().__init__()
         if heads < 1 or width % heads:

@@ -15,7 +15,7 @@ from expbench.algebra.polynomial import Inputs, Monomials, Polynomial, Suffix
 from expbench.algebra.reach import Reach
 from expbench.algebra.spans import LEARNED, Codes, span_floor
 from expbench.models.linattn import LinAttn
-from expbench.nn.network import Network, sinusoids
+from expbench.nn.network import Network
 from expbench.run import Positions
 
 WIDE, HALF, CENTRED = Inputs("unit", -1.0, 2.0), Inputs("unit", 0.5, 1.0), Inputs("unit", -1.0, 1.0)
@@ -27,15 +27,15 @@ def codes(table: _Array) -> Codes:
     return tuple(map(tuple, table.tolist()))
 
 
-def sines(L: int, D: int) -> Codes:
-    """The codes that a network holds: float32."""
-    return codes(sinusoids(L, D).double().numpy())
+def sines(L: int, D: int, dtype: torch.dtype = torch.float32) -> Codes:
+    """The sinusoids of base 10,000, in the dtype in which a network computes them."""
+    frequency = torch.exp(torch.arange(0, D, 2, dtype=dtype) * (-math.log(10000.0) / D))
+    angle = torch.arange(L)[:, None] * frequency
+    return codes(torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :D].double().numpy())
 
 
 def ideal(L: int, D: int) -> Codes:
-    """The same in float64."""
-    angle = np.arange(L)[:, None] * 10000.0 ** (-np.arange(0, D, 2) / D)
-    return codes(np.stack([np.sin(angle), np.cos(angle)], -1).reshape(L, -1)[:, :D])
+    return sines(L, D, torch.float64)
 
 
 def features(x: _Array, table: Codes) -> _Array:
