@@ -43,6 +43,7 @@ from torch import Tensor
 
 from expbench.algebra.floors import Floor
 from expbench.algebra.reach import Reach
+from expbench.algebra.spans import Codes
 from expbench.data.rng import CounterRNG, advance, fold
 from expbench.run import FORMER_SPLITS, Split, canonical
 from expbench.run import Score as Score  # for task authors to import
@@ -187,6 +188,14 @@ class Task(ABC):
 
     def floor(self, reach: Reach) -> Floor | None:
         """Return the lower bound of the primary metric, an error, over all networks of that reach; None if unknown."""
+        return None
+
+    def span_floor(self, codes: Codes) -> float | None:
+        """Return the lower bound for one layer of linear attention with these position codes; None if unknown."""
+        return None
+
+    def symmetry_floor(self) -> float | None:
+        """Return the lower bound over predictors that ignore the order of all positions but the last; None if unknown."""
         return None
 
     def floor_of_all(self) -> float | None:

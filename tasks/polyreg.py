@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from expbench.algebra import floors
+from expbench.algebra import floors, spans, symmetry
 from expbench.algebra.parsing import parse
 from expbench.algebra.polynomial import Inputs, Moments, Monomials, Polynomial, Suffix
 from expbench.algebra.reach import Reach
@@ -284,6 +284,12 @@ class PolyReg(Task):
 
     def floor(self, reach: Reach) -> floors.Floor:
         return floors.floor(self.polynomial, self.distribution, self.L, reach)
+
+    def span_floor(self, codes: spans.Codes) -> float:
+        return spans.span_floor(self.polynomial, self.distribution, self.L, codes)
+
+    def symmetry_floor(self) -> float:
+        return symmetry.symmetry_floor(self.polynomial, self.distribution, self.L)
 
     def describe(self) -> str:
         return f"y = {self.polynomial.text()}, x {self.describe_inputs()}, standardised"

@@ -20,6 +20,8 @@ class Attn(Attention):
 
     relative = ("rotary", "alibi")
 
+    bounds = ("symmetry",)
+
     def __init__(self, width: int, *, heads: int = 1) -> None:
         super().__init__()
         if heads < 1 or width % heads:

@@ -17,6 +17,7 @@ class LinAttn(Attention):
     """Linear attention with one head, biases on queries, keys and values, and no output projection. No settings."""
 
     backends = ("reference", "torch")
+    bounds = ("symmetry", "span")
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -18,6 +18,8 @@ from expbench.ops.taylor import exp_taylor
 class PolyAttn(Attention):
     """Polynomial attention. Setting: taylor, the degree P. Scores are scaled by 1/sqrt(D), as in softmax attention."""
 
+    bounds = ("symmetry",)
+
     def __init__(self, width: int, *, taylor: int = 2) -> None:
         super().__init__()
         if not 1 <= taylor <= 12:

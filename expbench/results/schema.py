@@ -12,7 +12,8 @@ from expbench.run import AXES, FIELDS, FORMER_SPLITS
 RENAMED_IN = 6  # the schema that gave columns, splits and settings their present names
 DIGESTS_IN = 7  # the schema whose files carry a digest of their contents
 TUNING_RULE_IN = 8  # the schema that states by which rule learning rates are chosen
-VERSION = max(RENAMED_IN, DIGESTS_IN, TUNING_RULE_IN, *(field.since for field in FIELDS.values()))
+FLOOR_OF_IN = 8  # the schema that names the bound from which a floor comes
+VERSION = max(RENAMED_IN, DIGESTS_IN, TUNING_RULE_IN, FLOOR_OF_IN, *(field.since for field in FIELDS.values()))
 READ = tuple(range(1, VERSION + 1))  # columns that an older schema lacks are null, or have the value in `LATER`
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -56,6 +57,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "network_order": _WHOLE,
     "causal": _FLAG,
     "floor": _REAL,
+    "floor_of": _TEXT,
     "floor_degree": _REAL,
     "floor_structure": _REAL,
     "label_kurtosis": _REAL,

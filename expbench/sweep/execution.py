@@ -189,9 +189,7 @@ class _Record:
         facts = family.describe(jobs[0])  # valid for all jobs, which differ only in numeric settings
         for job, known in zip(jobs, self.known, strict=True):
             known |= (
-                rows.of_network(facts)
-                | rows.of_floor(job.task, facts.reach)
-                | {"stack_size": len(jobs), "causal": job.causal}
+                rows.of_network(facts) | rows.of_floor(job.task, facts) | {"stack_size": len(jobs), "causal": job.causal}
             )
         announce(jobs[0].run, context.device)
         with backends.using(None) as used:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 from expbench.algebra.floors import Floor
-from expbench.algebra.reach import NoBound, Reach
+from expbench.algebra.reach import Reach
+from expbench.algebra.spans import Codes
 from expbench.contracts import local_values
 from expbench.results import provenance
 from expbench.results.learning_rates import RESERVED, RULE
@@ -49,12 +51,27 @@ def of_network(facts: Facts) -> Row:
     }
 
 
-def of_floor(task: Task, reach: Reach | NoBound | None) -> Row:
-    """Return the floors of a task for a given reach, its lowest possible errors; null without a bound."""
-    floor = _floor(task, reach) if isinstance(reach, Reach) else None
-    if floor is None:
-        return {"floor": task.floor_of_all(), "floor_degree": None, "floor_structure": None}
-    return {"floor": floor.both, "floor_degree": floor.degree, "floor_structure": floor.structure}
+def of_floor(task: Task, facts: Facts) -> Row:
+    """Return the floors of a task for a network, its lowest possible errors; null without a bound.
+
+    `floor` is the highest of all bounds, and `floor_of` names that bound; a floor of 0 comes from no bound.
+    """
+    found = _floor(task, facts.reach) if isinstance(facts.reach, Reach) else None
+    by_name = {"any predictor": task.floor_of_all()}
+    if found is not None:
+        by_name |= {"degree": found.degree, "structure": found.structure, "degree and structure": found.both}
+    if facts.codes is not None:
+        by_name["span"] = _span_floor(task, facts.codes)
+    if facts.symmetric:
+        by_name["symmetry"] = _symmetry_floor(task)
+    known = {name: value for name, value in by_name.items() if value is not None and not math.isnan(value)}
+    highest = max(known, key=lambda name: known[name], default=None)  # the first of equals, so the simplest bound
+    return {
+        "floor": None if highest is None else known[highest],
+        "floor_of": highest if highest is not None and known[highest] > 0 else None,
+        "floor_degree": None if found is None else found.degree,
+        "floor_structure": None if found is None else found.structure,
+    }
 
 
 def of_facts(task: Task) -> Row:
@@ -105,6 +122,16 @@ def _facts(task: Task) -> LabelFacts:
 @lru_cache(maxsize=64)
 def _floor(task: Task, reach: Reach) -> Floor | None:
     return task.floor(reach)
+
+
+@lru_cache(maxsize=64)
+def _span_floor(task: Task, codes: Codes) -> float | None:
+    return task.span_floor(codes)
+
+
+@lru_cache(maxsize=64)
+def _symmetry_floor(task: Task) -> float | None:
+    return task.symmetry_floor()
 
 
 def _of_task(job: Job) -> Row:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from expbench.algebra.reach import NoBound, Reach
+from expbench.algebra.spans import Codes
 from expbench.probes import Probe
 from expbench.run import Score
 from expbench.settings import Value
@@ -45,12 +46,17 @@ class Resolved(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """Properties of a network before training. reach: None if a layer does not state it."""
+    """Properties of a network before training.
+
+    reach: None if a layer does not state it. codes, symmetric: the limits of one layer (`nn/limits.py`).
+    """
 
     parameters: int
     state_size: int | None
     flops_per_token: float | None
     reach: Reach | NoBound | None
+    codes: Codes | None = None
+    symmetric: bool = False
 
 
 class Stack(NamedTuple):

@@ -17,6 +17,7 @@ from expbench.contracts import check_mixer, default_positions, not_supported, re
 from expbench.errors import BadInput
 from expbench.global_state import preserved
 from expbench.mixer import RelativeCode, supports
+from expbench.nn.limits import is_symmetric, spanning_codes
 from expbench.nn.memory import BUILT, sketching, step_bytes
 from expbench.nn.network import Network, stack_reach
 from expbench.nn.size_matching import NetworkConfig, Target, match
@@ -77,7 +78,14 @@ class Stacked:
         length, depth = job.task.L, job.run.depth
         if depth <= _DEEP and length * job.run.D <= BUILT and not job.sizes.wide():
             network = self.network(job)
-            return Facts(network.parameter_count(), network.state_size(), network.flops(), network.reach())
+            return Facts(
+                network.parameter_count(),
+                network.state_size(),
+                network.flops(),
+                network.reach(),
+                spanning_codes(network),
+                is_symmetric(network),
+            )
         with sketching() if job.sizes.wide() else nullcontext():
             one, two, longer = _network(job, 1, 1), _network(job, 1, 2), _network(job, 2, 1)
         one.length = two.length = length
