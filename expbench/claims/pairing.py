@@ -209,9 +209,10 @@ def _tuned(among: Sequence[Candidate]) -> list[_Tuned]:
         groups.setdefault(frozenset((candidate.task | candidate.own | candidate.around).items()), []).append(candidate)
     chosen = []
     for group in groups.values():
-        tuned = next((s for s in group if s.configuration.tuned), None)
-        if tuned is not None and tuned.configuration.tuning is not None:
-            chosen.append(_Tuned(tuned, len(tuned.configuration.tuning.rates), tuned.configuration.tuning.runs))
+        tunings = [(s, s.configuration.tuning) for s in group if s.configuration.tuning and s.configuration.tuned]
+        if tunings:
+            tuned, tuning = max(tunings, key=lambda each: each[1].rule)  # each rule may have chosen a rate of its own
+            chosen.append(_Tuned(tuned, len(tuning.rates), tuning.runs))
             continue
         most = max(s.configuration.trials for s in group)
         full = [s for s in group if s.configuration.trials == most]

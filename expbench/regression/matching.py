@@ -16,7 +16,7 @@ import pandas as pd
 
 from expbench.errors import BadInput
 from expbench.results import folders, identity, store
-from expbench.results.learning_rates import choose
+from expbench.results.learning_rates import Criterion, tuning
 from expbench.results.reported import reported
 from expbench.run import FIELDS, canonical
 
@@ -25,7 +25,7 @@ _SETTINGS = {"task_settings": "task", "model_settings": "model"}  # with their o
 _ALIKE = [*identity.fields({"version", "rate", "seed", *_SETTINGS}), *(f"{s}_matched" for s in _SETTINGS)]
 IDENTITY = [*_ALIKE, "rate"]  # rate: null where both sides tuned it
 _MEASURED = ["split", "slice", "step", "metric", "value", "primary", "higher_is_better", "success_threshold", "well_posed"]
-_ORIGIN = ["run_seconds", "created", "device_name", "stack_size", "expbench", "python", "torch", "git_commit"]
+_ORIGIN = ["run_seconds", "created", "device_name", "stack_size", "expbench", "python", "torch", "git_commit", "tuning_rule"]
 COLUMNS = [
     *("key", "kind", "status", "error", "instance", *FIELDS, *_MEASURED, *_ORIGIN),
     *("task_origin", "local_settings", "model_origin"),
@@ -121,17 +121,24 @@ def _latest(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.merge(last, on=["alike", "side", *VERSIONS], how="inner")
 
 
-def _chosen_rates(tuning: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[float]:
-    """Return the tuned learning rate for the configuration of each run; NaN without tuning."""
+def _chosen_rates(tunings: pd.DataFrame, runs: pd.DataFrame) -> pd.Series[float]:
+    """Return the tuned learning rate for the configuration of each run, by the rule of the run; NaN without tuning."""
     where = ["side", "alike", *VERSIONS]
-    tried: dict[tuple[Any, ...], dict[float, list[float | None]]] = {}
-    higher: dict[tuple[Any, ...], bool] = {}
-    for *configuration, lr, value, better in tuning[[*where, "lr", "value", "higher_is_better"]].itertuples(index=False):
-        higher[tuple(configuration)] = better is True
-        tried.setdefault(tuple(configuration), {}).setdefault(lr, []).append(value)
-    chosen = {c: choose(rates, higher[c]) for c, rates in tried.items()}
-    configurations = runs[where].itertuples(index=False, name=None)
-    return pd.Series([chosen.get(c, math.nan) for c in configurations], runs.index, dtype="float64")
+    tried: dict[tuple[Any, ...], list[tuple[float, float | None, int]]] = {}
+    criteria: dict[tuple[Any, ...], Criterion] = {}
+    columns = [*where, "lr", "value", "tuning_rule", "higher_is_better", "success_threshold"]
+    for *configuration, lr, value, rule, better, threshold in _with_rule(tunings)[columns].itertuples(index=False):
+        criteria[tuple(configuration)] = Criterion(better is True, threshold)
+        tried.setdefault(tuple(configuration), []).append((lr, value, rule))
+    needed = list(_with_rule(runs)[[*where, "tuning_rule"]].itertuples(index=False, name=None))
+    chosen = {(*c, rule): tuning(tried[tuple(c)], criteria[tuple(c)], rule) for *c, rule in set(needed) if tuple(c) in tried}
+    best = (chosen.get(configuration) for configuration in needed)
+    return pd.Series([math.nan if each is None else each.best for each in best], runs.index, dtype="float64")
+
+
+def _with_rule(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs with the rule under which each was made: 1 if it states none, as before schema 8."""
+    return runs.assign(tuning_rule=runs["tuning_rule"].fillna(1).astype(int))
 
 
 def _on_both(runs: pd.DataFrame, column: str) -> set[int]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from expbench.results import identity
 from expbench.results.identity import SIZES as SIZES
-from expbench.results.learning_rates import choose
+from expbench.results.learning_rates import Criterion, Tuning, tuning
 from expbench.results.reported import choosing, reported
 from expbench.results.schema import COLUMNS
 from expbench.run import AXES, command_of
@@ -39,21 +39,13 @@ _STATED = [
 ]
 
 
-class Tuning(NamedTuple):
-    """Tuning of a configuration. rates: learning rates tried. runs: total number of tuning runs. best: the chosen rate."""
-
-    rates: tuple[float, ...]
-    runs: int
-    best: float
-
-
 @dataclass(frozen=True)
 class Configuration:
     """A configuration: all settings except seed and instance.
 
     facts: its columns by name. runs: one row per run, with `value`. representable: whether some run of the same class of
-    networks solves the task, in this or another configuration. tuning: shared by the configurations that differ only in the
-    rate; None without tuning runs.
+    networks solves the task, in this or another configuration. tuning: by the latest rule under which its runs were made;
+    None without tuning runs.
     """
 
     facts: dict[str, Any]
@@ -79,7 +71,7 @@ class Configuration:
 
     @property
     def tuned(self) -> bool:
-        """True if its learning rate is the one that tuning chose."""
+        """True if its learning rate is the one that tuning chose, by the rule of its latest runs."""
         return self.tuning is not None and self.tuning.best == self["lr"]
 
     @cached_property
@@ -202,7 +194,7 @@ def gather(frame: pd.DataFrame) -> list[Configuration]:
     first[is_run] = ~runs["key"].duplicated().to_numpy()
     per_run = frame[first].drop(columns=["value", "metric"])
     per_run = per_run.astype({"seed": "int64", "instance": "int64"})  # rows of controls have no seed: the column is float
-    tuning = _tunings(frame)
+    tunings = _TuningRuns(frame)
     # only a run that ended well has a result: a run that diverged late may have scores from earlier steps
     values = final[final["status"] == "ok"][["key", "value", "metric"]]
     per_run = per_run.merge(values, on="key", how="left")
@@ -210,6 +202,7 @@ def gather(frame: pd.DataFrame) -> list[Configuration]:
     columns = {
         name: ordered[name].tolist() for name in [*IDENTITY, *_STATED, "metric", "higher_is_better", "success_threshold"]
     }
+    rules = _rules(ordered)
     configurations = []
     for start, end in bounds:
         facts = {name: _typed(name, columns[name][start]) for name in IDENTITY}
@@ -223,7 +216,7 @@ def gather(frame: pd.DataFrame) -> list[Configuration]:
                 next(iter(_known(columns["metric"][start:end])), ""),
                 bool(columns["higher_is_better"][start]),
                 float(columns["success_threshold"][start]),
-                tuning=tuning.get(_but_rate(facts)),
+                tuning=tunings.of(facts, rule=max(rules[start:end])),
             )
         )
     found = {_class(c) for c in configurations if c.solved}
@@ -238,24 +231,36 @@ def _grouped(per_run: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, l
     return ordered, list(zip([0, *ends], ends, strict=False))
 
 
-def _tunings(frame: pd.DataFrame) -> dict[tuple[str, ...], Tuning]:
-    """Return the tuning of each configuration, by its identity without the rate."""
-    tuning = frame[frame["kind"] == "tuning"]
-    if tuning.empty:
-        return {}
-    chosen_by = tuning[choosing(tuning) & (tuning["status"] == "ok")]
-    values = dict(zip(chosen_by["key"], chosen_by["value"], strict=True))
-    ordered, bounds = _grouped(tuning.drop_duplicates("key"), _BUT_RATE)
-    columns = {name: ordered[name].tolist() for name in [*IDENTITY, "key", "higher_is_better"]}
-    found = {}
-    for start, end in bounds:
-        tried: dict[float, list[float | None]] = {}
-        for key, lr in zip(columns["key"][start:end], columns["lr"][start:end], strict=True):
-            tried.setdefault(float(lr), []).append(values.get(key))
-        best = choose(tried, bool(columns["higher_is_better"][start]))
-        facts = {name: _typed(name, columns[name][start]) for name in IDENTITY}
-        found[_but_rate(facts)] = Tuning(tuple(sorted(tried)), end - start, best)
-    return found
+class _TuningRuns:
+    """The tuning runs of each configuration, by its identity without the rate: (rate, validation result, rule)."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self._rows: dict[tuple[str, ...], list[tuple[float, float | None, int]]] = {}
+        self._criteria: dict[tuple[str, ...], Criterion] = {}
+        rows = frame[frame["kind"] == "tuning"]
+        if rows.empty:
+            return
+        chosen_by = rows[choosing(rows) & (rows["status"] == "ok")]
+        values = dict(zip(chosen_by["key"], chosen_by["value"], strict=True))
+        ordered, bounds = _grouped(rows.drop_duplicates("key"), _BUT_RATE)
+        columns = {name: ordered[name].tolist() for name in [*IDENTITY, "key", "higher_is_better", "success_threshold"]}
+        found = list(zip(map(float, columns["lr"]), map(values.get, columns["key"]), _rules(ordered), strict=True))
+        for start, end in bounds:
+            key = _but_rate({name: _typed(name, columns[name][start]) for name in IDENTITY})
+            self._rows[key] = found[start:end]
+            self._criteria[key] = Criterion(
+                bool(columns["higher_is_better"][start]), float(columns["success_threshold"][start])
+            )
+
+    def of(self, facts: Mapping[str, Any], rule: int) -> Tuning | None:
+        """Return the tuning of a configuration by a rule; None without tuning runs."""
+        key = _but_rate(facts)
+        return tuning(self._rows[key], self._criteria[key], rule) if key in self._rows else None
+
+
+def _rules(rows: pd.DataFrame) -> list[int]:
+    """Return the rule under which each run was made: 1 for rows that state none, as before schema 8."""
+    return rows["tuning_rule"].fillna(1).astype(int).tolist() if "tuning_rule" in rows else [1] * len(rows)
 
 
 def _but_rate(facts: Mapping[str, Any]) -> tuple[str, ...]:

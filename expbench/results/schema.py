@@ -11,7 +11,8 @@ from expbench.run import AXES, FIELDS, FORMER_SPLITS
 
 RENAMED_IN = 6  # the schema that gave columns, splits and settings their present names
 DIGESTS_IN = 7  # the schema whose files carry a digest of their contents
-VERSION = max(RENAMED_IN, DIGESTS_IN, *(field.since for field in FIELDS.values()))
+TUNING_RULE_IN = 8  # the schema that states by which rule learning rates are chosen
+VERSION = max(RENAMED_IN, DIGESTS_IN, TUNING_RULE_IN, *(field.since for field in FIELDS.values()))
 READ = tuple(range(1, VERSION + 1))  # columns that an older schema lacks are null, or have the value in `LATER`
 _TEXT, _WHOLE, _REAL, _FLAG = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 
@@ -75,6 +76,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "python": _TEXT,
     "torch": _TEXT,
     "git_commit": _TEXT,
+    "tuning_rule": _WHOLE,
     "task_origin": _TEXT,
     "local_settings": _TEXT,
     "model_origin": _TEXT,

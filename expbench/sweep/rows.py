@@ -12,7 +12,7 @@ from expbench.algebra.floors import Floor
 from expbench.algebra.reach import NoBound, Reach
 from expbench.contracts import local_values
 from expbench.results import provenance
-from expbench.results.learning_rates import RESERVED
+from expbench.results.learning_rates import RESERVED, RULE
 from expbench.run import Run, Score, canonical, content_key
 from expbench.task import LabelFacts, Task
 from expbench.training.distributed import processes
@@ -75,6 +75,7 @@ def of_run(job: Job, device: str, known: Row, scores: Sequence[Score], ending: R
         **{name: getattr(run, name) for name in _RUN_FIELDS},
         "key": run.key,
         "kind": "tuning" if run.seed >= RESERVED else "run",
+        "tuning_rule": RULE,
         "model_settings": canonical(run.model_settings),
         "skip": skip if isinstance(skip, bool) else None,
         **known,

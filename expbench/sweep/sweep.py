@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from expbench import supervision
-from expbench.results.learning_rates import INITIAL_GRID, TUNING_RUNS
+from expbench.results.learning_rates import BIMODAL_RUNS, INITIAL_GRID, TUNING_RUNS
 from expbench.sweep import plan as sweep_plan
 from expbench.sweep import worker
 from expbench.sweep.dry_run import describe
@@ -130,10 +130,11 @@ def dry_run(jobs: Sequence[Job], options: SweepOptions) -> str:
     ]
     notes = []
     if options.tunes:
-        rates = ", ".join(f"{rate:g}" for rate in INITIAL_GRID)
+        rates, several = ", ".join(f"{rate:g}" for rate in INITIAL_GRID), options.tuning_runs > 1
         notes = [
             f"{len(tuning)} tuning runs choose the learning rates from {rates}; "
             "the grid is extended if the best rate is its first or last"
+            + (f"; where some runs at a rate solve the task and others do not, each rate gets {BIMODAL_RUNS} runs" * several)
         ]
     for name in dict.fromkeys(job.part for job in reported if job.part):
         own, tried = (sum(job.part == name for job in kind) for kind in (reported, tuning))

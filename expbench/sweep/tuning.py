@@ -2,8 +2,9 @@
 
 Each configuration is trained at every rate of the grid with reserved seeds. Its rate is chosen by the results on the
 validation split, and the reported runs are then trained at that rate. Models that are compared share one grid, which is
-extended for all of them until every chosen rate lies inside it. Tuning runs are ordinary rows of kind `tuning`, so that an
-interrupted sweep resumes and the choice can be repeated from the table.
+extended for all of them until every chosen rate lies inside it. If the outcomes of one are bimodal then, all of them get
+more tuning runs, with further reserved seeds. Tuning runs are ordinary rows of kind `tuning`, so that an interrupted sweep
+resumes and the choice can be repeated from the table.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ from pathlib import Path
 from expbench.results import reported, store
 from expbench.results.identity import identity
 from expbench.results.learning_rates import (
+    BIMODAL_RUNS,
     INITIAL_GRID,
     RATE_GRID,
     RESERVED,
     TUNING_RUNS,
+    Criterion,
+    Tried,
     at_grid_boundary,
+    bimodal,
     choose,
     extended,
+    hopeless,
+    middle,
 )
 from expbench.run import Run
 from expbench.training.job import Job
@@ -32,18 +39,19 @@ Grid = tuple[float, ...]
 
 
 class RateSearch:
-    """State of a learning-rate search: grids grow and rates are chosen as tuning runs end.
+    """State of a learning-rate search: grids and numbers of runs grow, and rates are chosen, as tuning runs end.
 
-    runs: number of tuning runs at each rate of a configuration.
+    runs: number of tuning runs at each rate of a configuration at first. If it is 1, it never grows.
     """
 
     def __init__(self, jobs: Sequence[Job], folder: Path, runs: int) -> None:
-        self._folder, self._runs = folder, runs
+        self._folder = folder
         self._configurations = by_configuration(jobs)
         self._places = {c: pair_of(group[0].run) for c, group in self._configurations.items()}
         self._grids: dict[Key, Grid] = dict.fromkeys(self._places.values(), INITIAL_GRID)
+        self._runs: dict[Key, int] = dict.fromkeys(self._places.values(), runs)
         self._tuning = {c: tuning_jobs(group, INITIAL_GRID, runs) for c, group in self._configurations.items()}
-        self._rates: dict[Key, float | None] = {}  # for configurations whose grid is final
+        self._rates: dict[Key, float] = {}  # for configurations whose grid is final
 
     def stages(self, say: Callable[[str], None]) -> Iterator[tuple[str, list[Job]]]:
         """Yield stages (title, jobs): the tuning runs of all current grids, then the reported runs of configurations whose
@@ -58,13 +66,10 @@ class RateSearch:
                     for line in self._summary():
                         say(line)
                 break
-        yield (
-            "",
-            [with_rate(job, rate or INITIAL_GRID[0]) for c, rate in self._rates.items() for job in self._configurations[c]],
-        )
+        yield "", [with_rate(job, rate) for c, rate in self._rates.items() for job in self._configurations[c]]
 
     def _look(self) -> bool:
-        """Extend the grid or fix the rates of each comparison whose tuning runs have ended; return whether a grid grew."""
+        """Extend the tuning or fix the rates of each comparison whose tuning runs have ended; return whether one grew."""
         ended, _ = store.statuses(self._folder)
         open_: dict[Key, list[Key]] = {}
         for configuration, place in self._places.items():
@@ -75,33 +80,44 @@ class RateSearch:
             for p, configurations in open_.items()
             if all(j.run.key in ended for c in configurations for j in self._tuning[c])
         }
-        chosen = _chosen(
-            {c: self._tuning[c] for configurations in ready.values() for c in configurations},
-            self._folder,
-        )
-        grown = False
-        for place, configurations in ready.items():
-            grid = self._grids[place]
-            self._grids[place] = extended(grid, [chosen[c] for c in configurations if c in chosen])
-            more = [rate for rate in self._grids[place] if rate not in grid]
+        tried = _tried({c: self._tuning[c] for configurations in ready.values() for c in configurations}, self._folder)
+        grown = [self._grow(place, {c: tried[c] for c in cs if c in tried}) for place, cs in ready.items()]
+        for (place, configurations), more in zip(ready.items(), grown, strict=True):
             for configuration in configurations:
                 if more:
-                    self._tuning[configuration] += tuning_jobs(self._configurations[configuration], more, self._runs)
+                    jobs, runs = self._configurations[configuration], self._runs[place]
+                    self._tuning[configuration] = tuning_jobs(jobs, self._grids[place], runs)
+                elif configuration in tried:
+                    self._rates[configuration] = choose(tried[configuration], self._criterion(configuration))
                 else:
-                    self._rates[configuration] = chosen.get(configuration)
-            grown = grown or bool(more)
-        return grown
+                    self._rates[configuration] = middle(self._grids[place])
+        return any(grown)
+
+    def _grow(self, place: Key, tried: Mapping[Key, Tried]) -> bool:
+        """Extend the grid of a comparison, or else its number of tuning runs; return whether it needed that."""
+        grid, runs = self._grids[place], self._runs[place]
+        leading = [min(own) if hopeless(own) else choose(own, self._criterion(c)) for c, own in tried.items()]
+        self._grids[place] = extended(grid, leading)
+        several = runs > 1 and any(bimodal(own, self._criterion(c)) for c, own in tried.items())
+        if self._grids[place] == grid and several:
+            self._runs[place] = max(runs, BIMODAL_RUNS)
+        return (self._grids[place], self._runs[place]) != (grid, runs)
+
+    def _criterion(self, configuration: Key) -> Criterion:
+        task = self._configurations[configuration][0].task
+        return Criterion(task.higher_is_better, task.success_threshold)
 
     def _summary(self) -> list[str]:
-        """Return one line per grid: the tuning runs of each configuration and the chosen rates."""
+        """Return one line per grid and number of runs: the tuning runs of each configuration and the chosen rates."""
         lines = []
-        for grid in sorted(set(self._grids.values())):
-            rates = Counter(rate for c, rate in self._rates.items() if rate and self._grids[self._places[c]] == grid)
+        of = {c: (self._grids[place], self._runs[place]) for c, place in self._places.items()}
+        for grid, runs in sorted(set(of.values())):
+            rates = Counter(rate for c, rate in self._rates.items() if of[c] == (grid, runs))
             picked = ", ".join(f"{rate:g} ({n} configuration{'s' * (n != 1)})" for rate, n in sorted(rates.items()))
             capped = sum(n for rate, n in rates.items() if at_grid_boundary(rate))
             limits = f"{RATE_GRID[0]:g} to {RATE_GRID[-1]:g}"
             end = f"; {capped} at the grid boundary, beyond which no rate is tried ({limits})" if capped else ""
-            lines.append(f"learning rates from {len(grid)} x {self._runs} tuning runs per configuration: {picked}{end}")
+            lines.append(f"learning rates from {len(grid)} x {runs} tuning runs per configuration: {picked}{end}")
         return lines
 
 
@@ -141,14 +157,14 @@ def tuning_jobs(configuration: Sequence[Job], rates: Sequence[float], runs: int 
     return found
 
 
-def _chosen(tuning: Mapping[Key, Sequence[Job]], folder: Path) -> dict[Key, float]:
-    """Return the rate of each configuration chosen by its tuning runs; omit those whose tuning runs have no value."""
+def _tried(tuning: Mapping[Key, Sequence[Job]], folder: Path) -> dict[Key, Tried]:
+    """Return the results of the tuning runs of each configuration; omit those whose runs all failed or are unsupported."""
     values = reported.selected(folder, {job.run.key for jobs in tuning.values() for job in jobs})
-    chosen = {}
+    found: dict[Key, Tried] = {}
     for configuration, jobs in tuning.items():
         tried: dict[float, list[float | None]] = {}
         for job in jobs:
             tried.setdefault(job.run.lr, []).append(values.get(job.run.key))
         if any(value is not None for reached in tried.values() for value in reached):
-            chosen[configuration] = choose(tried, jobs[0].task.higher_is_better)
-    return chosen
+            found[configuration] = tried
+    return found

@@ -19,7 +19,7 @@ from expbench.regression.comparison import Comparison, compare, corrected
 from expbench.regression.matching import VERSIONS, _chosen_rates
 from expbench.results import store
 from expbench.results.compact import compact
-from expbench.results.learning_rates import choose
+from expbench.results.learning_rates import Criterion, choose
 from expbench.results.schema import FORMER_COLUMNS, SCHEMA
 from expbench.run import LATER, content_key
 from expbench.stats.differences import estimated
@@ -250,18 +250,21 @@ def test_rates_that_were_chosen_are_results() -> None:
         compared(tuned(0.1, 0.01), runs(around(0.1), lr=0.1))
 
 
-def test_rates_are_chosen_as_tuning_chooses_them() -> None:
+@pytest.mark.parametrize("rule", [1, 2])
+def test_rates_are_chosen_as_tuning_chooses_them(rule: int) -> None:
     source = np.random.default_rng(0)
     for higher in (False, True):
         for _ in range(20):
             tried = {lr: list(source.choice([0.1, 0.2, 0.3, np.nan], 3)) for lr in (0.01, 0.03, 0.1)}
+            same = {"side": 0, "alike": 0, **dict.fromkeys(VERSIONS, "1"), "tuning_rule": rule if rule > 1 else None}
             rows = [
-                {"side": 0, "alike": 0, **dict.fromkeys(VERSIONS, "1"), "lr": lr, "value": value, "higher_is_better": higher}
+                {**same, "lr": lr, "value": value, "higher_is_better": higher, "success_threshold": 0.2}
                 for lr, values in tried.items()
                 for value in values
             ]
             frame = pd.DataFrame(rows)
-            expected = choose({lr: [None if np.isnan(v) else v for v in values] for lr, values in tried.items()}, higher)
+            known = {lr: [None if np.isnan(v) else v for v in values] for lr, values in tried.items()}
+            expected = choose(known, Criterion(higher, 0.2), rule)
             assert _chosen_rates(frame, frame.head(1)).iloc[0] == expected
 
 

@@ -100,7 +100,7 @@ def test_a_table_of_an_older_schema_says_what_its_rows_meant(tmp_path: Path) -> 
     ]
 
 
-OLD = {1: "7d40d2758af9fbe0", 2: "45b7fad5357e233a"} | dict.fromkeys((3, 4, 5, 6), "5e4ba6b304d8a706")
+OLD = {1: "7d40d2758af9fbe0", 2: "45b7fad5357e233a"} | dict.fromkeys((3, 4, 5, 6, 7), "5e4ba6b304d8a706")
 
 
 @pytest.mark.parametrize("version", OLD)

@@ -1,41 +1,31 @@
 """Learning rates: how one is chosen, how the grid grows, and that what chooses is never what is reported."""
 
-import math
 import signal
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from expbench.results import store
 from expbench.results.configurations import gather, with_context
-from expbench.results.learning_rates import INITIAL_GRID, RATE_GRID, RESERVED, TUNING_RUNS, choose, extended
+from expbench.results.learning_rates import (
+    BIMODAL_RUNS,
+    INITIAL_GRID,
+    RATE_GRID,
+    RESERVED,
+    RULE,
+    TUNING_RUNS,
+    Criterion,
+    choose,
+    middle,
+)
 from expbench.sweep import sharding, tuning
 from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
 from tests.conftest import TINY, CommandLine, is_bad_input
 from tests.processes import command
-
-
-def test_the_rate_with_the_best_mean_is_chosen() -> None:
-    tried = {0.01: [0.2, 0.4], 0.03: [0.1, 0.3], 0.1: [0.25, 0.25]}
-    assert choose(tried, higher_is_better=False) == 0.03
-    assert choose(tried, higher_is_better=True) == 0.01
-    assert choose({0.03: [0.5], 0.01: [0.5]}, higher_is_better=True) == 0.01, "of equals the lowest"
-
-
-def test_a_rate_at_which_runs_break_down_comes_last() -> None:
-    assert choose({0.01: [0.9, 0.9], 0.1: [0.1, None]}, higher_is_better=False) == 0.01
-    assert choose({0.01: [0.9, math.nan], 0.1: [0.1, None]}, higher_is_better=False) == 0.1
-    assert choose({0.01: [None, None], 0.1: [None, 5.0]}, higher_is_better=False) == 0.1
-
-
-def test_the_grid_grows_at_the_end_where_a_rate_was_chosen_until_the_ladder_ends() -> None:
-    assert extended(INITIAL_GRID, [0.01, 0.03]) == INITIAL_GRID
-    assert extended(INITIAL_GRID, [0.01, 0.1]) == (*INITIAL_GRID, 0.3)
-    assert extended(INITIAL_GRID, [0.003, 0.1]) == (0.001, *INITIAL_GRID, 0.3)
-    assert extended(RATE_GRID, [RATE_GRID[0], RATE_GRID[-1]]) == RATE_GRID
-
 
 REQUEST = ["--task", "polyreg", "--models", "s6-poly,ssm", *TINY, "--batch-size", "8"]
 
@@ -61,7 +51,11 @@ def test_a_campaign_chooses_on_reserved_seeds_and_reports_others(expbench: Comma
             (frame["kind"] == "tuning") & (frame["model"] == configuration["model"]) & (frame["split"] == "validation")
         ]
         last = tried[tried["primary"].fillna(False).astype(bool) & (tried["step"] == tried["steps"])]
-        assert configuration["lr"] == last.groupby("lr")["value"].mean().idxmin(), "chosen on the validation split"
+        values = {float(lr): own["value"].tolist() for lr, own in last.groupby("lr")}
+        threshold = configuration.success_threshold
+        assert configuration["lr"] == choose(values, Criterion(False, threshold)), "chosen on the validation split"
+        assert configuration["lr"] == last.groupby("lr")["value"].mean().idxmin(), "no run of so few steps solves it"
+        assert set(frame.loc[frame["model"] == configuration["model"], "tuning_rule"]) == {RULE}
     again = expbench("run", *REQUEST, "--lr", "auto")
     assert "ran 0 (none)" in again.err
     given = expbench("run", *REQUEST, "--lr", "0.02")
@@ -85,6 +79,71 @@ def test_instances_that_choose_rates_are_reserved_too() -> None:
     ]
     assert all(job.run.task_settings["instance"] == job.task.instance for job in chooses)
     assert tuning.configuration_of(chooses[0].run) == tuning.configuration_of(jobs[2].run)
+
+
+Outcome = Callable[[float, int], float]
+
+
+class Outcomes:
+    """A search whose runs end as a table says, without a training: `solved[model](rate, k)` of run k at a rate."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, models: str, runs: int = TUNING_RUNS, **solved: Outcome) -> None:
+        request = SweepSpec(task="count-in-row", models=models, L="4", lr="auto", seeds="0:2", task_settings=("classes=3",))
+        self.jobs, self.solved, self.runs = expand(request, "cpu"), solved, runs
+        self.ended: dict[str, float] = {}
+        monkeypatch.setattr(tuning.store, "statuses", lambda folder: (dict.fromkeys(self.ended, "ok"), []))
+        monkeypatch.setattr(tuning.reported, "selected", lambda folder, keys: {key: self.ended[key] for key in keys})
+
+    def search(self) -> tuple[list[Counter[tuple[str, float]]], dict[str, float], list[str]]:
+        """Return the tuning runs of each stage by model and rate, the chosen rates, and what was said."""
+        said: list[str] = []
+        stages, rates = [], {}
+        for what, jobs in tuning.RateSearch(self.jobs, Path(), self.runs).stages(said.append):
+            if what:
+                stages.append(Counter((job.run.model, job.run.lr) for job in jobs))
+                assert len({job.run.key for job in jobs}) == len(jobs)
+            else:
+                rates = {job.run.model: job.run.lr for job in jobs}
+            for job in jobs if what else ():
+                self.ended[job.run.key] = self.solved[job.run.model](job.run.lr, job.run.seed - RESERVED)
+        return stages, rates, said
+
+
+def test_where_outcomes_are_bimodal_all_compared_models_get_ten_runs_and_the_share_solved_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # of 5 runs, 2 solve the task at 0.01 and 1 at 0.03, whose mean is better; of 10, 3 and 6
+    solves = {0.01: (0, 1, 5), 0.03: (0, 5, 6, 7, 8, 9)}
+    made = Outcomes(
+        monkeypatch,
+        "attn,ssm",
+        attn=lambda rate, k: 1.0 if k in solves.get(rate, ()) else 0.2 + rate,
+        ssm=lambda rate, k: 0.5 - abs(rate - 0.01) - k / 1000,
+    )
+    stages, rates, said = made.search()
+    assert [set(stage.values()) for stage in stages] == [{TUNING_RUNS}, {BIMODAL_RUNS}]
+    assert all({rate for model, rate in stage if model == name} == set(INITIAL_GRID) for stage in stages for name in rates)
+    assert rates == {"attn": 0.03, "ssm": 0.01}
+    picked = "0.01 (1 configuration), 0.03 (1 configuration)"
+    assert said == [f"learning rates from 4 x 10 tuning runs per configuration: {picked}"]
+    assert made.search() == (stages, rates, said), "a repeated call takes the same path, without other runs"
+
+
+def test_a_grid_that_grows_after_the_further_runs_has_ten_at_each_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    solves = {0.03: (0, 1), 0.1: (0, 5, 6, 7, 8, 9)}
+    made = Outcomes(monkeypatch, "attn", attn=lambda rate, k: float(k in solves.get(rate, ())))
+    stages, rates, _ = made.search()
+    assert [set(stage.values()) for stage in stages] == [{TUNING_RUNS}, {BIMODAL_RUNS}, {BIMODAL_RUNS}]
+    assert {rate for _, rate in stages[-1]} == {*INITIAL_GRID, 0.3}
+    assert rates == {"attn": 0.1}
+
+
+def test_outcomes_that_agree_or_are_single_need_no_further_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    agreed = Outcomes(monkeypatch, "attn", attn=lambda rate, k: float(rate in (0.01, 0.03)))
+    stages, rates, _ = agreed.search()
+    assert (len(stages), rates) == (1, {"attn": 0.01}), "of the two rates that solve it always, the lower middle"
+    single = Outcomes(monkeypatch, "attn", runs=1, attn=lambda rate, k: float(rate == 0.03))
+    assert set(single.search()[0][-1].values()) == {1}
 
 
 def test_a_share_keeps_together_what_is_trained_together_or_has_one_grid() -> None:
@@ -191,3 +250,7 @@ def test_a_model_that_always_diverges_has_lower_rates_tried_and_one_that_fails_o
         assert (frame["kind"] == "run").any(), "it is reported all the same"
     assert min(rates["Explodes"]) == RATE_GRID[0]
     assert rates["Fails"] == rates["Elsewhere"] == set(INITIAL_GRID)
+    for name, grid in rates.items():
+        (reported,) = gather(with_context(store.read(Path(name)).frame))
+        assert reported["lr"] == middle(grid), "the middle of equal rates, never the lowest"
+        assert reported.tuned
