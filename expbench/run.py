@@ -52,6 +52,11 @@ def matched_base(positions: Positions, L: int) -> float:
     return max(2.0, float(f"{L / math.pi:.4g}")) if positions in WITH_BASE else NO_BASE
 
 
+def stated_base(positions: Positions, base: float, L: int) -> str:
+    """Return ``auto`` for the base that a position code has by default at length L, or else the base as text."""
+    return "auto" if base == matched_base(positions, L) else f"{base:g}"
+
+
 class Score(NamedTuple):
     """One measured number, returned by a task and stored as a row.
 
@@ -206,6 +211,11 @@ class Run:
         """Length of the sequences."""
         return int(self.task_settings["L"])  # type: ignore[arg-type]
 
+    @property
+    def base(self) -> str:
+        """Base of the position code as the command line states it: ``auto`` or a number."""
+        return stated_base(self.positions, self.position_base, self.L)
+
     def title(self) -> str:
         """Return a short name for progress lines."""
         degree = self.task_settings.get("degree")
@@ -235,8 +245,8 @@ class Run:
         words += ["--paired"] if instances is None else []
         for name in _IN_COMMAND:
             value = getattr(self, name)
-            default = matched_base(self.positions, self.L) if name == "position_base" else LATER.get(name, _ALWAYS)
-            if value != default:
+            by_default = self.base == "auto" if name == "position_base" else name in LATER and value == LATER[name]
+            if not by_default:
                 words += [FIELDS[name].flag, ("off", "on")[value] if isinstance(value, bool) else str(value)]
         for name, value in {**self.task_settings, **(local or {})}.items():
             if name == "instance":
@@ -286,7 +296,6 @@ FIELDS, AXES = options(Run), options(TaskAxes)  # declarations above, by field n
 LATER = {f.name: f.default for f in dataclasses.fields(Run) if f.default is not dataclasses.MISSING}
 # Commands begin with these fields in this fixed order, since reports contain them; others follow in declaration order.
 _FIRST = ("D", "depth", "norm", "positions", "lr", "dtype", "residual", "steps", "batch_size")
-_ALWAYS = object()  # differs from every value
 _IN_COMMAND = dict.fromkeys(
     [*_FIRST, *(name for name, field in FIELDS.items() if field.role in ("size", "protocol", "rate", "training"))]
 )

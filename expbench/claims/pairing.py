@@ -49,7 +49,8 @@ class Candidate:
     @cached_property
     def around(self) -> dict[str, str]:
         """Values of the columns that do not depend on the model."""
-        return {name: plain(self.configuration[name]) for name in _AROUND if name not in _KNOWN_OTHERWISE}
+        values = {name: plain(self.configuration[name]) for name in _AROUND if name not in _KNOWN_OTHERWISE}
+        return values | {"position_base": self.configuration.base}
 
     @cached_property
     def own(self) -> dict[str, str]:
@@ -266,6 +267,7 @@ def _absent(kind: str, name: str, values: Sequence[str], known: Sequence[Mapping
 def _apart(claim: Claim, admitted: Sequence[Candidate]) -> str:
     """Return the setting in which the runs of the two sides never agree, as a message."""
     fixed = {*claim.left.settings, *claim.right.settings}
+    fixed |= {_BASE} if "positions" in fixed else set()
     sides = [(side, [s for s in admitted if s.fits(side)]) for side in (claim.left, claim.right)]
     for side, fitting in sides:
         if not fitting:

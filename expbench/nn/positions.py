@@ -63,7 +63,7 @@ def rotation(length: int, width: int, base: float) -> Tensor:
     Raise ValueError for an odd width.
     """
     if width % 2:
-        raise ValueError(f"rotary positions need heads of an even number of channels, not {width}")
+        raise ValueError(f"rotary positions need heads of an even number of channels, not {width}; the next is {width + 1}")
     frequency = base ** (torch.arange(0, width, 2, dtype=torch.float64) / -width)
     angle = torch.arange(length)[:, None] * frequency
     return torch.stack([angle.cos(), angle.sin()])

@@ -188,7 +188,8 @@ def _rate(configuration: Configuration) -> str:
 def _protocol_parts(configuration: Configuration) -> dict[str, str]:
     switches = {name: configuration[name] for name in ("residual", "skip")}
     shown = {name: "-" if not known(value) else "on" if value else "off" for name, value in switches.items()}
-    return {"norm": str(configuration["norm"]), "positions": str(configuration["positions"]), **shown}
+    base = "" if configuration.base == "auto" else f" (base {configuration.base})"
+    return {"norm": str(configuration["norm"]), "positions": f"{configuration['positions']}{base}", **shown}
 
 
 def _protocol_values(configurations: Iterable[Configuration]) -> dict[str, list[str]]:

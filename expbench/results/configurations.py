@@ -18,12 +18,12 @@ from expbench.results.identity import SIZES as SIZES
 from expbench.results.learning_rates import Criterion, Tuning, tuning
 from expbench.results.reported import choosing, reported
 from expbench.results.schema import COLUMNS
-from expbench.run import AXES, command_of
+from expbench.run import AXES, command_of, stated_base
 from expbench.settings import Role, as_list
 from expbench.stats.intervals import Interval, nested_interval, share_interval
 
 _OF_SEVERAL = {"seed", "instance"}  # the runs of a configuration differ in these only
-PROTOCOL = identity.fields(set(get_args(Role)) - {"protocol"})  # norm, positions, residual
+PROTOCOL = identity.fields(set(get_args(Role)) - {"protocol"})  # norm, positions and their base, residual
 TRAINING = identity.fields({"task", "model", "version", "warmup", *_OF_SEVERAL})
 IDENTITY = identity.columns(_OF_SEVERAL)
 # A class of networks on a task, independent of training: if one run represents a function, the whole class can.
@@ -68,6 +68,11 @@ class Configuration:
     @cached_property
     def _columns(self) -> dict[str, list[Any]]:
         return {}
+
+    @property
+    def base(self) -> str:
+        """Base of the position code: ``auto`` if it is the one matched to L, or if the code has none; otherwise a number."""
+        return stated_base(self["positions"], self["position_base"], self["L"])
 
     @property
     def tuned(self) -> bool:

@@ -83,7 +83,8 @@ def _configuration(job: Job) -> str:
 def _shown(run: Run) -> list[str]:
     degree = run.task_settings.get("degree")
     sizes = (run.L, "-" if degree is None else degree, run.D, run.depth)
-    return [run.task, run.model, *map(str, sizes), run.norm, run.positions]
+    positions = run.positions if run.base == "auto" else f"{run.positions} (base {run.base})"
+    return [run.task, run.model, *map(str, sizes), run.norm, positions]
 
 
 def _sizes(job: Job, device: str) -> list[str]:

@@ -120,8 +120,15 @@ def _lengths(spec: SweepSpec) -> list[tuple[int | None, int | None]]:
 
 def _bases(text: str) -> list[float | None]:
     """Return the bases of the position codes, None for auto."""
-    members = settings.split_list(text, FIELDS["position_base"].flag)
-    return [None if member == "auto" else axis(FIELDS["position_base"], member)[0] for member in members]
+    option = FIELDS["position_base"]
+    return [None if member == "auto" else _base(option, member) for member in settings.split_list(text, option.flag)]
+
+
+def _base(option: Option, text: str) -> float:
+    try:
+        return real(option.flag, settings.quoted(text), option.above)[0]
+    except BadInput:
+        raise BadInput(f"{option.flag}: {text!r} is not a number above {option.above:g}, or auto") from None
 
 
 def task_axes(spec: SweepSpec, name: str) -> dict[str, list[str]]:
