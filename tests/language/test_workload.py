@@ -20,6 +20,7 @@ from expbench.language.evaluation import LanguageEvaluation
 from expbench.language.model import LanguageModel
 from expbench.mixer import Mixer
 from expbench.models.attn import Attn
+from expbench.models.gru import GRU
 from expbench.models.s6 import S6
 from expbench.ops import convolution as convolutions
 from expbench.run import Score
@@ -336,7 +337,8 @@ def test_the_shifted_convolution_is_torchs() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it
-@pytest.mark.parametrize("mixer", [S6, Attn])
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated")  # the compiler does, with an autograd Function
+@pytest.mark.parametrize("mixer", [S6, Attn, GRU])
 def test_compiled_blocks_are_the_blocks(mixer: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     net, tokens = small(mixer).double(), torch.randint(32, (2, L + 1))
 

@@ -3,8 +3,8 @@
 With the gates x_t of the input (all time steps in one linear map, outside) and those of the state, W h_{t-1} + b:
     r = sigmoid(x_r + W_r h + b_r),  z = sigmoid(x_z + W_z h + b_z),  n = tanh(x_n + r (W_n h + b_n)),
     h_t = (1 - z) n + z h_{t-1},  h_0 = 0.
-`reference` defines it. `gated_recurrence` gives the same values and gradients, to second order, with five operations per
-step forward and two backward, whatever the number of stacked models. States are never below float32.
+`reference` defines it. `gated_recurrence` gives the same values and gradients, to second order, by the loops of
+`torch_steps`, and can be mapped, captured and compiled. States are never below float32.
 Letters: S stacked models, B batch, L length, H states; gates are ordered r, z, n.
 """
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from expbench.ops import backends
+from expbench.ops.gru import torch_steps
 from expbench.ops.selective.problem import state_dtype
 
 _IMPLEMENTATIONS = ("reference", "torch")
@@ -53,28 +54,12 @@ def reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 class _GRU(torch.autograd.Function):
-    """States (S, B, L, H) of x (S, B, L, 3H), weight (S, 3H, H) and bias (S, 3H), with r, z and W_n h + b_n for `backward`.
-
-    A mapped axis joins S. All tensors lie time first in memory.
-    """
+    """States (S, B, L, H) of x (S, B, L, 3H), weight (S, 3H, H) and bias (S, 3H), and the gates; a mapped axis joins S."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        S, B, L, _ = x.shape
-        H, turned = weight.shape[2], weight.mT
-        gates = torch.empty((L, S, B, 3 * H), dtype=x.dtype, device=x.device)
-        x = x.movedim(2, 0)
-        torch.add(x[..., : 2 * H], bias[:, None, : 2 * H], out=gates[..., : 2 * H])
-        gates[..., 2 * H :] = bias[:, None, 2 * H :]
-        states = torch.empty((L, S, B, H), dtype=x.dtype, device=x.device)
-        h = torch.zeros_like(states[0])
-        for t, (x_t, own, h_t) in enumerate(zip(x.unbind(0), gates.unbind(0), states.unbind(0), strict=True)):
-            if t:
-                own.baddbmm_(h, turned)
-            rz = own[..., : 2 * H].sigmoid_()
-            n = torch.addcmul(x_t[..., 2 * H :], rz[..., :H], own[..., 2 * H :]).tanh_()
-            h = torch.lerp(n, h, rz[..., H:], out=h_t)
-        return states.movedim(0, 2), gates.movedim(0, 2)
+        found: tuple[Tensor, Tensor] = torch.ops.expbench.gru.default(x, weight, bias)
+        return found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -93,35 +78,14 @@ class _GRU(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    """The gradients of x, weight and bias for the gradient (S, B, L, H) of the states and all that `_GRU` keeps.
-
-    With all gates known, the gradient g_t of h_t makes those of the gates of the state by factors k, in one product, and
-    these make that of h_{t-1}; the term z g_t takes part in it as a fourth gate whose weight is the identity.
-    """
+    """The gradients of x, weight and bias for the gradient (S, B, L, H) of the states and all that `_GRU` keeps."""
 
     @staticmethod
     def forward(
         grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, states: Tensor, gates: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        S, B, L, H = grad.shape
-        x, states, gates = (tensor.movedim(2, 0) for tensor in (x, states, gates))
-        g = grad.movedim(2, 0).clone(memory_format=torch.contiguous_format)
-        before = torch.cat([torch.zeros_like(states[:1]), states[:-1]])
-        r, z, own = (gates[..., i * H : (i + 1) * H] for i in range(3))
-        n = torch.tanh(x[..., 2 * H :] + r * own)
-        k_n = (1 - z) * (1 - n * n)
-        k = torch.stack([k_n * own * r * (1 - r), (before - n) * z * (1 - z), k_n * r, z], -2)
-        identity = torch.eye(H, dtype=weight.dtype, device=weight.device).expand(S, H, H)
-        along = torch.cat([weight, identity], 1)
-        of_gates = k.flatten(-2)
-        for t in range(L - 1, -1, -1):
-            k[t].mul_(g[t].unsqueeze(-2))
-            if t:
-                g[t - 1].baddbmm_(of_gates[t], along)
-        of_state = of_gates[..., : 3 * H]
-        of_input = torch.cat([of_gates[..., : 2 * H], k_n * g], -1)
-        flat, h = (tensor.transpose(0, 1).reshape(S, L * B, -1) for tensor in (of_state, before))
-        return of_input.movedim(0, 2), flat.mT @ h, flat.sum(1)
+        found: tuple[Tensor, Tensor, Tensor] = torch.ops.expbench.gru_backward.default(grad, x, weight, states, gates)
+        return found
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -152,3 +116,29 @@ def _joined(size: int, dims: tuple[int | None, ...], tensors: tuple[Tensor, ...]
 def _apart(tensors: tuple[Tensor, ...], size: int) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Undo `_joined`: return the tensors with the mapped axis first, and its place in each."""
     return tuple(x.unflatten(0, (size, -1)) for x in tensors), (0,) * len(tensors)
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    (S, B, L, gates), H = x.shape, weight.shape[2]
+    return torch_steps.empty(x, S, B, L, H), torch_steps.empty(x, S, B, L, gates)
+
+
+def _fake_backward(grad: Tensor, x: Tensor, weight: Tensor, states: Tensor, gates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(gates), weight.new_empty(weight.shape), weight.new_empty(weight.shape[:2])
+
+
+# Operators, so that torch.compile sees a sequence as one step and does not unroll it; registered by hand, as the first call
+# of torch.library.custom_op imports the compiler (2 seconds).
+_LIBRARY = torch.library.Library("expbench", "FRAGMENT")
+for _schema, _kernel, _shapes in (
+    ("gru(Tensor x, Tensor weight, Tensor bias) -> (Tensor, Tensor)", torch_steps.forward, _fake),
+    (
+        "gru_backward(Tensor grad, Tensor x, Tensor weight, Tensor states, Tensor gates) -> (Tensor, Tensor, Tensor)",
+        torch_steps.backward,
+        _fake_backward,
+    ),
+):
+    _name = _schema.partition("(")[0]
+    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(_name, _kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"expbench::{_name}", _shapes, lib=_LIBRARY)
