@@ -77,7 +77,8 @@ class LabelFacts(NamedTuple):
 
     kurtosis: E[(y-m)^4] / E[(y-m)^2]^2, exact. interaction_order: mean number of joined positions, weighted by the share of
     the label's variance (ANOVA), exact. effective_sample_size: (sum y^2)^2 / sum y^4 of the centred test labels.
-    well_posed: whether verdicts may use this configuration.
+    well_posed: whether verdicts may use this configuration. If kurtosis and effective sample size are stated, readers apply
+    the rule of `stats/sampling.py` to them instead, so that all tables are judged alike.
     """
 
     kurtosis: float | None = None

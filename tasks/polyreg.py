@@ -32,6 +32,7 @@ from expbench.algebra.polynomial import Inputs, Moments, Monomials, Polynomial, 
 from expbench.algebra.reach import Reach
 from expbench.data.rng import CounterRNG, fold
 from expbench.errors import BadInput
+from expbench.stats.sampling import is_well_posed
 from expbench.task import (
     LONGEST,
     Batch,
@@ -44,9 +45,7 @@ from expbench.task import (
     resolve_setting,
 )
 
-# A configuration beyond these limits is ill-posed. They still admit a product of 8 inputs on [0, 1], with kurtosis 124.
-KURTOSIS_LIMIT, SAMPLE_LIMIT = 125.0, 200.0
-_WANTED_SAMPLE = 1.5 * SAMPLE_LIMIT  # effective sample size targeted by the default test size
+_WANTED_SAMPLE = 300.0  # effective sample size targeted by the default test size
 _WANTED_ERROR = 0.02  # target relative standard error of the variance of test labels
 _TEST_TOKENS = 1 << 21  # token limit for that target
 _LEAST_TEST_SIZE, _LARGEST_TEST_SIZE = 1 << 10, 1 << 16
@@ -279,7 +278,7 @@ class PolyReg(Task):
     def facts(self) -> LabelFacts:
         y = torch.cat([batch.targets for batch in self.split("test")]).flatten()
         effective = float((y**2).sum() ** 2 / (y**4).sum())
-        well_posed = self.moments.kurtosis <= KURTOSIS_LIMIT and effective >= SAMPLE_LIMIT
+        well_posed = bool(is_well_posed(self.moments.kurtosis, effective, len(y)))
         return LabelFacts(self.moments.kurtosis, self.moments.interaction_order, effective, well_posed)
 
     def floor(self, reach: Reach) -> floors.Floor:

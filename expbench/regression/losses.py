@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from expbench.regression.matching import VERSIONS
+from expbench.results.configurations import well_posed
 from expbench.stats.intervals import ABSOLUTE_MARGIN, RELATIVE_MARGIN
 
 _AS_GOOD = 1e-3  # of the success threshold
@@ -39,7 +40,7 @@ def losses(runs: pd.DataFrame) -> pd.DataFrame:
         ended=(runs["status"] == "ok") & finite,
         diverged=(runs["status"] == "diverged") | (runs["metric"].notna() & ~finite),
         failed=runs["status"] == "failed",
-        posed=~runs["well_posed"].isin([False]),
+        posed=~well_posed(runs).isin([False]),
     )
     runs = runs.assign(trials=runs["ended"] | runs["diverged"], solved=runs["ended"] & reached)
     value = runs["value"].where(runs["ended"])

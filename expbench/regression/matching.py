@@ -24,10 +24,11 @@ VERSIONS = [name for name, field in FIELDS.items() if field.role == "version"]
 _SETTINGS = {"task_settings": "task", "model_settings": "model"}  # with their owners
 _ALIKE = [*identity.fields({"version", "rate", "seed", *_SETTINGS}), *(f"{s}_matched" for s in _SETTINGS)]
 IDENTITY = [*_ALIKE, "rate"]  # rate: null where both sides tuned it
-_MEASURED = ["split", "slice", "step", "metric", "value", "primary", "higher_is_better", "success_threshold", "well_posed"]
+_MEASURED = ["split", "slice", "step", "metric", "value", "primary", "higher_is_better", "success_threshold"]
+_OF_LABELS = ["label_kurtosis", "effective_sample_size", "well_posed"]
 _ORIGIN = ["run_seconds", "created", "device_name", "stack_size", "expbench", "python", "torch", "git_commit", "tuning_rule"]
 COLUMNS = [
-    *("key", "kind", "status", "error", "instance", *FIELDS, *_MEASURED, *_ORIGIN),
+    *("key", "kind", "status", "error", "instance", *FIELDS, *_MEASURED, *_OF_LABELS, *_ORIGIN),
     *("task_origin", "local_settings", "model_origin"),
 ]  # columns of the results table that a comparison reads
 

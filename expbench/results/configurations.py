@@ -21,6 +21,7 @@ from expbench.results.schema import COLUMNS
 from expbench.run import AXES, command_of, stated_base
 from expbench.settings import Role, as_list
 from expbench.stats.intervals import Interval, nested_interval, share_interval
+from expbench.stats.sampling import is_well_posed
 
 _OF_SEVERAL = {"seed", "instance"}  # the runs of a configuration differ in these only
 PROTOCOL = identity.fields(set(get_args(Role)) - {"protocol"})  # norm, positions and their base, residual
@@ -176,7 +177,22 @@ def with_context(frame: pd.DataFrame) -> pd.DataFrame:
         return pd.Series(values, dtype=None if values else float).reindex(codes).set_axis(frame.index)
 
     sizes = {size: column([settings.get(size) for settings in known]) for size in SIZES}
-    return frame.assign(context=column([_context(settings) for settings in known]), **sizes)
+    frame = frame.assign(context=column([_context(settings) for settings in known]), **sizes)
+    return frame.assign(well_posed=well_posed(frame))
+
+
+def well_posed(frame: pd.DataFrame) -> pd.Series[Any]:
+    """Return whether verdicts may rest on each row: by the rule of `stats/sampling.py`, otherwise as the row states.
+
+    The rule applies to rows with a stated kurtosis, effective sample size and test size. Rows from before it was introduced
+    state the result of a fixed limit on the kurtosis, and are read by the present rule.
+    """
+    codes, texts = pd.factorize(frame["task_settings"])
+    sizes = pd.Series([json.loads(text).get("test_size") for text in texts], dtype=float).reindex(codes).to_numpy()
+    facts = [frame["label_kurtosis"].to_numpy(np.float64), frame["effective_sample_size"].to_numpy(np.float64), sizes]
+    stated = frame["well_posed"].astype(object)
+    decidable = stated.notna() & ~np.isnan(np.stack(facts)).any(axis=0)
+    return stated.mask(decidable, pd.Series(is_well_posed(*facts), frame.index))
 
 
 def _context(settings: dict[str, Any]) -> str:

@@ -270,7 +270,7 @@ def test_what_a_row_carries(expbench: CommandLine) -> None:
     assert run["label_kurtosis"] == pytest.approx(task.moments.kurtosis)
     assert run["label_interaction_order"] == pytest.approx(task.moments.interaction_order)
     assert run["effective_sample_size"] == pytest.approx(task.facts().effective_sample_size)
-    assert run["well_posed"] == (run["effective_sample_size"] >= 200)
+    assert run["well_posed"] == task.facts().well_posed
     assert (run["device"], run["L"], run["degree"], run["D"], run["norm"], run["positions"]) == (
         "cpu",
         4,
