@@ -100,7 +100,7 @@ def test_a_table_of_an_older_schema_says_what_its_rows_meant(tmp_path: Path) -> 
     ]
 
 
-OLD = {1: "7d40d2758af9fbe0", 2: "45b7fad5357e233a"} | dict.fromkeys((3, 4, 5, 6), "5e4ba6b304d8a706")
+OLD = {1: "7d40d2758af9fbe0", 2: "45b7fad5357e233a"} | dict.fromkeys((3, 4, 5, 6, 7), "5e4ba6b304d8a706")
 
 
 @pytest.mark.parametrize("version", OLD)
@@ -119,6 +119,7 @@ def test_a_file_that_an_older_expbench_wrote_is_read_and_compacted_into_todays_s
     assert not before["metric"].str.contains("fingerprint").any()
     assert {json.loads(text)["validation_size"] for text in before["task_settings"]} == {64}
     assert set(zip(before["init"], before["init_noise"], before["schedule"], strict=True)) == {("default", 0.0, "cosine")}
+    assert set(before["position_base"]) == {10000.0}
     report = Path(expbench("report", "--results", "old").out.strip()).with_suffix(".md").read_text()
     (error,) = before.loc[before["primary"].fillna(False) & (before["split"] == "test"), "value"]
     assert f"| linattn | {error:.3g} (ill-posed) |" in report
