@@ -28,7 +28,7 @@ Shape = Literal["cosine", "constant", "linear"]
 Split = Literal["train", "validation", "test"]
 Status = Literal["ok", "diverged", "unsupported", "failed"]
 
-RELATIVE = ("rotary", "alibi")  # position codes that a layer applies itself, to its scores
+RELATIVE: tuple[Positions, ...] = ("rotary", "alibi")  # position codes that a layer applies itself, to its scores
 WITH_BASE = ("sin", "rotary")
 NO_BASE = 10000.0  # in runs whose code has no base, and in all runs before schema 8, whose sinusoids had this base
 
@@ -44,8 +44,8 @@ def matched_base(positions: Positions, L: int) -> float:
 
     The frequencies base^(-2i/D), i < D/2, then lie between 1 and pi/L. Each makes at least half a turn over the sequence, so
     none is nearly constant: for D = 4 to 64 and L = 8 to 1024, L >= 2D, the standard deviation of each column over the
-    positions is at least .39, that of the base 10000 at least .00002. A linear map of the code can tell positions apart as
-    far as the functions 1 and the D columns are well conditioned. Their condition number is at most 7, 4, 175 and 607 for
+    positions is at least .38, that of the base 10000 at least .00002. A linear map of the code can tell positions apart as
+    far as the functions 1 and the D columns are well conditioned. Their condition number is at most 7, 4, 175 and 608 for
     D = 4, 6, 8, 12, and with the base 10000 up to 2e4, 2e7, 1e12 and 4e16. The base does not depend on D, so two models of
     different widths have the same code. Codes without a base (not in `WITH_BASE`) have the neutral value.
     """

@@ -18,7 +18,7 @@ from expbench.results.identity import SIZES as SIZES
 from expbench.results.learning_rates import Criterion, Tuning, tuning
 from expbench.results.reported import choosing, reported
 from expbench.results.schema import COLUMNS
-from expbench.run import AXES, command_of, stated_base
+from expbench.run import AXES, NO_BASE, command_of, stated_base
 from expbench.settings import Role, as_list
 from expbench.stats.intervals import Interval, nested_interval, share_interval
 from expbench.stats.sampling import is_well_posed
@@ -73,7 +73,8 @@ class Configuration:
     @property
     def base(self) -> str:
         """Base of the position code: ``auto`` if it is the one matched to L, or if the code has none; otherwise a number."""
-        return stated_base(self["positions"], self["position_base"], self["L"])
+        stated = self.facts.get("position_base")
+        return stated_base(self["positions"], stated if pd.notna(stated) else NO_BASE, self["L"])
 
     @property
     def tuned(self) -> bool:
