@@ -27,7 +27,7 @@ import pandas as pd
 
 from expbench.claims.claim import Claim
 from expbench.claims.comparison import Comparison, compared
-from expbench.claims.pairing import candidates, matched_pairs, unmatched_reason
+from expbench.claims.pairing import Candidate, candidates, matched_pairs, unmatched_reason
 from expbench.claims.words import OPEN, Verdict
 from expbench.console.formatting import number
 from expbench.results.configurations import SIZES, Configuration, gather, with_context
@@ -149,7 +149,11 @@ def judge(
     claims: Sequence[Claim], frame: pd.DataFrame, configurations: Sequence[Configuration] | None = None
 ) -> list[ClaimResult]:
     """Return a finding for each claim, in order, from a results table. configurations: those of the frame, if known."""
-    among = candidates(frame, gather(with_context(frame)) if configurations is None else configurations)
+    return judge_among(claims, candidates(frame, gather(with_context(frame)) if configurations is None else configurations))
+
+
+def judge_among(claims: Sequence[Claim], among: Sequence[Candidate]) -> list[ClaimResult]:
+    """Return a finding for each claim, in order, from the candidates of a results table."""
     families = [_Family([compared(claim, pair) for pair in matched_pairs(claim, among)]) for claim in claims]
     tested = [family for family in families if family.p_values]
     gated = dict(zip(map(id, tested), gates([family.p_values for family in tested]), strict=True))
@@ -168,9 +172,8 @@ class _Family:
 
     @cached_property
     def p_values(self) -> list[float]:
-        """P-values for the gatekeeper: of the distributions, or of the shares solved if only these can be tested."""
-        found = [c.p if c.decidable else c.shares.p for c in self.comparisons]
-        return [p for p in found if not math.isnan(p)]
+        """P-values for the gatekeeper, of the pairs that can be tested."""
+        return [c.gate_p for c in self.comparisons if not math.isnan(c.gate_p)]
 
 
 def _judgements(family: _Family, gate: Gate, families: int) -> Iterator[Judgement]:
