@@ -92,7 +92,7 @@ EQUAL_MEANS: Mapping[str, tuple[Draw, Draw]] = {
 }
 
 EQUAL_SHARES: Mapping[str, tuple[Draw, Draw]] = {
-    f"solve {share:.0%}, fail unlike": (_solves(share), _solves(share, 0.3)) for share in (0.5, 0.8)
+    f"solve {100 * share:.0f} %, fail unlike": (_solves(share), _solves(share, 0.3)) for share in (0.5, 0.8)
 }
 
 
