@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from expbench.claims.claim import Claim
-from expbench.claims.pairing import Candidate, candidates
-from expbench.claims.verdicts import judge_among
+from expbench.claims.verdicts import judge
 from expbench.claims.words import Verdict
 from expbench.console.formatting import markdown_table
 from expbench.results import schema
-from expbench.results.configurations import gather, with_context
+from expbench.results.configurations import Configuration, gather, with_context
 from expbench.stats.families import SIGNIFICANCE, gates
 from expbench.stats.resampling import sign_flip_p
 from expbench.stats.shares import paired_share_p
@@ -176,11 +175,11 @@ def _verdicts(drawn: list[tuple[Values, Values]]) -> Iterator[tuple[Verdict, Ver
     for start in range(0, len(drawn), _AT_ONCE):
         part = drawn[start : start + _AT_ONCE]
         frame = _frame(part)
-        by_claim: dict[str, list[Candidate]] = {}
-        for candidate in candidates(frame, gather(with_context(frame))):
-            by_claim.setdefault(candidate.own["N"], []).append(candidate)
+        by_claim: dict[str, list[Configuration]] = {}
+        for configuration in gather(with_context(frame)):
+            by_claim.setdefault(configuration["model_settings"], []).append(configuration)
         for own in by_claim.values():
-            (finding,) = judge_among([CLAIM], own)
+            (finding,) = judge([CLAIM], frame.iloc[:0], own)
             (judgement,) = finding.judgements
             yield judgement.verdict, judgement.share.verdict, judgement.means.verdict
 

@@ -27,7 +27,7 @@ import pandas as pd
 
 from expbench.claims.claim import Claim
 from expbench.claims.comparison import Comparison, compared
-from expbench.claims.pairing import Candidate, candidates, matched_pairs, unmatched_reason
+from expbench.claims.pairing import candidates, matched_pairs, unmatched_reason
 from expbench.claims.words import OPEN, Verdict
 from expbench.console.formatting import number
 from expbench.results.configurations import SIZES, Configuration, gather, with_context
@@ -149,11 +149,7 @@ def judge(
     claims: Sequence[Claim], frame: pd.DataFrame, configurations: Sequence[Configuration] | None = None
 ) -> list[ClaimResult]:
     """Return a finding for each claim, in order, from a results table. configurations: those of the frame, if known."""
-    return judge_among(claims, candidates(frame, gather(with_context(frame)) if configurations is None else configurations))
-
-
-def judge_among(claims: Sequence[Claim], among: Sequence[Candidate]) -> list[ClaimResult]:
-    """Return a finding for each claim, in order, from the candidates of a results table."""
+    among = candidates(frame, gather(with_context(frame)) if configurations is None else configurations)
     families = [_Family([compared(claim, pair) for pair in matched_pairs(claim, among)]) for claim in claims]
     tested = [family for family in families if family.p_values]
     gated = dict(zip(map(id, tested), gates([family.p_values for family in tested]), strict=True))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from expbench.claims import claim, post_hoc, verdicts
+from expbench.claims import claim, planning, post_hoc, verdicts
 from expbench.console.formatting import escaped
 from expbench.errors import BadInput, unknown
 from expbench.report import language, latex, overview_figures, published, tables
@@ -177,6 +177,7 @@ def _claims(
         return []
     rest = len(findings) - len(concerned)
     said = [f"The report on all runs has {rest} more, on other tasks and models."] if rest else []
+    said += [planned] if (planned := planning.summary(concerned)) else []
     return [Section(title, [Claims(concerned), *said])]
 
 
