@@ -143,6 +143,11 @@ def read(folder: Path) -> list[Claim]:
     return sorted(claims, key=lambda claim: (str(claim.created), claim.hash))
 
 
+def standing(claims: Iterable[Claim]) -> list[Claim]:
+    """Return the claims that are judged: all but the withdrawn ones."""
+    return [claim for claim in claims if claim.withdrawn is None]
+
+
 def _folder(results: Path) -> Path:
     """Return the folder of claims; raise `BadInput` if it is a link."""
     folder = results / FOLDER

@@ -184,9 +184,8 @@ class _Family:
 
     @cached_property
     def p_values(self) -> list[float]:
-        """P-values for the gatekeeper: of the distributions, or of the shares solved if only these can be tested."""
-        found = [c.p if c.decidable else c.shares.p for c in self.comparisons]
-        return [p for p in found if not math.isnan(p)]
+        """P-values for the gatekeeper, of the pairs that can be tested."""
+        return [c.gate_p for c in self.comparisons if not math.isnan(c.gate_p)]
 
 
 def _judged(families: Sequence[_Family]) -> dict[int, Judgement]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from expbench.claims import claim, formatting, post_hoc, verdicts
+from expbench.claims import claim, formatting, planning, post_hoc, verdicts
 from expbench.console.formatting import escaped
 from expbench.errors import BadInput, unknown
 from expbench.report import language, latex, overview_figures, published, tables
@@ -169,7 +169,7 @@ def _claims(
     their own and no verdict.
     """
     title, known = "Claims", claim.read(folder)
-    made = [one for one in known if one.withdrawn is None]
+    made = claim.standing(known)
     withdrawn = [one for one in known if one.withdrawn is not None]
     aside = [Section("Withdrawn claims", [formatting.withdrawn(withdrawn)], aside=True)] if withdrawn else []
     if not known and not compared:
@@ -181,6 +181,7 @@ def _claims(
         return aside
     rest = len(findings) - len(concerned)
     said = [f"The report on all runs has {rest} more, on other tasks and models."] if rest else []
+    said += [planned] if (planned := planning.summary(concerned)) else []
     return [Section(title, [Claims(concerned), *said]), *aside]
 
 
