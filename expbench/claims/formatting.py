@@ -11,7 +11,7 @@ from expbench.claims.words import Verdict
 from expbench.console.formatting import aligned, escaped, markdown_table, number, visible
 from expbench.stats.intervals import Interval
 from expbench.stats.means import LEAST_UNITS_FOR_MEANS
-from expbench.stats.power import POWER, SIZES
+from expbench.stats.power import LEAST_OBSERVED, POWER, SIZES
 from expbench.stats.resampling import LEAST_UNITS
 
 PREFACE = f"""\
@@ -83,6 +83,8 @@ def _because(j: Judgement) -> str:
 
 def power(j: Judgement) -> str:
     """Return in words how many units a verdict needs."""
+    if len(j.differences) < LEAST_OBSERVED:
+        return f"how many it needs is unknown from fewer than {LEAST_OBSERVED}"
     unit = "instances" if j.pairs != j.units or j.left.runs["instance"].nunique() > 1 else "pairs"
     count = f"about {j.needed}" if j.needed is not None else f"more than {SIZES[-1]}"
     return f"a verdict needs {count} {unit} for {POWER:.0%} power".replace("%", " %")

@@ -9,7 +9,7 @@ from expbench.claims.formatting import power
 from expbench.claims.verdicts import ClaimResult, Judgement
 from expbench.claims.words import Verdict
 from expbench.console.formatting import aligned, number, visible
-from expbench.stats.power import POWER, SIZES
+from expbench.stats.power import LEAST_OBSERVED, POWER, SIZES
 
 _STEPS = (20, 60, SIZES[-1])
 
@@ -21,8 +21,9 @@ def undecided(finding: ClaimResult) -> list[Judgement]:
 
 def summary(findings: Sequence[ClaimResult]) -> str:
     """Return a sentence on how many units the undecided pairs need; an empty text if none is undecided."""
-    needed = [j.needed for finding in findings for j in undecided(finding)]
-    if not needed:
+    every = [j for finding in findings for j in undecided(finding)]
+    needed = [j.needed for j in every if len(j.differences) >= LEAST_OBSERVED]
+    if not every:
         return ""
     parts, before = [], 0
     for size in _STEPS:
@@ -31,7 +32,9 @@ def summary(findings: Sequence[ClaimResult]) -> str:
         before = size
     more = sum(n is None for n in needed)
     parts += [f"{more} more than {SIZES[-1]}"] if more else []
-    pairs = f"{len(needed)} pair{'s are' if len(needed) > 1 else ' is'} undecided"
+    few = len(every) - len(needed)
+    parts += [f"{few} unknown from fewer than {LEAST_OBSERVED}"] if few else []
+    pairs = f"{len(every)} pair{'s are' if len(every) > 1 else ' is'} undecided"
     return f"{pairs}. For {100 * POWER:.0f} % power, with differences distributed as those observed: {', '.join(parts)}."
 
 
@@ -60,5 +63,5 @@ def _line(j: Judgement) -> list[str]:
         str(j.units),
         number(j.margin),
         number(j.level),
-        power(j).partition(" needs ")[2],
+        power(j).partition(" needs ")[2] if len(j.differences) >= LEAST_OBSERVED else "unknown",
     ]

@@ -19,7 +19,7 @@ from expbench.stats.resampling import DRAWS
 POWER = 0.8
 SIZES = (10, 12, 14, 17, 20, 25, 30, 35, 40, 50, 60, 70, 85, 100, 120, 140, 170, 200)
 _RESAMPLES = 1000
-_LEAST_OBSERVED = 5  # a resample of fewer differences says little about their distribution
+LEAST_OBSERVED = 5  # a resample of fewer differences says little about their distribution
 
 
 def power(differences: Sequence[float], n: int, level: float, margin: float) -> float:
@@ -45,7 +45,7 @@ def units_needed(differences: Sequence[float], level: float, margin: float) -> i
     five units. The size is found by bisection, as power grows with it but for the noise of resampling.
     """
     refuse_nan(differences)
-    if len(differences) < _LEAST_OBSERVED or power(differences, SIZES[-1], level, margin) < POWER:
+    if len(differences) < LEAST_OBSERVED or power(differences, SIZES[-1], level, margin) < POWER:
         return None
     low, high = -1, len(SIZES) - 1
     while high - low > 1:
