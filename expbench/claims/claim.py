@@ -90,7 +90,7 @@ class Claim:
 
     @property
     def subjects(self) -> frozenset[str]:
-        """What the sides are meant to differ in: the model, or the settings that differ between two sides of one model."""
+        """Subjects of the claim: what its sides may differ in; by default the model, or the settings of one model."""
         return frozenset(self.about) or self._apart
 
     @property
