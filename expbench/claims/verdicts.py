@@ -25,7 +25,7 @@ import pandas as pd
 from expbench.claims.claim import Claim
 from expbench.claims.pairing import MatchedPair, candidates, matched_pairs, unmatched_reason
 from expbench.console.formatting import number
-from expbench.results.configurations import SIZES, Configuration, gather, with_context
+from expbench.results.configurations import SIZES, Configuration, divergence, gather, with_context
 from expbench.stats.intervals import ABSOLUTE_MARGIN, RELATIVE_MARGIN, Interval, best_of, holm
 from expbench.stats.resampling import LEAST_UNITS, Paired, paired
 
@@ -264,12 +264,8 @@ def _decided(c: _Comparison, interval: Interval, adjusted: float) -> Verdict:
 
 
 def _diverged(c: _Comparison) -> str:
-    said = [
-        f"{configuration.count('diverged')} of {configuration.trials} of {configuration['model']}"
-        for configuration in c.configurations
-        if configuration.count("diverged")
-    ]
-    return f" ({', '.join(said)} diverged)" if said else ""
+    said = divergence(c.configurations)
+    return f" ({said})" if said else ""
 
 
 def _with_budgets(judgements: Sequence[Judgement]) -> list[Judgement]:
