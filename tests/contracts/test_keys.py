@@ -1,5 +1,7 @@
 """The key of a run with default settings stays what it is: another one would have every finished sweep run again."""
 
+import dataclasses
+
 import pytest
 
 from expbench import plugins
@@ -14,7 +16,7 @@ KEYS = {
     ("polyreg", "polyattn"): "225bfcbe7cb1b07c",
     ("polyreg", "s6"): "0d428b377bb111c0",
     ("polyreg", "s6-bbar-b"): "c665e7673b09777b",
-    ("polyreg", "s6-poly"): "268330b5a5f54113",
+    ("polyreg", "s6-poly"): "d33e2810745a0978",
     ("polyreg", "s6-poly-disc"): "a7561ec19bae2cee",
     ("polyreg", "ssm"): "e06f517f10ef557c",
     ("count-in-row", "ssm"): "8a87f8e84fdbf2cc",
@@ -31,3 +33,14 @@ def test_every_built_in_model_has_a_key_here() -> None:
 def test_the_key_is_what_it_was(task: str, model: str) -> None:
     (job,) = expand(SweepSpec(task=task, models=model, seeds="0", lr="0.01", steps="100"), "cpu")
     assert job.run.key == KEYS[task, model]
+
+
+def test_a_run_of_a_former_version_keeps_its_key() -> None:
+    """Version 1 of s6-poly had no setting `start`, and began as `literal` does now."""
+    request = SweepSpec(
+        task="polyreg", models="s6-poly", model_settings=("start=literal",), seeds="0", lr="0.01", steps="100"
+    )
+    (job,) = expand(request, "cpu")
+    settings = {name: value for name, value in job.run.model_settings.items() if name != "start"}
+    before = dataclasses.replace(job.run, model_version="1", model_settings=settings)
+    assert before.key == "268330b5a5f54113"
