@@ -1,4 +1,4 @@
-"""How a run ended: a run that diverged in its first steps is told from one that diverged later, wherever runs are counted."""
+"""How a run ended: a run that diverged in its first steps is told from one that diverged later where runs are counted."""
 
 from pathlib import Path
 
