@@ -253,7 +253,8 @@ class Run:
                 words += [AXES[name].flag, instances or _text(value)] if instances is not None else []
             elif value is not None or _may_differ_from_none(task_origin):
                 words += [AXES[name].flag, _text(value)] if name in AXES else ["-t", f"{name}={_text(value)}"]
-        for name, value in self.model_settings.items():
+        former = LATER_SETTINGS.get(self.model, {}) if model_origin in ("", "built-in") else {}
+        for name, value in {**former, **self.model_settings}.items():
             if value is not None or _may_differ_from_none(model_origin):
                 words += ["-m", f"{name}={_text(value)}"]
         for kind, origin in (("tasks", task_origin), ("models", model_origin)):
@@ -294,6 +295,8 @@ def training_version(run: Run) -> int:
 FIELDS, AXES = options(Run), options(TaskAxes)  # declarations above, by field name
 # Fields added after the first tables, with their values for older rows. They enter the key only at other values.
 LATER = {f.name: f.default for f in dataclasses.fields(Run) if f.default is not dataclasses.MISSING}
+# Settings of built-in models that were added later, with their values for older rows where these are not the defaults.
+LATER_SETTINGS: dict[str, dict[str, Value]] = {"s6-poly": {"start": "literal"}}
 # Commands begin with these fields in this fixed order, since reports contain them; others follow in declaration order.
 _FIRST = ("D", "depth", "norm", "positions", "lr", "dtype", "residual", "steps", "batch_size")
 _IN_COMMAND = dict.fromkeys(

@@ -32,7 +32,7 @@ from expbench.claims.comparison import Comparison, compared
 from expbench.claims.pairing import candidates, matched_pairs, unmatched_reason
 from expbench.claims.words import OPEN, Verdict
 from expbench.console.formatting import number
-from expbench.results.configurations import SIZES, Configuration, gather, with_context
+from expbench.results.configurations import SIZES, Configuration, divergence, gather, with_context
 from expbench.stats.families import SIGNIFICANCE, Gate, gates
 from expbench.stats.intervals import Interval, best_of
 from expbench.stats.power import units_needed
@@ -345,12 +345,8 @@ def _reason(c: Comparison, verdict: Verdict, adjusted: float) -> str:
 
 
 def _diverged(c: Comparison) -> str:
-    said = [
-        f"{configuration.count('diverged')} of {configuration.trials} of {configuration['model']}"
-        for configuration in c.configurations
-        if configuration.count("diverged")
-    ]
-    return f" ({', '.join(said)} diverged)" if said else ""
+    said = divergence(c.configurations)
+    return f" ({said})" if said else ""
 
 
 def _with_budgets(judgements: Sequence[Judgement]) -> list[Judgement]:

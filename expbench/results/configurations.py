@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ import pyarrow as pa
 from expbench.results import identity
 from expbench.results.identity import SIZES as SIZES
 from expbench.results.learning_rates import Criterion, Tuning, tuning
-from expbench.results.reported import choosing, reported
+from expbench.results.reported import AT_START, choosing, ending, reported
 from expbench.results.schema import COLUMNS
 from expbench.run import AXES, NO_BASE, command_of, stated_base
 from expbench.settings import Role, as_list
@@ -153,6 +154,17 @@ class Configuration:
         """Count the runs that ended with `status`."""
         return self.each("status").count(status)
 
+    @cached_property
+    def endings(self) -> list[str]:
+        """How each run ended: its status, or diverged at the start."""
+        return list(map(ending, self.each("status"), self.each("error")))
+
+    @cached_property
+    def unfinished(self) -> Counter[str]:
+        """Number of runs without a result by how they ended: diverged at the start, diverged later, failed, unsupported."""
+        found = Counter(self.endings)
+        return Counter({how: found[how] for how in (AT_START, "diverged", "failed", "unsupported") if found[how]})
+
     @property
     def commands(self) -> list[str]:
         """Command lines that repeat exactly its runs: a single one if every instance has the same seeds."""
@@ -167,6 +179,15 @@ class Configuration:
         for instance, own in seeds.items():
             by_seeds.setdefault(as_list(own), []).append(instance)
         return [command_of(row, seeds=own, instances=as_list(instances)) for own, instances in by_seeds.items()]
+
+
+def divergence(configurations: Iterable[Configuration]) -> str:
+    """Return how many runs of each configuration diverged, at the start and later; empty if none did."""
+    among, said = list(configurations), []
+    for how in (AT_START, "diverged"):
+        shares = [f"{c.unfinished[how]} of {c.trials} of {c['model']}" for c in among if c.unfinished[how]]
+        said += [f"{', '.join(shares)} {how}"] if shares else []
+    return ", ".join(said)
 
 
 def with_context(frame: pd.DataFrame) -> pd.DataFrame:

@@ -99,7 +99,8 @@ def _degree() -> Preset:
     Holm's correction leaves room for about twenty comparisons, so there are few claims.
     """
     budget = replace(_STUDY, steps="2000", batch_size="64", seeds="0:10")
-    study = replace(budget, task="polyreg", models=_ANY_MODEL, D="8", norm="none")
+    settings = ("s6-poly:start=literal",)  # as in the committed table
+    study = replace(budget, task="polyreg", models=_ANY_MODEL, D="8", norm="none", model_settings=settings)
     short = [
         replace(
             study,

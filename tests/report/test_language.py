@@ -132,7 +132,7 @@ def test_orders_of_the_table_are_shown_with_intervals_and_never_judged(tmp_path:
     interval = mean_interval([-1, -3])
     assert (order, published) == ("s6 < attn", "-2.58")
     assert there == at_end == f"-2 ({interval.low:.4g} to {interval.high:.4g})"
-    assert (signs, diverged) == ("2 of 2 pairs", "1 of 3 of attn")
+    assert (signs, diverged) == ("2 of 2 pairs", "1 of 3 of attn diverged")
     assert "supported:" not in text
 
 
