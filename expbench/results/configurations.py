@@ -77,6 +77,10 @@ class Configuration:
         stated = self.facts.get("position_base")
         return stated_base(self["positions"], stated if pd.notna(stated) else NO_BASE, self["L"])
 
+    def stated(self, column: str) -> Any:
+        """Return a column as reports state it: a base that is matched to L is the same at every L."""
+        return self.base if column == "position_base" else self[column]
+
     @property
     def tuned(self) -> bool:
         """True if its learning rate is the one that tuning chose, by the rule of its latest runs."""
@@ -327,4 +331,4 @@ def _known(values: Iterable[Any]) -> list[Any]:
 
 def varying(configurations: list[Configuration], columns: list[str]) -> list[str]:
     """Return those of `columns` in which the configurations differ."""
-    return [column for column in columns if len({str(c[column]) for c in configurations}) > 1]
+    return [column for column in columns if len({str(c.stated(column)) for c in configurations}) > 1]

@@ -2,6 +2,8 @@
 
 import math
 import re
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,11 +18,12 @@ from expbench.models.linattn import LinAttn
 from expbench.nn.network import Network
 from expbench.nn.positions import PositionCode, rotate, rotation, sinusoids
 from expbench.ops.attention import alibi
+from expbench.results import store
 from expbench.run import NO_BASE, matched_base, stated_base
 from expbench.sweep.expand import expand
 from expbench.sweep.spec import SweepSpec
 from expbench.theory.degree import degree_of, generic, order_of
-from expbench.training.loop import build
+from expbench.training.loop import build, train
 
 LENGTHS, WIDTHS = (8, 16, 32, 64, 128, 256, 512, 1024), (4, 6, 8, 12, 16, 32, 64)
 
@@ -87,6 +90,25 @@ def test_the_former_base_gives_the_former_code() -> None:
     (matched,) = expand(SweepSpec(task="polyreg", models="linattn", L="5", D="6", seeds="0"), "cpu")
     assert matched.run.position_base == 2.0
     torch.testing.assert_close(build(matched.run, matched.task, matched.model, "cpu").code.table, sinusoids(5, 6, 2.0))
+
+
+def test_the_former_base_gives_the_former_run() -> None:
+    """Its key and its numbers are those of a file that was written before the base was a setting (schema 7)."""
+    spec = SweepSpec(
+        task="polyreg", models="linattn", L="4", steps="10", seeds="0", task_settings=("test_size=64", "validation_size=64")
+    )
+    former, matched = (expand(replace(spec, position_base=base), "cpu")[0] for base in ("10000", "auto"))
+    frame, _ = store.read(Path(__file__).parents[1] / "results" / "schemas")
+    rows = frame[frame["key"] == former.run.key].drop_duplicates(["split", "step", "metric", "slice"])
+    assert len(rows) == 20
+    known = {(row.split, row.step, row.metric, row.slice): row.value for row in rows.itertuples()}
+    values = []
+    for job in (former, matched):
+        scores = train(job.run, job.task, build(job.run, job.task, job.model, "cpu"), "cpu")
+        values.append({(score.split, score.step, score.metric, score.slice): score.value for score in scores})
+    assert values[0] == pytest.approx(known, rel=1e-4, abs=1e-6)
+    assert matched.run.key != former.run.key
+    assert values[1] != pytest.approx(known, rel=1e-2)
 
 
 def test_a_command_names_the_base_that_it_would_not_choose_by_itself() -> None:
