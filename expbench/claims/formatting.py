@@ -78,13 +78,12 @@ def _apart(j: Judgement) -> list[str]:
 
 def _because(j: Judgement) -> str:
     """Return the reason of a verdict; of an undecided one with the number of units that would decide it."""
-    return f"{j.reason}; {power(j)}" if j.measured == Verdict.UNDECIDED and j.differences else j.reason
+    known = j.measured == Verdict.UNDECIDED and len(j.differences) >= LEAST_OBSERVED
+    return f"{j.reason}; {power(j)}" if known else j.reason
 
 
 def power(j: Judgement) -> str:
     """Return in words how many units a verdict needs."""
-    if len(j.differences) < LEAST_OBSERVED:
-        return f"how many it needs is unknown from fewer than {LEAST_OBSERVED}"
     unit = "instances" if j.pairs != j.units or j.left.runs["instance"].nunique() > 1 else "pairs"
     count = f"about {j.needed}" if j.needed is not None else f"more than {SIZES[-1]}"
     return f"a verdict needs {count} {unit} for {POWER:.0%} power".replace("%", " %")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from expbench.claims import claim as claims
+from expbench.claims import planning
 from expbench.claims.formatting import markdown, sentence, table, text
 from expbench.claims.pairing import MatchedPair, candidates, matched_pairs
 from expbench.claims.verdicts import judge
@@ -198,3 +199,12 @@ def test_confounded_claims_in_texts() -> None:
     said = text(findings)
     assert said.startswith("s6(positions=none) < attn(positions=sin) on polyreg is confounded: s6(positions=none) is below")
     assert "the sides also differ in positions" in markdown(findings)
+
+
+def test_a_study_says_how_many_units_its_open_pairs_need() -> None:
+    wide = [*runs("s6", around(0.5, 12, spread=0.3)), *runs("linattn", around(0.6, 12, seed=1, spread=0.3))]
+    (open_,) = judge([claim()], frame_of(wide))
+    assert planning.summary([open_]).startswith("1 pair is undecided. For 80 % power, with differences distributed as those")
+    (few,) = judge([claim()], frame_of([*runs("s6", [0.1, 0.2]), *runs("linattn", [0.3, 0.5])]))
+    assert planning.summary([few]).endswith("observed: 1 unknown from fewer than 5.")
+    assert "power" not in sentence(few.judgements[0])
