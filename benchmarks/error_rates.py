@@ -25,10 +25,11 @@ from scipy.special import ndtr
 from expbench.claims.claim import Claim
 from expbench.claims.verdicts import judge
 from expbench.claims.words import Verdict
-from expbench.console.formatting import markdown_table
+from expbench.console.formatting import markdown_table, number
 from expbench.results import schema
 from expbench.results.configurations import Configuration, gather, with_context
 from expbench.stats.families import SIGNIFICANCE, gates
+from expbench.stats.means import equal_means_p
 from expbench.stats.resampling import sign_flip_p
 from expbench.stats.shares import paired_share_p
 
@@ -44,7 +45,10 @@ DECIDED = (Verdict.SUPPORTED, Verdict.CONTRADICTED, Verdict.BELOW_MARGIN)
 
 
 class Rates(NamedTuple):
-    """Shares of simulated claims that are supported, and of those that are decided: that name either direction."""
+    """Shares of simulated claims that are supported, and of those that are decided: that name either direction.
+
+    NaN for the share solved if only the means are equal, and for all but the share solved if only this is equal.
+    """
 
     case: str
     equal: str
@@ -118,8 +122,10 @@ def rates(name: str, equal: str, n: int, one: Draw, other: Draw, simulations: in
     source = np.random.default_rng([n, *name.encode()])
     drawn = [(one(source, n), other(source, n)) for _ in range(simulations)]
     found = np.zeros(6)
-    for verdicts in _verdicts([pair for pair in drawn if _may_be_decided(*pair)]):
+    for verdicts in _verdicts([pair for pair in drawn if _may_be_decided(*pair, equal)]):
         found += [one for verdict in verdicts for one in (verdict == Verdict.SUPPORTED, verdict in DECIDED)]
+    left_out = {"distributions": [], "means": [2, 3], "share solved": [0, 1, 4, 5]}
+    found[left_out[equal]] = math.nan
     return Rates(name, equal, n, simulations, *(round(float(share), 5) for share in found / simulations))
 
 
@@ -161,13 +167,18 @@ def family_rates(families: int, pairs: int, differing: str, simulations: int = S
     return FamilyRates(families, pairs, differing, simulations, *(round(float(each) / simulations, 5) for each in rates))
 
 
-def _may_be_decided(one: Values, other: Values) -> bool:
-    """Return whether the gatekeeper may open the claim, which is necessary for `supported`; most simulations end here.
+def _may_be_decided(one: Values, other: Values, equal: str) -> bool:
+    """Return whether a verdict that is counted may name a direction: its own p must be at most .05 before correction.
 
-    With a sum of at most one standard deviation of the flipped sums, p is at least .1 (Oleszkiewicz 1996).
+    Most simulations end here. With a sum of at most one standard deviation of the flipped sums, p is at least .1
+    (Oleszkiewicz 1996).
     """
     differences = one - other
-    if paired_share_p(((one <= SOLVED).astype(float) - (other <= SOLVED)).tolist()) <= SIGNIFICANCE:
+    if equal != "means":
+        share_p = paired_share_p(((one <= SOLVED).astype(float) - (other <= SOLVED)).tolist())
+        if equal == "share solved" or share_p <= SIGNIFICANCE:
+            return share_p <= SIGNIFICANCE
+    if equal_means_p(differences.tolist(), max(1.0, np.ptp([one, other]))) <= SIGNIFICANCE:
         return True
     if abs(differences.sum()) <= math.sqrt((differences**2).sum()):
         return False
@@ -227,7 +238,7 @@ def main(simulations: int) -> None:
 def _page(found: list[Rates], grouped: list[FamilyRates]) -> str:
     kinds = ("distributions", "share solved", "means")
     header = ["equal", "case", "units", *(f"{kind}: {word}" for kind in kinds for word in ("supported", "decided"))]
-    lines = [[r.equal, r.case, str(r.units), *(f"{share:.4f}" for share in r[4:])] for r in found]
+    lines = [[r.equal, r.case, str(r.units), *(number(share) for share in r[4:])] for r in found]
     error = math.sqrt(SIGNIFICANCE * (1 - SIGNIFICANCE) / found[0].simulations)
     said = (
         f"Shares of {found[0].simulations} simulated claims that are `supported`, by what is equal on both sides. If the "
@@ -235,7 +246,7 @@ def _page(found: list[Rates], grouped: list[FamilyRates]) -> str:
         "`supported` is an error on this alone. `decided` also counts `contradicted` and `below the margin`. The standard "
         f"error of a share of .05 is {error:.4f}. Made by `python benchmarks/error_rates.py`."
     )
-    of_families = [[str(r.families), str(r.pairs), r.differing, *(f"{share:.4f}" for share in r[4:])] for r in grouped]
+    of_families = [[str(r.families), str(r.pairs), r.differing, *(number(share) for share in r[4:])] for r in grouped]
     titles = ["claims", "pairs each", "pairs that differ", "any false verdict", "in one claim, the most", "of opened claims"]
     explained = (
         "False verdicts in claims of several pairs behind the gatekeeper. If nothing differs, the probability of any is at "
