@@ -9,9 +9,11 @@ error on what is equal, and right on what differs.
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,10 +25,11 @@ from scipy.special import ndtr
 from expbench.claims.claim import Claim
 from expbench.claims.verdicts import judge
 from expbench.claims.words import Verdict
-from expbench.console.formatting import markdown_table
+from expbench.console.formatting import markdown_table, number
 from expbench.results import schema
 from expbench.results.configurations import Configuration, gather, with_context
 from expbench.stats.families import SIGNIFICANCE, gates
+from expbench.stats.means import equal_means_p
 from expbench.stats.resampling import sign_flip_p
 from expbench.stats.shares import paired_share_p
 
@@ -38,19 +41,25 @@ _AT_ONCE = 50  # claims whose runs are grouped together
 Values = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Values]
 CLAIM = Claim("one < other", "polyreg")
+DECIDED = (Verdict.SUPPORTED, Verdict.CONTRADICTED, Verdict.BELOW_MARGIN)
 
 
 class Rates(NamedTuple):
-    """Shares of simulated claims that are supported, and in both directions on the means."""
+    """Shares of simulated claims that are supported, and of those that are decided: that name either direction.
+
+    NaN for the share solved if only the means are equal, and for all but the share solved if only this is equal.
+    """
 
     case: str
     equal: str
     units: int
     simulations: int
     distributions: float
+    distributions_decided: float
     share_solved: float
+    share_solved_decided: float
     means: float
-    means_either_way: float
+    means_decided: float
 
 
 def _solves(share: float, failing: float = 1.0) -> Draw:
@@ -112,10 +121,11 @@ def rates(name: str, equal: str, n: int, one: Draw, other: Draw, simulations: in
     """Simulate a case. The seed follows from the case, so every line can be repeated alone."""
     source = np.random.default_rng([n, *name.encode()])
     drawn = [(one(source, n), other(source, n)) for _ in range(simulations)]
-    found = np.zeros(4)
-    for verdicts in _verdicts([pair for pair in drawn if _may_be_decided(*pair)]):
-        supported = [verdict == Verdict.SUPPORTED for verdict in verdicts]
-        found += [*supported, supported[2] or verdicts[2] == Verdict.CONTRADICTED]
+    found = np.zeros(6)
+    for verdicts in _verdicts([pair for pair in drawn if _may_be_decided(*pair, equal)]):
+        found += [one for verdict in verdicts for one in (verdict == Verdict.SUPPORTED, verdict in DECIDED)]
+    left_out = {"distributions": [], "means": [2, 3], "share solved": [0, 1, 4, 5]}
+    found[left_out[equal]] = math.nan
     return Rates(name, equal, n, simulations, *(round(float(share), 5) for share in found / simulations))
 
 
@@ -157,13 +167,18 @@ def family_rates(families: int, pairs: int, differing: str, simulations: int = S
     return FamilyRates(families, pairs, differing, simulations, *(round(float(each) / simulations, 5) for each in rates))
 
 
-def _may_be_decided(one: Values, other: Values) -> bool:
-    """Return whether the gatekeeper may open the claim, which is necessary for `supported`; most simulations end here.
+def _may_be_decided(one: Values, other: Values, equal: str) -> bool:
+    """Return whether a verdict that is counted may name a direction: its own p must be at most .05 before correction.
 
-    With a sum of at most one standard deviation of the flipped sums, p is at least .1 (Oleszkiewicz 1996).
+    Most simulations end here. With a sum of at most one standard deviation of the flipped sums, p is at least .1
+    (Oleszkiewicz 1996).
     """
     differences = one - other
-    if paired_share_p(((one <= SOLVED).astype(float) - (other <= SOLVED)).tolist()) <= SIGNIFICANCE:
+    if equal != "means":
+        share_p = paired_share_p(((one <= SOLVED).astype(float) - (other <= SOLVED)).tolist())
+        if equal == "share solved" or share_p <= SIGNIFICANCE:
+            return share_p <= SIGNIFICANCE
+    if equal_means_p(differences.tolist(), max(1.0, np.ptp([one, other]))) <= SIGNIFICANCE:
         return True
     if abs(differences.sum()) <= math.sqrt((differences**2).sum()):
         return False
@@ -201,11 +216,16 @@ def _frame(drawn: list[tuple[Values, Values]]) -> pd.DataFrame:
     return pd.DataFrame(made)
 
 
+def _numbered(number: int, simulations: int) -> Rates:
+    return rates(*list(cases())[number], simulations=simulations)
+
+
 def main(simulations: int) -> None:
     found = []
-    for case in cases():
-        found.append(rates(*case, simulations=simulations))
-        print(found[-1], flush=True)
+    with ProcessPoolExecutor() as pool:
+        for rate in pool.map(_numbered, range(len(list(cases()))), itertools.repeat(simulations)):
+            found.append(rate)
+            print(rate, flush=True)
     shapes = [(families, 5, differing) for families in (1, 5, 15) for differing in ("none", "one of half", "one of each")]
     grouped = [family_rates(*shape, simulations) for shape in shapes if shape[0] > 1 or shape[2] != "one of half"]
     TARGET.mkdir(parents=True, exist_ok=True)
@@ -216,16 +236,17 @@ def main(simulations: int) -> None:
 
 
 def _page(found: list[Rates], grouped: list[FamilyRates]) -> str:
-    header = ["equal", "case", "units", "on the distributions", "on the share solved", "on the means", "either way"]
-    lines = [[r.equal, r.case, str(r.units), *(f"{share:.4f}" for share in r[4:])] for r in found]
+    kinds = ("distributions", "share solved", "means")
+    header = ["equal", "case", "units", *(f"{kind}: {word}" for kind in kinds for word in ("supported", "decided"))]
+    lines = [[r.equal, r.case, str(r.units), *(number(share) for share in r[4:])] for r in found]
     error = math.sqrt(SIGNIFICANCE * (1 - SIGNIFICANCE) / found[0].simulations)
     said = (
         f"Shares of {found[0].simulations} simulated claims that are `supported`, by what is equal on both sides. If the "
         "distributions are equal, every `supported` is an error. If only the means or only the shares solved are equal, "
-        "`supported` is an error in that column alone. `either way` also counts `contradicted` on the means. The standard "
+        "`supported` is an error on this alone. `decided` also counts `contradicted` and `below the margin`. The standard "
         f"error of a share of .05 is {error:.4f}. Made by `python benchmarks/error_rates.py`."
     )
-    of_families = [[str(r.families), str(r.pairs), r.differing, *(f"{share:.4f}" for share in r[4:])] for r in grouped]
+    of_families = [[str(r.families), str(r.pairs), r.differing, *(number(share) for share in r[4:])] for r in grouped]
     titles = ["claims", "pairs each", "pairs that differ", "any false verdict", "in one claim, the most", "of opened claims"]
     explained = (
         "False verdicts in claims of several pairs behind the gatekeeper. If nothing differs, the probability of any is at "

@@ -41,8 +41,8 @@ def claim(
         bool,
         typer.Option(
             "--power",
-            help="Register nothing. Print how many instances or seeds the undecided pairs of this claim need, or those of all "
-            "registered claims, from the runs in RESULTS.",
+            help="Register nothing. Print how many instances or seeds the undecided pairs of this claim, or of all "
+            "registered ones, need, from the runs in RESULTS.",
         ),
     ] = False,
     results: ResultsOption = "results",
