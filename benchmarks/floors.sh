@@ -5,7 +5,7 @@
 results=${RESULTS:-results/floors-runs}
 common=(--task polyreg --norm none --D 8 --seeds 0:10)
 
-sweep "${common[@]}" -t family=product --L 4,8,10,16 --models linattn,polyattn,s6-poly,ssm
+sweep "${common[@]}" -t family=product --L 4,8,10,16 --models linattn,polyattn,s6-poly,ssm -m s6-poly:start=literal
 sweep "${common[@]}" -t family=product --L 4 --models linattn --depth 2
 # Degree and interaction order are different claims: both have degree 3, but only the second joins just one position with x4.
 sweep "${common[@]}" -t family=given -t formula='x1*x2*x3' --L 4 --models linattn

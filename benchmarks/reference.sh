@@ -6,7 +6,7 @@ common=(--seeds 0:5)
 
 # one layer, the product of all inputs on [0, 1]: the floor of one layer of linear attention is known in closed form
 product=(--task polyreg -t family=product --L 2,3,4,6,8 --D 8 --norm none)
-sweep "${common[@]}" "${product[@]}" --models s6,s6-poly,linattn,attn
+sweep "${common[@]}" "${product[@]}" --models s6,s6-poly,linattn,attn -m s6-poly:start=literal
 sweep "${common[@]}" "${product[@]}" --models linattn --depth 2
 # continuous count in row, paired seeds
 sweep "${common[@]}" --task polyreg --L 16 --models s6,attn,linattn

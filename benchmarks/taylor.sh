@@ -4,7 +4,7 @@
 . "$(dirname "$0")/sweep.sh"
 results=${RESULTS:-results/taylor-runs}
 common=(--norm layer,none --seeds 0:10)
-polynomial=(--models s6-poly,s6-poly-disc -m taylor=1,2,3,4,6 -m center=zero,bias)
+polynomial=(--models s6-poly,s6-poly-disc -m taylor=1,2,3,4,6 -m center=zero,bias -m start=literal)
 exact=(--models s6,s6-bbar-b)
 
 count=(--task count-in-row --L 20 --D 2 -t supervise=last -t head=classes --lr 0.03 --batch-size 128)

@@ -142,6 +142,11 @@ def supports(model: type, positions: Positions) -> bool:
     return positions not in RELATIVE or (issubclass(model, Mixer) and positions in model.relative)
 
 
+def relative_codes(model: type) -> list[Positions]:
+    """Return the relative position codes that a model class declares to apply."""
+    return [code for code in RELATIVE if supports(model, code)]
+
+
 def apply_relative(layer: nn.Module, code: RelativeCode | None) -> None:
     """Tell a layer to apply a relative position code, if any; raise ValueError if it does not declare to support it."""
     if code is not None:

@@ -28,7 +28,7 @@ Shape = Literal["cosine", "constant", "linear"]
 Split = Literal["train", "validation", "test"]
 Status = Literal["ok", "diverged", "unsupported", "failed"]
 
-RELATIVE = ("rotary", "alibi")  # position codes that a layer applies itself, to its scores
+RELATIVE: tuple[Positions, ...] = ("rotary", "alibi")  # position codes that a layer applies itself, to its scores
 WITH_BASE = ("sin", "rotary")
 NO_BASE = 10000.0  # in runs whose code has no base, and in all runs before schema 8, whose sinusoids had this base
 
@@ -44,8 +44,8 @@ def matched_base(positions: Positions, L: int) -> float:
 
     The frequencies base^(-2i/D), i < D/2, then lie between 1 and pi/L. Each makes at least half a turn over the sequence, so
     none is nearly constant: for D = 4 to 64 and L = 8 to 1024, L >= 2D, the standard deviation of each column over the
-    positions is at least .39, that of the base 10000 at least .00002. A linear map of the code can tell positions apart as
-    far as the functions 1 and the D columns are well conditioned. Their condition number is at most 7, 4, 175 and 607 for
+    positions is at least .38, that of the base 10000 at least .00002. A linear map of the code can tell positions apart as
+    far as the functions 1 and the D columns are well conditioned. Their condition number is at most 7, 4, 175 and 608 for
     D = 4, 6, 8, 12, and with the base 10000 up to 2e4, 2e7, 1e12 and 4e16. The base does not depend on D, so two models of
     different widths have the same code. Codes without a base (not in `WITH_BASE`) have the neutral value.
     """
@@ -253,7 +253,8 @@ class Run:
                 words += [AXES[name].flag, instances or _text(value)] if instances is not None else []
             elif value is not None or _may_differ_from_none(task_origin):
                 words += [AXES[name].flag, _text(value)] if name in AXES else ["-t", f"{name}={_text(value)}"]
-        for name, value in self.model_settings.items():
+        former = LATER_SETTINGS.get(self.model, {}) if model_origin in ("", "built-in") else {}
+        for name, value in {**former, **self.model_settings}.items():
             if value is not None or _may_differ_from_none(model_origin):
                 words += ["-m", f"{name}={_text(value)}"]
         for kind, origin in (("tasks", task_origin), ("models", model_origin)):
@@ -294,6 +295,8 @@ def training_version(run: Run) -> int:
 FIELDS, AXES = options(Run), options(TaskAxes)  # declarations above, by field name
 # Fields added after the first tables, with their values for older rows. They enter the key only at other values.
 LATER = {f.name: f.default for f in dataclasses.fields(Run) if f.default is not dataclasses.MISSING}
+# Settings of built-in models that were added later, with their values for older rows where these are not the defaults.
+LATER_SETTINGS: dict[str, dict[str, Value]] = {"s6-poly": {"start": "literal"}}
 # Commands begin with these fields in this fixed order, since reports contain them; others follow in declaration order.
 _FIRST = ("D", "depth", "norm", "positions", "lr", "dtype", "residual", "steps", "batch_size")
 _IN_COMMAND = dict.fromkeys(

@@ -90,7 +90,7 @@ class Claim:
 
     @property
     def subjects(self) -> frozenset[str]:
-        """What the sides are meant to differ in: the model, or the settings that differ between two sides of one model."""
+        """Subjects of the claim: what its sides may differ in; by default the model, or the settings of one model."""
         return frozenset(self.about) or self._apart
 
     @property
@@ -141,6 +141,11 @@ def read(folder: Path) -> list[Claim]:
     """Read the claims of a results folder in order of creation; raise `BadInput` with the path of an invalid file."""
     claims = [_read_file(path) for path in _folder(folder).glob("*.json")]
     return sorted(claims, key=lambda claim: (str(claim.created), claim.hash))
+
+
+def standing(claims: Iterable[Claim]) -> list[Claim]:
+    """Return the claims that are judged: all but the withdrawn ones."""
+    return [claim for claim in claims if claim.withdrawn is None]
 
 
 def _folder(results: Path) -> Path:

@@ -44,7 +44,7 @@ def warnings(made: Claim) -> list[str]:
             size = ", unless both have the same size (--match)" if name == "D" else ""
             about = ",".join(sorted({*made.subjects, name}))
             found.append(
-                f"the sides differ in {name} ({left[name]} against {right[name]}), so its verdicts will be confounded{size}; "
+                f"the sides differ in {name} ({left[name]} against {right[name]}): its verdicts will be confounded{size}; "
                 f"if this is what the claim is about, add --about {about}"
             )
     models = (made.left.model, made.right.model)

@@ -266,6 +266,7 @@ def _absent(kind: str, name: str, values: Sequence[str], known: Sequence[Mapping
 def _apart(claim: Claim, admitted: Sequence[Candidate]) -> str:
     """Return the setting in which the runs of the two sides never agree, as a message."""
     fixed = {*claim.left.settings, *claim.right.settings}
+    fixed |= {_BASE} if "positions" in fixed else set()
     sides = [(side, [s for s in admitted if s.fits(side)]) for side in (claim.left, claim.right)]
     for side, fitting in sides:
         if not fitting:

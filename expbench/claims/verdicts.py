@@ -1,17 +1,20 @@
 """Verdicts: test claims on the runs of a results table, for each matched pair, and report the evidence for each verdict.
 
-Runs of a matched pair of configurations are paired by instance and seed. Holm's correction covers all claims of a call:
-every matched pair of every claim that can be decided.
+A verdict speaks of distributions: the null hypothesis is that both sides have the same distribution, and a small p-value
+rejects this, not that the means are equal. Beside it stand a verdict on the share solved and, where the data allow it, one
+on the means. `claims/words.py` defines the words, `claims/comparison.py` the tests and their units.
 
-supported      Holm's p is at most .05, and the interval of the difference is on the claimed side of 0
-contradicted   Holm's p is at most .05, and the interval is on the other side of 0
-not supported  the interval is within the margin: no relevant difference, whatever p is (for example at a ceiling)
-undecided      all other cases, and fewer than 10 independent units; instances with ill-posed labels are excluded
-confounded     decided, but the sides also differ in something that the claim is not about (`pairing`)
+supported, contradicted  the corrected p is at most .05 and the interval of the difference excludes 0
+below the margin         as supported, but the difference is smaller than the margin
+not supported            the interval is within the margin, or the difference is below it and opposite to the claim
+ceiling                  nearly all runs of both sides solve the task, or both means are within the margin of the best value
+undecided                all other cases, and fewer than 10 independent units; instances with ill-posed labels are excluded
+confounded               decided, but the sides also differ in something that the claim is not about (`claims/pairing.py`)
 
-A diverged run has no metric, so its pair does not enter the difference. If there are diverged runs, a second test replaces
-their metrics by the worst value of either side in the matched pair. p is the larger of the two p-values, and the claim is
-undecided if the two verdicts differ.
+The family of a claim are its matched pairs; `stats/families.py` explains the correction, a gatekeeper over the claims and
+Holm's correction within each claim. The three kinds of verdicts are corrected apart, behind the same gatekeeper. Confounded
+pairs, which decide no claim, are corrected apart, so that they take nothing from the others. If runs
+diverged, there are two tests of the distributions; p is the larger, and the claim is undecided if their verdicts differ.
 """
 
 from __future__ import annotations
@@ -19,21 +22,32 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from functools import cached_property
+from typing import NamedTuple
 
 import pandas as pd
 
 from expbench.claims.claim import Claim
-from expbench.claims.pairing import MatchedPair, candidates, matched_pairs, unmatched_reason
+from expbench.claims.comparison import Comparison, compared
+from expbench.claims.pairing import candidates, matched_pairs, unmatched_reason
+from expbench.claims.words import OPEN, Verdict
 from expbench.console.formatting import number
-from expbench.results.configurations import SIZES, Configuration, gather, with_context
-from expbench.stats.intervals import ABSOLUTE_MARGIN, RELATIVE_MARGIN, Interval, best_of, holm
-from expbench.stats.resampling import LEAST_UNITS, Paired, paired
+from expbench.results.configurations import SIZES, Configuration, divergence, gather, with_context
+from expbench.stats.families import SIGNIFICANCE, Gate, gates
+from expbench.stats.intervals import Interval, best_of
+from expbench.stats.power import units_needed
+from expbench.stats.resampling import LEAST_UNITS, Paired
 
-Measured = Literal["supported", "contradicted", "not supported", "undecided"]
-Verdict = Literal[Measured, "confounded"]
-SIGNIFICANCE = 0.05
 _LAST = ("task_version", *SIZES, "warmup", "model_version")  # identify matched pairs only if no other column does
+
+
+class Tested(NamedTuple):
+    """Verdict on the share solved or on the means. p, holm: before and after correction, NaN if not tested."""
+
+    verdict: Verdict
+    reason: str
+    p: float
+    holm: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +55,13 @@ class Judgement:
     """Judgement of a claim on one matched pair.
 
     where: settings that identify the matched pair, as texts. difference: mean of the left side minus mean of the right side.
-    p, holm: p-values of the null that both sides have the same distribution, before and after Holm's correction; NaN if not
-    tested. units: number of independent units: instances if there are several, otherwise pairs. k, best: expected best of k
-    runs for each side, where k is the smaller number of runs. rates: numbers of learning rates that the sides were chosen
-    from. after_the_fact: a run is older than the claim. set_aside: number of instances with ill-posed labels.
-    budget_dependent: the verdict differs at four times or a quarter of the steps. measured: the verdict of the runs alone.
-    confounders: see `pairing.MatchedPair`.
+    p, holm: p-values of the null that both sides have the same distribution, before and after correction; NaN if not
+    tested. share, means: verdicts on the share solved and on the means. units: number of independent units: instances if
+    there are several, otherwise pairs. k, best: expected best of k runs for each side; k is the smaller number of runs.
+    rates: numbers of learning rates that the sides were chosen from. is_post_hoc: a run is older than the claim. excluded:
+    number of instances with ill-posed labels. differences: of each unit. level: p before correction that a verdict would
+    need. budget_dependent: the verdict differs at four times or a quarter of the steps. measured: the verdict of the runs
+    alone. confounders: see `pairing.MatchedPair`.
     """
 
     claim: Claim
@@ -54,30 +69,39 @@ class Judgement:
     right: Configuration
     where: dict[str, str]
     rates: tuple[int, int]
-    measured: Measured
+    measured: Verdict
     reason: str
     difference: Interval
     p: float
     holm: float
+    share: Tested
+    means: Tested
     pairs: int
     units: int
     margin: float
     k: int
     best: tuple[float, float]
     is_post_hoc: bool
+    differences: Sequence[float] = ()
+    level: float = SIGNIFICANCE
     excluded: int = 0
     budget_dependent: bool = False
     confounders: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
-        """The verdict of the claim: a decided one is `confounded` if the sides also differ in what it is not about."""
-        return "confounded" if self.confounders and self.measured != "undecided" else self.measured
+        """Verdict of the claim: a decided one is `confounded` if the sides also differ in what the claim is not about."""
+        return Verdict.CONFOUNDED if self.confounders and self.measured not in OPEN else self.measured
 
     @property
     def failed(self) -> bool:
         """True if the verdict is against the claim."""
-        return self.verdict in ("contradicted", "not supported")
+        return self.verdict in (Verdict.CONTRADICTED, Verdict.NOT_SUPPORTED)
+
+    @cached_property
+    def needed(self) -> int | None:
+        """Number of units at which 80 % of samples like the observed one give a verdict; None if it is too large."""
+        return units_needed(self.differences, self.level, self.margin)
 
     @property
     def solved(self) -> tuple[Interval, Interval]:
@@ -107,64 +131,32 @@ class ClaimResult:
     def summary(self) -> str:
         """Counts of the verdicts, and the settings that all failures share and no supported matched pair has."""
         total = len(self.judgements)
-        verdicts: tuple[Verdict, ...] = ("supported", "contradicted", "not supported", "undecided", "confounded")
-        held, contradicted, unsupported, undecided, confounded = (
-            sum(j.verdict == v for j in self.judgements) for v in verdicts
-        )
-        failed = [(v, n) for v, n in (("contradicted", contradicted), ("not supported", unsupported)) if n]
+        counts = {v: n for v in Verdict if (n := sum(j.verdict == v for j in self.judgements))}
+        held = counts.pop(Verdict.SUPPORTED, 0)
+        failed = [v for v in counts if v in (Verdict.CONTRADICTED, Verdict.NOT_SUPPORTED)]
         common = " and ".join(self._common()) if held and failed else ""
         if common and len(failed) == 1:
-            rest = [f"{failed[0][0]} with {common}"]
+            rest = [f"{failed[0]} with {common}"]
         else:
-            rest = [f"{v} in {n}" for v, n in failed] + ([f"all with {common}"] if common else [])
-        rest += [f"undecided in {undecided}"] if undecided else []
-        if confounded:
-            names = dict.fromkeys(name for j in self.judgements if j.verdict == "confounded" for name in j.confounders)
-            rest.append(f"confounded by {' and '.join(names)} in {confounded}")
+            rest = [f"{v} in {counts[v]}" for v in failed] + ([f"all with {common}"] if common else [])
+        rest += [f"{self._named(v)} in {n}" for v, n in counts.items() if v not in failed]
         parts = [f"holds in {held} of {total} protocol{'s' * (total != 1)}", *([", ".join(rest)] if rest else [])]
         budget, late = sum(j.budget_dependent for j in self.judgements), sum(j.is_post_hoc for j in self.judgements)
         parts += [f"depends on the budget in {budget}"] if budget else []
         parts += [f"post hoc in {late}" if late < total else "post hoc"] if late else []
         return "; ".join(parts)
 
+    def _named(self, verdict: Verdict) -> str:
+        """Return a verdict, with the confounders of its pairs."""
+        names = dict.fromkeys(name for j in self.judgements if j.verdict == verdict for name in j.confounders)
+        return f"{verdict} by {' and '.join(names)}" if verdict == Verdict.CONFOUNDED else verdict
+
     def _common(self) -> Iterator[str]:
         for name in self.columns:
             failing = {j.where.get(name) for j in self.judgements if j.failed}
-            holding = {j.where.get(name) for j in self.judgements if j.verdict == "supported"}
+            holding = {j.where.get(name) for j in self.judgements if j.verdict == Verdict.SUPPORTED}
             if len(failing) == 1 and not failing & holding:
                 yield f"{name} {failing.pop()}"
-
-
-@dataclass(frozen=True, eq=False)
-class _Comparison:
-    """Matched pair with its tests: one of the finished pairs; if runs diverged, another with these as the worst value."""
-
-    claim: Claim
-    pair: MatchedPair
-    tests: list[Paired]
-    margin: float
-    is_post_hoc: bool
-
-    @property
-    def configurations(self) -> tuple[Configuration, Configuration]:
-        return self.pair.left.configuration, self.pair.right.configuration
-
-    @property
-    def p(self) -> float:
-        return max(test.p for test in self.tests)
-
-    @property
-    def excluded(self) -> int:
-        return max(side.excluded for side in (self.pair.left, self.pair.right))
-
-    @property
-    def posed(self) -> bool:
-        return bool(self.tests[0].pairs or not self.excluded)
-
-    @property
-    def decidable(self) -> bool:
-        """True if there are enough units for any values; Holm's correction then leaves out tests that cannot be decided."""
-        return self.posed and self.tests[0].units >= LEAST_UNITS
 
 
 def judge(
@@ -172,14 +164,92 @@ def judge(
 ) -> list[ClaimResult]:
     """Return a finding for each claim, in order, from a results table. configurations: those of the frame, if known."""
     among = candidates(frame, gather(with_context(frame)) if configurations is None else configurations)
-    comparisons = [[_compared(claim, pair) for pair in matched_pairs(claim, among)] for claim in claims]
-    decidable = [c for of_claim in comparisons for c in of_claim if c.decidable]
-    adjusted = dict(zip(map(id, decidable), holm([c.p for c in decidable]), strict=True))
+    comparisons = [[compared(claim, pair) for pair in matched_pairs(claim, among)] for claim in claims]
+    judged: dict[int, Judgement] = {}
+    for confounded in (False, True):
+        families = [_Family([c for c in own if bool(c.pair.confounders) == confounded]) for own in comparisons]
+        judged |= _judged(families)
     findings = []
-    for claim, of_claim in zip(claims, comparisons, strict=True):
-        judgements = _with_budgets([_judgement(c, adjusted.get(id(c), math.nan)) for c in of_claim])
+    for claim, own in zip(claims, comparisons, strict=True):
+        judgements = _with_budgets([judged[id(c)] for c in own])
         findings.append(ClaimResult(claim, judgements, "" if judgements else unmatched_reason(claim, among)))
     return findings
+
+
+@dataclass(frozen=True, eq=False)
+class _Family:
+    """Comparisons of a claim, tested as one family."""
+
+    comparisons: list[Comparison]
+
+    @cached_property
+    def p_values(self) -> list[float]:
+        """P-values for the gatekeeper, of the pairs that can be tested."""
+        return [c.gate_p for c in self.comparisons if not math.isnan(c.gate_p)]
+
+
+def _judged(families: Sequence[_Family]) -> dict[int, Judgement]:
+    """Return the judgements of families that are corrected together, by the id of the comparison."""
+    tested = [family for family in families if family.p_values]
+    gated = dict(zip(map(id, tested), gates([family.p_values for family in tested]), strict=True))
+    return {
+        id(c): judgement
+        for family in families
+        for c, judgement in zip(
+            family.comparisons, _judgements(family, gated.get(id(family), Gate(1.0, 1.0)), len(tested)), strict=True
+        )
+    }
+
+
+def _judgements(family: _Family, gate: Gate, families: int) -> Iterator[Judgement]:
+    """Yield the judgements of a family, given its gate and the number of families."""
+    ours = family.comparisons
+    adjusted, shares, means = (
+        _within(gate, p_values)
+        for p_values in (
+            [c.p if c.decidable else math.nan for c in ours],
+            [c.shares.p for c in ours],
+            [c.means.p if c.decidable else math.nan for c in ours],
+        )
+    )
+    rest = max(1, sum(p > SIGNIFICANCE for p in adjusted))
+    opening = SIGNIFICANCE / max(1, families) / max(1, len(family.p_values))
+    level = SIGNIFICANCE * gate.share / rest if gate.opened else opening
+    for c, p, share, mean in zip(ours, adjusted, shares, means, strict=True):
+        yield _judgement(c, p, _on_share(c, share), _on_means(c, mean), level)
+
+
+def _within(gate: Gate, p_values: Sequence[float]) -> list[float]:
+    """Return the adjusted p-values of a family; NaN for a test that was not made."""
+    known = iter(gate.within([p for p in p_values if not math.isnan(p)]))
+    return [math.nan if math.isnan(p) else next(known) for p in p_values]
+
+
+def _on_share(c: Comparison, adjusted: float) -> Tested:
+    """Return the verdict on the share solved; a lower error or a higher accuracy means that more runs solve the task."""
+    p, higher = c.shares.p, c.configurations[0].higher_is_better
+    if not c.posed:
+        return Tested(Verdict.UNDECIDED, "the labels are ill-posed", p, adjusted)
+    if math.isnan(p):
+        return Tested(Verdict.UNDECIDED, f"{c.shares.units} of {LEAST_UNITS} units", p, adjusted)
+    if c.shares.ceiling:
+        return Tested(Verdict.CEILING, "nearly all runs of both sides solve the task", p, adjusted)
+    if adjusted > SIGNIFICANCE:
+        return Tested(Verdict.UNDECIDED, f"Holm's p is {number(adjusted)}", p, adjusted)
+    claimed = (c.claim.relation == "<") != higher
+    verdict = Verdict.SUPPORTED if (c.shares.excess > 0) == claimed else Verdict.CONTRADICTED
+    return Tested(verdict, f"Holm's p is {number(adjusted)}", p, adjusted)
+
+
+def _on_means(c: Comparison, adjusted: float) -> Tested:
+    """Return the verdict on the means."""
+    p, reason = c.means
+    if math.isnan(adjusted) or adjusted > SIGNIFICANCE:
+        said = reason or (f"Holm's p is {number(adjusted)}" if not math.isnan(adjusted) else "the pair cannot be tested")
+        return Tested(Verdict.UNDECIDED_ON_MEANS, said, p, adjusted)
+    below = c.tests[0].difference.center < 0
+    verdict = Verdict.SUPPORTED if below == (c.claim.relation == "<") else Verdict.CONTRADICTED
+    return Tested(verdict, f"Holm's p is {number(adjusted)}", p, adjusted)
 
 
 def rests_on(tested: Paired | Judgement) -> str:
@@ -195,31 +265,7 @@ def _values(where: Mapping[str, str], columns: Iterable[str]) -> tuple[str | Non
     return tuple(where.get(name) for name in columns)
 
 
-def _compared(claim: Claim, pair: MatchedPair) -> _Comparison:
-    pairs = pair.left.results.merge(pair.right.results, on=["instance", "seed"], suffixes=("_left", "_right"))
-    values = ["value_left", "value_right"]
-    higher = pair.left.configuration.higher_is_better
-    ended = pairs.dropna(subset=values)
-    tests = [_tested(ended)]
-    worst = pairs[values].min().min() if higher else pairs[values].max().max()
-    if len(ended) < len(pairs) and not pd.isna(worst):
-        tests.append(_tested(pairs.fillna(dict.fromkeys(values, worst))))
-    default = ABSOLUTE_MARGIN if higher else RELATIVE_MARGIN * max(_mean(ended, value) for value in values)
-    oldest = pairs[["created_left", "created_right"]].min().min()
-    late = claim.created is None or not (pairs.empty or oldest >= claim.created)  # a run of unknown age may be older
-    return _Comparison(claim, pair, tests, default if claim.margin is None else claim.margin, late)
-
-
-def _tested(pairs: pd.DataFrame) -> Paired:
-    differences = (pairs["value_left"] - pairs["value_right"]).groupby(pairs["instance"])
-    return paired([list(group) for _, group in differences])
-
-
-def _mean(pairs: pd.DataFrame, value: str) -> float:
-    return float(pairs.groupby("instance")[value].mean().mean())
-
-
-def _judgement(c: _Comparison, adjusted: float) -> Judgement:
+def _judgement(c: Comparison, adjusted: float, share: Tested, means: Tested, level: float) -> Judgement:
     measured, reason = _verdict(c, adjusted)
     left, right = c.configurations
     k = min(len(left.values), len(right.values))
@@ -235,12 +281,16 @@ def _judgement(c: _Comparison, adjusted: float) -> Judgement:
         difference=test.difference,
         p=c.p,
         holm=adjusted,
+        share=share,
+        means=means,
         pairs=test.pairs,
         units=test.units,
         margin=c.margin,
         k=k,
         best=(_best(left, k), _best(right, k)),
         is_post_hoc=c.is_post_hoc,
+        differences=c.differences,
+        level=level,
         excluded=c.excluded,
         confounders=c.pair.confounders,
     )
@@ -250,41 +300,53 @@ def _best(configuration: Configuration, k: int) -> float:
     return best_of(configuration.values, k, higher_is_better=configuration.higher_is_better)
 
 
-def _verdict(c: _Comparison, adjusted: float) -> tuple[Measured, str]:
-    """Return the verdict and its reason, worded to follow "because"."""
+def _verdict(c: Comparison, adjusted: float) -> tuple[Verdict, str]:
+    """Return the verdict on the distributions and its reason, worded to follow "because"."""
     if not c.posed:
-        return "undecided", "the labels are ill-posed"
+        return Verdict.UNDECIDED, "the labels are ill-posed"
     if not c.decidable:
-        return "undecided", f"a verdict needs {LEAST_UNITS} units but has {rests_on(c.tests[0])}{_diverged(c)}"
+        return Verdict.UNDECIDED, f"a verdict needs {LEAST_UNITS} units but has {rests_on(c.tests[0])}{_diverged(c)}"
+    if c.ceiling:
+        both = "nearly all runs of both sides solve the task"
+        near = f"both means are within the margin of {number(c.margin)} of the best value"
+        return Verdict.CEILING, both if c.shares.ceiling else near
     verdict, *others = [_decided(c, test.difference, adjusted) for test in c.tests]
     if any(other != verdict for other in others):
-        return "undecided", f"the verdict depends on the value assigned to diverged runs{_diverged(c)}"
-    interval = c.tests[0].difference
-    if verdict == "not supported":
-        return verdict, f"the interval is within the margin of {number(c.margin)}"
-    if verdict != "undecided":
-        return verdict, f"the interval is {'below' if interval.high < 0 else 'above'} 0 and Holm's p is {number(adjusted)}"
+        return Verdict.UNDECIDED, f"the verdict depends on the value assigned to diverged runs{_diverged(c)}"
+    return verdict, _reason(c, verdict, adjusted)
+
+
+def _decided(c: Comparison, interval: Interval, adjusted: float) -> Verdict:
+    within = -c.margin <= interval.low and interval.high <= c.margin
+    if not (adjusted <= SIGNIFICANCE and not interval.low <= 0 <= interval.high):
+        return Verdict.NOT_SUPPORTED if within else Verdict.UNDECIDED
+    claimed = (interval.high < 0) == (c.claim.relation == "<")
+    if abs(interval.center) < c.margin:
+        return Verdict.BELOW_MARGIN if claimed else Verdict.NOT_SUPPORTED
+    return Verdict.SUPPORTED if claimed else Verdict.CONTRADICTED
+
+
+def _reason(c: Comparison, verdict: Verdict, adjusted: float) -> str:
+    interval, margin = c.tests[0].difference, f"the margin of {number(c.margin)}"
+    found = f"the interval is {'below' if interval.high < 0 else 'above'} 0 and Holm's p is {number(adjusted)}"
+    if verdict == Verdict.NOT_SUPPORTED:
+        within = -c.margin <= interval.low and interval.high <= c.margin
+        return (
+            f"the interval is within {margin}" if within else f"the difference is opposite to the claim, and below {margin}"
+        )
+    if verdict == Verdict.BELOW_MARGIN:
+        return f"{found}, but the difference is smaller than {margin}"
+    if verdict != Verdict.UNDECIDED:
+        return found
     if interval.low <= 0 <= interval.high:
-        return verdict, f"the interval contains 0 and exceeds the margin of {number(c.margin)}"
+        return f"the interval contains 0 and exceeds {margin}"
     counted = f" with diverged runs counted as the worst{_diverged(c)}" if c.p > c.tests[0].p else ""
-    return verdict, f"Holm's p is {number(adjusted)}{counted}"
+    return f"Holm's p is {number(adjusted)}{counted}"
 
 
-def _decided(c: _Comparison, interval: Interval, adjusted: float) -> Measured:
-    if -c.margin <= interval.low and interval.high <= c.margin:
-        return "not supported"
-    if adjusted <= SIGNIFICANCE and not interval.low <= 0 <= interval.high:
-        return "supported" if (interval.high < 0) == (c.claim.relation == "<") else "contradicted"
-    return "undecided"
-
-
-def _diverged(c: _Comparison) -> str:
-    said = [
-        f"{configuration.count('diverged')} of {configuration.trials} of {configuration['model']}"
-        for configuration in c.configurations
-        if configuration.count("diverged")
-    ]
-    return f" ({', '.join(said)} diverged)" if said else ""
+def _diverged(c: Comparison) -> str:
+    said = divergence(c.configurations)
+    return f" ({said})" if said else ""
 
 
 def _with_budgets(judgements: Sequence[Judgement]) -> list[Judgement]:
@@ -300,4 +362,4 @@ def _with_budgets(judgements: Sequence[Judgement]) -> list[Judgement]:
 
 def _depends(one: Judgement, other: Judgement) -> bool:
     fewer, more = sorted([one.left["steps"], other.left["steps"]])
-    return bool(more == 4 * fewer and one.measured != other.measured and "undecided" not in (one.measured, other.measured))
+    return bool(more == 4 * fewer and one.measured != other.measured and not {one.measured, other.measured} & OPEN)

@@ -114,6 +114,7 @@ def carry_out(
 def _train(jobs: Sequence[Job], options: SweepOptions) -> None:
     """Run jobs, print a summary, and exit with code 1 if a run failed or was lost, 130 if interrupted."""
     from expbench.results.compact import compact_many
+    from expbench.results.reported import AT_START, FIRST_STEPS
     from expbench.sweep import torchrun
 
     signal.signal(signal.SIGTERM, interrupt)
@@ -130,6 +131,11 @@ def _train(jobs: Sequence[Job], options: SweepOptions) -> None:
     say(f"ran {ended.counts.total()} ({ran}); results in {options.folder}; expbench report plots them")
     if ended.counts.total():
         compact_many(options.folder, say)
+    if ended.counts[AT_START]:
+        say(
+            f"{ended.counts[AT_START]} runs diverged at the start, before step {FIRST_STEPS}; if a lower --lr or a warm-up "
+            "does not help, try --norm layer, fewer layers, or -m start=scaled for a polynomial layer"
+        )
     if ended.counts["failed"]:
         say("some runs failed: their rows hold the error, and the same command retries them")
     if ended.counts["lost"]:

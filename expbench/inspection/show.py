@@ -14,7 +14,7 @@ from expbench.algebra.reach import degree_and_order
 from expbench.console.formatting import aligned, number
 from expbench.errors import BadInput, unknown
 from expbench.global_state import preserved
-from expbench.mixer import flops, state_size, supported_length, unsupported
+from expbench.mixer import flops, relative_codes, state_size, supported_length, unsupported
 from expbench.nn.network import stack_reach
 from expbench.sweep import spec
 from expbench.task import LONGEST, Task
@@ -105,6 +105,7 @@ def _show_model(plugin: plugins.Plugin, L: str | None, D: str, depth: str, assig
     mixers = [cls(width, **values) for _ in range(layers)]
     state, operations = state_size(mixers[0], length), flops(mixers[0], length)
     reach = stack_reach(mixers, length, residual=True)
+    applied = relative_codes(cls)
     measure = f" (expbench check {plugin.name} measures it)" if reach is None else ""
     return "\n".join(
         [
@@ -121,6 +122,7 @@ def _show_model(plugin: plugins.Plugin, L: str | None, D: str, depth: str, assig
             f"  FLOPs per layer and token: {'not declared' if operations is None else number(operations)}",
             f"  reach (norm none, residual on): {degree_and_order(reach)}{measure}",
             f"  default position code: {contracts.default_positions(cls, plugin.name)}",
+            *([f"  relative position codes: {', '.join(applied)}"] if applied else []),
         ]
     )
 

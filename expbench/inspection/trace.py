@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from expbench.console.formatting import aligned, number, visible
+from expbench.results.reported import ending
 from expbench.results.schema import PROVENANCE
 from expbench.results.store import read_run
 from expbench.run import Run, command_of
@@ -25,7 +26,7 @@ def trace_key(folder: Path, key: str) -> tuple[str, list[str]]:
     first = rows.iloc[0]
     row = {str(name): value for name, value in first.items()}
     run = Run.from_row(row)
-    lines = [["key", first["key"]], ["run", run.title()], ["status", str(first["status"])]]
+    lines = [["key", first["key"]], ["run", run.title()], ["status", ending(str(first["status"]), first["error"])]]
     if pd.notna(first["error"]):
         lines.append(["error", str(first["error"])])
     lines += [["task settings", str(first["task_settings"])], ["model settings", str(first["model_settings"])]]

@@ -20,7 +20,7 @@ from expbench.language.model import LanguageModel, backbone_of, language_setting
 from expbench.language.recipe import Recipe, schedule
 from expbench.language.task import TextTask
 from expbench.language.workload import LanguageWorkload, train
-from expbench.mixer import state_size
+from expbench.mixer import Attention, state_size
 from expbench.nn.memory import sketching, step_bytes
 from expbench.probes import Probe
 from expbench.run import LATER, NO_BASE
@@ -217,10 +217,8 @@ def _base(point: Point, model: type) -> float:
     asked = point.fields["position_base"]
     if asked is None or asked == NO_BASE:
         return NO_BASE
-    if backbone_of(model) != "transformer":
-        raise BadInput(
-            f"--position-base {asked:g}: the backbone of {point.model_name} has no position code; omit the option"
-        )
+    if backbone_of(model) != "transformer" or not issubclass(model, Attention):
+        raise BadInput(f"--position-base {asked:g}: {point.model_name} has no rotary angles in a text model; omit it")
     return float(asked)
 
 

@@ -53,9 +53,13 @@ class Attn(Attention):
         return y.transpose(1, 2).flatten(2)
 
     def flops(self, L: int) -> float:
-        """Count queries, keys and values, and for each of (L+1)/2 tokens a score, its softmax and a weighted value."""
+        """Count queries, keys and values, and for each of (L+1)/2 tokens a score, its softmax and a weighted value.
+
+        Rotary adds three operations for each channel of query and key, ALiBi one for each score.
+        """
         width = self.qkv.in_features
-        return 6 * width**2 + (L + 1) / 2 * (4 * width + 3 * self.heads)
+        rotated = 0 if self.rotation is None else 6 * width
+        return 6 * width**2 + rotated + (L + 1) / 2 * (4 * width + (3 + self.alibi) * self.heads)
 
     def state_size(self, L: int) -> int:
         """Count the keys and values of all tokens."""

@@ -14,20 +14,24 @@ from torch import Tensor
 from expbench.algebra.reach import NoBound, Reach
 from expbench.mixer import Mixer
 from expbench.models.s6_poly import S6Poly
+from expbench.models.s6_poly_disc import Start, without_literal
 from expbench.nn.blocks import MambaBlock
 from expbench.settings import Value
 
 
 class MambaPoly(MambaBlock, Mixer):
-    """The Mamba block. Settings: inner, channels between the maps (default: 2 D, as in Mamba); N, states per channel."""
+    """The Mamba block. Settings: inner, channels between the maps (default: 2 D, as in Mamba); N, states per channel; start,
+    the initial weights of S6, as in S6PolyDisc (default: literal)."""
 
     backends = S6Poly.backends
 
-    def __init__(self, width: int, *, inner: int | None = None, N: int = 1) -> None:
+    def __init__(self, width: int, *, inner: int | None = None, N: int = 1, start: Start | None = None) -> None:
         super().__init__(
             width,
             2 * width if inner is None else inner,
-            lambda channels: S6Poly(channels, N=N, layout="full_bias", skip=False, transition="linear"),
+            lambda channels: S6Poly(
+                channels, N=N, layout="full_bias", skip=False, transition="linear", start=start or "literal"
+            ),
             conv=0,
             activation="none",
             gate="linear",
@@ -36,7 +40,7 @@ class MambaPoly(MambaBlock, Mixer):
 
     @classmethod
     def resolve(cls, width: int, settings: dict[str, Value]) -> dict[str, Value]:
-        return settings | ({"inner": 2 * width} if settings["inner"] is None else {})
+        return without_literal(settings) | ({"inner": 2 * width} if settings["inner"] is None else {})
 
     @property
     def s6(self) -> S6Poly:

@@ -1,13 +1,14 @@
 """S6 with Taylor polynomials for softplus and exp, and Bbar = Delta B: polynomial end to end.
 
 The "polynomial with discretization" row of Table 1 of arXiv 2502.02209. Taken literally, the polynomials explode at Mamba's
-initialisation (that of softplus is at least 0.193, and about 85 % of |Abar| exceed 1). `center` offers two stable variants.
+initialisation (that of softplus is at least 0.193, and about 85 % of |Abar| exceed 1). `center` offers two stable variants,
+and `start` finite initial losses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,15 @@ from expbench.algebra.reach import NO_BOUND, NoBound, Reach
 from expbench.models.s6 import S6
 from expbench.ops import Transition
 from expbench.ops.taylor import contraction_range
+from expbench.settings import Value
+
+Start = Literal["literal", "scaled"]
+START_SCALE = 0.1
+
+
+def without_literal(settings: dict[str, Value]) -> dict[str, Value]:
+    """Return the settings without a literal start where that is the default, as those of all runs before this setting."""
+    return {name: value for name, value in settings.items() if name != "start" or value not in (None, "literal")}
 
 
 class S6PolyDisc(S6):
@@ -25,10 +35,14 @@ class S6PolyDisc(S6):
     ``bias`` expands it about Mamba's initial bias, with initial A = -min(n, 8), which keeps Mamba's long memory. guard:
     ``clip`` clamps u = Delta A to where the polynomial of exp lies in [0, 1], so the layer is not polynomial. transition:
     ``linear`` uses Delta = z and Abar = z n/N with bias 1, as in Theorem 2. arg_scale: constant factor on the argument of
-    the softplus polynomial (the "constant normalization factor" of Eq. 5, whose value the paper does not state).
+    the softplus polynomial (the "constant normalization factor" of Eq. 5, whose value the paper does not state). start:
+    ``literal`` keeps Mamba's initial weights, with which several layers without normalisation have no finite loss, because
+    each of them multiplies its input by itself again and again; ``scaled`` multiplies the initial maps to B, C and Delta and
+    the initial skip by 0.1, so that each layer begins near 0. Default: literal.
     """
 
     backends = ("reference", "torch", "triton")
+    default_start: ClassVar[Start] = "literal"
 
     def __init__(
         self,
@@ -43,6 +57,7 @@ class S6PolyDisc(S6):
         guard: Literal["none", "clip"] = "none",
         transition: Literal["taylor", "linear"] = "taylor",
         arg_scale: float = 1.0,
+        start: Start | None = None,
     ) -> None:
         super().__init__(width, N=N, layout=layout, dt_rank=dt_rank, skip=skip)
         if not 1 <= taylor <= 12:
@@ -61,13 +76,25 @@ class S6PolyDisc(S6):
                 self.A_log.sub_(torch.tensor(float(self.N)).log())
             else:
                 self.A_log.clamp_(max=torch.tensor(8.0).log().item())
+            if (start or self.default_start) == "scaled":
+                self._shrink()
         self.expansion_point: Tensor
         self.register_buffer("expansion_point", self.to_delta.bias.detach().clone())
         self.lowest = contraction_range(taylor)
 
+    @classmethod
+    def resolve(cls, width: int, settings: dict[str, Value]) -> dict[str, Value]:
+        return without_literal(super().resolve(width, settings))
+
     def argument(self, z: Tensor) -> Tensor:
         bias = self.to_delta.bias  # scale only the input-dependent part, not the bias
         return z if self.arg_scale == 1 else bias + self.arg_scale * (z - bias)
+
+    def _shrink(self) -> None:
+        """Multiply the initial maps to B, C and Delta, without the bias of Delta, and the skip by `START_SCALE`."""
+        full = (self.to_delta.weight, *self.to_b.parameters(), *self.to_c.parameters()) if self.full else ()
+        for parameter in (*(full or (self.to_all.weight,)), *(() if self.skip is None else (self.skip,))):
+            parameter.mul_(START_SCALE)
 
     def transition(self) -> tuple[Transition, Tensor]:
         if self.linear:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from expbench.claims import claim, formatting, post_hoc, verdicts
+from expbench.claims import claim, formatting, planning, post_hoc, verdicts
 from expbench.console.formatting import escaped
 from expbench.errors import BadInput, unknown
 from expbench.report import language, latex, overview_figures, published, tables
@@ -36,7 +37,8 @@ first; rows of which most runs diverged or failed come last. The columns are:
 - mean: over seeds; with several instances, over the means of the instances. The 95 % interval is Student's t over the same
   units. A run trained in epochs is reported at the epoch with the best validation result.
 - `solved`: share of runs that reach the success threshold, with Wilson's interval. A run that diverged counts as unsolved
-  and is not part of the mean.
+  and is not part of the mean. One that diverged before step 20 is counted as diverged at the start: it tells about the
+  initial weights, and not about what training would find.
 - `rate`: how the learning rate was chosen: the number of rates tried and the number of tuning runs. Tuning runs are judged
   on the validation split, and their seeds are not reported. **not tuned** means that no tuning runs chose the rate.
 - `reach`: polynomial degree of the network's output, and its order: the number of positions that one term can combine. A
@@ -169,7 +171,7 @@ def _claims(
     their own and no verdict.
     """
     title, known = "Claims", claim.read(folder)
-    made = [one for one in known if one.withdrawn is None]
+    made = claim.standing(known)
     withdrawn = [one for one in known if one.withdrawn is not None]
     aside = [Section("Withdrawn claims", [formatting.withdrawn(withdrawn)], aside=True)] if withdrawn else []
     if not known and not compared:
@@ -181,6 +183,7 @@ def _claims(
         return aside
     rest = len(findings) - len(concerned)
     said = [f"The report on all runs has {rest} more, on other tasks and models."] if rest else []
+    said += [planned] if (planned := planning.summary(concerned)) else []
     return [Section(title, [Claims(concerned), *said]), *aside]
 
 
@@ -219,8 +222,8 @@ def _summary(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> st
     models = len({c["model"] for c in configurations})
     devices = ", ".join(sorted(frame["device_name"].dropna().unique()))
     versions = ", ".join(f"{name} {'/'.join(sorted(frame[name].dropna().unique()))}" for name in ("expbench", "torch"))
-    ended = {status: sum(c.count(status) for c in configurations) for status in ("diverged", "failed", "unsupported")}
-    bad = "".join(f", {n} {status}" for status, n in ended.items() if n)
+    ended = sum((c.unfinished for c in configurations), Counter[str]())
+    bad = "".join(f", {n} {how}" for how, n in ended.items())
     return f"{count} runs{bad} of {models} models; {versions}; {devices}."
 
 

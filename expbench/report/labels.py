@@ -31,7 +31,7 @@ def labels(
         settings = _settings_apart(group)
         for configuration in group:
             parts = (
-                settings[id(configuration)] if c == "model_settings" else _setting(c, _value(configuration, c))
+                settings[id(configuration)] if c == "model_settings" else _setting(c, configuration.stated(c))
                 for c in columns
             )
             names[id(configuration)] = " ".join([model, *parts])
@@ -51,13 +51,8 @@ def _differ(configurations: Sequence[Configuration], column: str) -> bool:
     by_place: dict[tuple[int, int | None] | None, set[Any]] = {}
     for configuration in configurations:
         place = (configuration["L"], configuration["degree"]) if column in SIZES else None
-        by_place.setdefault(place, set()).add(_value(configuration, column))
+        by_place.setdefault(place, set()).add(configuration.stated(column))
     return any(len(values) > 1 for values in by_place.values())
-
-
-def _value(configuration: Configuration, column: str) -> Any:
-    """Return the value of a column; a base that is matched to L is the same at every L."""
-    return configuration.base if column == "position_base" else configuration[column]
 
 
 def _setting(column: str, value: Any) -> str:

@@ -14,6 +14,7 @@ from expbench.claims.pairing import MatchedPair, candidates, matched_pairs
 from expbench.console.formatting import number
 from expbench.report.document import Block, Table
 from expbench.report.published import beside_table1
+from expbench.results.configurations import divergence
 from expbench.results.histories import Trained
 from expbench.stats.intervals import Interval
 from expbench.stats.resampling import paired
@@ -64,8 +65,7 @@ def _difference(left: Trained, right: Trained, what: str) -> list[str]:
 
 
 def _lost(pair: MatchedPair) -> str:
-    sides = [side.configuration for side in (pair.left, pair.right)]
-    return ", ".join(f"{c.count('diverged')} of {c.trials} of {c['model']}" for c in sides if c.count("diverged")) or "-"
+    return divergence(side.configuration for side in (pair.left, pair.right)) or "-"
 
 
 def published(trained: Sequence[Trained], names: Mapping[int, str]) -> Iterator[Block]:

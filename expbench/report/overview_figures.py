@@ -38,7 +38,7 @@ def solved_by_depth(configurations: Sequence[Configuration]) -> Figure | None:
         for place, own in grids.items()
         if len({c["degree"] for c in own}) > 2 and len({c["depth"] for c in own}) > 1
     }
-    names = labels(configurations, without=["depth", "positions", *SIZES])
+    names = _names(configurations)
     models = list(dict.fromkeys(names[id(c)] for own in grids.values() for c in own))
     if not grids or len(models) > _MOST_MODELS:
         return None
@@ -64,6 +64,15 @@ def solved_by_depth(configurations: Sequence[Configuration]) -> Figure | None:
     handles, texts = list(named.values()), list(map(shortened, named))
     figure.legend(handles, texts, loc="outside upper center", ncols=len(models), fontsize=8, frameon=False)
     return figure
+
+
+def _names(configurations: Sequence[Configuration]) -> dict[int, str]:
+    """Return the names of the models, with their position codes if one model has several in one place of the figure."""
+    names = labels(configurations, without=["depth", "positions", "position_base", *SIZES])
+    where = [(names[id(c)], c["context"], c["L"], c["degree"], c["depth"]) for c in configurations]
+    with_code = {(*place, c["positions"], c.base) for place, c in zip(where, configurations, strict=True)}
+    crossed = len(with_code) > len(set(where))
+    return labels(configurations, without=["depth", *SIZES]) if crossed else names
 
 
 def _lines(axes: Axes, configurations: Sequence[Configuration], name: str, colour: Any, aside: float) -> dict[str, Any]:

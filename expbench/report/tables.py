@@ -122,11 +122,7 @@ def _told_apart(header: Sequence[str], lines: Sequence[Sequence[str]], columns: 
 
 def _outcome(configuration: Configuration) -> list[str]:
     interval, share = configuration.interval, configuration.solved_share
-    ended = [
-        f"{configuration.count(status)} {status}"
-        for status in ("diverged", "failed", "unsupported")
-        if configuration.count(status)
-    ]
+    ended = [f"{count} {how}" for how, count in configuration.unfinished.items()]
     mean = "; ".join([*([number(interval.center)] if configuration.values else []), *ended])
     if configuration["well_posed"] is False:
         mean += " (ill-posed)"
@@ -142,13 +138,12 @@ def _outcome(configuration: Configuration) -> list[str]:
 
 
 def each_run(configuration: Configuration) -> list[tuple[str, str, str]]:
-    """Return for each run its seed (and its instance, if there are several), its value or status, and its key."""
+    """Return for each run its seed (and its instance, if there are several), its value or how it ended, and its key."""
     several = len(set(configuration.each("instance"))) > 1
+    instances, seeds, values, keys = (configuration.each(c) for c in ("instance", "seed", "value", "key"))
     return [
-        (f"i{instance}/{seed}" if several else str(seed), number(value) if pd.notna(value) else status, key)
-        for instance, seed, value, status, key in zip(
-            *(configuration.each(c) for c in ("instance", "seed", "value", "status", "key")), strict=True
-        )
+        (f"i{instance}/{seed}" if several else str(seed), number(value) if pd.notna(value) else how, key)
+        for instance, seed, value, how, key in zip(instances, seeds, values, configuration.endings, keys, strict=True)
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,9 +17,9 @@ import pyarrow as pa
 from expbench.results import identity
 from expbench.results.identity import SIZES as SIZES
 from expbench.results.learning_rates import Criterion, Tuning, tuning
-from expbench.results.reported import choosing, reported
+from expbench.results.reported import AT_START, choosing, ending, reported
 from expbench.results.schema import COLUMNS
-from expbench.run import AXES, command_of, stated_base
+from expbench.run import AXES, NO_BASE, command_of, stated_base
 from expbench.settings import Role, as_list
 from expbench.stats.intervals import Interval, nested_interval, share_interval
 from expbench.stats.sampling import is_well_posed
@@ -73,7 +74,12 @@ class Configuration:
     @property
     def base(self) -> str:
         """Base of the position code: ``auto`` if it is the one matched to L, or if the code has none; otherwise a number."""
-        return stated_base(self["positions"], self["position_base"], self["L"])
+        stated = self.facts.get("position_base")
+        return stated_base(self["positions"], stated if pd.notna(stated) else NO_BASE, self["L"])
+
+    def stated(self, column: str) -> Any:
+        """Return a column as reports state it: a base that is matched to L is the same at every L."""
+        return self.base if column == "position_base" else self[column]
 
     @property
     def tuned(self) -> bool:
@@ -152,6 +158,17 @@ class Configuration:
         """Count the runs that ended with `status`."""
         return self.each("status").count(status)
 
+    @cached_property
+    def endings(self) -> list[str]:
+        """How each run ended: its status, or diverged at the start."""
+        return list(map(ending, self.each("status"), self.each("error")))
+
+    @cached_property
+    def unfinished(self) -> Counter[str]:
+        """Number of runs without a result by how they ended: diverged at the start, diverged later, failed, unsupported."""
+        found = Counter(self.endings)
+        return Counter({how: found[how] for how in (AT_START, "diverged", "failed", "unsupported") if found[how]})
+
     @property
     def commands(self) -> list[str]:
         """Command lines that repeat exactly its runs: a single one if every instance has the same seeds."""
@@ -166,6 +183,15 @@ class Configuration:
         for instance, own in seeds.items():
             by_seeds.setdefault(as_list(own), []).append(instance)
         return [command_of(row, seeds=own, instances=as_list(instances)) for own, instances in by_seeds.items()]
+
+
+def divergence(configurations: Iterable[Configuration]) -> str:
+    """Return how many runs of each configuration diverged, at the start and later; empty if none did."""
+    among, said = list(configurations), []
+    for how in (AT_START, "diverged"):
+        shares = [f"{c.unfinished[how]} of {c.trials} of {c['model']}" for c in among if c.unfinished[how]]
+        said += [f"{', '.join(shares)} {how}"] if shares else []
+    return ", ".join(said)
 
 
 def with_context(frame: pd.DataFrame) -> pd.DataFrame:
@@ -305,4 +331,4 @@ def _known(values: Iterable[Any]) -> list[Any]:
 
 def varying(configurations: list[Configuration], columns: list[str]) -> list[str]:
     """Return those of `columns` in which the configurations differ."""
-    return [column for column in columns if len({str(c[column]) for c in configurations}) > 1]
+    return [column for column in columns if len({str(c.stated(column)) for c in configurations}) > 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,22 @@ from expbench.results.store import read_keys
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+FIRST_STEPS = 20  # a run that diverges before this step has learned nothing: its initial network is at fault
+AT_START = "diverged at the start"
+_STEP = re.compile(r" at step ([0-9]+) of [0-9]+$")
+
+
+def not_finite(step: int, steps: int) -> str:
+    """Return the error of a run whose loss or gradient is not finite at a step; `ending` reads the step from it."""
+    return f"the loss or its gradient is not finite at step {step} of {steps}"
+
+
+def ending(status: str, error: object) -> str:
+    """Return how a run ended: its status, or `diverged at the start`, given its error."""
+    found = _STEP.search(error) if status == "diverged" and isinstance(error, str) else None
+    return AT_START if found and int(found[1]) < FIRST_STEPS else status
 
 
 def reported(frame: pd.DataFrame) -> pd.Series[bool]:

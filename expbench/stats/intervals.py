@@ -79,8 +79,18 @@ def share_interval(successes: int, trials: int) -> Interval:
     return Interval(p, low, high)
 
 
+def refuse_nan(values: Sequence[float]) -> None:
+    """Raise ValueError if a value is NaN: every comparison with it is false, and it would pass for a result."""
+    if any(math.isnan(value) for value in values):
+        raise ValueError(f"NaN among {len(values)} values; leave out what was not measured")
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values (1979); rejecting at .05 keeps the family-wise error rate at most .05."""
+    """Return Holm's adjusted p-values (1979); rejecting at .05 keeps the family-wise error rate at most .05.
+
+    Raise ValueError if one is NaN: a test that could not be made is no member of the family.
+    """
+    refuse_nan(p_values)
     adjusted = [math.nan] * len(p_values)
     reached = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from expbench.stats.intervals import CONFIDENCE, Interval, nested_interval
+from expbench.stats.intervals import CONFIDENCE, Interval, nested_interval, refuse_nan
 
 DRAWS = 10_000
 LEAST_UNITS = 10  # with fewer units the coverage of a percentile interval is too low
@@ -75,12 +75,13 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
     The null is that both signs of each difference are equally likely. It holds if both sides have the same distribution.
     Equal means are not enough: if the shapes differ, p is too small. The test enumerates all signs for up to 20 differences;
-    for more, it uses 10,000 random sign vectors and the observed one. NaN without differences.
+    for more, it uses 10,000 random sign vectors and the observed one. NaN without differences; ValueError if one is NaN.
     """
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
     if n == 0:
         return math.nan
+    refuse_nan(differences)
     least = abs(values.sum()) - _TIE * np.abs(values).sum()
     if n <= _MOST_EXACT:
         sums = values[:1]  # the first sign is fixed, because a global sign changes no absolute value

@@ -148,8 +148,14 @@ def counting() -> Preset:
 
     claims = [
         *(f"{side('s6', code)} > {side(other, code)}" for code in CODES for other in MODELS[1:]),
-        *(f"{side('s6', code)} > {side('attn', code, depth=4)}" for code in CODES),
         *(f"{side('attn', code, depth=4)} > {side('attn', code)}" for code in CODES),
         f"{side('s6', 'none')} > {side('s6', 'sin')}",
     ]
-    return Preset(tuple(map(part, MODELS)), tuple(Claim(text, study.task) for text in claims))
+    deeper = [f"{side('s6', code)} > {side('attn', code, depth=4)}" for code in CODES]
+    return Preset(
+        tuple(map(part, MODELS)),
+        (
+            *(Claim(text, study.task) for text in claims),
+            *(Claim(text, study.task, about=("model", "depth")) for text in deeper),
+        ),
+    )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from expbench import files, supervision
+from expbench.results.reported import ending
 from expbench.sweep import rows
 from expbench.sweep.executor import Ended, ExecutionSettings, Executor, Held, Lost, Measured, Part
 from expbench.sweep.plan import Plan
@@ -83,13 +84,14 @@ def divided(plan: Plan) -> list[Part]:
 def _end(event: Ended, folder: Path, result: WorkerResult, progress: Progress) -> None:
     """Write, count and report a run that has ended."""
     _write(event.files, folder)
-    result.ended[event.status] += 1
+    how = ending(event.status, event.error)
+    result.ended[how] += 1
     result.tried.add(event.job.run.key)
-    supervision.ended(event.job.run.key, event.status)
+    supervision.ended(event.job.run.key, how)
     if event.status == "elsewhere":
         progress.skip(event.job)
     else:
-        progress.end(event.job, event.status, event.error, event.value)
+        progress.end(event.job, how, event.error, event.value)
 
 
 def _write(written: Mapping[str, bytes], folder: Path) -> None:

@@ -143,7 +143,7 @@ def text(found: Sequence[Correlation]) -> str:
         lines.append(
             [
                 *(one.configuration["task"], one.configuration["model"], ", ".join(filter(None, own)) or "-"),
-                *("-" if one.configuration[column] is None else str(one.configuration[column]) for column in named),
+                *("-" if one.configuration[column] is None else str(one.configuration.stated(column)) for column in named),
                 one.against,
                 "higher" if one.higher_is_better else "lower",
                 str(len(one.coefficients)),

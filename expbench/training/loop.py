@@ -20,6 +20,7 @@ from expbench.global_state import seeded
 from expbench.initialisation.start import start
 from expbench.mixer import in_precision
 from expbench.nn.network import Network
+from expbench.results.reported import not_finite
 from expbench.run import Run, Score, Split
 from expbench.task import Batch, Task, scores_of, total
 from expbench.training.batches import Chunk, TaskBatches
@@ -118,7 +119,7 @@ def train_together(runs: Sequence[Run], tasks: Sequence[Task], ensemble: Ensembl
         if step in points or (len(runs) == 1 and device == "cpu" and not steps.fine()):
             for i, broke_at in steps.broken(alive):
                 alive.remove(i)
-                yield Diverged(i, f"the loss or its gradient is not finite at step {broke_at} of {first.steps}")
+                yield Diverged(i, not_finite(broke_at, first.steps))
             if not alive:
                 return
             mean = steps.mean_loss()

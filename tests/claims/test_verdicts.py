@@ -282,7 +282,9 @@ def test_a_claim_before_any_run() -> None:
 @pytest.mark.parametrize("higher_is_better", [False, True])
 def test_a_large_effect_is_supported_and_its_opposite_contradicted(relation: str, higher_is_better: bool) -> None:
     left, right = around(0.2), around(0.7, seed=1)
-    rows = [*runs("s6", left, higher_is_better=higher_is_better), *runs("linattn", right, higher_is_better=higher_is_better)]
+    scored = {"metric": "accuracy", "success_threshold": 0.95} if higher_is_better else {}
+    scored |= {"higher_is_better": higher_is_better}
+    rows = [*runs("s6", left, **scored), *runs("linattn", right, **scored)]
     judgement = one(rows, claim(f"s6 {relation} linattn"))
     assert judgement.verdict == ("supported" if relation == "<" else "contradicted")
     assert judgement.difference == bootstrap_interval([[a - b for a, b in zip(left, right, strict=True)]])
@@ -300,17 +302,30 @@ def test_what_a_judgement_states_beside_its_verdict() -> None:
     assert judgement.best[1] > min(right)
 
 
-def test_no_difference_that_matters_is_not_supported() -> None:
+def test_a_difference_below_the_margin_says_so() -> None:
     better = around(0.5, spread=0.1)
     rows = [*runs("s6", better), *runs("linattn", [value + 0.02 + 0.001 * (value - 0.5) for value in better])]
     judgement = one(rows)
     assert judgement.p < 0.001, "it is there, for certain"
     assert judgement.margin == pytest.approx(0.1 * (np.mean(better) + 0.02), rel=1e-3)
-    assert judgement.verdict == "not supported"
+    assert judgement.verdict == "below the margin"
+    assert "but the difference is smaller than the margin of 0.05" in judgement.reason
+    assert "the distributions differ, in this direction by less than the margin of" in sentence(judgement)
+    opposite = one(rows, claim("s6 > linattn"))
+    assert (opposite.verdict, opposite.reason.split(" of ")[0]) == ("not supported", "the interval is within the margin")
     assert one(rows, claim(margin=0.01)).verdict == "supported"
-    accuracy = [r | {"higher_is_better": True, "value": 10 * r["value"]} for r in rows]
+    assert one(rows, claim("s6 > linattn", margin=0.01)).verdict == "contradicted"
+    accuracy = [r | {"higher_is_better": True, "metric": "score", "value": 10 * r["value"]} for r in rows]
+    accuracy = [r | {"success_threshold": 99.0} for r in accuracy]
     assert one(accuracy).margin == 0.05
     assert one(accuracy).verdict == "supported"
+
+
+def test_no_difference_that_matters_is_not_supported() -> None:
+    left, right = around(0.5, 60, spread=0.03), around(0.5, 60, seed=1, spread=0.03)
+    same = one([*runs("s6", left), *runs("linattn", right)])
+    assert same.p > 0.05
+    assert same.verdict == "not supported"
     wide = [*runs("s6", around(0.5, spread=0.3)), *runs("linattn", around(0.5, seed=1, spread=0.3))]
     assert one(wide).verdict == "undecided"
     assert "the interval contains 0" in one(wide).reason
@@ -519,18 +534,20 @@ def test_sentences() -> None:
     better = [*runs("s6", around(0.2)), *runs("linattn", around(0.7, seed=1))]
     supported = one(better)
     low, high = f"{supported.difference.low:.3g}", f"{supported.difference.high:.3g}"
-    evidence = f"difference {supported.difference.center:.3g} (95 % {low} to {high}, 20 pairs, Holm p = 1.91e-06)"
-    assert sentence(supported, ["L"]) == f"s6 has a lower nmse than linattn at L=8: {evidence}"
+    differ = "(the distributions differ, in this direction)"
+    beside = "share solved: undecided (0/20 against 0/20, Holm p = 1); undecided on means (20 of 30 units)"
+    evidence = f"difference {supported.difference.center:.3g} (95 % {low} to {high}, 20 pairs, Holm p = 1.91e-06); {beside}"
+    assert sentence(supported, ["L"]) == f"s6 is below linattn in nmse at L=8 {differ}: {evidence}"
     (finding,) = judge([claim(where={"L": [8]})], frame_of(better))
-    said = f"s6 < linattn on polyreg, L 8 is supported: s6 has a lower nmse than linattn at L=8, degree=8: {evidence}."
+    said = f"s6 < linattn on polyreg, L 8 is supported: s6 is below linattn in nmse at L=8, degree=8 {differ}: {evidence}."
     assert text([finding]) == said
     late = one(better, claim("s6 > linattn", created=None))
-    assert sentence(late) == f"s6 has a lower nmse than linattn: {evidence}; post hoc"
+    assert sentence(late) == f"s6 is below linattn in nmse {differ}: {evidence}; post hoc"
     few = one([*runs("s6", [0.1]), *runs("linattn", [0.5])], claim("linattn > s6"))
-    said = "it is open whether linattn has a higher nmse than s6, because a verdict needs 10 units but has 1 pair"
-    assert sentence(few) == f"{said}: difference 0.4 (1 pair, p = 1)"
+    said = "it is open whether linattn is above s6 in nmse, because a verdict needs 10 units but has 1 pair"
+    assert sentence(few).startswith(f"{said}: difference 0.4 (1 pair, p = 1)"), "one pair says nothing about power"
     same = one([*runs("s6", around(0.5)), *runs("linattn", around(0.5))])
-    assert sentence(same).startswith("s6 and linattn do not differ in nmse by more than 0.0")
+    assert sentence(same).startswith("s6 and linattn do not differ by more than 0.0")
     several = one([*by_instance("s6", 0.2, 10, 2), *by_instance("linattn", 0.9, 10, 2)])
     assert "20 pairs of 10 instances" in sentence(several)
 
@@ -540,8 +557,12 @@ def test_tables_of_places() -> None:
     lines = text([finding]).splitlines()
     said = "holds in 1 of 2 protocols; contradicted with steps 500; depends on the budget in 2"
     assert lines[0] == f"s6 < linattn on polyreg {said}:"
-    assert lines[2].startswith("- contradicted: s6 has a higher nmse than linattn at steps=500: difference ")
-    assert lines[3].startswith("- supported: s6 has a lower nmse than linattn at steps=2000: difference ")
+    assert lines[2].startswith(
+        "- contradicted: s6 is above linattn in nmse at steps=500 (the distributions differ, in this direction): difference "
+    )
+    assert lines[3].startswith(
+        "- supported: s6 is below linattn in nmse at steps=2000 (the distributions differ, in this direction): difference "
+    )
     assert lines[4].split()[:3] == ["steps", "verdict", "difference"]
     assert lines[5].startswith("500    contradicted (budget-dependent)  ")
     assert len(lines) == 7

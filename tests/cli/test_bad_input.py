@@ -40,6 +40,8 @@ RUN = ["run", "--task", "polyreg", "--models", "linattn"]
         ([*RUN, "--norm", "batch"], "(known: layer, none, rms)"),
         ([*RUN, "--norm", "layre"], "did you mean 'layer'?"),
         ([*RUN, "--positions", "sine"], "did you mean 'sin'?"),
+        ([*RUN, "--positions", "rotary"], "--positions rotary: linattn does not apply this code; models that do: attn"),
+        ([*RUN, "--position-base", "one"], "--position-base: 'one' is not a number above 1, or auto"),
         ([*RUN, "--residual", "of"], "did you mean 'off'?"),
         ([*RUN, "--dtype", "float16"], "float"),
         ([*RUN, "--device", "gpu"], "--device"),

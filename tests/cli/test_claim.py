@@ -27,12 +27,23 @@ def test_a_claim_precedes_its_runs_and_the_report_judges_it(expbench: CommandLin
     assert "; post hoc" in Path(expbench("report").out.strip()).with_suffix(".md").read_text().partition("## How to read")[0]
 
 
-def test_each_model_has_the_position_code_that_it_asks_for(expbench: CommandLine) -> None:
-    assert "s6(positions=none) < attn(positions=sin) on" in expbench("claim", "s6 < attn", "--task", "polyreg").out
-    assert "s6(depth=1, positions=none) < attn(" in expbench("claim", "s6(depth=1) < attn", "--task", "polyreg").out
-    given = expbench("claim", "s6(positions=sin) < attn", "--task", "polyreg").out
-    assert "s6(positions=sin) < attn on" in given
-    assert "s6 < attn on" in expbench("claim", "s6 < attn", "--task", "polyreg", "--where", "positions=sin").out
+def test_a_claim_is_left_as_it_is_and_a_warning_names_what_will_confound_it(expbench: CommandLine) -> None:
+    plain = expbench("claim", "s6 < attn", "--task", "polyreg")
+    assert "s6 < attn on polyreg" in plain.out
+    assert "warning: by default s6 has positions none and attn has sin" in plain.err
+    assert "run both with --positions sin" in plain.err
+    for words in (["s6(positions=sin) < attn"], ["s6 < attn", "--where", "positions=sin"], ["s6(N=2) < s6(N=4)"]):
+        assert "warning" not in expbench("claim", *words, "--task", "polyreg").err
+    apart = expbench("claim", "s6(depth=1, positions=sin) < attn(depth=4, positions=sin)", "--task", "polyreg")
+    assert "the sides differ in depth (1 against 4): its verdicts will be confounded; if this is what" in apart.err
+    assert "add --about depth,model" in apart.err
+    words = ["s6(depth=1, positions=sin) < attn(depth=4, positions=sin)", "--task", "polyreg", "--about", "depth,model"]
+    told = expbench("claim", *words)
+    assert "warning" not in told.err
+    assert "on polyreg, about depth and model" in told.out
+    assert {made.about for made in claim.read(Path("results"))} == {(), ("depth", "model")}
+    sizes = expbench("claim", "s6(D=5, positions=sin) < attn(D=6, positions=sin)", "--task", "polyreg")
+    assert "confounded, unless both have the same size (--match)" in sizes.err
 
 
 def test_without_claims_models_are_compared_and_it_is_said_that_nobody_claimed_it(expbench: CommandLine) -> None:
@@ -58,6 +69,7 @@ def test_without_claims_models_are_compared_and_it_is_said_that_nobody_claimed_i
         (["s6 attn", "--task", "polyreg"], "character 4"),
         (["s6 < attn", "--task", "polyreg", "--margin", "0"], "margin"),
         (["s6 < s6", "--task", "polyreg"], "both sides"),
+        (["s6(depth=1) < attn(depth=2)", "--task", "polyreg", "--about", "dept"], "'depth'"),
     ],
 )
 def test_bad_input(expbench: CommandLine, words: list[str], named: str) -> None:

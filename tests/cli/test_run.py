@@ -181,14 +181,18 @@ def test_divergence_is_a_finding_and_is_not_run_again(expbench: CommandLine) -> 
     words = ["run", "--task", "polyreg", "--models", "s6-poly", "--lr", "1e6", "--clip", "1e9", "--norm", "none", *TINY]
     answer = expbench(*words, "--warmup", "0")
     assert answer.code == 0, answer
-    assert "ran 2 (2 diverged)" in answer.err
+    assert "ran 2 (2 diverged at the start)" in answer.err
+    assert "2 runs diverged at the start, before step 20; if a lower --lr" in answer.err
+    assert answer.err.count(": diverged at the start: the loss or its gradient is not finite at step ") == 2
     assert "0 to run" in expbench(*words, "--warmup", "0").err
     frame, _ = store.read(Path("results"))
     assert "is not finite at step" in frame.loc[frame["status"] == "diverged", "error"].iloc[0]
     assert expbench("report").code == 0
     text = Path("results/report/report.md").read_text()
-    assert "2 diverged" in text
+    assert "2 diverged at the start" in text
     assert "0/2" in text
+    key = frame.loc[frame["kind"] == "run", "key"].iloc[0]
+    assert ["status", "diverged", "at", "the", "start"] in [line.split() for line in expbench("trace", key).out.splitlines()]
 
 
 UNSUPPORTED = """

@@ -14,9 +14,10 @@ from expbench.training.loop import build
 D, L = 6, 12
 
 
-def mixer(model: str, **settings: object) -> Mixer:
+def mixer(model: str, positions: str | None = None, **settings: object) -> Mixer:
+    given = [f"{k}={v}" for k, v in settings.items()]
     request = SweepSpec(
-        task="polyreg", models=model, L=str(L), D=str(D), seeds="0", model_settings=[f"{k}={v}" for k, v in settings.items()]
+        task="polyreg", models=model, L=str(L), D=str(D), seeds="0", positions=positions, model_settings=given
     )
     (job,) = expand(request, "cpu")
     layer = build(job.run, job.task, job.model, "cpu").mixers[0]
@@ -52,6 +53,8 @@ def test_attention_counts_the_past_alone() -> None:
     whole = 6 * D**2 + 4 * D * L  # torch multiplies with the future too
     assert products(layer) == whole
     assert stated(layer) == pytest.approx(whole - 2 * D * (L - 1) + 1.5 * (L + 1))
+    assert stated(mixer("attn", "rotary")) == stated(layer) + 6 * D
+    assert stated(mixer("attn", "alibi", heads=2)) == stated(mixer("attn", heads=2)) + 2 * (L + 1) / 2
     assert stated(mixer("polyattn", taylor=2)) == pytest.approx(whole - 2 * D * (L - 1) + 2 * (L + 1))
 
 

@@ -17,7 +17,7 @@ KEYS = {
     ("polyreg", "polyattn"): "225bfcbe7cb1b07c",
     ("polyreg", "s6"): "0d428b377bb111c0",
     ("polyreg", "s6-bbar-b"): "c665e7673b09777b",
-    ("polyreg", "s6-poly"): "268330b5a5f54113",
+    ("polyreg", "s6-poly"): "d33e2810745a0978",
     ("polyreg", "s6-poly-disc"): "a7561ec19bae2cee",
     ("polyreg", "ssm"): "e06f517f10ef557c",
     ("count-in-row", "ssm"): "8a87f8e84fdbf2cc",
@@ -50,3 +50,14 @@ def test_a_base_enters_no_key_of_a_code_without_one(positions: str) -> None:
     assert keys(plain) == keys(dataclasses.replace(plain, position_base="10000"))
     assert keys(crossed)[:1] == keys(plain)
     assert len(keys(crossed)) == 3  # one without a base, two with sinusoids
+
+
+def test_a_run_of_a_former_version_keeps_its_key() -> None:
+    """Version 1 of s6-poly had no setting `start`, and began as `literal` does now."""
+    request = SweepSpec(
+        task="polyreg", models="s6-poly", model_settings=("start=literal",), seeds="0", lr="0.01", steps="100"
+    )
+    (job,) = expand(request, "cpu")
+    settings = {name: value for name, value in job.run.model_settings.items() if name != "start"}
+    before = dataclasses.replace(job.run, model_version="1", model_settings=settings)
+    assert before.key == "268330b5a5f54113"

@@ -454,7 +454,7 @@ def test_sinusoids() -> None:
     assert sinusoids(4, 3, 10000.0).shape == (4, 3)
 
 
-@pytest.mark.parametrize(("positions", "extra"), [("none", 0), ("sin", 0), ("index", 4), ("learned", 20)])
+@pytest.mark.parametrize(("positions", "extra"), [("none", 0), ("sin", 0), ("index", 4), ("learned", 20), ("onehot", 20)])
 def test_position_codes(positions: Any, extra: int) -> None:
     plain, coded = (network("attn", 4, positions=p) for p in ("none", positions))
     assert coded.parameter_count() == plain.parameter_count() + extra

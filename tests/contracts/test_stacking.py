@@ -65,6 +65,13 @@ def test_every_built_in_trains_as_it_does_alone(task: str, model: str) -> None:
     check_scores(stack, (0, len(stack) - 1), until=100)
 
 
+@pytest.mark.parametrize("positions", ["sin", "learned", "onehot", "index", "rotary", "alibi"])
+def test_every_position_code_trains_as_it_does_alone(positions: str) -> None:
+    stack = jobs("polyreg", "attn", positions=positions, steps="30", warmup="10", model_settings=("attn:heads=2",))
+    assert len(by_signature(stack)) == 1
+    check_scores(stack, (0, len(stack) - 1))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_whole_runs_with_other_rates_warm_ups_clips_and_decays(task: str) -> None:
     """To the end, the test split and the share of it that training has seen among what is compared."""

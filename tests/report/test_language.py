@@ -132,7 +132,7 @@ def test_orders_of_the_table_are_shown_with_intervals_and_never_judged(tmp_path:
     interval = mean_interval([-1, -3])
     assert (order, published) == ("s6 < attn", "-2.58")
     assert there == at_end == f"-2 ({interval.low:.4g} to {interval.high:.4g})"
-    assert (signs, diverged) == ("2 of 2 pairs", "1 of 3 of attn")
+    assert (signs, diverged) == ("2 of 2 pairs", "1 of 3 of attn diverged")
     assert "supported:" not in text
 
 
@@ -189,7 +189,7 @@ def test_every_table_and_verdict_is_of_the_epochs_chosen(tmp_path: Path) -> None
         rows += run([(9, 8), (8, 50), (7.5, 9 + seed / 10)], seed=seed, model="attn")
     claim.write(Claim("s6 < attn", "wikitext"), tmp_path)
     text = report(rows, tmp_path)
-    assert "supported: s6 has a lower perplexity than attn" in text, "at the end it has a higher one"
+    assert "supported: s6 is below attn in perplexity" in text, "at the end it has a higher one"
     assert "difference -2 (" in text
     by_model = {line[0]: line for line in section(text, "model | perplexity")}
     assert by_model["s6"][1] == f"{np.mean([7 + seed / 10 for seed in range(10)]):.3g}"

@@ -57,6 +57,20 @@ def test_the_largest_degree_that_most_runs_solve() -> None:
     assert sorted(lines(configurations(rows))["-"]) == [[NONE, 2], [2, 4]]
 
 
+def test_crossed_position_codes_are_lines_of_their_own() -> None:
+    """A code in every place of the figure is part of a name; one that differs only between panels is not."""
+    without, coded = (
+        study(grid({1: most, 2: most}), model="s6", positions=code) for most, code in ((1, "none"), (2, "sin"))
+    )
+    assert sorted(lines(configurations(without + coded))["-"]) == [[1, 1], [2, 2]]
+    other = study(grid({1: 4, 2: 4}), model="s6", positions="sin", position_base=10000.0)
+    matched = study(grid({1: 2, 2: 2}), model="s6", positions="sin", position_base=2.546)
+    assert sorted(lines(configurations(other + matched))["-"]) == [[2, 2], [4, 4]]
+    figure = solved_by_depth(configurations(without + study(grid({1: 2, 2: 2}), positions="sin", settings={"family": "x"})))
+    assert figure is not None
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["s6"]
+
+
 def test_what_cannot_be_represented_is_dashed() -> None:
     floors = {(1, 1): 0.0, (1, 2): 0.1, (1, 4): 0.4, (2, 1): 0.0, (2, 2): 0.0, (2, 4): 0.0}
     rows = study(grid({1: 1, 2: 2}), model="linattn", floors=floors) + study(grid({1: 4, 2: 4}), model="s6")

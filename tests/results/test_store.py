@@ -119,6 +119,7 @@ def test_a_file_that_an_older_expbench_wrote_is_read_and_compacted_into_todays_s
     assert not before["metric"].str.contains("fingerprint").any()
     assert {json.loads(text)["validation_size"] for text in before["task_settings"]} == {64}
     assert set(zip(before["init"], before["init_noise"], before["schedule"], strict=True)) == {("default", 0.0, "cosine")}
+    assert set(before["position_base"]) == {10000.0}
     report = Path(expbench("report", "--results", "old").out.strip()).with_suffix(".md").read_text()
     (error,) = before.loc[before["primary"].fillna(False) & (before["split"] == "test"), "value"]
     assert f"| linattn | {error:.3g} (ill-posed) |" in report

@@ -1,19 +1,26 @@
 """Presets and the ledger: every published row is run, claims are fixed before the runs, and numbers stand beside numbers."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
-from expbench.claims.claim import read
+from expbench.claims.claim import Claim, read
+from expbench.claims.parsing import Side
 from expbench.claims.verdicts import SIGNIFICANCE
+from expbench.errors import BadInput
 from expbench.report import published
 from expbench.results import schema, store
 from expbench.results.configurations import gather, with_context
-from expbench.results.learning_rates import RESERVED, TUNING_RUNS
+from expbench.results.learning_rates import RATE_GRID, RESERVED, TUNING_RUNS
+from expbench.run import matched_base
+from expbench.studies.preset import Preset
 from expbench.studies.published import numbers
-from expbench.studies.synthetic import PRESETS, Preset, smoke
+from expbench.studies.synthetic import PRESETS, smoke
+from expbench.sweep import tuning
 from expbench.sweep.expand import expand
 from expbench.training.job import Job
 from expbench.training.loop import build
@@ -153,15 +160,86 @@ def test_the_degree_study_claims_no_more_than_ten_seeds_can_decide() -> None:
     assert {job.run.L for job in jobs} == {4, 8, 16, 32, 256, 512, 1024}
     places = 0
     for claim in study.claims:
-        meant = {}
-        for side in (claim.left, claim.right):
-            meant[str(side)] = {
-                (job.run.L, job.run.task_settings["degree"])
-                for job in jobs
-                if job.run.model == side.model
-                and all(str(getattr(job.run, name)) == value for name, value in side.settings.items())
-                and all(str(job.run.task_settings[name]) in values for name, values in claim.where.items())
-            }
+        meant = {str(side): meant_by(side, claim, jobs) for side in (claim.left, claim.right)}
         assert meant[str(claim.left)] == meant[str(claim.right)] != set()
         places += len(meant[str(claim.left)])
     assert places * 2 / 2**10 <= SIGNIFICANCE, "the least p-value of ten pairs, by Holm"
+
+
+def meant_by(side: Side, claim: Claim, jobs: Sequence[Job]) -> set[tuple[object, ...]]:
+    """The places of a side's runs: their task, norm and, where the claim does not fix them, positions and their base."""
+    found = set()
+    for job in jobs:
+        run, free = job.run, {*("positions", "D", "depth")} - {*claim.left.settings, *claim.right.settings}
+        named = all(str(getattr(run, name, None)) == value for name, value in side.settings.items())
+        where = all(str(run.task_settings[name]) in values for name, values in claim.where.items())
+        if run.task == claim.task and run.model == side.model and named and where:
+            found.add((str(run.task_settings), run.norm, run.steps, *(getattr(run, name) for name in sorted(free))))
+    return found
+
+
+CROSSED = ("polynomials", "positions", "counting")
+
+
+@pytest.fixture(scope="module", params=CROSSED)
+def crossed(request: pytest.FixtureRequest) -> tuple[Preset, list[Job]]:
+    """A study with the codes crossed, and a run of each of its configurations on each instance of the tasks' first seed."""
+    study = PRESETS[request.param]()
+    few = [replace(spec, seeds="0", instances="0" if spec.instances else None) for spec in study.requests]
+    return study, [job for spec in few for job in expand(spec, "cpu")]
+
+
+def test_every_model_has_every_code_and_the_controls_are_there(crossed: tuple[Preset, list[Job]]) -> None:
+    runs = [job.run for job in crossed[1]]
+    models = {run.model for run in runs}
+    assert {"s6", "attn", "linattn", "gru", "ssm"} <= models
+    for model in models:
+        assert {run.positions for run in runs if run.model == model} >= {"none", "sin", "learned"}
+
+
+def test_both_sides_of_a_claim_have_the_same_positions_unless_it_is_about_them(crossed: tuple[Preset, list[Job]]) -> None:
+    study, jobs = crossed
+    for claim in study.claims:
+        left, right = claim.left.settings, claim.right.settings
+        assert "positions" in left.keys() & right.keys()
+        apart = {name for name in left if left[name] != right[name]}
+        assert apart <= claim.subjects, claim.text
+        one, other = (meant_by(side, claim, jobs) for side in (claim.left, claim.right))
+        assert one & other, claim.text
+        if "positions" not in claim.subjects:
+            assert one == other, claim.text
+
+
+def test_the_random_polynomials_of_table_2() -> None:
+    study = PRESETS["polynomials"]()
+    assert [part.name for part in study.parts] == ["s6", "attn", "linattn", "gru", "ssm"]
+    counts = {}
+    for part in study.parts:
+        assert {(spec.instances, spec.seeds) for spec in part.requests} == {("0:60", "0:2")}
+        runs = [job.run for spec in part.requests for job in expand(replace(spec, instances="0", seeds="0"), "cpu")]
+        counts[part.name] = len({run.key for run in runs}) * 60 * 2
+        assert {run.model for run in runs} == {part.name}
+        assert {run.norm for run in runs} == {"layer", "none"}
+        assert {run.position_base for run in runs if run.positions == "sin"} == {matched_base("sin", 10), 10000.0}
+        assert {run.D for run in runs if run.positions == "none"} == {4, 6, 8}
+    assert counts == {"s6": 2880, "attn": 3360, "linattn": 2880, "gru": 2880, "ssm": 2880}
+
+
+def test_the_first_studies_are_those_of_the_committed_tables() -> None:
+    for name in ("table2", "degree"):
+        table = pq.read_table(Path("results") / name / "table.parquet", columns=["key", "kind"]).to_pandas()
+        known = set(table.loc[table["kind"] == "run", "key"])
+        jobs = [job for spec in PRESETS[name]().requests[:3] for job in expand(replace(spec, seeds="0"), "cpu")]
+        for job in jobs:
+            if job.run.model != "s6-poly":  # whose version 2 has new keys
+                assert known & {tuning.with_rate(job, rate).run.key for rate in RATE_GRID}
+
+
+def test_parts_of_a_study() -> None:
+    study = PRESETS["polynomials"]()
+    assert [part.name for part in study.until("attn").parts] == ["s6", "attn"]
+    assert study.until(None) == study
+    with pytest.raises(BadInput, match="unknown part of the study in --until: 'atn'; did you mean 'attn'"):
+        study.until("atn")
+    with pytest.raises(BadInput, match="this study has no parts"):
+        PRESETS["table2"]().until("s6")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +22,12 @@ from expbench.cli.main import main
 from expbench.language import family, perplexity
 from expbench.language.batches import TokenBatches
 from expbench.language.recipe import Recipe
+from expbench.nn.positions import rotation
 from expbench.regression import invariants
 from expbench.results import store
 from expbench.run import Run
+from expbench.sweep.expand import expand
+from expbench.sweep.spec import SweepSpec
 from expbench.training.epochs import checkpoint
 from expbench.training.epochs.step import Steps
 from tests.conftest import CommandLine, is_bad_input, latest
@@ -236,6 +240,7 @@ def test_the_dry_run_has_the_sizes_of_the_language_model(expbench: CommandLine, 
         (["-t", "test_size=10"], "test_size=10"),
         (["--norm", "none"], "--norm none"),
         (["--positions", "sin"], "--positions sin"),
+        (["--position-base", "500"], "--position-base 500: s6 has no rotary angles"),
         (["--match", "params=300"], "--match"),
         (["--dtype", "float64"], "bfloat16"),
         (["--epochs", "2", "--steps", "3"], "one of the two"),
@@ -258,6 +263,25 @@ def test_bad_input(expbench: CommandLine, text: str, words: list[str], line: str
     answer = expbench("run", *(w for pair in options.items() for w in pair), *(w for s in settings for w in ("-t", s)))
     is_bad_input(answer._replace(err=answer.err.strip().splitlines()[-1]), line)  # above it, how the text is read
     assert not Path("results").exists()
+
+
+def test_the_base_of_rotary_angles_in_a_text_model(text: str) -> None:
+    """The usual base by default, which enters no key; another one only if it is asked for, in a run of its own."""
+    asked = {"task_settings": ("tokenizer=word", text), "L": "16", "D": "32", "steps": "2", "seeds": "0"}
+    spec = SweepSpec(task="wikitext", models="attn,s6", **asked)  # type: ignore[arg-type]
+    usual, former = (
+        {job.run.model: job for job in expand(replace(spec, position_base=base), "cpu")} for base in ("auto", "10000")
+    )
+    (other,) = expand(replace(spec, models="attn", position_base="500"), "cpu")
+    assert {model: job.run for model, job in usual.items()} == {model: job.run for model, job in former.items()}
+    assert {job.run.position_base for job in usual.values()} == {10000.0}
+    assert other.run.position_base == 500.0
+    assert other.run.key != usual["attn"].run.key
+    assert "--position-base 500.0" in other.run.command()
+    assert "--position-base" not in usual["attn"].run.command()
+    for job, base in ((usual["attn"], 10000.0), (other, 500.0)):
+        made = family.FAMILY.network(job)
+        torch.testing.assert_close(made.blocks[0].rotation, rotation(16, 32, base).float())  # type: ignore[attr-defined]
 
 
 def test_epochs_are_for_texts(expbench: CommandLine) -> None:

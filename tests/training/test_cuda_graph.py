@@ -136,6 +136,19 @@ def test_captured_steps_are_eager_steps(model: str, task: str, size: int) -> Non
 
 
 @on_a_gpu
+@pytest.mark.parametrize("L", ["8", "130"])  # below and above the length from which attention is fused
+@pytest.mark.parametrize("positions", ["onehot", "rotary", "alibi"])
+def test_steps_with_position_codes_are_captured(positions: str, L: str) -> None:
+    stack = jobs("polyreg", "attn", "cuda", positions=positions, L=L, D="8", model_settings=("heads=2",))
+    _, expected, losses = taken(stack, 12, captured=False)
+    steps, found, graphs = taken(stack, 12, captured=True)
+    assert steps.captured, steps.no_cuda_graph_reason
+    assert graphs == pytest.approx(losses, rel=1e-4)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+@on_a_gpu
 @pytest.mark.parametrize("model", sorted(plugins.discover("model")))
 def test_float64_on_a_gpu_is_float64_on_a_cpu(model: str) -> None:
     """The same losses to 1e-9 over 12 steps: the same data, drawn there, and the same arithmetic."""

@@ -340,6 +340,8 @@ def test_keys_change_with_everything_that_changes_the_numbers_and_nothing_else()
         {"depth": "2"},
         {"norm": "none"},
         {"positions": "sin"},
+        {"positions": "sin", "position_base": "10000"},
+        {"positions": "onehot"},
         {"residual": "off"},
         {"lr": "0.02"},
         {"steps": "31"},
@@ -357,18 +359,20 @@ def test_keys_change_with_everything_that_changes_the_numbers_and_nothing_else()
     keys = {base.key, *(job(**change).run.key for change in changes)}
     assert len(keys) == len(changes) + 1
     assert job(model_settings=("N=4",)).run.key == base.key, "the resolved value is what counts"
-    assert job(positions="none").run.key == base.key
+    assert job(positions="none", position_base="10000").run.key == base.key
     assert job(degree="4").run.key == base.key
     as_cuda = expand(SweepSpec(task="polyreg", models="s6", L="4"), "cpu")
     assert len({j.run.key for j in as_cuda}) == 3
 
 
-def test_a_run_survives_its_row_and_its_command() -> None:
+@pytest.mark.parametrize("base", ["auto", "10000", "37.5"])
+def test_a_run_survives_its_row_and_its_command(base: str) -> None:
     import shlex
 
     from expbench.sweep.rows import of_run
 
-    one = job(positions="sin", residual="off", task_settings=("family=sparse", "test_size=300", "degree=3"))
+    settings = ("family=sparse", "test_size=300", "degree=3")
+    one = job(positions="sin", position_base=base, residual="off", task_settings=settings)
     row = of_run(one, "cpu", {}, [], {"status": "ok"})[0]
     assert Run.from_row(row) == one.run
     words = shlex.split(one.run.command())[2:]

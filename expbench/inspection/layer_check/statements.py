@@ -1,4 +1,4 @@
-"""Checks of the declarations of a layer: its state size, its degree and interaction order."""
+"""Checks of the declarations of a layer: its state size, its degree and interaction order, its position codes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from expbench.algebra.reach import NO_BOUND, NoBound, Reach
 from expbench.errors import first_line
 from expbench.inspection.layer_check.layer import TINY, CheckResult, Layer, call, difference, largest
-from expbench.mixer import Mixer, state_size
+from expbench.mixer import Mixer, RelativeCode, apply_relative, relative_codes, state_size
 from expbench.nn.network import stack_reach
 from expbench.ops.backends import BackendUnsupported
+from expbench.run import NO_BASE, Positions
 from expbench.theory.degree import MOST_POSITIONS, degree_of, generic, has_degree, order_of
 from expbench.theory.residues import NotMeasured, NotPolynomial
 
@@ -127,12 +128,20 @@ def _measured(layer: Layer, length: int, declared: int | None) -> tuple[int | No
 
 
 def positions(layer: Layer) -> CheckResult:
-    """Check whether the layer tells the order of earlier tokens, by itself or by the position code that it declares."""
+    """Check whether the layer tells the order of earlier tokens, by itself or by a position code that it declares.
+
+    It must do so with each relative code that it declares to apply, and must not look ahead then.
+    """
     length = next((n for n in reversed(layer.lengths) if n >= 3), None)
     if length is None:
         return CheckResult("not measured", "a length of 3 or more is needed")
     declared = [vars(cls)["positions"] for cls in layer.cls.__mro__ if cls is not Mixer and "positions" in vars(cls)]
     module, x = layer.build(), layer.tokens(1, length)
+    applied = relative_codes(layer.cls)
+    for kind in applied:
+        why = _relative_fault(layer, kind, x)
+        if why is not None:
+            return CheckResult("fail", f"with --positions {kind} {why}{layer.said}")
     y = call(module, x)[:, -1]
     others = {"earlier": torch.cat([x[:, :-1].flip(1), x[:, -1:]], 1), "other": torch.cat([2 * x[:, :-1], x[:, -1:]], 1)}
     same = {name: difference(layer.precision, call(module, z)[:, -1], y, largest(y)) is None for name, z in others.items()}
@@ -141,9 +150,26 @@ def positions(layer: Layer) -> CheckResult:
     if same["other"]:
         return CheckResult("pass", f"the last output depends on no earlier token{layer.said}")
     if declared:
-        return CheckResult("pass", f"declares {declared[0]}; alone it does not see the order of earlier tokens{layer.said}")
+        codes = " and ".join(applied)
+        also = f", sees it with {codes}" if applied else ""
+        said = f"declares {declared[0]}; alone it does not see the order of earlier tokens{also}{layer.said}"
+        return CheckResult("pass", said)
     said = 'it does not see the order of earlier tokens; a class attribute adds a code: positions = "sin"'
     return CheckResult("not stated", f"{said} (or run with --positions sin){layer.said}")
+
+
+def _relative_fault(layer: Layer, kind: Positions, x: Tensor) -> str | None:
+    """Return what is wrong with a layer that applies a relative position code, on tokens x (1, L, D); None if nothing is."""
+    module, length = layer.build(), x.shape[1]
+    apply_relative(module, RelativeCode(kind, length, NO_BASE))
+    y = call(module, x)
+    later = torch.cat([x[:, :-1], 2 * x[:, -1:]], 1)
+    if difference(layer.precision, call(module, later)[:, :-1], y[:, :-1], largest(y)) is not None:
+        return "it looks ahead"
+    turned = call(module, torch.cat([x[:, :-1].flip(1), x[:, -1:]], 1))
+    if difference(layer.precision, turned[:, -1], y[:, -1], largest(y)) is None:
+        return "it does not see the order of earlier tokens"
+    return None
 
 
 class _AtTheEnd(nn.Module):

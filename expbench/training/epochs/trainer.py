@@ -15,6 +15,7 @@ import torch
 
 from expbench.errors import BadInput
 from expbench.results import provenance
+from expbench.results.reported import not_finite
 from expbench.run import Score
 from expbench.training.device import peak
 from expbench.training.distributed import Group, joined
@@ -100,7 +101,7 @@ class _Training:
                 continue
             broke_at = steps.broke_at()
             if broke_at:
-                raise DivergedError(f"the loss or its gradient is not finite at step {broke_at} of {stages.steps}")
+                raise DivergedError(not_finite(broke_at, stages.steps))
             self._clock.lap(steps.taken)
             if evaluated:
                 yield from self._evaluated()
