@@ -72,10 +72,13 @@ class _GRU(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         *tensors, ctx.backend = inputs
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # else the gates, which have no gradient, get one of zeros
         ctx.save_for_backward(*tensors, *output)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return None, None, None, None
         with torch.autocast(grad.device.type, enabled=False):
             return *_Backward.apply(grad, *ctx.saved_tensors, ctx.backend), None
 
@@ -132,8 +135,12 @@ def _fused(x: Tensor, weight: Tensor, backend: str) -> bool:
     """Return whether the kernels of `triton_steps` are to solve this problem."""
     if backend != _AUTO:
         return backend == "triton"
-    possible = x.is_cuda and triton_steps.unsupported(x, weight) is None
+    possible = _on_device(x) and triton_steps.unsupported(x, weight) is None
     return possible and backends.unavailable_reason("triton") is None and triton_steps.agrees(weight.shape[-1], x.device)
+
+
+def _on_device(x: Tensor) -> bool:
+    return x.is_cuda
 
 
 def _gru(x: Tensor, weight: Tensor, bias: Tensor, backend: str) -> tuple[Tensor, Tensor]:

@@ -75,7 +75,11 @@ def agrees(H: int, device: torch.device) -> bool:
     x, weight, bias, grad = numbers(2, 5, 4, 3 * H), numbers(2, 3 * H, H), numbers(2, 3 * H), numbers(2, 5, 4, H)
     kept = torch_steps.forward(x, weight, bias)
     expected = (*kept, *torch_steps.backward(grad, x, weight, *kept))
-    found = (*forward(x, weight, bias), *backward(grad, x, weight, *kept))
+    try:
+        found = (*forward(x, weight, bias), *backward(grad, x, weight, *kept))
+    except Exception as error:  # a compiler and a driver raise different types
+        _log.warning("gru: the Triton kernels for %d states fail here (%s); torch is used", H, type(error).__name__)
+        return False
     worst = max(float((mine - its).norm() / its.norm()) for mine, its in zip(found, expected, strict=True))
     if not worst <= _NEAR:
         _log.warning("gru: the Triton kernels for %d states differ from torch by %.1e here; torch is used", H, worst)

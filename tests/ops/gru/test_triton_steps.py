@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from expbench.ops import backends
-from expbench.ops.gru import torch_steps, triton_steps
+from expbench.ops.gru import recurrence, torch_steps, triton_steps
 from expbench.ops.gru.recurrence import gated_recurrence, reference
 from tests.ops.gru.test_recurrence import gradients, problem
 
@@ -55,18 +56,35 @@ def test_what_the_kernels_do_not_support() -> None:
         by("triton")(*problem(H=33, dtype=torch.float32))
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (lambda states, gates: (1.001 * states, gates), "differ from torch by 1.0e-03 here; torch is used"),
+        (lambda states, gates: (states * torch.nan, gates), "differ from torch by nan here; torch is used"),
+        (lambda states, gates: states.missing, "fail here (AttributeError); torch is used"),
+    ],
+)
 def test_kernels_that_disagree_with_torch_are_not_used(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    changed: Callable[..., Any], said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    device = torch.device(DEVICE)
-    solve = triton_steps.forward
-    triton_steps.agrees.cache_clear()
-    assert triton_steps.agrees(3, device)
-    triton_steps.agrees.cache_clear()
-    monkeypatch.setattr(triton_steps, "forward", lambda *given: tuple(1.001 * x for x in solve(*given)))
-    assert not triton_steps.agrees(3, device)
-    assert "the Triton kernels for 3 states differ from torch by 1.0e-03 here; torch is used" in caplog.text
-    triton_steps.agrees.cache_clear()
+    device, solve = torch.device(DEVICE), triton_steps.forward
+    agrees = triton_steps.agrees.__wrapped__  # what is found here is not kept
+    assert agrees(3, device)
+    assert caplog.text == ""
+    monkeypatch.setattr(triton_steps, "forward", lambda *given: changed(*solve(*given)))
+    assert not agrees(3, device)
+    assert f"the Triton kernels for 3 states {said}" in caplog.text
+
+
+@pytest.mark.parametrize(("agrees", "name"), [(True, "triton"), (False, "torch")])
+def test_the_default_on_a_gpu(agrees: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrence, "_on_device", lambda x: True)
+    monkeypatch.setattr(triton_steps, "agrees", lambda H, device: agrees)
+    tensors = tuple(x.to(DEVICE) for x in problem(dtype=torch.float32))
+    for given, expected in ((tensors, name), (tuple(x.double() for x in tensors), "torch")):
+        with backends.using(None) as used:
+            gradients(gated_recurrence, given)
+        assert used.names == (expected,)
 
 
 _COMPILE = """
@@ -75,7 +93,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from expbench.ops.gru import triton_kernels, triton_steps
 
-H = 8
+H = 4
 H2, rows = triton_steps._tile(H)
 constants = {"H": H, "H2": H2, "ROWS": rows}
 for kernel in (triton_kernels.forward, triton_kernels.backward):
@@ -89,7 +107,7 @@ for kernel in (triton_kernels.forward, triton_kernels.backward):
 
 
 def test_compiled_for_a_gpu_products_stay_within_a_thread() -> None:
-    """Sums over lanes would be 288 shuffles and 56 barriers per step at 8 states."""
+    """Sums over lanes would be 48 shuffles per step at 4 states, and 288 at 8."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     answer = subprocess.run([sys.executable, "-c", _COMPILE], capture_output=True, text=True, env=environment, check=False)
     if answer.returncode and re.search(r"ptxas|GPUTarget|No module named", answer.stderr.splitlines()[-1]):
