@@ -136,6 +136,22 @@ def theory_realise(
     print(", ".join(map(str, write(found, formula, folder))))
 
 
+@theory_app.command("witnesses", cls=Command)
+def theory_witnesses(
+    results: ResultsOption = "results",
+    sequences: Annotated[int, typer.Option(min=256, max=1 << 20, help="Number of fresh sequences.")] = 1 << 14,
+) -> None:
+    """Evaluate the networks with kept weights that solved their task on fresh data; exit with 1 if one does not solve it."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from expbench.results import folders
+    from expbench.theory import witnesses
+
+    found = list(witnesses.check(folders.existing_folder(results), sequences))
+    print(witnesses.text(found))
+    if not all(each.holds for each in found):
+        raise typer.Exit(1)
+
+
 @theory_app.command("bound", cls=Command)
 def theory_bound(
     L: Annotated[int, typer.Option("--L", help="Length.")] = 8,

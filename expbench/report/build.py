@@ -70,7 +70,7 @@ def write_report(
     """Write ``folder/report/report.md`` with its figures, ``report.html`` and ``report.tex``; return the path of the first.
 
     They replace the last report together, and all other files stay. tasks, models: the runs to show. against: a model that
-    every other model is compared to, which is also shown. witnesses: another results folder, whose networks with kept weights
+    every other model is compared to, which is also shown. witnesses: another results folder; its networks with kept weights
     prove what can be represented. Raise `BadInput` if no runs remain or the folder is not writable.
     """
     if models is not None and against is not None:

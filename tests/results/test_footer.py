@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from expbench.results import digest, footer, reading, reported, store, together
-from expbench.results.schema import SCHEMA
+from expbench.results.schema import SCHEMA, VERSION
 from tests.results.rows import control, trained
 
 SPECIAL = np.array([math.nan, -math.nan, 0.0, -0.0, math.inf, 1e-310, 0.1], np.float64)
@@ -111,8 +111,8 @@ def test_a_copy_that_cannot_be_one_is_left_for_the_columns(
     assert found is not None
     copy = [found.rows, found.values, found.places]
     change(copy)  # type: ignore[operator]
-    monkeypatch.setattr(footer, "_content", lambda _: json.dumps([7, *copy]).encode())
-    content = data.index(b"[7,")
+    monkeypatch.setattr(footer, "_content", lambda _: json.dumps([VERSION, *copy]).encode())
+    content = data.index(b"[%d," % VERSION)
     path.write_bytes(footer.with_copy(data[:content] + data[footer._footer(data) :], pq.read_table(path)))
     contents = store.read_tables(tmp_path, SCHEMA.names)
     assert contents.problems == []
