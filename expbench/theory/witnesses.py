@@ -77,7 +77,7 @@ def text(found: list[Checked]) -> str:
     for run, value, margin in found:
         c = run.configuration
         network = f"{c['model']} D={c['D']} depth={c['depth']} positions={c['positions']}"
-        task = f"{c['task']} L={c['L']}, {c['context']}, instance={run.witness.instance}"
+        task = f"{c['task']} L={c['L']}, degree={c['degree']}, {c['context']}, instance={run.witness.instance}"
         values = [number(run.value), f"{number(value)} +- {number(margin)}", number(c.success_threshold)]
         holds = "holds" if Checked(run, value, margin).holds else "FAILS"
         lines.append([run.key[:12], network, task, run.witness.precision, c["norm"], *values, holds])
