@@ -212,7 +212,7 @@ def _depths(configurations: Sequence[Configuration], target: Path, data: Sequenc
     save(figure, path)
     said = (
         "Largest degree that at least half of the runs solve, against depth. Dashed: largest degree whose floor lies below "
-        "the success threshold. Above it no network of that reach can solve the task. Up to it no bound rules out a "
+        "the success threshold. Above it no such network can solve the task. Up to it no bound rules out a "
         "solution, which does not prove that one exists."
     )
     picture = FigureBlock("the largest degree solved against depth", path, data)
