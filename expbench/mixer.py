@@ -32,8 +32,8 @@ from expbench.ops import backends
 from expbench.run import RELATIVE, Positions
 from expbench.settings import Value
 
-Backbone = Literal["mamba", "transformer"]
 Bound = Literal["symmetry", "span"]
+Backbone = Literal["mamba", "transformer"]
 LONGEST_PROBE = 4096  # the longest sequence on which a layer is tried before it is trained
 
 
@@ -56,21 +56,21 @@ class Mixer(nn.Module):
     language model puts around the mixer, instead of a position code (`language/model.py`). widths, lengths, dtypes, devices:
     the supported values (None: all), such as ``range(32, 4097, 32)``; other runs are recorded as `unsupported`. backends:
     likewise, for a backend forced by --backend.
-    bounds: what is proved of one such layer; a subclass, which computes something else, does not inherit it. ``symmetry``:
-    y_t is a function of x_t and the multiset of x_1 .. x_t (`algebra/symmetry.py`). ``span``: y_t is the sum over j <= t of
-    (q_t . k_j) v_j with q, k and v affine in the tokens (`algebra/spans.py`).
     """
 
     version: ClassVar[int] = 1
     positions: ClassVar[Positions] = "none"
     relative: ClassVar[Container[Positions]] = ()
-    bounds: ClassVar[tuple[Bound, ...]] = ()
     backbone: ClassVar[Backbone] = "mamba"
     widths: ClassVar[Container[int] | None] = None
     lengths: ClassVar[Container[int] | None] = None
     dtypes: ClassVar[Container[str] | None] = None
     devices: ClassVar[Container[str] | None] = None
     backends: ClassVar[Container[str] | None] = None
+    # What is proved of one such layer; a subclass, which computes something else, does not inherit it. symmetry: y_t is a
+    # function of x_t and the multiset of x_1 .. x_t (algebra/symmetry.py). span: y_t is the sum over j <= t of
+    # (q_t . k_j) v_j with q, k and v affine in the tokens (algebra/spans.py).
+    bounds: ClassVar[tuple[Bound, ...]] = ()
 
     @classmethod
     def resolve(cls, width: int, settings: dict[str, Value]) -> dict[str, Value]:
@@ -155,12 +155,6 @@ def apply_relative(layer: nn.Module, code: RelativeCode | None) -> None:
         layer.use_positions(code)
 
 
-def bounds(layer: nn.Module) -> tuple[Bound, ...]:
-    """Return `Mixer.bounds` as the class of a layer itself states it."""
-    stated: tuple[Bound, ...] = vars(type(layer)).get("bounds", ()) if isinstance(layer, Mixer) else ()
-    return stated
-
-
 def state_size(layer: nn.Module, L: int) -> int | None:
     """Return `Mixer.state_size` of any module; None if it does not declare it."""
     state: int | None = layer.state_size(L) if isinstance(layer, Mixer) else None
@@ -170,6 +164,12 @@ def state_size(layer: nn.Module, L: int) -> int | None:
 def flops(layer: nn.Module, L: int) -> float | None:
     """Return `Mixer.flops` of any module; None if it does not declare it."""
     return layer.flops(L) if isinstance(layer, Mixer) else None
+
+
+def bounds(layer: nn.Module) -> tuple[Bound, ...]:
+    """Return `Mixer.bounds` as the class of a layer itself states it."""
+    stated: tuple[Bound, ...] = vars(type(layer)).get("bounds", ()) if isinstance(layer, Mixer) else ()
+    return stated
 
 
 @contextmanager

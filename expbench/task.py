@@ -191,8 +191,11 @@ class Task(ABC):
         """Return the lower bound of the primary metric, an error, over all networks of that reach; None if unknown."""
         return None
 
-    def span_floor(self, codes: Codes) -> float | None:
-        """Return the lower bound for one layer of linear attention with these position codes; None if unknown."""
+    def span_floor(self, codes: Codes, *, largest: float = math.inf) -> float | None:
+        """Return the lower bound for one layer of linear attention with these position codes; None if unknown.
+
+        largest: bound on its coefficients (`algebra/spans.py`).
+        """
         return None
 
     def symmetry_floor(self) -> float | None:

@@ -284,8 +284,8 @@ class PolyReg(Task):
     def floor(self, reach: Reach) -> floors.Floor:
         return floors.floor(self.polynomial, self.distribution, self.L, reach)
 
-    def span_floor(self, codes: spans.Codes) -> float:
-        return spans.span_floor(self.polynomial, self.distribution, self.L, codes)
+    def span_floor(self, codes: spans.Codes, *, largest: float = math.inf) -> float:
+        return spans.span_floor(self.polynomial, self.distribution, self.L, codes, largest=largest)
 
     def symmetry_floor(self) -> float:
         return symmetry.symmetry_floor(self.polynomial, self.distribution, self.L)

@@ -16,6 +16,10 @@ def report(
         str | None, typer.Option(metavar="MODEL", help="Compare every other model with this one, by paired differences.")
     ] = None,
     results: ResultsOption = "results",
+    witnesses: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Results with kept weights, which prove what a network can represent."),
+    ] = None,
 ) -> None:
     """Write verdicts, tables and figures of the results to RESULTS/report/report.html, report.md and report.tex."""
     from expbench.report.build import write_report
@@ -30,6 +34,7 @@ def report(
         tasks=split_list(task, "--task") if task is not None else None,
         models=split_list(models, "--models") if models is not None else None,
         against=against,
+        witnesses=folders.existing_folder(witnesses, "--witnesses") if witnesses is not None else None,
     )
     print(path.with_suffix(".html"))
     bad_files(problems)

@@ -136,6 +136,65 @@ def theory_realise(
     print(", ".join(map(str, write(found, formula, folder))))
 
 
+@theory_app.command("floor", cls=Command)
+def theory_floor(
+    L: Annotated[str, typer.Option("--L", metavar="LIST", help="Lengths.")] = "16,32",
+    degree: Annotated[str | None, typer.Option(metavar="LIST", help="Degrees of the task. (default: the task's)")] = None,
+    task_setting: Annotated[
+        list[str] | None,
+        typer.Option("-t", "--task-setting", metavar="NAME=VALUE", help="A setting; repeatable."),
+    ] = None,
+    D: Annotated[int, typer.Option("--D", min=1, max=64, help="Width.")] = 8,
+    positions: Annotated[str, typer.Option(metavar="NAME", help="none, sin, learned, onehot, index.")] = "sin",
+    position_base: Annotated[float, typer.Option(min=1.0, help="Base of the sinusoids.")] = 10000.0,
+    largest: Annotated[
+        list[float] | None,
+        typer.Option(min=0.0, help="Also the floor for coefficients up to this size, for labels of variance 1; repeatable."),
+    ] = None,
+) -> None:
+    """Compute the floors of one layer of linear attention on polyreg: by degree and structure, by span, and by symmetry.
+
+    Codes enter as a network stores them, in float32.
+    """
+    check_choice("--positions", positions, ("none", "sin", "learned", "onehot", "index"))
+    from expbench.settings import split_assignment
+    from expbench.sweep.spec import whole
+    from expbench.theory import floors
+
+    given = [split_assignment(text, "-t")[1:] for text in task_setting or []]
+    for name, values in given:
+        if len(values) > 1:
+            raise BadInput(f"-t {name}: this table has one value of each setting, e.g. -t {name}={values[0]}")
+    degrees = [None] if degree is None else whole("--degree", degree)
+    print(
+        floors.text(
+            {name: values[0] for name, values in given},
+            whole("--L", L, most=1024),
+            degrees,
+            width=D,
+            positions=positions,
+            base=position_base,
+            largest=largest or [],
+        )
+    )
+
+
+@theory_app.command("witnesses", cls=Command)
+def theory_witnesses(
+    results: ResultsOption = "results",
+    sequences: Annotated[int, typer.Option(min=256, max=1 << 20, help="Number of fresh sequences.")] = 1 << 14,
+) -> None:
+    """Evaluate the networks with kept weights that solved their task on fresh data; exit with 1 if one does not solve it."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from expbench.results import folders
+    from expbench.theory import witnesses
+
+    found = list(witnesses.check(folders.existing_folder(results), sequences))
+    print(witnesses.text(found))
+    if not all(each.holds for each in found):
+        raise typer.Exit(1)
+
+
 @theory_app.command("bound", cls=Command)
 def theory_bound(
     L: Annotated[int, typer.Option("--L", help="Length.")] = 8,

@@ -26,6 +26,7 @@ from expbench.report.figures import beside_controls, curves, depth_against_degre
 from expbench.report.folder import replacing
 from expbench.report.html import page
 from expbench.report.labels import labels
+from expbench.results.certificates.kept import certified
 from expbench.results.configurations import Configuration, gather, with_context
 from expbench.results.schema import TRAINED
 
@@ -44,14 +45,17 @@ first; rows of which most runs diverged or failed come last. The columns are:
 - `reach`: polynomial degree of the network's output, and its order: the number of positions that one term can combine. A
   network with normalisation, softmax, exp or softplus has no polynomial bound. `not stated`: the layer does not say what
   it is (`expbench check` measures it).
-- `floor`: lowest error of any polynomial of that degree that combines positions as this network does, and so a lower bound
-  for the network. With a floor of 0 no bound rules the task out; a network of this width and with these position codes may
-  still be unable to represent it.
+- `floor`: a proved lower bound on the error of every network like this one, in exact arithmetic: of every polynomial of that
+  degree that combines positions as this network does; of one layer of linear attention with these position codes (span); of
+  every predictor that ignores the order of the past (symmetry). With a floor of 0 no bound rules the task out; a network of
+  this width may still be unable to represent it.
 - `reading`: conclusion about the network if no run of the configuration solves the task. `not representable`: its floor
   lies above the threshold. In brackets: at its floor, if the interval ends within 10 % of the floor; perhaps at it, if only
-  the mean lies there; otherwise above it. `representable, not found`: a run of the same network solves the task, or one of
-  its instances, in another configuration, for example with another learning rate, more steps or a construction (`--init`).
-  `unknown`: neither holds; a failed search proves nothing.
+  the mean lies there; otherwise above it; and the bound. `representable, not found`: a network of this class solves the task
+  and can be built again, from a construction (`--init`) or from kept weights (`--save-weights`). `solved in another
+  configuration`: a run of the same class solved it, for example with another learning rate or more steps, but its weights
+  were not kept, so this is an observation and no proof. `unknown`: none of these; a failed search proves nothing. Bounds by
+  degree, structure and span hold without normalisation only.
 - `protocol`: norm, positions, residual, skip; report.html has a column for each that differs. If two models in one table
   have different `positions`, a difference between them is a difference of layer and positions together."""
 
@@ -63,16 +67,18 @@ def write_report(
     tasks: Sequence[str] | None = None,
     models: Sequence[str] | None = None,
     against: str | None = None,
+    witnesses: Path | None = None,
 ) -> Path:
     """Write ``folder/report/report.md`` with its figures, ``report.html`` and ``report.tex``; return the path of the first.
 
     They replace the last report together, and all other files stay. tasks, models: the runs to show. against: a model that
-    every other model is compared to, which is also shown. Raise `BadInput` if no runs remain or the folder is not writable.
+    every other model is compared to, which is also shown. witnesses: another results folder; its networks with kept weights
+    prove what can be represented. Raise `BadInput` if no runs remain or the folder is not writable.
     """
     if models is not None and against is not None:
         models = list(dict.fromkeys([*models, against]))
     kept = with_context(_chosen(frame, folder, tasks, models, against))
-    configurations = gather(kept)
+    configurations = certified(gather(kept), folder, witnesses)
     every = configurations if len(kept) == len(frame) else None
     judged = [
         *_against(configurations, kept, against),
@@ -81,7 +87,7 @@ def write_report(
     with replacing(folder / "report") as target:
         (target / "figures").mkdir()
         sections = [*judged, *_results(kept, configurations, target)]
-        document = Document(_summary(kept, configurations), sections, _command(folder, tasks, models, against))
+        document = Document(_summary(kept, configurations), sections, _command(folder, tasks, models, against, witnesses))
         pages = {"md": markdown(document, target), "html": page.render(document), "tex": latex.render(document)}
         for ending, text in pages.items():
             (target / f"report.{ending}").write_text(text, encoding="utf-8")
@@ -137,12 +143,15 @@ def _chosen(
     return kept if models is None else kept[~kept["kind"].isin(TRAINED) | kept["model"].isin(models)]
 
 
-def _command(folder: Path, tasks: Sequence[str] | None, models: Sequence[str] | None, against: str | None) -> str:
+def _command(
+    folder: Path, tasks: Sequence[str] | None, models: Sequence[str] | None, against: str | None, witnesses: Path | None
+) -> str:
     """Return the command line that writes this report."""
     words = ["expbench", "report", "--results", folder.as_posix()]
     words += ["--task", ",".join(tasks)] if tasks is not None else []
     words += ["--models", ",".join(models)] if models is not None else []
     words += ["--against", against] if against is not None else []
+    words += ["--witnesses", witnesses.as_posix()] if witnesses is not None else []
     return shlex.join(words)
 
 
@@ -210,7 +219,7 @@ def _depths(configurations: Sequence[Configuration], target: Path, data: Sequenc
     save(figure, path)
     said = (
         "Largest degree that at least half of the runs solve, against depth. Dashed: largest degree whose floor lies below "
-        "the success threshold. Above it no network of that reach can solve the task. Up to it no bound rules out a "
+        "the success threshold. Above it no such network can solve the task. Up to it no bound rules out a "
         "solution, which does not prove that one exists."
     )
     picture = FigureBlock("the largest degree solved against depth", path, data)

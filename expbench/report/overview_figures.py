@@ -21,7 +21,7 @@ _NONE = 0.5  # y value if no degree is solved
 def solved_by_depth(configurations: Sequence[Configuration]) -> Figure | None:
     """Draw the largest degree that at least half of the runs solve, against depth; one panel per L and task configuration.
 
-    Dashed: the largest degree whose floor lies below the success threshold; above it no network of that reach solves the
+    Dashed: the largest degree whose floor lies below the success threshold; above it no such network solves the
     task. Configurations with ill-posed labels are omitted. Return None if degree and depth do not vary, or for too many
     models.
     """

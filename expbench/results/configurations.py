@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from expbench.results import identity
+from expbench.results.certificates.witness import Witness, is_construction, representable
 from expbench.results.identity import SIZES as SIZES
 from expbench.results.learning_rates import Criterion, Tuning, tuning
 from expbench.results.reported import AT_START, choosing, ending, reported
@@ -45,9 +46,9 @@ _STATED = [
 class Configuration:
     """A configuration: all settings except seed and instance.
 
-    facts: its columns by name. runs: one row per run, with `value`. representable: whether some run of the same class of
-    networks solves the task, in this or another configuration. tuning: by the latest rule under which its runs were made;
-    None without tuning runs.
+    facts: its columns by name. runs: one row per run, with `value`. tuning: by the latest rule under which its runs were made;
+    None without tuning runs. solved_elsewhere: whether a run of the same class of networks solves one of its instances, in
+    this or another configuration. witnesses: of its class of networks.
     """
 
     facts: dict[str, Any]
@@ -55,7 +56,8 @@ class Configuration:
     metric: str
     higher_is_better: bool
     success_threshold: float
-    representable: bool = False
+    solved_elsewhere: bool = False
+    witnesses: frozenset[Witness] = frozenset()
     tuning: Tuning | None = None
 
     def __getitem__(self, column: str) -> Any:
@@ -116,13 +118,22 @@ class Configuration:
         return sum(of_instances) / len(of_instances) if of_instances else None
 
     @property
-    def reading(self) -> str:
-        """Conclusion about the class of networks: not representable, solved, representable but not found, or unknown.
+    def floor_of(self) -> str:
+        """Bounds from which the floors of its instances come."""
+        names = ("floor", "floor_of", "floor_degree", "floor_structure")
+        found = {_bound(*each) for each in zip(*map(self.each, names), strict=True)} - {None}
+        return " or ".join(sorted(map(str, found)))
 
-        A mean is at its floor if the upper end of its interval lies within 10 % of the floor, above it if the mean does not,
-        and perhaps at it otherwise, since a wide interval or a single run cannot tell. A floor below the success threshold
-        rules nothing out and proves nothing. If no run solves the task, some network might still do so. If a run of the same
-        class solves it, the class can represent it, for the instance that was solved.
+    @property
+    def reading(self) -> str:
+        """Conclusion about the class of networks, from a proof if there is one, or else from its runs.
+
+        `not representable` needs a proved floor above the success threshold, and names the bound. `representable` needs a
+        witness. Both name norm and precision. A run that solves the task and kept no weights is an observation: other
+        configurations of the class read `solved in another configuration`. A mean is at its floor if the upper end of its
+        interval lies within 10 % of the floor, above it if the mean does not, and perhaps at it otherwise, since a wide
+        interval or a single run cannot tell. A floor below the success threshold rules nothing out and proves nothing. If no
+        run solves the task, some network might still do so: `unknown`.
         """
         if not self.trials:
             return "-"
@@ -132,10 +143,11 @@ class Configuration:
                 return "BELOW its floor"
             near = _NEAR * self.floor  # comparisons with it are false if all runs diverged, or if there is no interval
             where = "at" if high <= near else "perhaps at" if mean <= near else "above"
-            return f"not representable ({where} its floor)"
+            return f"not representable ({where} its floor; {self.floor_of}, exact arithmetic, norm {self['norm']})"
         if self.solved:
             return "solved" if self.solved == self.trials else "solved by some"
-        return "representable, not found" if self.representable else "unknown"
+        found = representable(self.witnesses, self.each("instance"), self["norm"])
+        return found or ("solved in another configuration" if self.solved_elsewhere else "unknown")
 
     @property
     def trials(self) -> int:
@@ -145,9 +157,11 @@ class Configuration:
     @property
     def solved(self) -> int:
         """Number of runs whose primary metric reaches the success threshold of the task."""
-        return sum(
-            v >= self.success_threshold if self.higher_is_better else v <= self.success_threshold for v in self.values
-        )
+        return sum(map(self.solves, self.values))
+
+    def solves(self, value: float) -> bool:
+        """Return whether a value of the primary metric reaches the success threshold; NaN does not."""
+        return value >= self.success_threshold if self.higher_is_better else value <= self.success_threshold
 
     @property
     def solved_share(self) -> Interval:
@@ -266,8 +280,22 @@ def gather(frame: pd.DataFrame) -> list[Configuration]:
                 tuning=tunings.of(facts, rule=max(rules[start:end])),
             )
         )
-    found = {_class(c) for c in configurations if c.solved}
-    return [replace(c, representable=_class(c) in found) for c in configurations]
+    solved: dict[tuple[Any, ...], set[int]] = {}
+    witnesses: dict[tuple[Any, ...], set[Witness]] = {}
+    for c in configurations:
+        own = {i for i, value in zip(c.each("instance"), c.each("value"), strict=True) if c.solves(value)}
+        solved.setdefault(network_class(c), set()).update(own)
+        if is_construction(c["init"], c["init_noise"]):
+            found = {Witness(instance, "construction", c["dtype"]) for instance in own}
+            witnesses.setdefault(network_class(c), set()).update(found)
+    return [
+        replace(
+            c,
+            solved_elsewhere=not solved[network_class(c)].isdisjoint(c.each("instance")),
+            witnesses=frozenset(witnesses.get(network_class(c), ())),
+        )
+        for c in configurations
+    ]
 
 
 def _grouped(per_run: pd.DataFrame, columns: list[str]) -> tuple[pd.DataFrame, list[tuple[int, int]]]:
@@ -314,8 +342,18 @@ def _but_rate(facts: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(facts[name]) for name in _BUT_RATE)
 
 
-def _class(configuration: Configuration) -> tuple[Any, ...]:
+def network_class(configuration: Configuration) -> tuple[Any, ...]:
+    """Return the class of networks and the task of a configuration: its identity without training, rate and sizes."""
     return tuple(configuration[column] for column in _CLASS)
+
+
+def _bound(floor: float | None, stated: str | None, degree: float | None, structure: float | None) -> str | None:
+    """Return the bound from which a floor comes; rows from before schema 8 do not state it."""
+    if isinstance(stated, str) or pd.isna(floor) or not floor:
+        return stated if isinstance(stated, str) else None
+    if pd.isna(degree) and pd.isna(structure):
+        return "any predictor"
+    return "degree" if degree == floor else "structure" if structure == floor else "degree and structure"
 
 
 def _typed(name: str, value: Any) -> Any:

@@ -33,14 +33,14 @@ def open_folder(path: str, option: str = "--results", example: str = "results") 
     return folder
 
 
-def existing_folder(path: str) -> Path:
+def existing_folder(path: str, option: str = "--results") -> Path:
     """Return an existing results folder; raise `BadInput` with the nearest sibling's name if it does not exist."""
     folder = Path(path)
     if not folder.is_dir():
         parent = folder.parent
         beside = [str(p) for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
         known = [name for name in beside if not Path(name).name.startswith((".", "_"))]
-        raise BadInput(f"{unknown('results folder', path, known)}; name it by --results FOLDER")
+        raise BadInput(f"{unknown('results folder', path, known)}; name it by {option} FOLDER")
     return folder
 
 

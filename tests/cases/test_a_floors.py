@@ -19,4 +19,4 @@ def test_a15_a_mean_is_at_its_floor_only_if_its_interval_ends_there(
     floor: float, values: list[float | None], where: str
 ) -> None:
     (configuration,) = gather(with_context(frame_of(runs(values, floor=floor))))
-    assert configuration.reading == f"not representable ({where} its floor)"
+    assert configuration.reading == f"not representable ({where} its floor; any predictor, exact arithmetic, norm layer)"

@@ -85,10 +85,10 @@ def test_what_a_configuration_says() -> None:
 @pytest.mark.parametrize(
     ("floor", "values", "expected"),
     [
-        (0.5, [0.5, 0.502], "not representable (at its floor)"),
-        (0.5, [0.5, 0.52], "not representable (perhaps at its floor)"),
-        (0.5, [0.7, 0.72], "not representable (above its floor)"),
-        (0.5, [None, None], "not representable (above its floor)"),
+        (0.5, [0.5, 0.502], "not representable (at its floor; span, exact arithmetic, norm none)"),
+        (0.5, [0.5, 0.52], "not representable (perhaps at its floor; span, exact arithmetic, norm none)"),
+        (0.5, [0.7, 0.72], "not representable (above its floor; span, exact arithmetic, norm none)"),
+        (0.5, [None, None], "not representable (above its floor; span, exact arithmetic, norm none)"),
         (0.5, [0.1, 0.1], "BELOW its floor"),
         (0.005, [0.3, 0.4], "unknown"),
         (None, [0.3, None], "unknown"),
@@ -99,7 +99,7 @@ def test_what_a_configuration_says() -> None:
     ],
 )
 def test_what_a_configuration_says_of_its_class(floor: float | None, values: list[float | None], expected: str) -> None:
-    (configuration,) = gather(with_context(frame_of(runs(values, floor=floor))))
+    (configuration,) = gather(with_context(frame_of(runs(values, floor=floor, floor_of="span", norm="none"))))
     assert configuration.reading == expected
     assert gather(with_context(frame_of([row(status="unsupported", primary=None, value=None)])))[0].reading == "-"
 
@@ -119,11 +119,11 @@ ANOTHER_CLASS: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("column", "value", "reading"),
     [
-        *((column, value, "representable, not found") for column, value in TRAINED_OTHERWISE.items()),
+        *((column, value, "solved in another configuration") for column, value in TRAINED_OTHERWISE.items()),
         *((column, value, "unknown") for column, value in ANOTHER_CLASS.items()),
     ],
 )
-def test_what_another_configuration_of_the_class_solves_can_be_represented(column: str, value: Any, reading: str) -> None:
+def test_what_another_configuration_of_the_class_solves_is_an_observation(column: str, value: Any, reading: str) -> None:
     other: dict[str, Any] = {"task_settings": SUFFIX} | {column: value}
     rows = [*runs([0.3, None], task_settings=SUFFIX), *runs([0.3, 0.001], **other)]
     configurations = gather(with_context(frame_of(rows)))
@@ -134,9 +134,10 @@ def test_what_another_configuration_of_the_class_solves_can_be_represented(colum
 
 
 def test_a_floor_above_the_threshold_is_said_before_all_else() -> None:
-    rows = [*runs([0.5, 0.501], floor=0.5), *runs([0.001, 0.9], lr=0.1, floor=0.5)]
+    bound = {"floor": 0.5, "floor_of": "symmetry"}
+    rows = [*runs([0.5, 0.501], **bound), *runs([0.001, 0.9], lr=0.1, **bound)]
     assert [configuration.reading for configuration in gather(with_context(frame_of(rows)))] == [
-        "not representable (at its floor)",
+        "not representable (at its floor; symmetry, exact arithmetic, norm layer)",
         "BELOW its floor",
     ]
 

@@ -52,7 +52,8 @@ _TONES = {
     "solved by some": "fair",
     "undecided": "unsure",
     "unknown": "unsure",
-    "representable, not found": "unsure",
+    "representable": "unsure",
+    "solved in another configuration": "unsure",
     "not comparable": "none",
     "not run": "none",
 }
