@@ -93,8 +93,8 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 def _exact_share(values: _Reals, least: float) -> float:
     """Return the share of all sign vectors whose sum has at least this absolute value.
 
-    The sums of one half of the values are sorted and searched for those of the other: 2^(n/2) sums in place of 2^n. The first
-    sign is fixed, because a global sign changes no absolute value.
+    The sums of one half of the values are sorted, and searched for those of the other: 2^(n/2) sums in place of 2^n. The
+    first sign is fixed, because a global sign changes no absolute value.
     """
     half = len(values) // 2 + 1
     sums = [values[:1], np.zeros(1)]
