@@ -25,7 +25,7 @@ class GRU(Mixer):
     `torch.nn.Linear`.
     """
 
-    backends = ("reference", "torch")
+    backends = ("reference", "torch", "triton")
 
     def __init__(self, width: int, *, hidden: int | None = None) -> None:
         super().__init__()

@@ -60,11 +60,17 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, states: Tensor, gates: Ten
         if t:
             g[t - 1].baddbmm_(of_gates[t], back)
 
-    of_state = of_gates[..., : 3 * H].transpose(0, 1).reshape(S, L * B, 3 * H)
-    of_weight = of_state[:, B:].mT @ states[:-1].transpose(0, 1).reshape(S, (L - 1) * B, H)
     of_input = of_gates[..., : 3 * H].clone(memory_format=torch.contiguous_format)
     torch.mul(k_n, g, out=of_input[..., 2 * H :])
-    return of_input.movedim(0, 2), of_weight, of_state.sum(1)
+    return of_input.movedim(0, 2), *of_parameters(of_gates[..., : 3 * H], states)
+
+
+def of_parameters(of_state: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of weight and bias for those of the gates of the state (L, S, B, 3H); states: (L, S, B, H)."""
+    L, S, B, H = states.shape
+    of_state = of_state.transpose(0, 1).reshape(S, L * B, 3 * H)
+    before = states[:-1].transpose(0, 1).reshape(S, (L - 1) * B, H)
+    return of_state[:, B:].mT @ before, of_state.sum(1)
 
 
 def empty(like: Tensor, S: int, B: int, L: int, numbers: int) -> Tensor:
