@@ -84,13 +84,28 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     refuse_nan(differences)
     least = abs(values.sum()) - _TIE * np.abs(values).sum()
     if n <= _MOST_EXACT:
-        sums = values[:1]  # the first sign is fixed, because a global sign changes no absolute value
-        for value in values[1:]:
-            sums = np.concatenate([sums + value, sums - value])
-        return float(np.mean(np.abs(sums) >= least))
+        return _exact_share(values, least)
     chunks = _kept_signs(n) if DRAWS * n <= _KEPT else _signs(n)
     extreme = sum(np.count_nonzero(np.abs(signs @ values) >= least) for signs in chunks)
     return float((extreme + 1) / (DRAWS + 1))
+
+
+def _exact_share(values: _Reals, least: float) -> float:
+    """Return the share of all sign vectors whose sum has at least this absolute value.
+
+    The sums of one half of the values are sorted, and searched for those of the other: 2^(n/2) sums in place of 2^n. The
+    first sign is fixed, because a global sign changes no absolute value.
+    """
+    half = len(values) // 2 + 1
+    sums = [values[:1], np.zeros(1)]
+    for side, part in enumerate((values[1:half], values[half:])):
+        for value in part:
+            sums[side] = np.concatenate([sums[side] + value, sums[side] - value])
+    one, other = sums[0], np.sort(sums[1])
+    above = len(other) - np.searchsorted(other, least - one, side="left")
+    below = np.searchsorted(other, -least - one, side="right")
+    extreme = np.minimum(above + below, len(other))  # with least = 0 a sum of 0 is both
+    return float(extreme.sum() / (len(one) * len(other)))
 
 
 def paired(differences: Sequence[Sequence[float]]) -> Paired:
