@@ -20,7 +20,7 @@ from expbench.ops.taylor import contraction_range
 from expbench.settings import Value
 
 Start = Literal["literal", "scaled"]
-START_SCALE = 0.1
+START_SCALE = 0.01
 
 
 def without_literal(settings: dict[str, Value]) -> dict[str, Value]:
@@ -38,7 +38,7 @@ class S6PolyDisc(S6):
     the softplus polynomial (the "constant normalization factor" of Eq. 5, whose value the paper does not state). start:
     ``literal`` keeps Mamba's initial weights, with which several layers without normalisation have no finite loss, because
     each of them multiplies its input by itself again and again; ``scaled`` multiplies the initial maps to B, C and Delta and
-    the initial skip by 0.1, so that each layer begins near 0. Default: literal.
+    the initial skip by 0.01, so that each layer begins near 0. Default: literal.
     """
 
     backends = ("reference", "torch", "triton")
