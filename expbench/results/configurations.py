@@ -174,7 +174,7 @@ class Configuration:
 
     @cached_property
     def endings(self) -> list[str]:
-        """How each run ended: its status, or diverged at the start."""
+        """Ending of each run: its status, or diverged at the start."""
         return list(map(ending, self.each("status"), self.each("error")))
 
     @cached_property

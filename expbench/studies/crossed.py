@@ -63,7 +63,7 @@ _DEPTHS = {"linattn,s6-poly": "1,2,4", "s6,attn": "1,2", "gru,ssm": "1"}  # more
 
 
 def positions() -> Preset:
-    """Return the study of depth against degree with the codes crossed, ten instances each, a part for each length.
+    """Return the study of depth against degree with the codes crossed, ten instances each, the shortest length first.
 
     There is no normalisation, so that floors hold. Seed i is trained on instance i.
     """
@@ -79,29 +79,25 @@ def positions() -> Preset:
         seeds="0:10",
     )
 
-    def requests(L: int) -> Iterable[SweepSpec]:
-        degrees = [degree for degree in _DEGREES if degree <= L]
-        settings = [
-            (("family=sparse", "inputs=signs"), degrees),
-            (("family=sparse", "inputs=unit"), degrees),
-            *([(("family=product",), [L, 2 * L])] if L < 16 else []),  # longer ones have ill-posed labels
-            (("family=random",), [2, L]),
-            (("family=suffix", "inputs=signs"), degrees),
-        ]
-        for own, of_family in settings:
-            single = "family=suffix" in own  # this family has one instance
-            for models, depths in _DEPTHS.items():
-                yield replace(
-                    study,
-                    models=models,
-                    depth=depths,
-                    L=str(L),
-                    degree=",".join(map(str, of_family)),
-                    paired=not single,
-                    task_settings=own,
-                )
+    def part(L: int, family: str, inputs: str, degrees: Iterable[int]) -> Part:
+        own = replace(
+            study,
+            L=str(L),
+            degree=",".join(map(str, degrees)),
+            paired=family != "suffix",  # this family has one instance
+            task_settings=(f"family={family}", f"inputs={inputs}"),
+        )
+        requests = [replace(own, models=models, depth=depths) for models, depths in _DEPTHS.items()]
+        return Part(f"{family}-{inputs}-{L}", tuple(requests))
 
-    return Preset(tuple(Part(f"L={L}", tuple(requests(L))) for L in _LENGTHS), tuple(_claims_of_positions()), tuning_runs=2)
+    parts = []
+    for L in _LENGTHS:
+        degrees = [degree for degree in _DEGREES if degree <= L]
+        parts += [part(L, "sparse", "signs", degrees), part(L, "sparse", "unit", degrees)]
+        if L < 16:  # longer products have ill-posed labels
+            parts.append(part(L, "product", "unit", [L, 2 * L]))
+        parts += [part(L, "random", "unit", [2, L]), part(L, "suffix", "signs", degrees)]
+    return Preset(tuple(parts), tuple(_claims_of_positions()), tuning_runs=2)
 
 
 def _claims_of_positions() -> Iterable[Claim]:

@@ -22,7 +22,7 @@ from expbench.sweep.executors.local import Local
 from expbench.sweep.plan import Plan
 from expbench.sweep.progress import Progress
 from expbench.sweep.sharding import share
-from expbench.sweep.tuning import RateSearch, by_configuration, tuning_jobs
+from expbench.sweep.tuning import Key, RateSearch, by_configuration, pair_of, tuning_jobs
 from expbench.sweep.worker import WorkerResult
 from expbench.training.job import Job
 
@@ -62,13 +62,13 @@ def run(jobs: Sequence[Job], options: SweepOptions, say: Callable[[str], None]) 
     An interrupt propagates, and the same call resumes the sweep. Processes that make the same call on one folder divide the
     work: each takes runs that no other process holds, and waits for the others only when it has nothing else to do.
 
-    The parts of the jobs are run in order. Learning rates of a part are tuned together with those of all earlier parts,
-    since compared models share one grid: if a later part extends it, earlier parts get the same tuning runs, and their
-    reported runs are trained again where the choice changes.
+    The parts of the jobs are run in order. Learning rates of a part are tuned together with those of earlier parts that
+    share a grid with it, as compared models do: if a later part extends the grid, earlier parts get the same tuning runs,
+    and their reported runs are trained again where the choice changes.
     """
     ends = math.inf if options.seconds is None else time.monotonic() + options.seconds - supervision.elapsed()
     jobs = share(jobs, options.shard, whole_pairs=options.tunes)
-    parts = _up_to_each_part(jobs)
+    parts = _by_part(jobs, tunes=options.tunes)
     searches = {name: RateSearch(own, options.folder, options.tuning_runs) for name, own in parts.items() if options.tunes}
     before = supervision.ended_before()
     counts = Counter(before.values())
@@ -103,11 +103,19 @@ def run(jobs: Sequence[Job], options: SweepOptions, say: Callable[[str], None]) 
         waiting = not ran
 
 
-def _up_to_each_part(jobs: Sequence[Job]) -> dict[str, list[Job]]:
-    """Return for each part its jobs and those of all earlier parts."""
+def _by_part(jobs: Sequence[Job], *, tunes: bool) -> dict[str, list[Job]]:
+    """Return the jobs of each part; if learning rates are tuned, with those of earlier parts that share a grid with it."""
     found: dict[str, list[Job]] = {}
+    earlier: dict[Key, list[Job]] = {}
     for name in dict.fromkeys(job.part for job in jobs):
-        found[name] = [*next(reversed(found.values()), []), *(job for job in jobs if job.part == name)]
+        found[name] = own = [job for job in jobs if job.part == name]
+        if tunes:
+            by_grid: dict[Key, list[Job]] = {}
+            for job in own:
+                by_grid.setdefault(pair_of(job.run), []).append(job)
+            found[name] = [*(job for grid in by_grid for job in earlier.get(grid, [])), *own]
+            for grid, added in by_grid.items():
+                earlier.setdefault(grid, []).extend(added)
     return found
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from expbench.results import reported, store
@@ -32,6 +33,7 @@ from expbench.results.learning_rates import (
     middle,
 )
 from expbench.run import Run
+from expbench.task import Task
 from expbench.training.job import Job
 
 Key = str  # an identity
@@ -150,11 +152,17 @@ def tuning_jobs(configuration: Sequence[Job], rates: Sequence[float], runs: int 
     found = []
     for rate in rates:
         for k in range(runs):
-            task = dataclasses.replace(configuration[0].task, instance=RESERVED + k) if several else configuration[0].task
+            task = _reserved(configuration[0].task, k) if several else configuration[0].task
             settings = {**configuration[0].run.task_settings, "instance": task.instance}
             run = dataclasses.replace(configuration[0].run, lr=rate, seed=RESERVED + k, task_settings=settings)
             found.append(configuration[0]._replace(run=run, task=task))
     return found
+
+
+@cache
+def _reserved(task: Task, k: int) -> Task:
+    """Return a task on a reserved instance; made once, since many configurations have the same tasks."""
+    return dataclasses.replace(task, instance=RESERVED + k)
 
 
 def _tried(tuning: Mapping[Key, Sequence[Job]], folder: Path) -> dict[Key, Tried]:

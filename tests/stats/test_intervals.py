@@ -184,3 +184,12 @@ def test_kept_random_numbers_and_chunks_change_no_result(monkeypatch: pytest.Mon
     signs = 1 - 2 * np.random.default_rng(0).integers(2, size=(DRAWS, 25))
     extreme = np.abs(signs @ np.array(groups[0][0])) >= abs(sum(groups[0][0])) - 1e-9
     assert paired(groups[0]).p == (extreme.sum() + 1) / (DRAWS + 1)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8, 9])
+def test_half_sums_give_the_p_value_of_all_sign_vectors(n: int) -> None:
+    source = np.random.default_rng(n)
+    for values in (source.normal(0.3, 1, n), source.integers(-2, 3, n) / 4, np.zeros(n)):
+        least = abs(values.sum()) - 1e-12
+        sums = [abs(sum(map(math.prod, zip(values, signs, strict=True)))) for signs in itertools.product((1, -1), repeat=n)]
+        assert sign_flip_p(list(values)) == sum(s >= least for s in sums) / 2**n
