@@ -45,7 +45,7 @@ Codes = tuple[tuple[float, ...], ...]  # L codes of K numbers each; K is 0 witho
 LEARNED: Codes = ()  # codes that are free
 ERROR = 1e-12  # bound on the rounding error of a floor, which is lowered by it
 _DIGITS = Context(prec=150)
-_LONGEST_CODE = 64  # numbers; longer codes count as learned ones, which is a lower bound too
+_LONGEST_CODE = 32  # numbers; longer codes count as learned ones, which is a lower bound too
 _BITS = 100  # after the binary point of the label's coefficients, in exact distances
 # For a uniform input of mean m and standard deviation s, the P_2 and P_3 parts of x^2 are s^2 _SQUARE and 0, and those of
 # x^3 are 3 m s^2 _SQUARE and s^3 _SQUARE _CUBE.
@@ -105,12 +105,13 @@ def _distance(features: _Array, target: _Array, largest: float, tied: int = 0) -
 def _exact_distance(features: _Array, target: _Array) -> float:
     """Return the squared distance as a quotient of Gram determinants, by elimination in whole numbers (Bareiss 1968).
 
-    A feature that depends on earlier ones has the pivot 0 exactly. Only the target is rounded, to `_BITS` bits.
+    Only the upper triangle is used. A feature that depends on earlier ones has the pivot 0 exactly. Only the target is
+    rounded, to `_BITS` bits.
     """
     bits = max(Fraction(x).denominator.bit_length() for x in features.flat)
     columns = [[int(Fraction(x) * (1 << bits)) for x in column] for column in features.T]
     columns.append([round(Fraction(x) * (1 << _BITS)) for x in target])
-    gram = [[sum(map(mul, a, b)) for b in columns] for a in columns]
+    gram = [[sum(map(mul, a, b)) if i <= j else 0 for j, b in enumerate(columns)] for i, a in enumerate(columns)]
     last = 1
     for k in range(len(gram) - 1):
         pivot = gram[k][k]

@@ -23,7 +23,7 @@ from expbench.algebra.spans import ERROR
 
 _DIGITS = Context(prec=150)
 _MOST_STEPS = 200_000  # for one pair of monomials; a label that needs more has no such floor
-_LONGEST_SUFFIX = 2048
+_LONGEST, _LONGEST_PLAIN = 4096, 512
 _Counts = tuple[tuple[int, int], ...]  # (exponent, number of positions with it), without the exponent 0
 
 
@@ -32,6 +32,8 @@ def symmetry_floor(polynomial: Polynomial, inputs: Inputs, length: int) -> float
 
     Raise ValueError if the polynomial is neither `Monomials` nor `Suffix`.
     """
+    if length > _LONGEST:
+        return 0.0
     moments = polynomial.moments(inputs)
     with localcontext(_DIGITS):
         if isinstance(polynomial, Suffix):
@@ -49,21 +51,40 @@ def _of_suffix(polynomial: Suffix, inputs: Inputs) -> Decimal | None:
     With x = m + s P_1, the coefficients of order k in the product of a inputs have the sum C(a, k) m^(a-k) s^k. The mean
     over permutations spreads it evenly over the C(L-1, k) products of order k.
     """
-    if polynomial.degree > _LONGEST_SUFFIX:
-        return None
     mean, square = inputs.moment(1), inputs.moment(2)
     deviation = (square - mean**2).sqrt()
-    power, total = [Decimal(1)], [Decimal(0)] * polynomial.degree  # (m + s z)^a, and its sum over a
-    for a in range(polynomial.degree):
+    if 0 <= mean < 1:
+        total = _sums(polynomial.degree, mean, deviation)
+    elif polynomial.degree <= _LONGEST_PLAIN:
+        total = _plain_sums(polynomial.degree, mean, deviation)
+    else:
+        return None
+    shares = (x * x / math.comb(polynomial.length - 1, k) for k, x in enumerate(total))
+    return square * sum(shares, Decimal(0)) - mean * mean * total[0] * total[0]
+
+
+def _plain_sums(q: int, mean: Decimal, deviation: Decimal) -> list[Decimal]:
+    """Return the coefficients of the sum of (mean + deviation z)^a over a = 0 .. q-1, from the powers."""
+    power, total = [Decimal(1)], [Decimal(0)] * q
+    for a in range(q):
         for k, coefficient in enumerate(power):
             total[k] += coefficient
-        if a + 1 < polynomial.degree:
+        if a + 1 < q:
             power = [mean * x + deviation * y for x, y in zip([*power, Decimal(0)], [Decimal(0), *power], strict=True)]
-    others = polynomial.length - 1
-    return (
-        square * sum((x * x / math.comb(others, k) for k, x in enumerate(total)), Decimal(0))
-        - mean * mean * total[0] * total[0]
-    )
+    return total
+
+
+def _sums(q: int, mean: Decimal, deviation: Decimal) -> list[Decimal]:
+    """Return the same for a mean in [0, 1), in linear time.
+
+    The sum times 1 - mean - deviation z is 1 - (mean + deviation z)^q. From the highest power of z down, no terms cancel.
+    """
+    last, above, total = deviation**q, Decimal(0), [Decimal(0)] * q  # last: the coefficient of z^k in the q-th power
+    for k in range(q, 0, -1):
+        above = ((1 - mean) * above + last) / deviation
+        total[k - 1] = above
+        last *= mean * k / (deviation * (q - k + 1))
+    return total
 
 
 def _of_monomials(polynomial: Monomials, inputs: Inputs, length: int) -> Decimal | None:

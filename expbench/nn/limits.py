@@ -11,6 +11,8 @@ from expbench.algebra.spans import LEARNED, Codes
 from expbench.mixer import bounds
 from expbench.nn.network import Network
 
+LONGEST = 4096  # positions up to which a span floor takes seconds
+
 
 def is_symmetric(network: Network) -> bool:
     """Return whether the output is proved to ignore the order of all positions but the last, for any normalisation."""
@@ -21,10 +23,13 @@ def is_symmetric(network: Network) -> bool:
 def spanning_codes(network: Network) -> Codes | None:
     """Return the position codes (L, K) of a network whose output is proved to lie in their span.
 
-    None for other networks: of several layers, normalised, with several input channels, or with another layer or code.
+    None for other networks: of several layers, normalised, with several input channels, with another layer or code, or for
+    more than `LONGEST` positions.
     """
     alone = len(network.mixers) == 1 and network.last and network.polynomial and "span" in bounds(network.mixers[0])
     if not alone or not isinstance(network.embed, nn.Linear) or network.embed.in_features != 1:
+        return None
+    if network.length > LONGEST:
         return None
     kind: str = network.code.kind
     if kind in ("learned", "onehot"):  # a free vector for each position

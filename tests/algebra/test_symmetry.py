@@ -1,8 +1,9 @@
-"""Symmetry floors: against the mean over all permutations by quadrature, closed forms, and trained softmax attention."""
+"""Symmetry floors: against the mean over all permutations by quadrature, closed forms, and the time of long labels."""
 
 import itertools
 import math
 import time
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from expbench_tasks.polyreg import PolyReg
 
 from expbench.algebra.polynomial import Inputs, Monomials, Polynomial, Suffix
-from expbench.algebra.symmetry import symmetry_floor
+from expbench.algebra.symmetry import _plain_sums, _sums, symmetry_floor
 from tests.algebra.test_spans import BIASED, CENTRED, FAIR, HALF, WIDE, quadrature
 
 SHARED = Monomials([1.0, -2.0, 0.5, 3.0, 1.0], [{0: 2, 1: 1}, {1: 1, 4: 2}, {0: 1, 1: 1, 2: 2}, {2: 3, 4: 1}, {4: 3}])
@@ -45,12 +46,19 @@ def test_a_suffix_is_the_sum_of_its_products(inputs: Inputs) -> None:
         assert symmetry_floor(Suffix(L, q), inputs, L) == pytest.approx(symmetry_floor(terms, inputs, L), abs=1e-12)
 
 
+@pytest.mark.parametrize(("q", "mean", "deviation"), [(1, ".75", ".2"), (9, ".75", ".2"), (40, ".8", ".6"), (7, "0", "1")])
+def test_sums_of_powers(q: int, mean: str, deviation: str) -> None:
+    plain, quick = (sums(q, Decimal(mean), Decimal(deviation)) for sums in (_plain_sums, _sums))
+    assert [float(x) for x in quick] == pytest.approx([float(x) for x in plain], rel=1e-12)
+
+
 def test_long_and_large_labels_are_quick() -> None:
     began = time.perf_counter()
     assert 0.5 < symmetry_floor(Suffix(256, 256), FAIR, 256) <= 1
     for family, L in (("random", 10), ("random", 32), ("pairwise", 64), ("sparse", 1024), ("product", 16)):
         task = PolyReg(L=L, family=family, inputs="unit", test_size=8)  # type: ignore[arg-type]
         assert 0 <= symmetry_floor(task.polynomial, task.distribution, L) <= 1
+    assert symmetry_floor(Suffix(1 << 20, 1 << 20), HALF, 1 << 20) == 0, "no bound at such lengths"
     most = Monomials([1.0] * 2, [{i: 1 + (7 * i) % 12 for i in range(12)}, {i: 1 + (5 * i) % 11 for i in range(11)}])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("expbench.algebra.symmetry._MOST_STEPS", 100)

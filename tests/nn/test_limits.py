@@ -71,6 +71,7 @@ def test_codes_of_a_network() -> None:
     assert spanning_codes(network(positions="index")) == tuple((float(torch.tensor(t) / 6),) for t in range(1, 7))
     found = network(positions="sin")
     assert spanning_codes(found) == tuple(map(tuple, found.code.table.double().tolist()))  # type: ignore[union-attr]
+    assert spanning_codes(network(task=PolyReg(L=8192, family="sparse", degree=1, test_size=8))) is None
     assert spanning_codes(network(depth=2)) is None
     assert spanning_codes(network(norm="layer")) is None
     assert spanning_codes(network(task=CountInRow(L=6, classes=7, supervise="last", test_size=8))) is None
