@@ -1,0 +1,140 @@
+"""Every number of README.md and docs/studies follows from the committed tables, and a changed number is found."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from expbench.errors import BadInput
+from expbench.studies.verification.page import BoundPage, Findings, Page, Place, Setting, Statement, Unverified
+from expbench.studies.verification.tables import Tables
+from expbench.studies.verify import PAGES, ROOT, main, verify
+from tests.conftest import CommandResult, is_bad_input
+
+PATHS = [page.path for page in PAGES]
+
+
+@pytest.fixture(scope="module")
+def bound() -> dict[str, BoundPage]:
+    tables = Tables(ROOT)
+    return {page.path: BoundPage(page, tables) for page in PAGES}
+
+
+def text_of(path: str) -> str:
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def altered(number: str) -> str:
+    """The number with another last digit before its exponent, or another word."""
+    digits = re.fullmatch(r"(.*)(\d)((?:e-?\d+)?)", number)
+    if digits is None:
+        return "seven" if number.lower() != "seven" else "eight"
+    return f"{digits[1]}{(int(digits[2]) + 1) % 10}{digits[3]}"
+
+
+def changes(text: str, findings: Findings) -> Iterator[tuple[Place, str]]:
+    for place in findings.places:
+        if place.kind == "matched":
+            yield place, text[: place.start] + altered(text[place.start : place.end]) + text[place.end :]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_number_of_a_page_follows_from_the_tables(bound: dict[str, BoundPage], path: str) -> None:
+    findings = bound[path].check(text_of(path))
+    assert [str(problem) for problem in findings.problems] == []
+    assert findings.count("matched") > findings.count("exception")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_changed_number_is_found_and_only_it(bound: dict[str, BoundPage], path: str) -> None:
+    text = text_of(path)
+    for place, changed in changes(text, bound[path].check(text)):
+        found = bound[path].check(changed).problems
+        line = text.count("\n", 0, place.start) + 1
+        assert [(problem.line, problem.what) for problem in found] == [(line, "differs")], (place, found)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_computed_numbers_replace_all_that_were_changed(bound: dict[str, BoundPage], path: str) -> None:
+    text = changed = text_of(path)
+    for place, _ in reversed(list(changes(text, bound[path].check(text)))):
+        changed = changed[: place.start] + altered(text[place.start : place.end]) + changed[place.end :]
+    assert bound[path].check(changed).differing == bound[path].check(text).count("matched")
+    assert bound[path].written(changed) == text
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_new_number_is_found(bound: dict[str, BoundPage], path: str) -> None:
+    problems = bound[path].check(text_of(path) + "\nThe error is .0123.\n").problems
+    assert [problem.what for problem in problems] == ["unmatched"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_exceptions_have_reasons_and_are_few(bound: dict[str, BoundPage], path: str) -> None:
+    findings = bound[path].check(text_of(path))
+    assert all(len(place.source.split()) >= 3 for place in findings.places if place.kind == "exception")
+    assert findings.count("exception") <= max(5, 0.1 * len(findings.places))
+
+
+SMALL = Page(
+    "page.md",
+    (Statement("an error of {} in {word} runs", lambda _: (".25", "three")),),
+    (Setting("width {list}", lambda _: [4, 8]),),
+    ("Table {}",),
+    (Unverified("after 5 minutes", "measured with a clock"),),
+)
+TEXT = "Table 2: an error\nof .25 in three runs of `x=7`, S6 and [a](b-9.md) at width 4 or 8 after 5 minutes.\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (".25", ".26", "line 2: .26 differs: the tables give .25"),
+        ("three", "Three", "line 2: Three differs"),
+        ("width 4 or 8", "width 4 or 6", "line 2: 6 is no value of 'width {list}'"),
+        ("width", "depth", "line 2: 4 is matched by no statement"),
+        ("Table 2", "Table of 2", "line 1: 2 is matched by no statement"),
+        ("5 minutes", "6 minutes", "line 2: 6 is matched by no statement"),
+        ("an error", "the error", "the statement 'an error of {} in {word} runs' stands 0 times"),
+        ("Table 2", "Table 2 has an error of .25 in three runs", "stands 2 times"),
+        ("`x=7`", "x = 7", "line 2: 7 is matched by no statement"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(old: str, new: str, message: str) -> None:
+    small = BoundPage(SMALL, Tables(ROOT))
+    assert small.check(TEXT).problems == []
+    assert any(message in str(problem) for problem in small.check(TEXT.replace(old, new)).problems)
+
+
+def test_two_statements_may_not_give_the_same_number() -> None:
+    twice = SMALL._replace(statements=(*SMALL.statements, Statement("{} in three runs", lambda _: (".25",))))
+    assert any("both give .25" in str(problem) for problem in BoundPage(twice, Tables(ROOT)).check(TEXT).problems)
+
+
+def test_a_statement_that_cannot_be_computed_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    lost = SMALL._replace(statements=(Statement("an error of {} in {word} runs", lambda t: [t.study("lost").runs]),))
+    (problem, *_) = BoundPage(lost, Tables(tmp_path)).check(TEXT).problems
+    assert "the tables do not give the numbers" in str(problem)
+
+
+def test_the_numbers_of_a_page_are_written_in_place(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(TEXT.replace(".25", ".7"))
+    assert verify([SMALL], tmp_path)["page.md"].differing == 1
+    assert verify([SMALL], tmp_path, write=True)["page.md"].problems == []
+    assert (tmp_path / "page.md").read_text() == TEXT
+
+
+def test_a_page_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="run this in a checkout"):
+        verify([SMALL], tmp_path)
+
+
+def test_an_unknown_page_is_answered_with_the_nearest() -> None:
+    with pytest.raises(BadInput, match=r"did you mean 'docs/studies/table2.md'"):
+        main(["docs/studies/table.md"])
+    command = [sys.executable, "-m", "expbench.studies.verify", "README"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    is_bad_input(CommandResult(answer.returncode, answer.stdout, answer.stderr), "README")
