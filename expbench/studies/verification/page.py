@@ -2,7 +2,7 @@
 
 A statement is a piece of a page with `{}` for each number that its computation gives. Every other number of the page must be
 a setting (`width {list}`), whose values the tables must have, a name (`Table {}`), or an exception with a reason.
-Code, targets of links, and digits inside words (`S6`, `x_1`) are not numbers.
+Code, targets of links, numbers of list items, and digits inside words (`S6`, `x_1`) are not numbers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HOLES = {
     "{list}": rf"((?:{_NUMBER})(?:(?:,\s+|\s+and\s+|\s+or\s+|\s+to\s+|,\s+and\s+)(?:{_NUMBER}))*)",
     "{word}": r"\b([A-Za-z-]+)\b",
 }
-_SKIPPED = re.compile(r"```.*?```|`[^`\n]*`|(?<=\])\([^)\s]+\)", re.DOTALL)
+_SKIPPED = re.compile(r"```.*?```|`[^`\n]*`|(?<=\])\([^)\s]+\)|^\s*\d+\. ", re.DOTALL | re.MULTILINE)
 Kind = Literal["matched", "setting", "name", "exception"]
 
 
@@ -116,8 +116,11 @@ class BoundPage:
     def check(self, text: str) -> Findings:
         """Compare the numbers of a text of the page with the computed values."""
         places, problems = self._matched(text)
+        computed = {(place.start, place.end) for place in places}
         for setting, known in zip(self.page.settings, self._known, strict=True):
             for at in _numbers_of(setting.template, text):
+                if at in computed:
+                    continue
                 places.append(Place(*at, "setting", None, setting.template))
                 if _size(text[slice(*at)]) not in known:
                     said = f"{text[slice(*at)]} is no value of {setting.template!r} in the tables"

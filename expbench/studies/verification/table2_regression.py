@@ -32,6 +32,12 @@ def _hurt(t: Tables) -> list[Judgement]:
     return t.study("table2").judgements("s6(D=8, positions=none) < s6(D=8, positions=sin)", family="random")
 
 
+def suffix_with_codes(t: Tables) -> Sequence[str]:
+    """Return in how many protocols S6 has the lower error on `suffix` with codes on both sides, and their number."""
+    codes = _regression_with_codes(t, "suffix")
+    return str(sum(j.difference.high < 0 for j in codes)), str(len(codes))
+
+
 def _suffix(t: Tables) -> Sequence[str]:
     codes = _regression_with_codes(t, "suffix")
     lower = [j for j in codes if j.difference.high < 0]
