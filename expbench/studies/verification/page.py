@@ -8,6 +8,7 @@ Code, targets of links, numbers of list items, and digits inside words (`S6`, `x
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
@@ -150,18 +151,20 @@ class BoundPage:
         for statement, values in zip(self.page.statements, self._values, strict=True):
             found = list(_pattern(statement.template).finditer(text))
             if isinstance(values, str):
-                problems.append(Problem(0, f"the tables do not give the numbers of {statement.template!r}: {values}"))
+                problems.append(Problem(0, f"the tables do not give the numbers of {_brief(statement.template)}: {values}"))
             elif len(found) != 1:
-                problems.append(Problem(0, f"the statement {statement.template!r} stands {len(found)} times on the page"))
+                problems.append(
+                    Problem(0, f"the statement {_brief(statement.template)} stands {len(found)} times on the page")
+                )
             elif (holes := len(found[0].groups())) != len(values):
-                said = f"{statement.template!r} has {holes} holes, and the tables give {len(values)} numbers"
+                said = f"{_brief(statement.template)} has {holes} holes, and the tables give {len(values)} numbers"
                 problems.append(Problem(0, said))
             else:
                 spans = [found[0].span(group) for group in range(1, len(values) + 1)]
                 places += [Place(*at, "matched", v, statement.template) for at, v in zip(spans, values, strict=True)]
         for start, end, _, expected, source in places:
             if text[start:end] != expected:
-                said = f"{text[start:end]} differs: the tables give {expected} for {source!r}"
+                said = f"{text[start:end]} differs: the tables give {expected} in {_brief(source)}"
                 problems.append(_problem(text, start, said)._replace(what="differs"))
         return places, problems
 
@@ -203,8 +206,13 @@ def _covered_twice(text: str, places: Sequence[Place]) -> Iterator[Problem]:
     ordered = sorted(place for place in places if place.kind == "matched")
     for one, other in pairwise(ordered):
         if other.start < one.end:
-            said = f"{one.source!r} and {other.source!r} both give {text[other.start : other.end]}"
+            said = f"{_brief(one.source)} and {_brief(other.source)} both give {text[other.start : other.end]}"
             yield _problem(text, other.start, said)
+
+
+def _brief(template: str) -> str:
+    """Return the beginning of a template in quotes."""
+    return repr(textwrap.shorten(template, 90, placeholder="..."))
 
 
 def _problem(text: str, at: int, message: str) -> Problem:
