@@ -48,6 +48,10 @@ def test_every_number_of_a_page_follows_from_the_tables(bound: dict[str, BoundPa
     assert findings.count("matched") > findings.count("exception")
 
 
+def test_every_page_with_results_is_checked() -> None:
+    assert set(PATHS) == {"README.md", *(f"docs/studies/{page.name}" for page in (ROOT / "docs/studies").glob("*.md"))}
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_a_changed_number_is_found_and_only_it(bound: dict[str, BoundPage], path: str) -> None:
     text = text_of(path)

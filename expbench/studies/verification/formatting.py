@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from decimal import ROUND_HALF_UP, Decimal
 
 _WORDS = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 
 
 def fixed(value: float, digits: int) -> str:
-    """Return a value with this many digits after the point, without a zero before it."""
-    text = f"{value:.{digits}f}"
+    """Return a value with this many digits after the point, without a zero before it; halves are rounded away from 0."""
+    exact = Decimal(f"{value:.12g}")  # .825 is a little less in binary
+    text = f"{exact.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP):f}"
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
@@ -42,7 +44,7 @@ def whole(value: float) -> str:
 
 def percent(share: float) -> str:
     """Return a share as a whole number of percent."""
-    return f"{100 * share:.0f}"
+    return fixed(100 * share, 0)
 
 
 def word(count: int) -> str:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from expbench.errors import BadInput, first_line
 from expbench.studies.verification.tables import Tables
 
-_NUMBER = r"-?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:e-?\d+)?"
+_NUMBER = r"(?:\d+(?:\.\d+){2,}|-?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?:e-?\d+)?)"  # the first is a version
 _BOUNDS = r"(?<![\w.^])(?<!\w-)", r"(?![\w^])"
 _TOKEN = re.compile(f"{_BOUNDS[0]}{_NUMBER}{_BOUNDS[1]}")
 _HOLES = {
@@ -25,7 +25,7 @@ _HOLES = {
     "{list}": rf"((?:{_NUMBER})(?:(?:,\s+|\s+and\s+|\s+or\s+|\s+to\s+|,\s+and\s+)(?:{_NUMBER}))*)",
     "{word}": r"\b([A-Za-z-]+)\b",
 }
-_SKIPPED = re.compile(r"```.*?```|`[^`\n]*`|(?<=\])\([^)\s]+\)|^\s*\d+\. ", re.DOTALL | re.MULTILINE)
+_SKIPPED = re.compile(r"```.*?```|`(?:[^`\n]|\n(?!\n))*`|(?<=\])\([^)\s]+\)|^\s*\d+\. ", re.DOTALL | re.MULTILINE)
 Kind = Literal["matched", "setting", "name", "exception"]
 
 

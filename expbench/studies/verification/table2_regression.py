@@ -72,7 +72,7 @@ def _codes_hurt(t: Tables) -> Sequence[str]:
     return *printed, str(contradicted), str(len(found)), *ends((j.difference.center for j in found), 2)
 
 
-def _medians(t: Tables) -> Iterator[str]:
+def medians(t: Tables) -> Iterator[str]:
     """Yield the rows of the table of medians, both layouts of S6 together."""
     for D, (model, positions) in product(_WIDTHS, (("s6", "none"), ("s6", "sin"), ("attn", "sin"))):
         for norm in ("layer", "none"):
@@ -147,7 +147,7 @@ STATEMENTS = (
         _codes_hurt,
     ),
     Statement("| median error, {} polynomials, {} steps, both layouts of S6 |", _of_medians),
-    Statement("\n".join(f"| width {D}, LayerNorm / no norm |{' {} / {} |' * 3}" for D in _WIDTHS), _medians),
+    Statement("\n".join(f"| width {D}, LayerNorm / no norm |{' {} / {} |' * 3}" for D in _WIDTHS), medians),
     Statement(
         """- **{word} polynomials are set aside.** The verdicts on random polynomials rest on {} of {}. All {} pass the
             rule on the test sample (their effective size is {} to {}, and the limit is 200), but {} exceed a fixed
