@@ -3,28 +3,16 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from expbench.errors import BadInput
-from expbench.studies.verification.page import BoundPage, Findings, Page, Place, Setting, Statement, Unverified
+from expbench.studies.verification.page import BoundPage, Page, Place, Setting, Statement, Unverified
 from expbench.studies.verification.tables import Tables
 from expbench.studies.verify import PAGES, ROOT, main, verify
 from tests.conftest import CommandResult, is_bad_input
-
-PATHS = [page.path for page in PAGES]
-
-
-@pytest.fixture(scope="module")
-def bound() -> dict[str, BoundPage]:
-    tables = Tables(ROOT)
-    return {page.path: BoundPage(page, tables) for page in PAGES}
-
-
-def text_of(path: str) -> str:
-    return (ROOT / path).read_text(encoding="utf-8")
 
 
 def altered(number: str) -> str:
@@ -35,52 +23,42 @@ def altered(number: str) -> str:
     return f"{digits[1]}{(int(digits[2]) + 1) % 10}{digits[3]}"
 
 
-def changes(text: str, findings: Findings) -> Iterator[tuple[Place, str]]:
-    for place in findings.places:
-        if place.kind == "matched":
-            yield place, text[: place.start] + altered(text[place.start : place.end]) + text[place.end :]
+def changes(text: str, places: Sequence[Place]) -> Iterator[tuple[int, str]]:
+    """Each text with one changed number, and its line."""
+    for place in places:
+        changed = text[: place.start] + altered(text[place.start : place.end]) + text[place.end :]
+        yield text.count("\n", 0, place.start) + 1, changed
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_every_number_of_a_page_follows_from_the_tables(bound: dict[str, BoundPage], path: str) -> None:
-    findings = bound[path].check(text_of(path))
+# One test for each page, as its numbers take seconds to compute and workers share nothing.
+@pytest.mark.parametrize("page", PAGES, ids=[page.path for page in PAGES])
+def test_every_number_of_a_page_follows_from_the_tables_and_a_changed_one_is_found(page: Page) -> None:
+    bound, text = BoundPage(page, Tables(ROOT)), (ROOT / page.path).read_text(encoding="utf-8")
+    findings = bound.check(text)
     assert [str(problem) for problem in findings.problems] == []
-    assert findings.count("matched") > findings.count("exception")
+
+    matched = [place for place in findings.places if place.kind == "matched"]
+    for line, changed in changes(text, matched):  # exactly the changed number is reported
+        assert [(problem.line, problem.what) for problem in bound.check(changed).problems] == [(line, "differs")]
+
+    every = text
+    for place in reversed(matched):
+        every = every[: place.start] + altered(text[place.start : place.end]) + every[place.end :]
+    assert bound.check(every).differing == len(matched)
+    assert bound.written(every) == text
+
+    exceptions = [place for place in findings.places if place.kind == "exception"]
+    assert all(bound.check(changed).problems for _, changed in changes(text, exceptions))
+    assert len(exceptions) <= max(5, 0.1 * len(findings.places))
+    assert all(len(place.source.split()) >= 3 for place in exceptions)  # a reason
+
+    (new,) = bound.check(text + "\nThe error is .0123.\n").problems
+    assert new.what == "unmatched"
 
 
 def test_every_page_with_results_is_checked() -> None:
-    assert set(PATHS) == {"README.md", *(f"docs/studies/{page.name}" for page in (ROOT / "docs/studies").glob("*.md"))}
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_a_changed_number_is_found_and_only_it(bound: dict[str, BoundPage], path: str) -> None:
-    text = text_of(path)
-    for place, changed in changes(text, bound[path].check(text)):
-        found = bound[path].check(changed).problems
-        line = text.count("\n", 0, place.start) + 1
-        assert [(problem.line, problem.what) for problem in found] == [(line, "differs")], (place, found)
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_computed_numbers_replace_all_that_were_changed(bound: dict[str, BoundPage], path: str) -> None:
-    text = changed = text_of(path)
-    for place, _ in reversed(list(changes(text, bound[path].check(text)))):
-        changed = changed[: place.start] + altered(text[place.start : place.end]) + changed[place.end :]
-    assert bound[path].check(changed).differing == bound[path].check(text).count("matched")
-    assert bound[path].written(changed) == text
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_a_new_number_is_found(bound: dict[str, BoundPage], path: str) -> None:
-    problems = bound[path].check(text_of(path) + "\nThe error is .0123.\n").problems
-    assert [problem.what for problem in problems] == ["unmatched"]
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_exceptions_have_reasons_and_are_few(bound: dict[str, BoundPage], path: str) -> None:
-    findings = bound[path].check(text_of(path))
-    assert all(len(place.source.split()) >= 3 for place in findings.places if place.kind == "exception")
-    assert findings.count("exception") <= max(5, 0.1 * len(findings.places))
+    pages = {"README.md", *(f"docs/studies/{path.name}" for path in (ROOT / "docs/studies").glob("*.md"))}
+    assert {page.path for page in PAGES} == pages
 
 
 SMALL = Page(

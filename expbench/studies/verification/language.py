@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from expbench.results.histories import Trained, of_texts
+from expbench.results.histories import Trained
 from expbench.stats.intervals import mean_interval
 from expbench.stats.resampling import Paired, paired
 from expbench.studies.published.numbers import table1
@@ -31,12 +31,8 @@ def _contexts(t: Tables) -> Study:
 
 
 def _trained(study: Study, model: str, **wanted: object) -> Trained:
-    (found,) = [
-        trained
-        for own in of_texts(study.frame, study.configurations).values()
-        for trained in own
-        if {"model": model, **wanted}.items() <= settings_of(trained.configuration).items()
-    ]
+    every = {"model": model, **wanted}.items()
+    (found,) = [trained for trained in study.trained if every <= settings_of(trained.configuration).items()]
     return found
 
 

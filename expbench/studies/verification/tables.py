@@ -16,6 +16,7 @@ from expbench.claims.verdicts import ClaimResult, Judgement, judge
 from expbench.errors import BadInput
 from expbench.results import store
 from expbench.results.configurations import Configuration, gather, with_context
+from expbench.results.histories import Trained, of_texts
 from expbench.results.reported import reported
 from expbench.studies.published.numbers import table2
 
@@ -58,6 +59,11 @@ class Study:
     @cached_property
     def _settings(self) -> list[tuple[Configuration, dict[str, Any]]]:
         return [(c, settings_of(c)) for c in self.configurations]
+
+    @cached_property
+    def trained(self) -> list[Trained]:
+        """The configurations that were trained in epochs."""
+        return [trained for own in of_texts(self.frame, self.configurations).values() for trained in own]
 
     def having(self, **wanted: object) -> list[Configuration]:
         """Return the configurations with these columns or settings; a tuple or set allows several values."""
