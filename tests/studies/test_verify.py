@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from expbench.errors import BadInput
+from expbench.studies.verification.formatting import at_most, ends, fixed, percent, probability, significant, whole
 from expbench.studies.verification.page import BoundPage, Page, Place, Setting, Statement, Unverified
 from expbench.studies.verification.tables import Tables
 from expbench.studies.verify import PAGES, ROOT, main, verify
 from tests.conftest import CommandResult, is_bad_input
+
+TABLES = Tables(ROOT)  # read when they are needed, each once
 
 
 def altered(number: str) -> str:
@@ -33,7 +36,7 @@ def changes(text: str, places: Sequence[Place]) -> Iterator[tuple[int, str]]:
 # One test for each page, as its numbers take seconds to compute and workers share nothing.
 @pytest.mark.parametrize("page", PAGES, ids=[page.path for page in PAGES])
 def test_every_number_of_a_page_follows_from_the_tables_and_a_changed_one_is_found(page: Page) -> None:
-    bound, text = BoundPage(page, Tables(ROOT)), (ROOT / page.path).read_text(encoding="utf-8")
+    bound, text = BoundPage(page, TABLES), (ROOT / page.path).read_text(encoding="utf-8")
     findings = bound.check(text)
     assert [str(problem) for problem in findings.problems] == []
 
@@ -112,6 +115,34 @@ def test_the_numbers_of_a_page_are_written_in_place(tmp_path: Path) -> None:
 def test_a_page_that_is_not_there_is_bad_input(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="run this in a checkout"):
         verify([SMALL], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (fixed(0.825, 2), ".83"),  # a little less in binary
+        (fixed(-0.114, 2), "-.11"),
+        (fixed(12.0, 1), "12.0"),
+        (significant(1.9e-6), "2e-6"),
+        (significant(0.0341, 2), ".034"),
+        (at_most(0.00031), ".0004"),
+        (at_most(2.41e-7, 2), "2.5e-7"),
+        (at_most(0.002), ".002"),
+        (probability(0.352), ".35"),
+        (probability(0.00342), ".0034"),
+        (probability(1.9e-6), "2e-6"),
+        (percent(0.825), "83"),
+        (whole(11390), "11,390"),
+        (" ".join(ends([0.5, 0.25, 0.31], 1)), ".3 .5"),
+    ],
+)
+def test_numbers_are_written_as_on_the_pages(text: str, expected: str) -> None:
+    assert text == expected
+
+
+def test_the_check_needs_no_torch() -> None:
+    program = "import sys, expbench.studies.verify; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_an_unknown_page_is_answered_with_the_nearest() -> None:

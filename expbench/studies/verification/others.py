@@ -207,8 +207,9 @@ PAGE = Page(
             _long_differences,
         ),
         Statement(
-            """These labels join {} positions in the mean, and a polynomial of degree {} that joins two positions could
-            reach {} at all three lengths, where attention stops at {}, {} and {}.""",
+            """These labels join {} positions in the mean. A polynomial of degree {} that joins each position only with the
+            last one, as one layer of linear attention does, could reach {} at all three lengths, where attention stops at
+            {}, {} and {}.""",
             _no_evidence,
         ),
     ),
