@@ -214,20 +214,20 @@ PAGE = Page(
         ),
         Statement("(normalised error {})", _threshold),
         Statement(
-            """every degree up to L, in {} of {} seeds or more. One layer of linear attention solves no degree above {}.""",
+            "every degree up to L, in {} of {} seeds or more. One layer of linear attention solves no degree above {}.",
             _one_layer,
         ),
         Statement(
-            """supported against linear attention ({} of {} lengths) and against softmax attention ({} of {}).""",
+            "supported against linear attention ({} of {} lengths) and against softmax attention ({} of {}).",
             _claims_on_suffix,
         ),
         Statement("on `suffix` they favour S6 in {} of {} protocols", suffix_with_codes),
         Statement(
-            """lower than that of linear attention ({} of {} settings)""",
+            "lower than that of linear attention ({} of {} settings)",
             lambda t: _supported(_judged(t, "s6(depth=1) < linattn(depth=1)")),
         ),
         Statement(
-            """on sparse products, is supported in {} of {} settings""",
+            "on sparse products, is supported in {} of {} settings",
             lambda t: _supported(_judged(t, "linattn(depth=2) < linattn(depth=1)")),
         ),
         Statement("There are {} such well-posed configurations, {} of them at L up to 32.", _no_run_below),
@@ -245,11 +245,11 @@ PAGE = Page(
         Statement("with one layer (floor {}) or with two (floor {})", _cannot),
         Statement("the table to the polynomial S6 (floor {})", _no_bound),
         Statement(
-            """better than S6 on signs is, at L = {}, supported for degree {} and undecided for degree {}""",
+            "better than S6 on signs is, at L = {}, supported for degree {} and undecided for degree {}",
             _polynomial_against_exact,
         ),
         Statement(
-            """linear attention of four layers. It solves degree {} on signs and degree {} on sparse products""",
+            "linear attention of four layers. It solves degree {} on signs and degree {} on sparse products",
             _four_layers,
         ),
         Statement(
@@ -279,12 +279,10 @@ PAGE = Page(
             _sinusoidal,
         ),
         Statement(
-            """{} % of its runs with three and four layers diverge, and {} % of those with one layer""",
+            "{} % of its runs with three and four layers diverge, and {} % of those with one layer",
             lambda t: (_diverged(t, 3, 4), _diverged(t, 1)),
         ),
-        Statement(
-            """With four layers, {} % of the diverged runs stop before step 20, and {} % at the first step.""", _stopped
-        ),
+        Statement("With four layers, {} % of the diverged runs stop before step 20, and {} % at the first step.", _stopped),
         Statement(
             """the rule took the lowest rate, {} (in {} of the {} runs with four layers). The exact S6, with softplus and
             exp, keeps {} % of its runs""",
@@ -309,7 +307,7 @@ PAGE = Page(
     exceptions=(
         Unverified("linear attention has degree 3. This study", "a theorem of the paper"),
         Unverified(
-            """about 24 minutes of a machine with four H200s, shared with Table 2, and 49 minutes""", "measured with a clock"
+            "about 24 minutes of a machine with four H200s, shared with Table 2, and 49 minutes", "measured with a clock"
         ),
         Unverified("y_t = x_t (1 + y_(t-1))", "the formula of the recurrence"),
         *(Unverified(f"| {least} |", _SPAN) for least in (".43", ".72", ".030", ".013", ".045")),

@@ -105,7 +105,7 @@ STATEMENTS = (
         _degree_32_on_signs,
     ),
     Statement(
-        """nothing is learned from {} on (medians of {} and more); at {} one layer of `s6-poly` reaches {} |""",
+        "nothing is learned from {} on (medians of {} and more); at {} one layer of `s6-poly` reaches {} |",
         _degree_L_on_signs,
     ),
     Statement(

@@ -174,7 +174,7 @@ PAGE = Page(
         Statement("- **Size**: {} runs, 7.4 minutes", lambda t: [str(len(_table1(t).runs))]),
         Statement("- **Size**: {} runs, 12.5 minutes", lambda t: [str(len(_contexts(t).runs))]),
         Statement(
-            """The polynomials have degree {} and are expanded""",
+            "The polynomials have degree {} and are expanded",
             lambda t: [str(settings_of(_row(t, "s6-poly", "zero").configuration)["taylor"])],
         ),
         Statement(

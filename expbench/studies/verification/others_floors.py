@@ -149,9 +149,7 @@ def _realised(t: Tables) -> Sequence[str]:
 
 STATEMENTS = (
     Statement("with one thread for each run (expbench {}, torch {})", _versions),
-    Statement(
-        """- **Product of L inputs on [{}, {}]** (width {}, no normalisation, {} steps, normalised test error)""", _setup
-    ),
+    Statement("- **Product of L inputs on [{}, {}]** (width {}, no normalisation, {} steps, normalised test error)", _setup),
     Statement(
         """| {} | {} | {} | {} |
             | {} | {} | {} | {} |
@@ -196,7 +194,7 @@ STATEMENTS = (
         _degree_or_order,
     ),
     Statement(
-        """On the product of {} and more inputs the polynomial S6 is far above its floor of {} ({} at {}, {} at {}).""",
+        "On the product of {} and more inputs the polynomial S6 is far above its floor of {} ({} at {}, {} at {}).",
         _far_above,
     ),
     Statement("(error {}), noise is added", lambda t: _realised(t)[:1]),

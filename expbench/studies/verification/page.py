@@ -173,7 +173,7 @@ def _computed(statement: Statement, tables: Tables) -> tuple[str, ...] | str:
     """Return the values of a statement, or the reason why the tables do not give them."""
     try:
         return tuple(statement.values(tables))
-    except (ValueError, LookupError, OSError, BadInput) as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, OSError, BadInput) as error:
         return first_line(error)
 
 

@@ -56,7 +56,7 @@ PAGE = Page(
     ),
     names=("Table {}", "arXiv {}"),
     exceptions=(
-        Unverified("""about 31 minutes of one H200""", "many processes shared the GPU; the table has seconds per run"),
+        Unverified("about 31 minutes of one H200", "many processes shared the GPU; the table has seconds per run"),
         Unverified("with p at most .0001", "a bound chosen for the count before it"),
         Unverified("the limit is 200)", "a limit of the task polyreg, version 1"),
         Unverified("a fixed limit of 125", "a limit of the task polyreg, version 1"),

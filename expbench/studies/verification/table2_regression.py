@@ -133,7 +133,7 @@ STATEMENTS = (
         _suffix,
     ),
     Statement(
-        """the error of S6 is lower in {} of {} protocols, by {} to {} of the variance of the labels (p {} to {})""",
+        "the error of S6 is lower in {} of {} protocols, by {} to {} of the variance of the labels (p {} to {})",
         _random_with_codes,
     ),
     Statement(
