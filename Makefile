@@ -53,6 +53,7 @@ check: .venv/developing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m expbench.studies.verify
 
 regress: .venv/installed
 	mkdir -p results/regress
