@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from expbench.claims.claim import Claim
-from expbench.claims.verdicts import judge
+from expbench.claims.comparison import Pairs, compared_values
+from expbench.claims.pairing import Candidate, MatchedPair
+from expbench.claims.verdicts import judged_alone
 from expbench.claims.words import Verdict
 from expbench.console.formatting import markdown_table, number
-from expbench.results import schema
-from expbench.results.configurations import Configuration, gather, with_context
+from expbench.results.configurations import Configuration
 from expbench.stats.families import SIGNIFICANCE, gates
 from expbench.stats.means import equal_means_p
 from expbench.stats.resampling import sign_flip_p
@@ -37,10 +38,14 @@ SIMULATIONS = 4000
 TARGET = Path("results/error-rates")
 UNITS, UNITS_OF_MEANS = (10, 20, 60), (10, 20, 30, 60)
 SOLVED = 0.01  # largest error of a run that solves the task
-_AT_ONCE = 50  # claims whose runs are grouped together
 Values = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Values]
 CLAIM = Claim("one < other", "polyreg")
+PAIR = MatchedPair(
+    *(Candidate(Configuration({"model": model}, pd.DataFrame(), "nmse", False, SOLVED), []) for model in ("one", "other")),
+    where={},
+    rates=(1, 1),
+)
 DECIDED = (Verdict.SUPPORTED, Verdict.CONTRADICTED, Verdict.BELOW_MARGIN)
 
 
@@ -122,8 +127,9 @@ def rates(name: str, equal: str, n: int, one: Draw, other: Draw, simulations: in
     source = np.random.default_rng([n, *name.encode()])
     drawn = [(one(source, n), other(source, n)) for _ in range(simulations)]
     found = np.zeros(6)
-    for verdicts in _verdicts(list(_may_be_decided(drawn, equal))):
-        found += [one for verdict in verdicts for one in (verdict == Verdict.SUPPORTED, verdict in DECIDED)]
+    for sides in _may_be_decided(drawn, equal):
+        verdicts = _verdicts(*sides)
+        found += [counted for verdict in verdicts for counted in (verdict == Verdict.SUPPORTED, verdict in DECIDED)]
     left_out = {"distributions": [], "means": [2, 3], "share solved": [0, 1, 4, 5]}
     found[left_out[equal]] = math.nan
     return Rates(name, equal, n, simulations, *(round(float(share), 5) for share in found / simulations))
@@ -189,35 +195,10 @@ def _may_be_decided(drawn: list[tuple[Values, Values]], equal: str) -> Iterator[
             yield one, other
 
 
-def _verdicts(drawn: list[tuple[Values, Values]]) -> Iterator[tuple[Verdict, Verdict, Verdict]]:
-    """Yield for each pair of sides the verdicts on distributions, share solved and means, each judged alone."""
-    for start in range(0, len(drawn), _AT_ONCE):
-        part = drawn[start : start + _AT_ONCE]
-        frame = _frame(part)
-        by_claim: dict[str, list[Configuration]] = {}
-        for configuration in gather(with_context(frame)):
-            by_claim.setdefault(configuration["model_settings"], []).append(configuration)
-        for own in by_claim.values():
-            (finding,) = judge([CLAIM], frame.iloc[:0], own)
-            (judgement,) = finding.judgements
-            yield judgement.verdict, judgement.share.verdict, judgement.means.verdict
-
-
-def _frame(drawn: list[tuple[Values, Values]]) -> pd.DataFrame:
-    """Return a results table of these runs: each pair of sides is a setting of two models."""
-    n = len(drawn[0][0])
-    pair, side, seed = (each.ravel() for each in np.indices((len(drawn), 2, n)))
-    made: dict[str, object] = dict.fromkeys(schema.COLUMNS)
-    made |= {
-        "key": [f"{number:016x}" for number in range(len(pair))], "kind": "run", "status": "ok", "task": "polyreg",
-        "task_settings": '{"L":16,"degree":8,"family":"suffix","instance":0}', "L": 16, "degree": 8, "instance": 0,
-        "model": np.where(side == 0, "one", "other"), "model_settings": [f'{{"N":{each}}}' for each in pair],
-        "task_version": "1", "model_version": "1", "D": 4, "depth": 1, "norm": "layer", "positions": "none", "lr": 0.01,
-        "steps": 2000, "seed": seed, "split": "test", "slice": "", "step": 2000, "metric": "nmse", "primary": True,
-        "value": np.array(drawn).ravel(), "higher_is_better": False, "success_threshold": SOLVED,
-        "created": pd.Timestamp("2026-01-01", tz="UTC"),
-    }  # fmt: skip
-    return pd.DataFrame(made)
+def _verdicts(one: Values, other: Values) -> tuple[Verdict, Verdict, Verdict]:
+    """Return the verdicts on distributions, share solved and means of a claim on these paired errors."""
+    pairs = Pairs(np.zeros(len(one), np.int64), np.stack([one, other], axis=1))
+    return judged_alone(compared_values(CLAIM, PAIR, pairs, is_post_hoc=False))
 
 
 def _numbered(number: int, simulations: int) -> Rates:

@@ -201,8 +201,15 @@ class Comparison:
 def compared(claim: Claim, pair: MatchedPair) -> Comparison:
     """Compare the sides of a matched pair."""
     rows = pair.left.results.merge(pair.right.results, on=["instance", "seed"], suffixes=("_left", "_right"))
-    values = rows[["value_left", "value_right"]].to_numpy(np.float64)
-    pairs = Pairs(rows["instance"].to_numpy(np.int64), values)
+    pairs = Pairs(rows["instance"].to_numpy(np.int64), rows[["value_left", "value_right"]].to_numpy(np.float64))
+    oldest = rows[["created_left", "created_right"]].min().min()
+    late = claim.created is None or not (rows.empty or oldest >= claim.created)  # a run of unknown age may be older
+    return compared_values(claim, pair, pairs, is_post_hoc=late)
+
+
+def compared_values(claim: Claim, pair: MatchedPair, pairs: Pairs, *, is_post_hoc: bool) -> Comparison:
+    """Compare the values of the sides of a matched pair."""
+    values = pairs.values
     ended = pairs.ended
     tests = [paired(ended.differences)]
     higher = pair.left.configuration.higher_is_better
@@ -212,9 +219,7 @@ def compared(claim: Claim, pair: MatchedPair) -> Comparison:
     margin = claim.margin
     if margin is None:
         margin = ABSOLUTE_MARGIN if higher else RELATIVE_MARGIN * float(_means(ended).max())
-    oldest = rows[["created_left", "created_right"]].min().min()
-    late = claim.created is None or not (rows.empty or oldest >= claim.created)  # a run of unknown age may be older
-    return Comparison(claim, pair, pairs, tests, margin, late)
+    return Comparison(claim, pair, pairs, tests, margin, is_post_hoc)
 
 
 def _independent(side: Candidate) -> bool:

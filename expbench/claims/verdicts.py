@@ -219,6 +219,14 @@ def _judgements(family: _Family, gate: Gate, families: int) -> Iterator[Judgemen
         yield _judgement(c, p, _on_share(c, share), _on_means(c, mean), level)
 
 
+def judged_alone(c: Comparison) -> tuple[Verdict, Verdict, Verdict]:
+    """Return the verdicts on the distributions, the share solved and the means of a pair that is judged without others."""
+    (gate,) = gates([[c.gate_p]])
+    p_values = (c.p if c.decidable else math.nan, c.shares.p, c.means.p if c.decidable else math.nan)
+    adjusted, share, mean = (_within(gate, [p])[0] for p in p_values)
+    return _verdict(c, adjusted)[0], _on_share(c, share).verdict, _on_means(c, mean).verdict
+
+
 def _within(gate: Gate, p_values: Sequence[float]) -> list[float]:
     """Return the adjusted p-values of a family; NaN for a test that was not made."""
     known = iter(gate.within([p for p in p_values if not math.isnan(p)]))

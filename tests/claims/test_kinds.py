@@ -1,5 +1,6 @@
 """Verdicts of three kinds, on distributions, shares solved and means, and the words beside supported and contradicted."""
 
+import csv
 import runpy
 from pathlib import Path
 
@@ -166,3 +167,23 @@ def test_old_rows_are_read_by_the_present_rule_on_labels() -> None:
         for r in runs(m, around(mean), task=small, **facts | {"well_posed": True})
     ]
     assert one(rows).reason == "the labels are ill-posed"
+
+
+def test_the_committed_error_rates() -> None:
+    """`supported` at most .05 on what is equal, in every case; both directions together within three standard errors."""
+    with (Path(__file__).parents[2] / "results" / "error-rates" / "table.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert {(line["case"], line["units"]) for line in lines if line["equal"] == "distributions"} == {
+        (case, n) for case in ("normal", "bimodal", "lognormal", "ties") for n in ("10", "20", "60")
+    }
+    for line in lines:
+        assert int(line["simulations"]) >= 4000
+        kinds = (
+            ["distributions", "share_solved", "means"]
+            if line["equal"] == "distributions"
+            else [line["equal"].replace(" ", "_")]
+        )
+        error = (0.05 * 0.95 / int(line["simulations"])) ** 0.5
+        for kind in kinds:
+            assert float(line[kind]) <= 0.05, line
+            assert float(line[f"{kind}_decided"]) <= 0.05 + 3 * error, line
