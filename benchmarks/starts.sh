@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates results/starts: bash benchmarks/starts.sh. The same command resumes. Takes about ten minutes on a core.
+# Creates results/starts: bash benchmarks/starts.sh. The same command resumes. Takes about a quarter of an hour on a core.
 # Four layers of the polynomial S6 without normalisation: do they train from the scaled start, at the rate that tuning chooses?
 . "$(dirname "$0")/sweep.sh"
 results=${RESULTS:-results/starts-runs}
