@@ -45,6 +45,8 @@ PAIR = MatchedPair(
     *(Candidate(Configuration({"model": model}, pd.DataFrame(), "nmse", False, SOLVED), []) for model in ("one", "other")),
     where={},
     rates=(1, 1),
+    differences={},
+    confounders={},
 )
 DECIDED = (Verdict.SUPPORTED, Verdict.CONTRADICTED, Verdict.BELOW_MARGIN)
 

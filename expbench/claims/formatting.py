@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from expbench.claims.claim import Claim
-from expbench.claims.verdicts import ClaimResult, Judgement, rests_on
+from expbench.claims.judgement import ClaimResult, Judgement, rests_on
 from expbench.claims.words import Verdict
 from expbench.console.formatting import aligned, escaped, markdown_table, number, visible
 from expbench.stats.intervals import Interval

@@ -49,7 +49,7 @@ class Candidate:
     @cached_property
     def around(self) -> dict[str, str]:
         """Values of the columns that do not depend on the model."""
-        return {name: plain(self.configuration[name]) for name in _AROUND if name not in _KNOWN_OTHERWISE}
+        return {name: plain(self.configuration.stated(name)) for name in _AROUND if name not in _KNOWN_OTHERWISE}
 
     @cached_property
     def own(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from expbench.claims.formatting import power
-from expbench.claims.verdicts import ClaimResult, Judgement
+from expbench.claims.judgement import ClaimResult, Judgement
 from expbench.claims.words import Verdict
 from expbench.console.formatting import aligned, number, visible
 from expbench.stats.power import LEAST_OBSERVED, POWER, SIZES

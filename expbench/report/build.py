@@ -232,7 +232,7 @@ def _summary(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> st
     devices = ", ".join(sorted(frame["device_name"].dropna().unique()))
     versions = ", ".join(f"{name} {'/'.join(sorted(frame[name].dropna().unique()))}" for name in ("expbench", "torch"))
     ended = sum((c.unfinished for c in configurations), Counter[str]())
-    bad = "".join(f", {n} {how}" for how, n in ended.items())
+    bad = "".join(f", {n} {how}" for how, n in sorted(ended.items()))
     return f"{count} runs{bad} of {models} models; {versions}; {devices}."
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expbench.claims import formatting
-from expbench.claims.verdicts import ClaimResult
+from expbench.claims.judgement import ClaimResult
 from expbench.console.formatting import escaped, markdown_table
 from expbench.results.configurations import IDENTITY, Configuration
 from expbench.run import FIELDS, FORMER_SETTINGS, LATER, content_key

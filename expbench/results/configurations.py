@@ -47,8 +47,8 @@ class Configuration:
     """A configuration: all settings except seed and instance.
 
     facts: its columns by name. runs: one row per run, with `value`. tuning: by the latest rule under which its runs were
-    made; None without tuning runs. solved_elsewhere: whether a run of the same class of networks solves one of its instances, in
-    this or another configuration. witnesses: of its class of networks.
+    made; None without tuning runs. solved_elsewhere: whether a run of the same class of networks solves one of its
+    instances, in this or another configuration. witnesses: of its class of networks.
     """
 
     facts: dict[str, Any]

@@ -12,8 +12,9 @@ import pytest
 from expbench.claims import claim as claims_claim
 from expbench.claims.claim import Claim
 from expbench.claims.formatting import markdown, sentence, text
+from expbench.claims.judgement import ClaimResult, Judgement
 from expbench.claims.pairing import candidates, matched_pairs
-from expbench.claims.verdicts import ClaimResult, Judgement, judge
+from expbench.claims.verdicts import judge
 from expbench.errors import BadInput
 from expbench.results.configurations import gather, with_context
 from expbench.stats.intervals import best_of, share_interval

@@ -21,7 +21,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 from expbench.claims import formatting
-from expbench.claims.verdicts import ClaimResult
+from expbench.claims.judgement import ClaimResult
 from expbench.console.formatting import Strong, visible
 from expbench.report import document as report
 from expbench.report import tables

@@ -7,7 +7,7 @@ from statistics import median
 
 import pandas as pd
 
-from expbench.claims.verdicts import Judgement
+from expbench.claims.judgement import Judgement
 from expbench.results.configurations import Configuration
 from expbench.studies.verification import degree_long
 from expbench.studies.verification.degree_long import degree_study, solved

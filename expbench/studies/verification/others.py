@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from expbench.claims.verdicts import Judgement
+from expbench.claims.judgement import Judgement
 from expbench.results.configurations import Configuration
 from expbench.stats.intervals import holm
 from expbench.stats.resampling import bootstrap_interval

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from expbench.claims.verdicts import Judgement
+from expbench.claims.judgement import Judgement
 from expbench.results.configurations import Configuration
 from expbench.stats.intervals import Interval
 from expbench.stats.resampling import further_mean_interval

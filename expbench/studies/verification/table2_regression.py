@@ -8,7 +8,7 @@ from statistics import median
 
 import pandas as pd
 
-from expbench.claims.verdicts import Judgement
+from expbench.claims.judgement import Judgement
 from expbench.results.configurations import Configuration
 from expbench.stats.resampling import Paired, paired
 from expbench.studies.verification.formatting import at_most, ends, fixed, probability, whole, word

@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from expbench.claims.claim import Claim, read
-from expbench.claims.verdicts import ClaimResult, Judgement, judge
+from expbench.claims.judgement import ClaimResult, Judgement
+from expbench.claims.verdicts import judge
 from expbench.errors import BadInput
 from expbench.results import store
 from expbench.results.configurations import Configuration, gather, with_context
