@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from expbench import supervision
-from expbench.results.learning_rates import BIMODAL_RUNS, INITIAL_GRID, TUNING_RUNS
+from expbench.results.learning_rates import BIMODAL_RUNS, INITIAL_GRID, RESERVED, TUNING_RUNS
 from expbench.sweep import plan as sweep_plan
 from expbench.sweep import worker
 from expbench.sweep.dry_run import describe
@@ -22,7 +22,7 @@ from expbench.sweep.executors.local import Local
 from expbench.sweep.plan import Plan
 from expbench.sweep.progress import Progress
 from expbench.sweep.sharding import share
-from expbench.sweep.tuning import Key, RateSearch, by_configuration, pair_of, tuning_jobs
+from expbench.sweep.tuning import Key, RateSearch, pair_of
 from expbench.sweep.worker import WorkerResult
 from expbench.training.job import Job
 
@@ -129,25 +129,35 @@ def _stages(
 
 
 def dry_run(jobs: Sequence[Job], options: SweepOptions) -> str:
-    """Return a description of the runs that `run` would execute, with a time estimate."""
-    reported = share(jobs, options.shard, whole_pairs=options.tunes)
-    tuning = [
-        job
-        for own in (by_configuration(reported).values() if options.tunes else ())
-        for job in tuning_jobs(own, INITIAL_GRID, options.tuning_runs)
-    ]
+    """Return a description of the runs that `run` would execute, with a time estimate.
+
+    Runs whose learning rate is not chosen yet stand at a rate of the initial grid.
+    """
+    parts = _by_part(share(jobs, options.shard, whole_pairs=options.tunes), tunes=options.tunes)
+    wanted: dict[str, Job] = {}
     notes = []
+    for name, own in parts.items():
+        tuning, reported = list[Job](), own
+        if options.tunes:
+            tuning, reported, waiting = RateSearch(own, options.folder, options.tuning_runs).foreseen()
+            reported += [job for job in waiting if job.part == name]
+        wanted |= {job.run.key: job for job in (*tuning, *reported)}
+        if name:
+            kinds = [[job for job in kind if job.part == name] for kind in (reported, tuning)]
+            counts = [count(sweep_plan.plan(kind, options.folder)) for kind in kinds]
+            notes.append(f"part {name}: {counts[0]}" + (f"; to choose their rates {counts[1]}" if options.tunes else ""))
     if options.tunes:
         rates, several = ", ".join(f"{rate:g}" for rate in INITIAL_GRID), options.tuning_runs > 1
-        notes = [
-            f"{len(tuning)} tuning runs choose the learning rates from {rates}; "
+        tried = sum(job.run.seed >= RESERVED for job in wanted.values())
+        notes.insert(
+            0,
+            f"{tried} tuning runs choose the learning rates, first from {rates}; "
             "the grid is extended if the best rate is its first or last"
-            + (f"; where some runs at a rate solve the task and others do not, each rate gets {BIMODAL_RUNS} runs" * several)
-        ]
-    for name in dict.fromkeys(job.part for job in reported if job.part):
-        own, tried = (sum(job.part == name for job in kind) for kind in (reported, tuning))
-        notes.append(f"part {name}: {own} reported runs" + (f" after {tried} tuning runs" if options.tunes else ""))
-    plan = sweep_plan.plan([*tuning, *reported], options.folder)
+            + (
+                f"; where some runs at a rate solve the task and others do not, each rate gets {BIMODAL_RUNS} runs" * several
+            ),
+        )
+    plan = sweep_plan.plan([*wanted.values()], options.folder)
     return "\n".join([describe(plan, options.device, options.largest), *notes])
 
 

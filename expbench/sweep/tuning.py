@@ -70,6 +70,20 @@ class RateSearch:
                 break
         yield "", [with_rate(job, rate) for c, rate in self._rates.items() for job in self._configurations[c]]
 
+    def foreseen(self) -> tuple[list[Job], list[Job], list[Job]]:
+        """Return the tuning runs that the results so far ask for, the reported runs whose rate is chosen, and the others at
+        the middle rate of the initial grid."""
+        while self._folder.is_dir() and len(self._rates) < len(self._configurations) and self._look():
+            pass  # the runs of a grid that grew may have ended too
+        chosen = [with_rate(job, rate) for c, rate in self._rates.items() for job in self._configurations[c]]
+        waiting = [
+            with_rate(job, middle(INITIAL_GRID))
+            for c, jobs in self._configurations.items()
+            if c not in self._rates
+            for job in jobs
+        ]
+        return [job for jobs in self._tuning.values() for job in jobs], chosen, waiting
+
     def _look(self) -> bool:
         """Extend the tuning or fix the rates of each comparison whose tuning runs have ended; return whether one grew."""
         ended, _ = store.statuses(self._folder)
@@ -129,7 +143,7 @@ def configuration_of(run: Run, *without: str) -> Key:
 
 
 def pair_of(run: Run, *without: str) -> Key:
-    """Return the settings that compared models share: `cell_of` without the fields that describe the model."""
+    """Return the settings that compared models share: `configuration_of` without the fields that describe the model."""
     return configuration_of(run, "model", "model_version", "size", "positions", "position_base", *without)
 
 

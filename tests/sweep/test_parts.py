@@ -89,7 +89,19 @@ def test_a_part_that_another_process_holds_does_not_keep_the_next_from_running(t
 
 
 def test_a_dry_run_counts_each_part(tmp_path: Path) -> None:
-    text = sweep.dry_run(jobs("ssm", "s6"), sweep.SweepOptions(tmp_path, "cpu", tunes=True, tuning_runs=2))
-    assert "part ssm: 2 reported runs after 8 tuning runs" in text
-    assert "part s6: 2 reported runs after 8 tuning runs" in text
+    text = sweep.dry_run(jobs("ssm", "s6"), sweep.SweepOptions(tmp_path / "none", "cpu", tunes=True, tuning_runs=2))
+    assert "part ssm: 2 runs: 0 done, 2 to run; to choose their rates 8 runs: 0 done, 8 to run" in text
+    assert "part s6: 2 runs: 0 done, 2 to run; to choose their rates 8 runs: 0 done, 8 to run" in text
     assert "20 runs: 0 done, 20 to run" in text
+
+
+def test_a_dry_run_knows_the_rates_that_are_chosen(tmp_path: Path) -> None:
+    swept(tmp_path, jobs("ssm"))
+    folder = sweep.SweepOptions(tmp_path, "cpu", tunes=True, tuning_runs=1)
+    text = sweep.dry_run(jobs("ssm", "s6"), folder)
+    assert "part ssm: 2 runs: 2 done, 0 to run" in text
+    assert "part s6: 2 runs: 0 done, 2 to run" in text
+    swept(tmp_path, jobs("ssm", "s6"))
+    text = sweep.dry_run(jobs("ssm", "s6"), folder)
+    assert ", 0 to run; 0 sets of controls" in text
+    assert [", 0 to run; to choose their rates" in line for line in text.splitlines()[-2:]] == [True, True]
