@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from expbench.claims.claim import read
+from expbench.stats.power import POWER
 from expbench.studies.verification import table2_counting, table2_regression
-from expbench.studies.verification.formatting import whole
+from expbench.studies.verification.formatting import percent, whole
 from expbench.studies.verification.page import Page, Setting, Statement, Unverified
 from expbench.studies.verification.tables import Tables, settings_of
 
@@ -36,6 +38,32 @@ def _steps_of_codes(t: Tables) -> Sequence[str]:
     return (whole(steps),)
 
 
+def _withdrawn(t: Tables) -> Sequence[str]:
+    claims = read(t.study("table2").folder)
+    withdrawn = [claim for claim in claims if claim.withdrawn]
+    if not all("differ in positions" in (claim.withdrawn or "") for claim in withdrawn):
+        raise ValueError("claims are withdrawn for other reasons")
+    return str(len(withdrawn)), str(len(claims))
+
+
+def _power(t: Tables) -> Sequence[str]:
+    """Return the numbers of seeds that the undecided pairs of the claims that stand need."""
+    found = [j for f in t.study("table2").findings if not f.claim.withdrawn for j in f.judgements]
+    needed = [j.needed for j in found if j.verdict == "undecided"]
+    known = [units for units in needed if units is not None]
+    few = [units for units in known if units <= 60]
+    more = str(len(known) - len(few)), str(max(known))
+    return (
+        str(len(needed)),
+        percent(POWER),
+        str(len(few)),
+        str(min(few)),
+        str(max(few)),
+        *more,
+        str(len(needed) - len(known)),
+    )
+
+
 PAGE = Page(
     "docs/studies/table2.md",
     (
@@ -46,7 +74,13 @@ PAGE = Page(
             _unknown,
         ),
         Statement("- **Seeds**: {} seeds are reported.", _seeds),
+        Statement("**Withdrawn claims.** {} of the {} registered claims compare", _withdrawn),
         Statement("They are post hoc, use {} steps", _steps_of_codes),
+        Statement(
+            """{} pairs of the claims that stand are undecided. For {} % power {} of them need {} to {} seeds, {} more need
+            up to {}, and the differences of the other {} are too small for that.""",
+            _power,
+        ),
         *table2_counting.STATEMENTS,
         *table2_regression.STATEMENTS,
     ),
@@ -55,10 +89,5 @@ PAGE = Page(
         Setting("widths {list}", lambda t: [c["D"] for c in t.study("table2").configurations]),
     ),
     names=("Table {}", "arXiv {}"),
-    exceptions=(
-        Unverified("about 31 minutes of one H200", "many processes shared the GPU; the table has seconds per run"),
-        Unverified("with p at most .0001", "a bound chosen for the count before it"),
-        Unverified("the limit is 200)", "a limit of the task polyreg, version 1"),
-        Unverified("a fixed limit of 125", "a limit of the task polyreg, version 1"),
-    ),
+    exceptions=(Unverified("about 31 minutes of one H200", "many processes shared the GPU; the table has seconds per run"),),
 )

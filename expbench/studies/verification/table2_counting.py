@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from expbench.claims.judgement import Judgement
 from expbench.results.configurations import Configuration
 from expbench.stats.intervals import Interval
 from expbench.stats.resampling import further_mean_interval
 from expbench.studies.published.numbers import table2
-from expbench.studies.verification.formatting import at_most, ends, fixed, probability, word
+from expbench.studies.verification.formatting import ends, fixed
 from expbench.studies.verification.page import Statement
 from expbench.studies.verification.tables import Tables, of_all, published
 
 _COUNT = "count-in-row"
 
 
-def _counting(t: Tables, *, D: int, depth: int) -> list[Judgement]:
-    """Return the claims that one layer of S6 of width 2 without codes counts better than attention with codes."""
-    return t.study("table2").judgements(f"s6(D=2, depth=1, positions=none) > attn(D={D}, depth={depth}, positions=sin)")
+_LARGER = ((2, 1), (2, 4), (4, 4))  # width and number of layers of attention
 
 
-def _counting_with_codes(t: Tables, *, D: int, depth: int) -> list[Judgement]:
-    return t.study("table2").post_hoc(f"s6(D=2, depth=1, positions=sin) > attn(D={D}, depth={depth}, positions=sin)", _COUNT)
+def _with_codes(t: Tables, *, D: int, depth: int) -> list[Judgement]:
+    """Return the claim that one layer of S6 of width 2 counts better than this attention, with codes on both sides."""
+    about = ("model", *(["D"] if D > 2 else []), *(["depth"] if depth > 1 else []))
+    text = f"s6(D=2, depth=1, positions=sin) > attn(D={D}, depth={depth}, positions=sin)"
+    return t.study("table2").post_hoc(text, _COUNT, about)
+
+
+def _counts_better(t: Tables) -> Iterator[str]:
+    for D, depth in _LARGER:
+        yield from of_all(_with_codes(t, D=D, depth=depth), "supported", "contradicted", "ceiling", "undecided")
+
+
+def _shares(t: Tables) -> Iterator[str]:
+    """Yield the verdicts on the share solved, if none on the means is decided."""
+    for D, depth in _LARGER:
+        found = _with_codes(t, D=D, depth=depth)
+        counts = Counter(str(j.share.verdict) for j in found)
+        if {str(j.means.verdict) for j in found} != {"undecided on means"} or (counts["contradicted"] and D == 2):
+            raise ValueError("means are decided, or attention of width 2 solves the task more often")
+        yield from (str(counts["supported"]), *([str(len(found))] if D == 2 else [str(counts["contradicted"])]))
 
 
 def _parameters(t: Tables) -> Sequence[str]:
     own = t.study("table2").having(task=_COUNT, model="s6", D=2, depth=1, positions="none", head="scalar")
     return [str(n) for n in sorted({c["parameters"] for c in own})]
-
-
-def _counts_better(t: Tables) -> Sequence[str]:
-    found = _counting_with_codes(t, D=2, depth=1)
-    higher = [j for j in found if j.difference.center > 0]
-    return str(len(higher)), str(len(found)), at_most(max(j.p for j in higher))
-
-
-def _counts_better_than_four(t: Tables) -> Sequence[str]:
-    found = _counting_with_codes(t, D=2, depth=4)
-    higher = [j for j in found if j.difference.center > 0]
-    others = sorted((j for j in found if j.difference.center <= 0), key=lambda j: -j.difference.center)
-    lower = [text for j in others for text in (fixed(-j.difference.center, 2), probability(j.p))]
-    return str(len(higher)), str(len(found)), str(sum(j.p <= 1e-4 for j in higher)), word(len(others)), *lower
 
 
 def _accuracies(t: Tables) -> dict[str, float]:
@@ -61,35 +64,22 @@ def _larger_attention(t: Tables) -> Sequence[str]:
     return published(_COUNT, "attn", "sin", depth=4, D=4), *plain, *balanced
 
 
-def _alike(judgements: Sequence[Judgement]) -> list[float]:
-    """Return the means of both sides, in percent, where they do not differ by more than the margin."""
-    alike = [j for j in judgements if j.verdict == "not supported"]
-    return [100 * side.interval.center for j in alike for side in (j.left, j.right)]
-
-
-def _better_than_larger(t: Tables) -> Sequence[str]:
-    found = _counting(t, D=4, depth=4)
-    supported, total, alike, *others = of_all(found, "supported", "not supported", "contradicted", "undecided")
-    return supported, total, alike, *ends(_alike(found), 0), *others
-
-
 def _second_layer(t: Tables) -> Sequence[str]:
-    found = t.study("table2").judgements("s6(D=2, depth=2, positions=none) > s6(D=2, depth=1, positions=none)")
-    supported, total, alike, *others = of_all(found, "supported", "not supported", "contradicted", "undecided")
-    return supported, total, alike, str(math.floor(min(_alike(found)))), *others
+    return _all_words(t.study("table2").judgements("s6(D=2, depth=2, positions=none) > s6(D=2, depth=1, positions=none)"))
 
 
 def _codes_hurt_counting(t: Tables) -> Sequence[str]:
     found = t.study("table2").judgements("s6(D=2, depth=1, positions=none) > s6(D=2, depth=1, positions=sin)")
-    printed = [published(_COUNT, "s6", positions, depth=1, D=2) for positions in ("none", "sin")]
-    return *printed, *of_all(found, "supported", "not supported", "contradicted", "undecided")
+    return *(published(_COUNT, "s6", positions, depth=1, D=2) for positions in ("none", "sin")), *_all_words(found)
 
 
-def _below_the_margin(t: Tables) -> Sequence[str]:
-    (only,) = [j for j in _counting(t, D=4, depth=4) if j.verdict == "supported"]
-    codes = _counting_with_codes(t, D=4, depth=4)
-    higher = sum(j.difference.center > 0 for j in codes)
-    return fixed(only.difference.center, 3), fixed(only.margin, 2), str(higher), str(len(codes))
+def _larger_helps(t: Tables, *, D: int, depth: int, than: tuple[int, int]) -> Sequence[str]:
+    sides = [f"attn(D={width}, depth={layers}, positions=sin)" for width, layers in ((D, depth), than)]
+    return _all_words(t.study("table2").judgements(" > ".join(sides)))
+
+
+def _all_words(judgements: Sequence[Judgement]) -> Sequence[str]:
+    return of_all(judgements, "supported", "not supported", "contradicted", "ceiling", "undecided")
 
 
 def _three_seeds(t: Tables) -> Sequence[str]:
@@ -112,37 +102,36 @@ def _besidepublished(t: Tables) -> Iterator[tuple[Configuration, float, Interval
                 yield c, row.value, further_mean_interval([[known[key] for key in c.each("key")]])
 
 
+_VERDICTS = "{} of {} protocols | {} | {} | {}"
+
 STATEMENTS = (
-    Statement("one layer of S6 without codes has {} or {} parameters in the scalar protocols", _parameters),
+    Statement("one layer of S6 has {} or {} parameters in the scalar protocols", _parameters),
     Statement(
-        "| one layer of attention | {} of {} protocols | {} |",
-        lambda t: of_all(_counting(t, D=2, depth=1), "supported", "undecided"),
+        "\n".join(
+            f"| {layers} of attention of width {D} | {_VERDICTS} |"
+            for layers, D in (("one layer", 2), ("four layers", 2), ("four layers", 4))
+        ),
+        _counts_better,
     ),
     Statement(
-        "| four layers of attention | {} of {} protocols | {} |",
-        lambda t: of_all(_counting(t, D=2, depth=4), "supported", "undecided"),
-    ),
-    Statement("- higher than that of one layer of attention in {} of {} protocols (p at most {});", _counts_better),
-    Statement(
-        """- higher than that of four layers in {} of {} protocols (in {} of them with p at most .0001). In the other
-            {word} it is lower, by {} (p {}) and {} (p {}).""",
-        _counts_better_than_four,
+        """is higher for S6 in {} of {} protocols against one layer and in {} of {} against four layers of the same width,
+            and otherwise undecided. Against four layers of width 4 it is higher in {} and lower in {}.""",
+        _shares,
     ),
     Statement(
-        """The paper reports {} % for it. In this study it reaches {} to {} % in every protocol ({} to {} % in balanced
-            accuracy""",
+        """The paper reports {} % for attention of width 4 and four layers. In this study it reaches {} to {} % in every
+            protocol ({} to {} % in balanced accuracy""",
         _larger_attention,
     ),
+    Statement(f"| a second layer of S6 helps in counting | {_VERDICTS} | {{}} |", _second_layer),
+    Statement(f"in counting (published: {{}} without, {{}} with) | {_VERDICTS} | {{}} |", _codes_hurt_counting),
     Statement(
-        "is better than this network | {} of {} protocols | {} (both sides at {} to {} %) | {} | {} |",
-        _better_than_larger,
+        f"| four layers of attention of width 2 count better than one | {_VERDICTS} | {{}} |",
+        partial(_larger_helps, D=2, depth=4, than=(2, 1)),
     ),
-    Statement("| a second layer of S6 helps | {} of {} protocols | {} (both sides above {} %) | {} | {} |", _second_layer),
-    Statement("(published: {} without, {} with) | {} of {} protocols | {} | {} | {} |", _codes_hurt_counting),
     Statement(
-        """has a difference of {}, which is below the margin of {}. With codes on both sides the mean of S6 is higher
-            in {} of {} protocols.""",
-        _below_the_margin,
+        f"| four layers of attention count better at width 4 than at width 2 | {_VERDICTS} | {{}} |",
+        partial(_larger_helps, D=4, depth=4, than=(2, 4)),
     ),
     Statement(
         """may lie anywhere between {} and {} %. The published accuracies of S6 lie within such intervals in {} of {}

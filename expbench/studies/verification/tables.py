@@ -91,9 +91,10 @@ class Study:
             raise BadInput(f"{self.folder} has {len(found)} claims {text!r}")
         return found[0].judgements
 
-    def post_hoc(self, text: str, task: str, **where: str) -> list[Judgement]:
+    def post_hoc(self, text: str, task: str, about: Sequence[str] = (), **where: str) -> list[Judgement]:
         """Return the judgements of a claim that nobody made; its p-values are not corrected for the others."""
-        (found,) = judge([Claim(text, task, {k: [v] for k, v in where.items()})], self.frame, self.configurations)
+        claim = Claim(text, task, {k: [v] for k, v in where.items()}, about=about)
+        (found,) = judge([claim], self.frame, self.configurations)
         return found.judgements
 
 
