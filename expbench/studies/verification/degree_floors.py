@@ -12,7 +12,7 @@ from expbench.nn.positions import sinusoids
 from expbench.plugins import find
 from expbench.results.configurations import Configuration
 from expbench.studies.verification.degree_long import degree_study, solved
-from expbench.studies.verification.formatting import at_most, fixed
+from expbench.studies.verification.formatting import fixed, whole
 from expbench.studies.verification.page import Statement
 from expbench.studies.verification.tables import Tables, settings_of
 
@@ -40,7 +40,7 @@ def _span_floor(settings: str, width: int, base: float, largest: float) -> float
     return task.span_floor(tuple(map(tuple, codes)), largest=largest) or 0.0
 
 
-def _is_forbidden(c: Configuration) -> bool:
+def is_forbidden(c: Configuration) -> bool:
     return max(c.floor or 0, span_floor(c)) > c.success_threshold
 
 
@@ -50,7 +50,7 @@ def _judged(t: Tables, **wanted: object) -> list[Configuration]:
 
 
 def _no_run_below(t: Tables) -> Sequence[str]:
-    found = [c for c in _judged(t) if _is_forbidden(c)]
+    found = [c for c in _judged(t) if is_forbidden(c)]
     if any(c.solved for c in found):
         raise ValueError("a configuration is solved that its floor forbids")
     return str(len(found)), str(sum(c["L"] <= 32 for c in found))
@@ -58,7 +58,7 @@ def _no_run_below(t: Tables) -> Sequence[str]:
 
 def _allowed(t: Tables, *depths: int) -> list[Configuration]:
     """Return the well-posed configurations of linear attention that no bound forbids, up to L = 32."""
-    return [c for c in _judged(t, model="linattn", L=SHORT) if not _is_forbidden(c) and (not depths or c["depth"] in depths)]
+    return [c for c in _judged(t, model="linattn", L=SHORT) if not is_forbidden(c) and (not depths or c["depth"] in depths)]
 
 
 def _never_solved(t: Tables) -> Sequence[str]:
@@ -70,23 +70,60 @@ def _by_span(t: Tables) -> Iterator[str]:
     """Return the rows of the table of span floors."""
     for row in _ROWS:
         (c,) = _judged(t, model="linattn", depth=1, **row)
-        if row["family"] == "suffix" and row["inputs"] == "unit":
-            known = settings_of(c)
-            yield from (fixed(known["lo"], 1), f"{known['hi']:g}")
-        yield from (str(c["L"]), str(c["degree"]), stated(c.floor or 0))
+        if row["inputs"] == "unit":
+            yield from interval_of(c)
+        yield from (str(c["L"]), str(c["degree"]), fixed(c.floor, 4) if c.floor else "0")
         yield from (fixed(span_floor(c, largest), 3) for largest in (math.inf, _LARGEST))
 
 
-def stated(floor: float) -> str:
-    """Return a stated floor as the table prints it."""
-    return fixed(floor, 4) if floor else "0"
+def interval_of(c: Configuration) -> tuple[str, str]:
+    """Return the ends of the interval of the inputs."""
+    known = settings_of(c)
+    return fixed(known["lo"], 1) if known["lo"] else "0", f"{known['hi']:g}"
+
+
+def _bounds(t: Tables) -> Sequence[str]:
+    (variance,) = {settings_of(c)["label_var"] for row in _ROWS for c in _judged(t, model="linattn", depth=1, **row)}
+    return whole(_LARGEST), f"{variance:g}"
 
 
 def _without_solution(t: Tables) -> Sequence[str]:
-    """Return how many configurations of one layer no seed solves though degree and structure allow it, and how many the
-    span forbids: in exact arithmetic, and with bounded coefficients."""
+    """Return how many configurations of one layer degree and structure allow and no seed solves, and how many of them the
+    span forbids, in exact arithmetic and with bounded coefficients."""
     own = [
         c for c in _judged(t, model="linattn", depth=1, L=SHORT) if not c.solved and (c.floor or 0) <= c.success_threshold
     ]
     spans = ([span_floor(c, largest) > c.success_threshold for c in own] for largest in (math.inf, _LARGEST))
-    return *(str(sum(forbidden)) for forbidden in spans), str(len(own))
+    return str(len(own)), *(str(sum(forbidden)) for forbidden in spans)
+
+
+def _long(t: Tables) -> Iterator[str]:
+    for degree in (8, 32):
+        c = degree_study(t).only(model="linattn", depth=1, family="suffix", inputs="unit", L=256, degree=degree)
+        yield fixed(span_floor(c), 2)
+
+
+STATEMENTS = (
+    Statement("There are {} such well-posed configurations, {} of them at L up to 32.", _no_run_below),
+    Statement(
+        """{} well-posed configurations of linear attention are forbidden by no bound; {} of them are solved in no seed, and
+        {} in fewer than half.""",
+        _never_solved,
+    ),
+    Statement("bounded, here by {} for labels of variance {}", _bounds),
+    Statement(
+        """| `sparse` on [{}, {}] | {} | {} | {} | {} | {} |
+        | `sparse` on [{}, {}] | {} | {} | {} | {} | {} |
+        | `suffix` on [{}, {}] | {} | {} | {} | {} | {} |
+        | `suffix` on [{}, {}] | {} | {} | {} | {} | {} |
+        | `suffix` on [{}, {}] | {} | {} | {} | {} | {} |
+        | `suffix` on signs | {} | {} | {} | {} | {} |""",
+        _by_span,
+    ),
+    Statement(
+        """Degree and structure allow {} configurations that one layer leaves unsolved. By span, {} of them have no solution,
+        and {} have none with such coefficients.""",
+        _without_solution,
+    ),
+    Statement("one layer of `linattn` cannot go below {} and {} at", _long),
+)

@@ -116,8 +116,8 @@ STATEMENTS = (
         _finite_rows,
     ),
     Statement(
-        """- **{word} layers train from the scaled start** (L = {}, degree {}, signs, {} steps). `--lr auto` chose a rate of {}
-        from {} rates and {} tuning runs, on seeds of their own. At this rate the training error is below {} in {} of {}
+        """- **{word} layers train from the scaled start** (L = {}, degree {}, signs, {} steps). `--lr auto` chose a rate of
+        {} from {} rates and {} tuning runs, on seeds of their own. At this rate the training error is below {} in {} of {}
         seeds; {word} diverged.""",
         _trained,
     ),
