@@ -18,9 +18,9 @@ from expbench.studies.verification.tables import Tables, settings_of
 
 SHORT = (4, 8, 16, 32)
 _LARGEST = 1e5  # of the coefficients in the last column of the table
-_ROWS: list[dict[str, object]] = [
-    *({"family": "sparse", "inputs": "unit", "L": length, "degree": 1} for length in (16, 32)),
-    *({"family": "suffix", "inputs": "unit", "L": 32, "degree": degree} for degree in (2, 3, 4)),
+_ROWS: list[dict[str, str | int]] = [
+    *[{"family": "sparse", "inputs": "unit", "L": length, "degree": 1} for length in (16, 32)],
+    *[{"family": "suffix", "inputs": "unit", "L": 32, "degree": degree} for degree in (2, 3, 4)],
     {"family": "suffix", "inputs": "signs", "L": 32, "degree": 2},
 ]
 
