@@ -8,6 +8,7 @@ from statistics import median
 import pandas as pd
 
 from expbench.claims.verdicts import Judgement
+from expbench.results.configurations import Configuration
 from expbench.results.reported import FIRST_STEPS
 from expbench.stats.means import LEAST_UNITS_FOR_MEANS
 from expbench.studies.verification import degree_floors, degree_long, starts
@@ -102,9 +103,14 @@ def _suffix_on_signs(t: Tables) -> Iterator[str]:
             yield from ends((median(c.values) for c in never), 3)
 
 
+def _linear(t: Tables, **wanted: object) -> Configuration:
+    """Return the only configuration of linear attention with these settings."""
+    return degree_study(t).only(model="linattn", positions="sin", **wanted)
+
+
 def _cannot(t: Tables) -> Iterator[str]:
     for depth in (1, 2):
-        c = degree_study(t).only(model="linattn", family="suffix", inputs="signs", L=32, degree=32, depth=depth)
+        c = _linear(t, family="suffix", inputs="signs", L=32, degree=32, depth=depth)
         yield fixed(c.floor or 0, 2)
 
 
@@ -132,7 +138,7 @@ def _learned(t: Tables) -> Iterator[str]:
     for family, length, degree, depth in rows:
         own = {"family": family, "L": length, "degree": degree, "depth": depth}
         inputs = "unit" if family == "sparse" else "signs"
-        ours = degree_study(t).only(model="linattn", positions="sin", inputs=inputs, **own)
+        ours = _linear(t, inputs=inputs, **own)
         learned = t.study("witnesses").only(model="linattn", positions="learned", inputs=inputs, **own)
         if solved(ours) or not learned.solved or learned.trials != 1 or (depth == 1) != is_forbidden(ours):
             raise ValueError(f"the text on {family}, L={length}, degree {degree} does not hold")

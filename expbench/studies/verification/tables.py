@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from expbench.claims.claim import Claim, read, standing
+from expbench.claims.claim import Claim, read
 from expbench.claims.verdicts import ClaimResult, Judgement, judge
 from expbench.errors import BadInput
 from expbench.results import store
@@ -78,8 +78,8 @@ class Study:
     def findings(self) -> list[ClaimResult]:
         """The claims of the folder, judged together; the withdrawn ones, which take nothing from the others, come last."""
         claims = read(self.folder)
-        withdrawn = [claim for claim in claims if claim.withdrawn is not None]
-        return [r for own in (standing(claims), withdrawn) for r in judge(own, self.frame, self.configurations)]
+        parts = ([claim for claim in claims if (claim.withdrawn is not None) == withdrawn] for withdrawn in (False, True))
+        return [result for own in parts for result in judge(own, self.frame, self.configurations)]
 
     def judgements(self, text: str, **where: str) -> list[Judgement]:
         """Return the judgements of a claim of the folder, by its text and restrictions, at all matched pairs."""
