@@ -9,17 +9,15 @@ import pandas as pd
 
 from expbench.claims.judgement import Judgement
 from expbench.results.configurations import Configuration
-from expbench.studies.verification import degree_long
+from expbench.results.reported import FIRST_STEPS
+from expbench.stats.means import LEAST_UNITS_FOR_MEANS
+from expbench.studies.verification import degree_floors, degree_long, starts
+from expbench.studies.verification.degree_floors import SHORT, interval_of, is_forbidden
 from expbench.studies.verification.degree_long import degree_study, solved
-from expbench.studies.verification.formatting import at_most, ends, fixed, percent, significant, whole
+from expbench.studies.verification.formatting import ends, fixed, percent, significant, whole
 from expbench.studies.verification.page import Page, Setting, Statement, Unverified
 from expbench.studies.verification.table2_regression import suffix_with_codes
-from expbench.studies.verification.tables import Tables, settings_of
-
-_SHORT = (4, 8, 16, 32)
-_SPAN = "the span of the position codes was computed by a script of its own; no table has it"
-_LEARNED = "runs with learned positions; they are not in the committed table"
-_UNTRAINED = "measured on untrained networks; no table has it"
+from expbench.studies.verification.tables import Tables
 
 
 def _size(t: Tables) -> Sequence[str]:
@@ -39,25 +37,43 @@ def _threshold(t: Tables) -> Sequence[str]:
     return (fixed(threshold, 2),)
 
 
-def _judged(t: Tables, text: str, **where: str) -> list[Judgement]:
-    found = [f for f in degree_study(t).findings if f.claim.text == text]
-    return [j for f in found for j in f.judgements if all(j.where.get(name) == value for name, value in where.items())]
+def _judged(t: Tables, text: str) -> list[Judgement]:
+    found = [f for f in degree_study(t).findings if f.claim.text == text and f.claim.withdrawn is None]
+    return [j for f in found for j in f.judgements]
 
 
 def _supported(judgements: Sequence[Judgement]) -> Sequence[str]:
     return str(sum(j.verdict == "supported" for j in judgements)), str(len(judgements))
 
 
+def _on_means(t: Tables) -> Sequence[str]:
+    """Return the pairs of each claim, and how many a verdict on means needs; no claim that stands is undecided."""
+    found = [j for f in degree_study(t).findings if f.claim.withdrawn is None for j in f.judgements]
+    if any(j.verdict == "undecided" for j in found):
+        raise ValueError("a claim is undecided")
+    (pairs,) = {j.pairs for j in found}
+    return str(pairs), str(LEAST_UNITS_FOR_MEANS)
+
+
+def _withdrawn(t: Tables) -> Iterator[str]:
+    """Return the lengths of the withdrawn claims against each model, and in how many the error of S6 is lower."""
+    found = [f for f in degree_study(t).findings if f.claim.withdrawn is not None]
+    own: list[Judgement] = []
+    for model in ("linattn", "attn"):
+        text = f"s6(depth=1, positions=none) < {model}(depth=1, positions=sin)"
+        against = [j for f in found if f.claim.text == text for j in f.judgements]
+        yield str(len({j.where["L"] for j in against if j.where["L"] == j.where["degree"] and "positions" in j.confounders}))
+        own += against
+    if not all(j.difference.high < 0 for j in own) or len(own) != len(found):
+        raise ValueError("the error of S6 is not lower in each of the withdrawn claims")
+    yield str(len(own))
+
+
 def _one_layer(t: Tables) -> Sequence[str]:
-    own = {"family": "suffix", "inputs": "unit", "depth": 1, "L": _SHORT}
+    own = {"family": "suffix", "inputs": "unit", "depth": 1, "L": SHORT}
     s6 = min(degree_study(t).having(model="s6", **own), key=lambda c: c.solved)
     attention = [c for c in degree_study(t).having(model="linattn", **own) if c.solved]
     return str(s6.solved), str(s6.trials), str(max(c["degree"] for c in attention))
-
-
-def _claims_on_suffix(t: Tables) -> Iterator[str]:
-    for model in ("linattn", "attn"):
-        yield from _supported(_judged(t, f"s6(depth=1, positions=none) < {model}(depth=1, positions=sin)"))
 
 
 def _largest(t: Tables, **wanted: object) -> str:
@@ -75,22 +91,6 @@ def _more_layers(t: Tables) -> Iterator[str]:
         yield min(reached, key=int)
 
 
-def _forbidden(t: Tables) -> list[Configuration]:
-    """Return the well-posed configurations whose floor is above the threshold."""
-    return [
-        c
-        for c in degree_study(t).configurations
-        if c["well_posed"] is not False and c.floor is not None and c.floor > c.success_threshold
-    ]
-
-
-def _no_run_below(t: Tables) -> Sequence[str]:
-    found = _forbidden(t)
-    if any(c.solved for c in found):
-        raise ValueError("a configuration is solved that its floor forbids")
-    return str(len(found)), str(sum(c["L"] <= 32 for c in found))
-
-
 def _suffix_on_signs(t: Tables) -> Iterator[str]:
     for length in (32, 16):
         own = degree_study(t).having(model="s6-poly", depth=1, family="suffix", inputs="signs", L=length)
@@ -103,9 +103,14 @@ def _suffix_on_signs(t: Tables) -> Iterator[str]:
             yield from ends((median(c.values) for c in never), 3)
 
 
+def _linear(t: Tables, **wanted: object) -> Configuration:
+    """Return the only configuration of linear attention with these settings."""
+    return degree_study(t).only(model="linattn", positions="sin", **wanted)
+
+
 def _cannot(t: Tables) -> Iterator[str]:
     for depth in (1, 2):
-        c = degree_study(t).only(model="linattn", family="suffix", inputs="signs", L=32, degree=32, depth=depth)
+        c = _linear(t, family="suffix", inputs="signs", L=32, degree=32, depth=depth)
         yield fixed(c.floor or 0, 2)
 
 
@@ -116,7 +121,7 @@ def _no_bound(t: Tables) -> Sequence[str]:
 
 def _polynomial_against_exact(t: Tables) -> Sequence[str]:
     found = {str(j.verdict): j.where for j in _judged(t, "s6-poly(depth=1) < s6(depth=1)")}
-    return found["supported"]["L"], found["supported"]["degree"], found["undecided"]["degree"]
+    return found["supported"]["L"], found["supported"]["degree"], found["ceiling"]["degree"]
 
 
 def _four_layers(t: Tables) -> Iterator[str]:
@@ -124,46 +129,21 @@ def _four_layers(t: Tables) -> Iterator[str]:
         yield max((_largest(t, model="linattn", family=family, inputs=i, L=32, depth=4) for i in inputs), key=int)
 
 
-def _allowed(t: Tables) -> list[Configuration]:
-    """Return the well-posed configurations of linear attention that no floor forbids, up to L = 32."""
-    forbidden = set(map(id, _forbidden(t)))
-    own = degree_study(t).having(model="linattn", task="polyreg", L=_SHORT)
-    return [c for c in own if c["well_posed"] is not False and id(c) not in forbidden]
-
-
-def _never_solved(t: Tables) -> Sequence[str]:
-    allowed = _allowed(t)
-    return str(len(allowed)), str(sum(not c.solved for c in allowed)), str(sum(not solved(c) for c in allowed))
-
-
-def _by_span(t: Tables) -> list[list[Configuration]]:
-    """Return the configurations of one layer that no run solves, for each row of the table on spans."""
-    unsolved = [(c, settings_of(c)) for c in _allowed(t) if c["depth"] == 1 and not c.solved]
-    rows: list[dict[str, object]] = [{"family": "sparse", "L": length, "degree": 1} for length in (16, 32)]
-    rows += [{"family": "suffix", "inputs": "unit", "L": 32, "degree": degree} for degree in (2, 3)]
-    rows += [{"family": "suffix", "inputs": "signs", "L": 32, "degree": 2}]
-    return [[c for c, known in unsolved if row.items() <= known.items()] for row in rows]
-
-
-def _rows_by_span(t: Tables) -> Iterator[str]:
-    for first, *_ in _by_span(t):
-        known = settings_of(first)
-        if known["family"] == "suffix" and known["inputs"] == "unit":
-            yield from (fixed(known["lo"], 1), f"{known['hi']:g}")
-        yield from (str(first["L"]), str(first["degree"]))
-
-
-def _without_solution(t: Tables) -> Sequence[str]:
-    """Return the largest stated floor of the table on spans, and how many unsolved configurations of one layer it has."""
-    listed = [c for row in _by_span(t) for c in row]
-    unsolved = [c for c in _allowed(t) if c["depth"] == 1 and not c.solved]
-    return at_most(max(c.floor or 0 for c in listed)), str(len(listed)), str(len(unsolved))
-
-
-def _sinusoidal(t: Tables) -> Iterator[str]:
-    for length, degree, depth in ((16, 1, 1), (16, 2, 2), (16, 4, 3), (32, 3, 2)):
-        c = degree_study(t).only(model="linattn", family="sparse", inputs="unit", L=length, degree=degree, depth=depth)
-        yield from (str(length), str(degree), str(depth), fixed(median(c.values), 3))
+def _learned(t: Tables) -> Iterator[str]:
+    """Return the rate of the networks with learned codes, and the rows of the table on them."""
+    rows = [("sparse", 16, 1, 1), ("sparse", 16, 2, 2), ("sparse", 16, 4, 3), ("sparse", 32, 1, 1), ("suffix", 32, 2, 1)]
+    kept = t.study("witnesses").having(model="linattn", positions="learned")
+    (rate,) = {c["lr"] for c in kept}
+    yield fixed(rate, 2)
+    for family, length, degree, depth in rows:
+        own = {"family": family, "L": length, "degree": degree, "depth": depth}
+        inputs = "unit" if family == "sparse" else "signs"
+        ours = _linear(t, inputs=inputs, **own)
+        learned = t.study("witnesses").only(model="linattn", positions="learned", inputs=inputs, **own)
+        if solved(ours) or not learned.solved or learned.trials != 1 or (depth == 1) != is_forbidden(ours):
+            raise ValueError(f"the text on {family}, L={length}, degree {degree} does not hold")
+        yield from interval_of(ours) if family == "sparse" else ()
+        yield from (str(length), str(degree), str(depth), fixed(median(ours.values), 3), significant(learned.values[0]))
 
 
 def _polynomial(t: Tables, *depths: int) -> pd.DataFrame:
@@ -179,7 +159,7 @@ def _diverged(t: Tables, *depths: int) -> str:
 def _stopped(t: Tables) -> Sequence[str]:
     runs = _polynomial(t, 4)
     at = runs.loc[runs["status"] == "diverged", "error"].str.extract(r"at step (\d+) of")[0].astype(int)
-    return percent((at < 20).mean()), percent((at == 1).mean())
+    return percent((at < FIRST_STEPS).mean()), str(FIRST_STEPS), percent((at == 1).mean())
 
 
 def _lowest_rate(t: Tables) -> Sequence[str]:
@@ -195,8 +175,27 @@ def _lowest_rate(t: Tables) -> Sequence[str]:
 
 
 def _exact_on_signs(t: Tables) -> Sequence[str]:
-    own = degree_study(t).having(model="s6", depth=1, family="suffix", inputs="signs", L=_SHORT[1:])
+    own = degree_study(t).having(model="s6", depth=1, family="suffix", inputs="signs", L=SHORT[1:])
     return (str(max(c["degree"] for c in own if solved(c))),)
+
+
+def _only(t: Tables, name: str) -> int:
+    """Return a fact that all networks of one layer of linear attention share."""
+    (value,) = {c[name] for c in degree_study(t).having(model="linattn", depth=1, task="polyreg")}
+    return int(value)
+
+
+def _versions(t: Tables) -> Sequence[str]:
+    """Return the version of s6-poly that starts scaled, and that of this study."""
+    (later,), (own,) = (
+        {c["model_version"] for c in s.having(model="s6-poly")} for s in (t.study("starts"), degree_study(t))
+    )
+    return later, own
+
+
+def _scaled_start(t: Tables) -> Sequence[str]:
+    length, degree, depth, _ = starts.size(t)
+    return depth.capitalize(), length, degree, *starts.learned(t)
 
 
 PAGE = Page(
@@ -217,20 +216,21 @@ PAGE = Page(
             "every degree up to L, in {} of {} seeds or more. One layer of linear attention solves no degree above {}.",
             _one_layer,
         ),
+        Statement("a claim has {} pairs at each setting, and {} would be needed.", _on_means),
         Statement(
-            "supported against linear attention ({} of {} lengths) and against softmax attention ({} of {}).",
-            _claims_on_suffix,
+            """against linear attention ({} lengths) and softmax attention ({} lengths). The error of S6 is lower in all {}.
+            """,
+            _withdrawn,
         ),
         Statement("on `suffix` they favour S6 in {} of {} protocols", suffix_with_codes),
         Statement(
-            "lower than that of linear attention ({} of {} settings)",
+            "lower than that of linear attention is supported in {} of {} settings",
             lambda t: _supported(_judged(t, "s6(depth=1) < linattn(depth=1)")),
         ),
         Statement(
             "on sparse products, is supported in {} of {} settings",
             lambda t: _supported(_judged(t, "linattn(depth=2) < linattn(depth=1)")),
         ),
-        Statement("There are {} such well-posed configurations, {} of them at L up to 32.", _no_run_below),
         Statement(
             """two layers of S6 solve degrees up to {} on signs, and three layers up to {}. On sparse products two layers
             solve degrees up to {} at L = 16, and up to {} at L = 32.""",
@@ -245,50 +245,53 @@ PAGE = Page(
         Statement("with one layer (floor {}) or with two (floor {})", _cannot),
         Statement("the table to the polynomial S6 (floor {})", _no_bound),
         Statement(
-            "better than S6 on signs is, at L = {}, supported for degree {} and undecided for degree {}",
+            "better than S6 on signs is, at L = {}, supported for degree {}. For degree {} both are at the ceiling.",
             _polynomial_against_exact,
         ),
         Statement(
-            "linear attention of four layers. It solves degree {} on signs and degree {} on sparse products",
+            "can represent it. They solve degree {} on signs and degree {} on sparse products",
             _four_layers,
-        ),
-        Statement(
-            """{} well-posed configurations of linear attention are forbidden by no floor; {} of them are solved in no
-            seed, and {} in fewer than half""",
-            _never_solved,
-        ),
-        Statement(
-            """| `sparse` | {} | {} | .43 |
-            | `sparse` | {} | {} | .72 |
-            | `suffix` on [{}, {}] | {} | {} | .030 |
-            | `suffix` on [{}, {}] | {} | {} | .013 |
-            | `suffix` on signs | {} | {} | .045 |""",
-            _rows_by_span,
         ),
         Statement("**The budget is fixed.** Every configuration has {} steps", lambda t: _training(t)[1:2]),
         Statement(
-            """The stated floors of these configurations are at most {}. So at least {} of the {} configurations that one
-            layer leaves""",
-            _without_solution,
+            """at an untuned rate of {}:
+            | family | L | degree | layers | sinusoidal | learned |
+            | --- | --- | --- | --- | --- | --- |
+            | `sparse` on [{}, {}] | {} | {} | {} | {} | {} |
+            | `sparse` on [{}, {}] | {} | {} | {} | {} | {} |
+            | `sparse` on [{}, {}] | {} | {} | {} | {} | {} |
+            | `sparse` on [{}, {}] | {} | {} | {} | {} | {} |
+            | `suffix` on signs | {} | {} | {} | {} | {} |""",
+            _learned,
         ),
-        Statement(
-            """| {} | {} | {} | {} | 2e-14 |
-            | {} | {} | {} | {} | 2e-5 |
-            | {} | {} | {} | {} | .005 |
-            | {} | {} | {} | {} | .008 |""",
-            _sinusoidal,
-        ),
+        Statement("codes have a base of {}, and", lambda t: (whole(_only(t, "position_base")),)),
+        Statement("one layer of linear attention has degree {}. This study", lambda t: (str(_only(t, "network_degree")),)),
         Statement(
             "{} % of its runs with three and four layers diverge, and {} % of those with one layer",
             lambda t: (_diverged(t, 3, 4), _diverged(t, 1)),
         ),
-        Statement("With four layers, {} % of the diverged runs stop before step 20, and {} % at the first step.", _stopped),
         Statement(
-            """the rule took the lowest rate, {} (in {} of the {} runs with four layers). The exact S6, with softplus and
-            exp, keeps {} % of its runs""",
+            "{} % of the diverged runs stop before step {} (`diverged at the start`), and {} % at the first step.",
+            _stopped,
+        ),
+        Statement(
+            """The first loss and gradient (width {}, no normalisation, signs, L = {}, {} and {}) are finite in {}, {} and {}
+            of {} seeds with four layers, and in {}, {} and {} with three ([starts](others.md#starts-of-polynomial-layers)).
+            - With a hundredth of the initial maps and skip they are finite in all {}.""",
+            starts.finite_of_depths,
+        ),
+        Statement("starts so from its version {} on; this study has version {}.", _versions),
+        Statement(
+            "{word} layers of it then learn: at L = {} and degree {}, the training error is below {} in {} of {} seeds.",
+            _scaled_start,
+        ),
+        Statement(
+            """the rule of that time took the lowest rate, {} (in {} of the {} runs with four layers). The exact S6, with
+            softplus and exp, keeps {} % of its runs""",
             _lowest_rate,
         ),
         Statement("degrees above {} at L = 8 to 32", _exact_on_signs),
+        *degree_floors.STATEMENTS,
         *degree_long.STATEMENTS,
     ),
     settings=(
@@ -305,19 +308,9 @@ PAGE = Page(
     ),
     names=("Table {}",),
     exceptions=(
-        Unverified("linear attention has degree 3. This study", "a theorem of the paper"),
         Unverified(
             "about 24 minutes of a machine with four H200s, shared with Table 2, and 49 minutes", "measured with a clock"
         ),
-        Unverified("y_t = x_t (1 + y_(t-1))", "the formula of the recurrence"),
-        *(Unverified(f"| {least} |", _SPAN) for least in (".43", ".72", ".030", ".013", ".045")),
-        Unverified("cannot go below .33 and .30 at", _SPAN),
         Unverified("**A floor of 0 is", "the definition of a floor"),
-        Unverified("have a base of 10,000,", "a constant of the codes"),
-        Unverified("an untuned rate of .03", _LEARNED),
-        *(Unverified(f"| {learned} |", _LEARNED) for learned in ("2e-14", "2e-5", ".005", ".008")),
-        Unverified("finite in none of 20 seeds with four layers, and in 11, 9 and 5 of 20 with three", _UNTRAINED),
-        Unverified("scaled by .1, it is finite in 20 of 20", _UNTRAINED),
-        Unverified("before step 20", "a bound chosen for the share beside it"),
     ),
 )

@@ -12,7 +12,7 @@ from expbench.claims.judgement import Judgement
 from expbench.results.configurations import Configuration
 from expbench.stats.intervals import holm
 from expbench.stats.resampling import bootstrap_interval
-from expbench.studies.verification import others_floors
+from expbench.studies.verification import others_floors, starts
 from expbench.studies.verification.formatting import ends, fixed, significant, word
 from expbench.studies.verification.page import Page, Setting, Statement, Unverified
 from expbench.studies.verification.table2_regression import medians
@@ -154,6 +154,7 @@ PAGE = Page(
     "docs/studies/others.md",
     (
         *others_floors.STATEMENTS,
+        *starts.STATEMENTS,
         Statement(
             """| suffix | {} | {} | no positions needed |
             | product of {} biased signs | {} | {} | no positions needed; the seeds differ widely |

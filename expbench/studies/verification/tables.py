@@ -77,8 +77,10 @@ class Study:
 
     @cached_property
     def findings(self) -> list[ClaimResult]:
-        """The claims of the folder, judged together."""
-        return judge(read(self.folder), self.frame, self.configurations)
+        """The claims of the folder, judged together; the withdrawn ones, which take nothing from the others, come last."""
+        claims = read(self.folder)
+        parts = ([claim for claim in claims if (claim.withdrawn is not None) == withdrawn] for withdrawn in (False, True))
+        return [result for own in parts for result in judge(own, self.frame, self.configurations)]
 
     def judgements(self, text: str, **where: str) -> list[Judgement]:
         """Return the judgements of a claim of the folder, by its text and restrictions, at all matched pairs."""

@@ -1,0 +1,125 @@
+"""Computations from results/starts, for docs/studies/others.md and docs/studies/degree.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from expbench.studies.verification.formatting import fixed, significant, whole, word
+from expbench.studies.verification.page import Statement
+from expbench.studies.verification.tables import Tables, settings_of
+
+LEARNED = 0.5  # a network below this training error has learned something; labels have variance 1
+_ROWS = (("s6-poly", 8), ("s6-poly", 16), ("s6-poly", 32), ("s6-poly-disc", 32), ("mamba-poly", 32))
+_DEPTHS = (1, 2, 3, 4)
+
+
+def _setup(t: Tables, pattern: str) -> str:
+    """Return a number of the sentence above the table of finite starts."""
+    found = re.search(pattern, _text(t).partition("\n")[0])
+    if found is None:
+        raise ValueError(f"finite.md does not say {pattern}")
+    return found[1]
+
+
+def _text(t: Tables) -> str:
+    return (t.root / "results" / "starts" / "finite.md").read_text(encoding="utf-8")
+
+
+def finite(t: Tables) -> Mapping[tuple[str, int, str], int]:
+    """Return of how many seeds the first loss and gradient are finite, by model, length, and start with its depth."""
+    (_, _, *header), _, *lines = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in _text(t).splitlines() if line.startswith("|")
+    )
+    seeds = _setup(t, r"of (\d+) seeds")
+    found = {}
+    for model, length, *cells in lines:
+        for name, cell in zip(header, cells, strict=True):
+            count, _, of = cell.partition("/")
+            if of != seeds:
+                raise ValueError(f"{cell} is not of {seeds} seeds")
+            found[model, int(length), name.removesuffix(" layers")] = int(count)
+    return found
+
+
+def finite_of_depths(t: Tables) -> Iterator[str]:
+    """Return the width, then the counts of s6-poly at each length with four and three layers, and of the scaled start."""
+    found, lengths = finite(t), [length for model, length in _ROWS if model == "s6-poly"]
+    yield from (_setup(t, r"width (\d+)"), *map(str, lengths))
+    for depth in (4, 3):
+        yield from (str(found["s6-poly", length, f"literal, {depth}"]) for length in lengths)
+        if depth == 4:
+            yield _setup(t, r"of (\d+) seeds")
+    yield _scaled(t, "s6-poly", *lengths)
+
+
+def _scaled(t: Tables, model: str, *lengths: int) -> str:
+    """Return the count of a model's scaled start, which is the same at all lengths and depths."""
+    found = finite(t)
+    (count,) = {found[model, length, f"scaled, {depth}"] for length in lengths for depth in _DEPTHS}
+    return str(count)
+
+
+def _finite_rows(t: Tables) -> Iterator[str]:
+    found = finite(t)
+    yield from (_setup(t, r"of (\d+) seeds"), _setup(t, r"(\d+) sequences"))
+    yield from (*map(str, _DEPTHS), str(_DEPTHS[0]), str(_DEPTHS[-1]))
+    for model, length in _ROWS:
+        yield str(length)
+        yield from (str(found[model, length, f"literal, {depth}"]) for depth in _DEPTHS)
+        yield _scaled(t, model, length)
+
+
+def learned(t: Tables) -> Sequence[str]:
+    """Return the error below which a network has learned, how many networks of four layers do, and how many there are."""
+    rows = t.study("starts").frame
+    losses = rows[(rows["kind"] == "run") & (rows["metric"] == "loss") & (rows["split"] == "train")]
+    last = losses[losses["step"] == losses["steps"]]
+    return fixed(LEARNED, 1), str((last["value"] < LEARNED).sum()), str(len(t.study("starts").runs))
+
+
+def size(t: Tables) -> Sequence[str]:
+    """Return the length, degree, depth and steps of the trained networks."""
+    (c,) = t.study("starts").configurations
+    return str(c["L"]), str(c["degree"]), word(int(c["depth"])), whole(c["steps"])
+
+
+def _trained(t: Tables) -> Iterator[str]:
+    (c,) = t.study("starts").configurations
+    if c.tuning is None or settings_of(c)["start"] != "scaled":
+        raise ValueError("the runs are not tuned, or start otherwise")
+    length, degree, depth, steps = size(t)
+    yield from (depth.capitalize(), length, degree, steps)
+    yield from (significant(c["lr"]), str(len(c.tuning.rates)), str(c.tuning.runs))
+    yield from (*learned(t), word(len(t.study("starts").runs) - len(c.values)))
+
+
+def _unstable(t: Tables) -> Sequence[str]:
+    """Return the rate from which on most tuning runs diverge."""
+    tuning = t.study("starts").keys.query("kind == 'tuning'")
+    diverged = tuning["status"].eq("diverged").groupby(tuning["lr"]).mean()
+    stable = diverged.index[diverged <= 1 / 2].max()
+    return (significant(diverged.index[diverged.index > stable].min()),)
+
+
+STATEMENTS = (
+    Statement("networks of width {} without normalisation on `suffix` with signs", lambda t: (_setup(t, r"width (\d+)"),)),
+    Statement(
+        "\n".join(
+            [
+                "- **Of how many seeds out of {} the first loss and gradient are finite** ({} sequences):",
+                "| model | L | literal, {} layer | {} | {} | {} | scaled, {} to {} layers |",
+                "| --- | --- | --- | --- | --- | --- | --- |",
+                *(f"| `{model}` | {{}} | {{}} | {{}} | {{}} | {{}} | {{}} |" for model, _ in _ROWS),
+            ]
+        ),
+        _finite_rows,
+    ),
+    Statement(
+        """- **{word} layers train from the scaled start** (L = {}, degree {}, signs, {} steps). `--lr auto` chose a rate of
+        {} from {} rates and {} tuning runs, on seeds of their own. At this rate the training error is below {} in {} of {}
+        seeds; {word} diverged.""",
+        _trained,
+    ),
+    Statement("At {} and more, most of the tuning runs diverge", _unstable),
+)
