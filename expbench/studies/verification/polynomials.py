@@ -261,7 +261,7 @@ def _undecided(t: Tables) -> Sequence[str]:
     judged = [j for f in _study(t).findings for j in f.judgements]
     if any(j.verdict == "undecided" for j in judged):
         raise ValueError("pairs are undecided; state how many instances they need")
-    return word(0), str(len(judged))
+    return (str(len(judged)),)
 
 
 def _row(D: int, norm: str, cells: str) -> str:
@@ -342,7 +342,7 @@ PAGE = Page(
             (the limit is {} %)""",
             _ill_posed,
         ),
-        Statement("On the distributions, {word} of {} pairs is undecided", _undecided),
+        Statement("On the distributions, none of {} pairs is undecided", _undecided),
     ),
     settings=(
         Setting("width {list}", lambda t: _WIDTHS),
