@@ -14,12 +14,12 @@ from pathlib import Path
 
 from expbench.console.formatting import say
 from expbench.errors import BadInput, unknown
-from expbench.studies.verification import degree, language, others, readme, table2
+from expbench.studies.verification import degree, language, others, polynomials, readme, table2
 from expbench.studies.verification.page import BoundPage, Findings, Kind, Page
 from expbench.studies.verification.tables import Tables
 
 ROOT = Path(__file__).parents[2]
-PAGES = (table2.PAGE, degree.PAGE, language.PAGE, others.PAGE, readme.PAGE)
+PAGES = (table2.PAGE, polynomials.PAGE, degree.PAGE, language.PAGE, others.PAGE, readme.PAGE)
 _WORDS: dict[Kind, str] = {"matched": "matched", "setting": "settings", "name": "in names", "exception": "exceptions"}
 
 

@@ -186,7 +186,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != field}))
 
 
-@pytest.mark.parametrize("study", ["table2", "degree", "table1-nlp-wikitext-2"])
+@pytest.mark.parametrize("study", ["table2", "degree", "polynomials", "table1-nlp-wikitext-2"])
 def test_the_committed_claims_are_those_that_were_written(study: str) -> None:
     for made in claims.read(Path("results") / study):  # raises if a hash is not that of its contents
         apart = made.left.settings.get("positions") != made.right.settings.get("positions")
