@@ -7,9 +7,6 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from expbench.contracts import load_task
-from expbench.nn.positions import sinusoids
-from expbench.plugins import find
 from expbench.results.configurations import Configuration
 from expbench.studies.verification.degree_long import degree_study, solved
 from expbench.studies.verification.formatting import fixed, whole
@@ -35,6 +32,11 @@ def span_floor(c: Configuration, largest: float = math.inf) -> float:
 
 @cache
 def _span_floor(settings: str, width: int, base: float, largest: float) -> float:
+    # The task and the codes as a network stores them need torch, which the other computations do without.
+    from expbench.contracts import load_task
+    from expbench.nn.positions import sinusoids
+    from expbench.plugins import find
+
     task = load_task(find("task", "polyreg"))(**json.loads(settings))
     codes = sinusoids(task.L, width, base).double().tolist()
     return task.span_floor(tuple(map(tuple, codes)), largest=largest) or 0.0
