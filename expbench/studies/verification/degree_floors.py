@@ -9,7 +9,7 @@ from functools import cache
 
 from expbench.results.configurations import Configuration
 from expbench.studies.verification.degree_long import degree_study, solved
-from expbench.studies.verification.formatting import fixed, whole
+from expbench.studies.verification.formatting import fixed, significant, whole
 from expbench.studies.verification.page import Statement
 from expbench.studies.verification.tables import Tables, settings_of
 
@@ -43,6 +43,7 @@ def _span_floor(settings: str, width: int, base: float, largest: float) -> float
 
 
 def is_forbidden(c: Configuration) -> bool:
+    """Return whether the floor of the table or the span floor lies above the threshold."""
     return max(c.floor or 0, span_floor(c)) > c.success_threshold
 
 
@@ -58,9 +59,9 @@ def _no_run_below(t: Tables) -> Sequence[str]:
     return str(len(found)), str(sum(c["L"] <= 32 for c in found))
 
 
-def _allowed(t: Tables, *depths: int) -> list[Configuration]:
+def _allowed(t: Tables) -> list[Configuration]:
     """Return the well-posed configurations of linear attention that no bound forbids, up to L = 32."""
-    return [c for c in _judged(t, model="linattn", L=SHORT) if not is_forbidden(c) and (not depths or c["depth"] in depths)]
+    return [c for c in _judged(t, model="linattn", L=SHORT) if not is_forbidden(c)]
 
 
 def _never_solved(t: Tables) -> Sequence[str]:
@@ -75,7 +76,7 @@ def _by_span(t: Tables) -> Iterator[str]:
         if row["inputs"] == "unit":
             yield from interval_of(c)
         yield from (str(c["L"]), str(c["degree"]), fixed(c.floor, 4) if c.floor else "0")
-        yield from (fixed(span_floor(c, largest), 3) for largest in (math.inf, _LARGEST))
+        yield from (significant(span_floor(c, largest), 2) for largest in (math.inf, _LARGEST))
 
 
 def interval_of(c: Configuration) -> tuple[str, str]:
