@@ -140,7 +140,7 @@ def test_numbers_are_written_as_on_the_pages(text: str, expected: str) -> None:
     assert text == expected
 
 
-def test_the_check_needs_no_torch() -> None:
+def test_only_the_floors_of_the_degree_study_load_torch() -> None:
     program = "import sys, expbench.studies.verify; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 

@@ -7,12 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from expbench.contracts import load_task
-from expbench.nn.positions import sinusoids
-from expbench.plugins import find
 from expbench.results.configurations import Configuration
 from expbench.studies.verification.degree_long import degree_study, solved
-from expbench.studies.verification.formatting import fixed, whole
+from expbench.studies.verification.formatting import fixed, significant, whole
 from expbench.studies.verification.page import Statement
 from expbench.studies.verification.tables import Tables, settings_of
 
@@ -35,12 +32,18 @@ def span_floor(c: Configuration, largest: float = math.inf) -> float:
 
 @cache
 def _span_floor(settings: str, width: int, base: float, largest: float) -> float:
+    # The task and the codes as a network stores them need torch, which the other computations do without.
+    from expbench.contracts import load_task
+    from expbench.nn.positions import sinusoids
+    from expbench.plugins import find
+
     task = load_task(find("task", "polyreg"))(**json.loads(settings))
     codes = sinusoids(task.L, width, base).double().tolist()
     return task.span_floor(tuple(map(tuple, codes)), largest=largest) or 0.0
 
 
 def is_forbidden(c: Configuration) -> bool:
+    """Return whether the floor of the table or the span floor lies above the threshold."""
     return max(c.floor or 0, span_floor(c)) > c.success_threshold
 
 
@@ -56,9 +59,9 @@ def _no_run_below(t: Tables) -> Sequence[str]:
     return str(len(found)), str(sum(c["L"] <= 32 for c in found))
 
 
-def _allowed(t: Tables, *depths: int) -> list[Configuration]:
+def _allowed(t: Tables) -> list[Configuration]:
     """Return the well-posed configurations of linear attention that no bound forbids, up to L = 32."""
-    return [c for c in _judged(t, model="linattn", L=SHORT) if not is_forbidden(c) and (not depths or c["depth"] in depths)]
+    return [c for c in _judged(t, model="linattn", L=SHORT) if not is_forbidden(c)]
 
 
 def _never_solved(t: Tables) -> Sequence[str]:
@@ -73,7 +76,7 @@ def _by_span(t: Tables) -> Iterator[str]:
         if row["inputs"] == "unit":
             yield from interval_of(c)
         yield from (str(c["L"]), str(c["degree"]), fixed(c.floor, 4) if c.floor else "0")
-        yield from (fixed(span_floor(c, largest), 3) for largest in (math.inf, _LARGEST))
+        yield from (significant(span_floor(c, largest), 2) for largest in (math.inf, _LARGEST))
 
 
 def interval_of(c: Configuration) -> tuple[str, str]:
