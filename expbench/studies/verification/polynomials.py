@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from statistics import median
 
-from expbench.claims.verdicts import Judgement
+from expbench.claims.judgement import Judgement
 from expbench.results.configurations import Configuration
 from expbench.stats.intervals import CONFIDENCE
 from expbench.stats.sampling import MOST_SAMPLING_ERROR, sampling_error
