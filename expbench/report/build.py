@@ -27,7 +27,7 @@ from expbench.report.folder import replacing
 from expbench.report.html import page
 from expbench.report.labels import labels
 from expbench.results.certificates.kept import certified
-from expbench.results.configurations import Configuration, gather, with_context
+from expbench.results.configurations import UNFINISHED, Configuration, gather, with_context
 from expbench.results.schema import TRAINED
 
 _MOST_DRAWN = 24  # names that a figure can distinguish
@@ -232,7 +232,7 @@ def _summary(frame: pd.DataFrame, configurations: Sequence[Configuration]) -> st
     devices = ", ".join(sorted(frame["device_name"].dropna().unique()))
     versions = ", ".join(f"{name} {'/'.join(sorted(frame[name].dropna().unique()))}" for name in ("expbench", "torch"))
     ended = sum((c.unfinished for c in configurations), Counter[str]())
-    bad = "".join(f", {n} {how}" for how, n in sorted(ended.items()))
+    bad = "".join(f", {ended[how]} {how}" for how in UNFINISHED if ended[how])
     return f"{count} runs{bad} of {models} models; {versions}; {devices}."
 
 

@@ -25,6 +25,7 @@ from expbench.settings import Role, as_list
 from expbench.stats.intervals import Interval, nested_interval, share_interval
 from expbench.stats.sampling import is_well_posed
 
+UNFINISHED = (AT_START, "diverged", "failed", "unsupported")  # endings without a result, in the order of reports
 _OF_SEVERAL = {"seed", "instance"}  # the runs of a configuration differ in these only
 PROTOCOL = identity.fields(set(get_args(Role)) - {"protocol"})  # norm, positions and their base, residual
 TRAINING = identity.fields({"task", "model", "version", "warmup", *_OF_SEVERAL})
@@ -181,7 +182,7 @@ class Configuration:
     def unfinished(self) -> Counter[str]:
         """Number of runs without a result by how they ended: diverged at the start, diverged later, failed, unsupported."""
         found = Counter(self.endings)
-        return Counter({how: found[how] for how in (AT_START, "diverged", "failed", "unsupported") if found[how]})
+        return Counter({how: found[how] for how in UNFINISHED if found[how]})
 
     @property
     def commands(self) -> list[str]:
