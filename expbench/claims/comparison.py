@@ -19,7 +19,7 @@ from expbench.claims.claim import Claim
 from expbench.claims.pairing import Candidate, MatchedPair
 from expbench.results.configurations import Configuration
 from expbench.stats.families import SIGNIFICANCE
-from expbench.stats.intervals import ABSOLUTE_MARGIN, RELATIVE_MARGIN
+from expbench.stats.margins import ABSOLUTE_MARGIN, RELATIVE_MARGIN
 from expbench.stats.means import LEAST_UNITS_FOR_MEANS, equal_means_p, is_bimodal
 from expbench.stats.resampling import LEAST_UNITS, Paired, paired
 from expbench.stats.shares import paired_share_p, unpaired_share_p

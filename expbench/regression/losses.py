@@ -15,7 +15,7 @@ import pandas as pd
 
 from expbench.regression.matching import VERSIONS
 from expbench.results.configurations import well_posed
-from expbench.stats.intervals import ABSOLUTE_MARGIN, RELATIVE_MARGIN
+from expbench.stats.margins import ABSOLUTE_MARGIN, RELATIVE_MARGIN
 
 _AS_GOOD = 1e-3  # of the success threshold
 _LEAST_ERROR = 1e-12  # for tasks without a success threshold above 0

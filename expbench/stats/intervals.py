@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 from scipy.special import ndtri, stdtrit
 
-# Smallest relevant differences: relative for an error, absolute for an accuracy. Claims and comparisons share them.
-RELATIVE_MARGIN, ABSOLUTE_MARGIN = 0.1, 0.05
 CONFIDENCE = 0.95
 
 

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from expbench.stats.intervals import RELATIVE_MARGIN
+from expbench.stats.margins import RELATIVE_MARGIN
 
-MOST_SAMPLING_ERROR = (
-    RELATIVE_MARGIN  # a test set that is less precise than the smallest relevant difference decides nothing
-)
+# a test set that is less precise than the smallest relevant difference decides nothing
+MOST_SAMPLING_ERROR = RELATIVE_MARGIN
 
 
 def sampling_error(kurtosis: Any, effective_sample_size: Any, n: Any) -> Any:
