@@ -101,6 +101,8 @@ def command_lines(count: int, seed: int = 0) -> Iterator[list[str]]:
             _spoil(words, options, draw)
         if name == ("run",) and draw.random() < 0.5:
             words.append("--dry-run")
+        if name == ("reproduce",):  # without these words it is a request that trains for hours
+            words += [word for word in ("--smoke", "--dry-run") if word not in words]
         yield [*name, *words]
 
 
