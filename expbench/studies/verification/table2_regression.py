@@ -71,17 +71,17 @@ def medians(t: Tables) -> Iterator[str]:
 
 def _of_medians(t: Tables) -> Sequence[str]:
     (steps,) = {c["steps"] for c in t.study("table2").having(positions="sin", task="polyreg", model="s6")}
-    return str(len(_polynomials(t))), whole(steps)
+    return str(len(random_polynomials(t))), whole(steps)
 
 
-def _polynomials(t: Tables) -> pd.DataFrame:
+def random_polynomials(t: Tables) -> pd.DataFrame:
     """Return one row for each random polynomial, with the facts on its labels."""
     runs = t.study("table2").runs
     return runs[runs["context"].str.contains("family=random")].drop_duplicates("instance")
 
 
 def _effective(t: Tables) -> Sequence[str]:
-    found = _polynomials(t)
+    found = random_polynomials(t)
     if not found["well_posed"].all():
         raise ValueError("polynomials are ill-posed")
     return str(len(found)), str(len(found)), *map(whole, (found["effective_sample_size"].agg(["min", "max"])))
