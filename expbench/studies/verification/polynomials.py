@@ -265,9 +265,9 @@ PAGE = Page(
             polynomials_runs.unseen,
         ),
         Statement(
-            """{} reported runs have the same key as a run of Table 2. Both were made with the same GPU, backend and version of
-            torch, but {} runs were trained together there and {} here, and the commits differ. The test errors differ by {}
-            in the median, in {} of the runs by more than {}, and by {} at most.""",
+            """{} reported runs have the same key as a run of Table 2. Both were made with the same GPU, backend and version
+            of torch, but {} runs were trained together there and {} here, and the commits differ. The test errors differ by
+            {} in the median, in {} of the runs by more than {}, and by {} at most.""",
             polynomials_runs.repeated_keys,
         ),
         Statement(

@@ -195,7 +195,7 @@ def _test_errors(own: Study) -> dict[str, float]:
 
 
 def repeated(t: Tables) -> list[float]:
-    """Return how much the test error of each reported run that both studies have differs; they differ in stack size and commit."""
+    """Return how much the test error of each reported run that both studies have differs between them."""
     studies = [study(t), t.study("table2")]
     here, there = (_test_errors(own) for own in studies)
     keys = sorted(set(here) & set(there))
