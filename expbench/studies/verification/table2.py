@@ -119,10 +119,8 @@ def _hurt_without_norm(t: Tables) -> Sequence[str]:
         raise ValueError("the codes do not hurt in these protocols, or attention was run without codes")
     (seeds,) = {c.trials for j in [*own, *hurt] for c in (j.left, j.right)}
     (solved,) = {j.left.solved for j in own}
-    without, attention = (
-        [f"{solve(c)}" for solve in (min, max)] for c in ([j.left.solved for j in hurt], [j.right.solved for j in own])
-    )
-    return str(len(own)), str(solved), str(seeds), *without, *attention
+    sides = [j.left.solved for j in hurt], [j.right.solved for j in own]
+    return str(len(own)), str(solved), str(seeds), *(str(end) for side in sides for end in (min(side), max(side)))
 
 
 def _width_of_4(t: Tables) -> Sequence[str]:
@@ -215,7 +213,7 @@ def _besidepublished(t: Tables) -> Iterator[tuple[Configuration, float, Interval
 _VERDICTS = "{} of {} protocols | {} | {} | {}"
 
 _COUNTING = (
-    Statement("one layer of S6 has {} or {} parameters in the scalar protocols", _parameters),
+    Statement("One layer of S6 has {} or {} parameters in the scalar protocols", _parameters),
     Statement(
         "\n".join(
             f"| {layers} of attention of width {D} | {norm} | {_VERDICTS} |"
