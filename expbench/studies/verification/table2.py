@@ -242,7 +242,7 @@ _COUNTING = (
     ),
     Statement("attention solves the task in {} of {} seeds and S6 without codes in {} of {}", _width_of_4),
     Statement(
-        "{} runs were made again in [`polynomials`](polynomials.md): their errors differ by {} in the median and by {} at most",
+        """{} runs were\n        made again in [`polynomials`](polynomials.md): their errors differ by {} in the median and by {} at most""",
         _repeated,
     ),
     Statement(f"| a second layer of S6 helps in counting | {_VERDICTS} | {{}} |", _second_layer),
