@@ -224,9 +224,9 @@ _COUNTING = (
     ),
     Statement("The {} protocols of each attention are {} configurations of it", _uses),
     Statement(
-        """higher for S6 in {} of {} protocols with LayerNorm and {} of {} without against one layer, in {} of {} and {} of {}
-        against four layers of the same width, and otherwise undecided. Against four layers of width 4 it is higher in {} and
-        lower in {} with LayerNorm, and higher in {} and lower in {} without.""",
+        """higher for S6 in {} of {} protocols with LayerNorm and {} of {} without against one layer, in {} of {} and {} of
+        {} against four layers of the same width, and otherwise undecided. Against four layers of width 4 it is higher in {}
+        and lower in {} with LayerNorm, and higher in {} and lower in {} without.""",
         _shares,
     ),
     Statement(
@@ -235,14 +235,15 @@ _COUNTING = (
         _hurt_without_norm,
     ),
     Statement(
-        """The paper reports {} % for attention of width 4 and four layers. In this study its mean over the seeds is {} to {} %
-        in every protocol ({} to {} % in balanced accuracy, the metric by which claims are judged); {} to {} of {} seeds solve
-        the task.""",
+        """The paper reports {} % for attention of width 4 and four layers. In this study its mean over the seeds is {} to {}
+        % in every protocol ({} to {} % in balanced accuracy, the metric by which claims are judged); {} to {} of {} seeds
+        solve the task.""",
         _larger_attention,
     ),
     Statement("attention solves the task in {} of {} seeds and S6 without codes in {} of {}", _width_of_4),
     Statement(
-        """{} runs were\n        made again in [`polynomials`](polynomials.md): their errors differ by {} in the median and by {} at most""",
+        """{} runs were made again in [`polynomials`](polynomials.md): their errors differ by {} in the median and by {} at
+        most""",
         _repeated,
     ),
     Statement(f"| a second layer of S6 helps in counting | {_VERDICTS} | {{}} |", _second_layer),

@@ -99,9 +99,9 @@ def _effective(t: Tables) -> Sequence[str]:
 
 STATEMENTS = (
     Statement(
-        """it is supported in {} of {} protocols (Holm's p at most {}), at widths 4, 6 and 8. In the other {word} nearly all runs
-        of both sides solve the task, which the rule calls `ceiling`; the error of S6 is lower there too, by {} to {} (p at
-        most {} in each).""",
+        """it is supported in {} of {} protocols (Holm's p at most {}), at widths 4, 6 and 8. In the other {word} nearly all
+        runs of both sides solve the task, which the rule calls `ceiling`; the error of S6 is lower there too, by {} to {} (p
+        at most {} in each).""",
         _suffix,
     ),
     Statement("The {} protocols are {} configurations of attention", _uses),
