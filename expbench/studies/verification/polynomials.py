@@ -292,7 +292,7 @@ PAGE = Page(
         ),
         Statement(
             """its error without codes lies below this floor in {} of {} runs, in {} of them by more than {word} standard
-            errors of the measured error. So do {} of {} runs of attention, by at most {} standard errors""",
+            errors of the measured error. {} of {} runs of attention lie below it too, by at most {} standard errors""",
             polynomials_runs.below_the_floor,
         ),
         Statement(
