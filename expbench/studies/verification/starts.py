@@ -96,7 +96,7 @@ def _trained(t: Tables) -> Iterator[str]:
     length, degree, depth, steps = size(t)
     yield from (depth.capitalize(), length, degree, steps)
     yield from (significant(c["lr"]), str(len(c.tuning.rates)), str(c.tuning.runs))
-    yield from (*learned(t), word(len(t.study("starts").runs) - len(c.values)))
+    yield from (*learned(t), word(len(t.study("starts").runs) - len(c.values)), *_tested(t))
 
 
 def _unstable(t: Tables) -> Sequence[str]:
@@ -177,9 +177,10 @@ STATEMENTS = (
         _finite_rows,
     ),
     Statement(
-        """- **{word} layers train from the scaled start** (L = {}, degree {}, signs, {} steps). `--lr auto` chose a rate of
-        {} from {} rates and {} tuning runs, on seeds of their own. At this rate the training error is below {} in {} of {}
-        seeds; {word} diverged.""",
+        """- **{word} layers train from the scaled start, but few solve the label** (L = {}, degree {}, signs, {}
+            steps). `--lr auto` chose a rate of {} from {} rates and {} tuning runs, on seeds of their own. At this
+            rate the training error is below {} in {} of {} seeds; {word} diverged. The test error is at most {} in
+            {} seeds. The median of the {} that ended is {}, and the largest {}.""",
         _trained,
     ),
     Statement("At {} and more, most of the tuning runs diverge", _unstable),
