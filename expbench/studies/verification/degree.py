@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from statistics import median
 
-import pandas as pd
-
 from expbench.claims.judgement import Judgement
 from expbench.results.configurations import Configuration
-from expbench.results.reported import FIRST_STEPS
 from expbench.stats.means import LEAST_UNITS_FOR_MEANS
 from expbench.studies.verification import degree_floors, degree_long, starts
 from expbench.studies.verification.degree_floors import SHORT, interval_of, is_forbidden
 from expbench.studies.verification.degree_long import degree_study, solved
-from expbench.studies.verification.formatting import ends, fixed, percent, significant, whole
+from expbench.studies.verification.formatting import ends, fixed, significant, whole
 from expbench.studies.verification.page import Page, Setting, Statement, Unverified
 from expbench.studies.verification.table2_regression import suffix_with_codes
-from expbench.studies.verification.tables import Tables
+from expbench.studies.verification.tables import Tables, settings_of
+
+_ON_SIGNS = {"model": "s6-poly", "depth": 1, "family": "suffix", "inputs": "signs"}
 
 
 def _size(t: Tables) -> Sequence[str]:
@@ -27,9 +27,9 @@ def _size(t: Tables) -> Sequence[str]:
 
 def _training(t: Tables) -> Sequence[str]:
     configurations = degree_study(t).configurations
-    (width,), (steps,) = {c["D"] for c in configurations}, {c["steps"] for c in configurations}
+    width, steps, batch = (only for name in ("D", "steps", "batch_size") for only in {c[name] for c in configurations})
     (tried,) = {c.tuning.runs / len(c.tuning.rates) for c in configurations if c.tuning is not None}
-    return str(width), whole(steps), whole(tried)
+    return str(width), whole(steps), str(batch), whole(tried)
 
 
 def _threshold(t: Tables) -> Sequence[str]:
@@ -69,38 +69,86 @@ def _withdrawn(t: Tables) -> Iterator[str]:
     yield str(len(own))
 
 
+def _left_out(t: Tables) -> Iterator[str]:
+    """Return how many runs are ill-posed, and how many of `sparse` and `product`, of the latter also at each length."""
+    runs = degree_study(t).runs
+    settings = runs["task_settings"].map(json.loads)
+    family, inputs = (settings.map(lambda known, name=name: known.get(name)) for name in ("family", "inputs"))
+    posed = runs["well_posed"].isin([False])
+    sparse, product = posed & (family == "sparse"), posed & (family == "product")
+    if (sparse & (inputs != "unit")).any() or sparse.sum() + product.sum() != posed.sum():
+        raise ValueError("other runs are ill-posed")
+    yield from (whole(posed.sum()), whole(sparse.sum()), "0", "1", whole(product.sum()), whole((family == "product").sum()))
+    for length in sorted(runs.loc[family == "product", "L"].unique()):
+        own = runs["L"] == length
+        yield from (str(length), whole((product & own).sum()))
+        yield from (whole(((family == "product") & own).sum()),) if length == 4 else ()
+    yield whole(((family == "product") & (runs["L"] == 8)).sum())
+
+
+def _on_products(t: Tables) -> Iterator[str]:
+    """Return degrees and lengths of the claim on sparse products, its verdicts, and the errors and floors of attention."""
+    found = _judged(t, "s6(depth=1) < linattn(depth=1)")
+    degrees, lengths = (sorted({int(j.where[name]) for j in found}) for name in ("degree", "L"))
+    yield from ("0", "1", *map(str, degrees), *map(str, lengths), *_supported(found), str(degrees[0]))
+    for length in lengths:
+        c = _linear(t, family="sparse", inputs="unit", L=length, degree=degrees[0], depth=1)
+        yield from (fixed(median(c.values), 3), str(length), fixed(c.floor or 0, 3))
+
+
+def _lower_on_products(t: Tables) -> Sequence[str]:
+    """Return the well-posed settings of sparse products with one layer, and where S6 has a lower median than each model."""
+    own = [c for c in degree_study(t).having(family="sparse", depth=1, L=SHORT) if c["well_posed"]]
+    medians = {(settings_of(c)["inputs"], c["L"], c["degree"], c["model"]): median(c.values) for c in own}
+    places = {place[:-1] for place in medians}
+    lower = [sum(medians[*p, "s6"] < medians[*p, model] for p in places) for model in ("linattn", "attn", "s6-poly")]
+    return str(len(places)), *map(str, lower)
+
+
 def _one_layer(t: Tables) -> Sequence[str]:
     own = {"family": "suffix", "inputs": "unit", "depth": 1, "L": SHORT}
     s6 = min(degree_study(t).having(model="s6", **own), key=lambda c: c.solved)
-    attention = [c for c in degree_study(t).having(model="linattn", **own) if c.solved]
-    return str(s6.solved), str(s6.trials), str(max(c["degree"] for c in attention))
+    attention = [c for c in degree_study(t).having(model="linattn", **own) if solved(c)]
+    if len([c for c in attention if c["L"] == 4]) != len(degree_study(t).having(model="linattn", **{**own, "L": 4})):
+        raise ValueError("linear attention does not solve all degrees at L = 4")
+    (degree,) = {c["degree"] for c in attention if c["L"] > 4}
+    return str(s6.solved), str(s6.trials), str(degree)
 
 
 def _largest(t: Tables, **wanted: object) -> str:
     """Return the largest degree that at least half of the seeds solve."""
-    return str(max(c["degree"] for c in degree_study(t).having(**wanted) if solved(c)))
+    return str(max(c["degree"] for c in degree_study(t).having(**wanted) if solved(c) and c["well_posed"]))
 
 
-def _more_layers(t: Tables) -> Iterator[str]:
-    for depth in (2, 3):
-        yield _largest(t, model="s6", family="suffix", inputs="signs", L=32, depth=depth)
+def _two_layers_on_products(t: Tables) -> Iterator[str]:
     for length in (16, 32):
-        reached = {
-            _largest(t, model="s6", family="sparse", inputs=inputs, L=length, depth=2) for inputs in ("unit", "signs")
-        }
-        yield min(reached, key=int)
+        own = {"model": "s6", "family": "sparse", "L": length, "depth": 2}
+        (reached,) = {_largest(t, inputs=inputs, **own) for inputs in ("unit", "signs")}
+        yield from (reached, str(length))
+
+
+def _solved_by_layers(t: Tables) -> Iterator[str]:
+    degrees = (4, 6, 8, 9, 12)
+    yield from map(str, degrees)
+    for depth in (2, 3, 4):
+        own = {"model": "s6", "family": "suffix", "inputs": "signs", "L": 32, "depth": depth}
+        yield from (str(depth), *(str(degree_study(t).only(degree=degree, **own).solved) for degree in degrees))
 
 
 def _suffix_on_signs(t: Tables) -> Iterator[str]:
+    """Return the degrees of the table and how many seeds solve them, then the medians at degrees from 3 and below L."""
+    own = {c["L"]: degree_study(t).having(**_ON_SIGNS, L=c["L"]) for c in degree_study(t).having(**_ON_SIGNS, L=(16, 32))}
+    between = []
     for length in (32, 16):
-        own = degree_study(t).having(model="s6-poly", depth=1, family="suffix", inputs="signs", L=length)
-        never = sorted((c for c in own if not c.solved), key=lambda c: int(c["degree"]))
-        if length == 32:
-            (full,) = [c for c in own if c["degree"] == length]
-            yield from (str(length), str(length), str(full.solved), str(full.trials))
-        yield from (str(length), *(str(c["degree"]) for c in never))
-        if length == 32:
-            yield from ends((median(c.values) for c in never), 3)
+        found = sorted(own[length], key=lambda c: int(c["degree"]))
+        if {c.trials for c in found} != {10}:
+            raise ValueError("not all have ten seeds")
+        between += [c for c in found if 3 <= c["degree"] < length]
+    yield from (str(c["degree"]) for c in sorted(own[32], key=lambda c: int(c["degree"])))
+    for length in (16, 32):
+        yield from (str(length), *(str(c.solved) for c in sorted(own[length], key=lambda c: int(c["degree"]))))
+    yield "3"
+    yield from (*ends((median(c.values) for c in between), 3), *_threshold(t))
 
 
 def _linear(t: Tables, **wanted: object) -> Configuration:
@@ -146,34 +194,6 @@ def _learned(t: Tables) -> Iterator[str]:
         yield from (str(length), str(degree), str(depth), fixed(median(ours.values), 3), significant(learned.values[0]))
 
 
-def _polynomial(t: Tables, *depths: int) -> pd.DataFrame:
-    """Return the runs of the polynomial S6 at these depths, up to L = 32."""
-    runs = degree_study(t).runs
-    return runs[(runs["model"] == "s6-poly") & (runs["L"] <= 32) & runs["depth"].isin(depths)]
-
-
-def _diverged(t: Tables, *depths: int) -> str:
-    return percent(_polynomial(t, *depths)["status"].eq("diverged").mean())
-
-
-def _stopped(t: Tables) -> Sequence[str]:
-    runs = _polynomial(t, 4)
-    at = runs.loc[runs["status"] == "diverged", "error"].str.extract(r"at step (\d+) of")[0].astype(int)
-    return percent((at < FIRST_STEPS).mean()), str(FIRST_STEPS), percent((at == 1).mean())
-
-
-def _lowest_rate(t: Tables) -> Sequence[str]:
-    runs, every = _polynomial(t, 4), degree_study(t).runs
-    exact = every[(every["model"] == "s6") & (every["L"] <= 32) & (every["depth"] == 4)]
-    lowest = runs["lr"].min()
-    return (
-        significant(lowest),
-        whole((runs["lr"] == lowest).sum()),
-        whole(len(runs)),
-        percent(exact["status"].eq("ok").mean()),
-    )
-
-
 def _exact_on_signs(t: Tables) -> Sequence[str]:
     own = degree_study(t).having(model="s6", depth=1, family="suffix", inputs="signs", L=SHORT[1:])
     return (str(max(c["degree"] for c in own if solved(c))),)
@@ -185,19 +205,6 @@ def _only(t: Tables, name: str) -> int:
     return int(value)
 
 
-def _versions(t: Tables) -> Sequence[str]:
-    """Return the version of s6-poly that starts scaled, and that of this study."""
-    (later,), (own,) = (
-        {c["model_version"] for c in s.having(model="s6-poly")} for s in (t.study("starts"), degree_study(t))
-    )
-    return later, own
-
-
-def _scaled_start(t: Tables) -> Sequence[str]:
-    length, degree, depth, _ = starts.size(t)
-    return depth.capitalize(), length, degree, *starts.learned(t)
-
-
 PAGE = Page(
     "docs/studies/degree.md",
     (
@@ -207,13 +214,14 @@ PAGE = Page(
             _size,
         ),
         Statement(
-            """width {}, no normalisation (so that floors hold), {} steps. Each rate of a grid that all models share is
-            tried with {} runs""",
+            """width {}, no normalisation (so that floors hold), {} steps, batch {}. Each rate of a grid that all models
+            share is tried with {} runs""",
             _training,
         ),
         Statement("(normalised error {})", _threshold),
         Statement(
-            "every degree up to L, in {} of {} seeds or more. One layer of linear attention solves no degree above {}.",
+            """every degree up to L, in {} of {} seeds or more. One layer of linear attention solves all degrees at
+            L = 4; at L = 8 to 32, at least half of its seeds solve degree {} only.""",
             _one_layer,
         ),
         Statement("a claim has {} pairs at each setting, and {} would be needed.", _on_means),
@@ -224,22 +232,42 @@ PAGE = Page(
         ),
         Statement("on `suffix` they favour S6 in {} of {} protocols", suffix_with_codes),
         Statement(
-            "lower than that of linear attention is supported in {} of {} settings",
-            lambda t: _supported(_judged(t, "s6(depth=1) < linattn(depth=1)")),
+            """- **Left out**: {} runs are [ill-posed](../guides/fair-comparison.md#ill-posed-labels), and no verdict and no
+            count of solved labels uses them: {} of `sparse` on [{}, {}], and {} of the {} runs of `product`. `product` has
+            lengths of {} ({} of {} ill-posed) and {} ({} of {}) only""",
+            _left_out,
+        ),
+        Statement(
+            """concerns `sparse` on [{}, {}] with degrees {} and {} at L = {} and {}, and is supported in {} of {} settings.
+            Each setting is one polynomial, and its pairs are seeds, so the verdicts do not extend to other polynomials. At
+            degree {}, linear attention is far above its floor by degree and structure: its median error is {} at L = {}
+            (floor {}) and {} at L = {} (floor {}).""",
+            _on_products,
+        ),
+        Statement(
+            """over the {} well-posed settings of `sparse` at L up to 32, one layer of S6 has a lower median error than one
+            layer of linear attention in {}, of softmax attention in {} and of the polynomial S6 in {}.""",
+            _lower_on_products,
         ),
         Statement(
             "on sparse products, is supported in {} of {} settings",
             lambda t: _supported(_judged(t, "linattn(depth=2) < linattn(depth=1)")),
         ),
         Statement(
-            """two layers of S6 solve degrees up to {} on signs, and three layers up to {}. On sparse products two layers
-            solve degrees up to {} at L = 16, and up to {} at L = 32.""",
-            _more_layers,
+            """| layers | degree {} | degree {} | degree {} | degree {} | degree {} |
+            | --- | --- | --- | --- | --- | --- |
+            | {} | {} | {} | {} | {} | {} |
+            | {} | {} | {} | {} | {} | {} |
+            | {} | {} | {} | {} | {} | {} |""",
+            _solved_by_layers,
         ),
+        Statement("seeds solve with two layers is {} at L = {}, and {} at L = {}.", _two_layers_on_products),
         Statement(
-            """| {} | {} | in {} of {} seeds |
-            | {} | {}, {}, {}, {}, {}, {} | in no seed (median errors {} to {}) |
-            | {} | {}, {}, {} | in no seed |""",
+            f"""| degree{" | {}" * 11} |
+            |{" --- |" * 12}
+            | L = {{}}{" | {}" * 9} | - | - |
+            | L = {{}}{" | {}" * 11} |
+            From degree {{}} up to below L, the median errors are {{}} to {{}}, on both sides of the threshold of {{}}.""",
             _suffix_on_signs,
         ),
         Statement("with one layer (floor {}) or with two (floor {})", _cannot),
@@ -254,7 +282,7 @@ PAGE = Page(
         ),
         Statement("**The budget is fixed.** Every configuration has {} steps", lambda t: _training(t)[1:2]),
         Statement(
-            """at an untuned rate of {}:
+            """at an untuned rate of {}. So it shows existence only, and is no comparison of codes:
             | family | L | degree | layers | sinusoidal | learned |
             | --- | --- | --- | --- | --- | --- |
             | `sparse` on [{}, {}] | {} | {} | {} | {} | {} |
@@ -266,31 +294,8 @@ PAGE = Page(
         ),
         Statement("codes have a base of {}, and", lambda t: (whole(_only(t, "position_base")),)),
         Statement("one layer of linear attention has degree {}. This study", lambda t: (str(_only(t, "network_degree")),)),
-        Statement(
-            "{} % of its runs with three and four layers diverge, and {} % of those with one layer",
-            lambda t: (_diverged(t, 3, 4), _diverged(t, 1)),
-        ),
-        Statement(
-            "{} % of the diverged runs stop before step {} (`diverged at the start`), and {} % at the first step.",
-            _stopped,
-        ),
-        Statement(
-            """The first loss and gradient (width {}, no normalisation, signs, L = {}, {} and {}) are finite in {}, {} and {}
-            of {} seeds with four layers, and in {}, {} and {} with three ([starts](others.md#starts-of-polynomial-layers)).
-            - With a hundredth of the initial maps and skip they are finite in all {}.""",
-            starts.finite_of_depths,
-        ),
-        Statement("starts so from its version {} on; this study has version {}.", _versions),
-        Statement(
-            "{word} layers of it then learn: at L = {} and degree {}, the training error is below {} in {} of {} seeds.",
-            _scaled_start,
-        ),
-        Statement(
-            """the rule of that time took the lowest rate, {} (in {} of the {} runs with four layers). The exact S6, with
-            softplus and exp, keeps {} % of its runs""",
-            _lowest_rate,
-        ),
         Statement("degrees above {} at L = 8 to 32", _exact_on_signs),
+        *starts.OF_DEGREE,
         *degree_floors.STATEMENTS,
         *degree_long.STATEMENTS,
     ),
