@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from typing import Annotated, NoReturn
 
@@ -61,11 +62,18 @@ app.command(cls=Command)(doctor)
 app.command(cls=Command)(trace)
 
 
+# objects until the garbage collector looks for cycles: the modules of torch and thousands of planned runs have none, and the
+# default visits them again and again
+_COLLECTED_AFTER = 100_000
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with 0 (done), 1 (a run failed), 2 (bad input, or a full disk) or 130 (interrupted).
 
     arguments: None for those of this process, whose command is then supervised if it trains.
     """
+    if arguments is None:
+        gc.set_threshold(_COLLECTED_AFTER)
     with supervision.command(of_this_process=arguments is None), guarded():
         _main(sys.argv[1:] if arguments is None else arguments)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +22,6 @@ class Plan(NamedTuple):
     controls: list[Job]
 
 
-def failed(folder: Path) -> set[str]:
-    """Return the keys of the failed runs and controls in a folder; raise `BadInput` as `statuses` does."""
-    return {key for key, status in statuses(folder).items() if status == "failed"}
-
-
 def statuses(folder: Path) -> dict[str, str]:
     """Return the status of each key in a folder.
 
@@ -40,12 +35,12 @@ def statuses(folder: Path) -> dict[str, str]:
     return status
 
 
-def plan(jobs: Sequence[Job], folder: Path, again: Set[str] | None = None) -> Plan:
+def plan(jobs: Sequence[Job], folder: Path, again: Set[str] | None = None, status: Mapping[str, str] | None = None) -> Plan:
     """Return the plan for `jobs`. Missing jobs have no result, or failed and are in `again` (None: all failed jobs).
 
-    Raise `BadInput` as `statuses` does.
+    status: the `statuses` of the folder, if they were just read. Raise `BadInput` as `statuses` does.
     """
-    jobs, status = list(jobs), statuses(folder)
+    jobs, status = list(jobs), statuses(folder) if status is None else status
 
     def lacks(key: str) -> bool:
         return key not in status or (status[key] == "failed" and (again is None or key in again))

@@ -72,14 +72,16 @@ def run(jobs: Sequence[Job], options: SweepOptions, say: Callable[[str], None]) 
     searches = {name: RateSearch(own, options.folder, options.tuning_runs) for name, own in parts.items() if options.tunes}
     before = supervision.ended_before()
     counts = Counter(before.values())
-    # read before the sweep, so that each is retried only once
-    failed = sweep_plan.failed(options.folder) - before.keys()
+    status: dict[str, str] | None = sweep_plan.statuses(options.folder)
+    # known before the sweep, so that each is retried only once
+    failed = {key for key, how in (status or {}).items() if how == "failed"} - before.keys()
     lost: set[str] = set()  # they have no file in the folder, and this call does not retry them
     said = waiting = False
     while True:
         ran = held = False
         for part, what, wanted in _stages(parts, searches, say):
-            plan = sweep_plan.plan([job for job in wanted if job.run.key not in lost], options.folder, failed)
+            plan = sweep_plan.plan([job for job in wanted if job.run.key not in lost], options.folder, failed, status)
+            status = None
             if not waiting and (plan.missing or not (what or said)):
                 say(f"{part}{what}{count(plan)} on {options.device}, into {options.folder}")
                 said = said or not what
