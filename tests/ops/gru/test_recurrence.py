@@ -120,9 +120,9 @@ def test_operations_per_step() -> None:
 
     def counts(backend: str, L: int) -> list[int]:
         leaves = [x.requires_grad_() for x in problem(2, L=L)]
-        with torch.profiler.profile() as forward:
+        with torch.profiler.profile(acc_events=True) as forward:
             y = torch.vmap(lambda *given: gated_recurrence(*given, backend=backend))(*leaves)
-        with torch.profiler.profile() as backward:
+        with torch.profiler.profile(acc_events=True) as backward:
             torch.autograd.grad(y.sum(), leaves)
         return [len([event for event in profile.events() if computes(event)]) for profile in (forward, backward)]
 
