@@ -17,7 +17,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported: its kernels then run on the CPU, in numpy
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a shell: interrupts are tested
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # in the background of a shell; the tests send interrupts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import expbench.models as expbench_models

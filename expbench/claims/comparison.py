@@ -91,8 +91,8 @@ class Means(NamedTuple):
 class Comparison:
     """Matched pair with its tests.
 
-    tests: one of the finished pairs; if runs diverged, another
-    with these as the worst value. margin: smallest relevant difference.
+    tests: one of the finished pairs; if runs diverged, another with these as the worst value. margin: smallest relevant
+    difference.
     """
 
     claim: Claim
@@ -140,6 +140,12 @@ class Comparison:
     def decidable(self) -> bool:
         """True if there are enough units for any values; the correction leaves out tests that cannot be decided."""
         return self.posed and self.tests[0].units >= LEAST_UNITS
+
+    @property
+    def p_values(self) -> tuple[float, float, float]:
+        """P-values of the distributions, of the share solved and of the means; NaN for a test that was not made."""
+        means = self.means.p if self.decidable else math.nan
+        return self.p if self.decidable else math.nan, self.shares.p, means
 
     @cached_property
     def ended(self) -> Pairs:
@@ -229,8 +235,8 @@ def _independent(side: Candidate) -> bool:
 
 def _solved(configuration: Configuration, values: _Reals) -> _Reals:
     """Return 1 for each value that reaches the success threshold and 0 for others; NaN, of a diverged run, is unsolved."""
-    threshold = configuration.success_threshold
-    return (values >= threshold if configuration.higher_is_better else values <= threshold).astype(np.float64)
+    solved: _Reals = configuration.criterion.solves(values).astype(np.float64)
+    return solved
 
 
 def _means(pairs: Pairs) -> _Reals:

@@ -11,9 +11,9 @@ ceiling                  nearly all runs of both sides solve the task, or both m
 undecided                all other cases, and fewer than 10 independent units; instances with ill-posed labels are excluded
 confounded               decided, but the sides also differ in something that the claim is not about (`claims/pairing.py`)
 
-The family of a claim are its matched pairs; `stats/families.py` explains the correction, a gatekeeper over the claims and
-Holm's correction within each claim. The three kinds of verdicts are corrected apart, behind the same gatekeeper. Confounded
-pairs, which decide no claim, are corrected apart, so that they take nothing from the others. If runs
+The family of a claim is the set of its matched pairs. `stats/families.py` explains the correction: a gatekeeper over the
+claims, and Holm's correction within each claim. The three kinds of verdicts are corrected separately, behind the same
+gatekeeper. Confounded pairs decide no claim; they are corrected separately, so that they do not weaken the others. If runs
 diverged, there are two tests of the distributions; p is the larger, and the claim is undecided if their verdicts differ.
 """
 
@@ -83,14 +83,7 @@ def _judged(families: Sequence[_Family]) -> dict[int, Judgement]:
 def _judgements(family: _Family, gate: Gate, families: int) -> Iterator[Judgement]:
     """Yield the judgements of a family, given its gate and the number of families."""
     ours = family.comparisons
-    adjusted, shares, means = (
-        _within(gate, p_values)
-        for p_values in (
-            [c.p if c.decidable else math.nan for c in ours],
-            [c.shares.p for c in ours],
-            [c.means.p if c.decidable else math.nan for c in ours],
-        )
-    )
+    adjusted, shares, means = (_within(gate, [c.p_values[kind] for c in ours]) for kind in range(3))
     rest = max(1, sum(p > SIGNIFICANCE for p in adjusted))
     opening = SIGNIFICANCE / max(1, families) / max(1, len(family.p_values))
     level = SIGNIFICANCE * gate.share / rest if gate.opened else opening
@@ -101,8 +94,7 @@ def _judgements(family: _Family, gate: Gate, families: int) -> Iterator[Judgemen
 def judged_alone(c: Comparison) -> tuple[Verdict, Verdict, Verdict]:
     """Return the verdicts on the distributions, the share solved and the means of a pair that is judged without others."""
     (gate,) = gates([[c.gate_p]])
-    p_values = (c.p if c.decidable else math.nan, c.shares.p, c.means.p if c.decidable else math.nan)
-    adjusted, share, mean = (_within(gate, [p])[0] for p in p_values)
+    adjusted, share, mean = (_within(gate, [p])[0] for p in c.p_values)
     return _verdict(c, adjusted)[0], _on_share(c, share).verdict, _on_means(c, mean).verdict
 
 

@@ -158,11 +158,16 @@ class Configuration:
     @property
     def solved(self) -> int:
         """Number of runs whose primary metric reaches the success threshold of the task."""
-        return sum(map(self.solves, self.values))
+        return self.criterion.solved(self.values)
 
     def solves(self, value: float) -> bool:
         """Return whether a value of the primary metric reaches the success threshold; NaN does not."""
-        return value >= self.success_threshold if self.higher_is_better else value <= self.success_threshold
+        return bool(self.criterion.solves(value))
+
+    @property
+    def criterion(self) -> Criterion:
+        """Criterion by which its runs solve the task."""
+        return Criterion(self.higher_is_better, self.success_threshold)
 
     @property
     def solved_share(self) -> Interval:
@@ -218,8 +223,8 @@ def with_context(frame: pd.DataFrame) -> pd.DataFrame:
         return pd.Series(values, dtype=None if values else float).reindex(codes).set_axis(frame.index)
 
     sizes = {size: column([settings.get(size) for settings in known]) for size in SIZES}
-    frame = frame.assign(context=column([_context(settings) for settings in known]), **sizes)
-    return frame.assign(well_posed=well_posed(frame))
+    posed = _well_posed(frame, sizes["test_size"])
+    return frame.assign(context=column([_context(settings) for settings in known]), **sizes, well_posed=posed)
 
 
 def well_posed(frame: pd.DataFrame) -> pd.Series[Any]:
@@ -229,8 +234,11 @@ def well_posed(frame: pd.DataFrame) -> pd.Series[Any]:
     state the result of a fixed limit on the kurtosis, and are read by the present rule.
     """
     codes, texts = pd.factorize(frame["task_settings"])
-    sizes = pd.Series([json.loads(text).get("test_size") for text in texts], dtype=float).reindex(codes).to_numpy()
-    facts = [frame["label_kurtosis"].to_numpy(np.float64), frame["effective_sample_size"].to_numpy(np.float64), sizes]
+    return _well_posed(frame, pd.Series([json.loads(text).get("test_size") for text in texts], dtype=float).reindex(codes))
+
+
+def _well_posed(frame: pd.DataFrame, sizes: pd.Series[Any]) -> pd.Series[Any]:
+    facts = [each.to_numpy(np.float64) for each in (frame["label_kurtosis"], frame["effective_sample_size"], sizes)]
     stated = frame["well_posed"].astype(object)
     decidable = stated.notna() & ~np.isnan(np.stack(facts)).any(axis=0)
     return stated.mask(decidable, pd.Series(is_well_posed(*facts), frame.index))

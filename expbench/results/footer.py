@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from expbench.results import digest
+from expbench.results import digest, row_sets
 from expbench.results.digest import VERSION_KEY
 from expbench.results.schema import DIGESTS_IN, READ, SCHEMA, VERSION
 
@@ -49,14 +49,10 @@ Endings = dict[str, Ending]
 
 def endings_of(table: pa.Table) -> Endings:
     """Return the kind and status of each key of a table; of a key with several row sets, a result before a failure."""
-    if not len(table):
-        return {}  # pyarrow 16 allocates 2 GiB to group no rows
     names = ["key", "kind", "status"]
     stated = pa.table([table[name].cast(pa.string()) for name in names], names)
-    stated = stated.group_by(names, use_threads=False).aggregate([])
     found: Endings = {}
-    columns = (stated[name].to_pylist() for name in names)
-    for key, kind, status in sorted(zip(*columns, strict=True), key=str):
+    for key, kind, status in sorted(row_sets.distinct(stated), key=str):
         if key not in found or found[key].status == "failed":
             found[key] = Ending(kind, status)
     return found

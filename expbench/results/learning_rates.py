@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from expbench.run import RESERVED as RESERVED
 
@@ -29,10 +29,13 @@ class Criterion(NamedTuple):
     higher_is_better: bool
     success_threshold: float
 
+    def solves(self, values: Any) -> Any:
+        """Return whether a value, or each of an array, reaches the success threshold; NaN does not."""
+        return values >= self.success_threshold if self.higher_is_better else values <= self.success_threshold
+
     def solved(self, values: Iterable[float]) -> int:
         """Count the results that reach the success threshold."""
-        threshold = self.success_threshold
-        return sum(value >= threshold if self.higher_is_better else value <= threshold for value in values)
+        return sum(map(self.solves, values))
 
 
 class Tuning(NamedTuple):

@@ -7,7 +7,7 @@ set is told apart by its file, the time at which it was written and its status.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -34,11 +34,16 @@ class RowSet(NamedTuple):
 
 def sets_of(table: pa.Table) -> list[RowSet]:
     """Return the sets of a table with the column `FILE`."""
+    return [RowSet(*values) for values in distinct(_comparable(table, _OF_SET))]
+
+
+def distinct(table: pa.Table) -> list[tuple[Any, ...]]:
+    """Return the different rows of a table."""
     if not len(table):
         return []  # pyarrow 16 allocates 2 GiB to group no rows
-    stated = _comparable(table, _OF_SET)
-    distinct = stated.group_by(list(_OF_SET), use_threads=False).aggregate([])
-    return [RowSet(*values) for values in zip(*(distinct[name].to_pylist() for name in _OF_SET), strict=True)]
+    names = table.column_names
+    found = table.group_by(names, use_threads=False).aggregate([])
+    return list(zip(*(found[name].to_pylist() for name in names), strict=True))
 
 
 def superseded(sets: Iterable[RowSet]) -> set[RowSet]:

@@ -72,16 +72,17 @@ def run(jobs: Sequence[Job], options: SweepOptions, say: Callable[[str], None]) 
     searches = {name: RateSearch(own, options.folder, options.tuning_runs) for name, own in parts.items() if options.tunes}
     before = supervision.ended_before()
     counts = Counter(before.values())
-    status: dict[str, str] | None = sweep_plan.statuses(options.folder)
+    status = sweep_plan.statuses(options.folder)
     # known before the sweep, so that each is retried only once
-    failed = {key for key, how in (status or {}).items() if how == "failed"} - before.keys()
+    failed = {key for key, how in status.items() if how == "failed"} - before.keys()
+    just_read: Mapping[str, str] | None = status
     lost: set[str] = set()  # they have no file in the folder, and this call does not retry them
     said = waiting = False
     while True:
         ran = held = False
         for part, what, wanted in _stages(parts, searches, say):
-            plan = sweep_plan.plan([job for job in wanted if job.run.key not in lost], options.folder, failed, status)
-            status = None
+            plan = sweep_plan.plan([job for job in wanted if job.run.key not in lost], options.folder, failed, just_read)
+            just_read = None
             if not waiting and (plan.missing or not (what or said)):
                 say(f"{part}{what}{count(plan)} on {options.device}, into {options.folder}")
                 said = said or not what
@@ -136,7 +137,7 @@ def dry_run(jobs: Sequence[Job], options: SweepOptions) -> str:
     Runs whose learning rate is not chosen yet stand at a rate of the initial grid.
     """
     parts = _by_part(share(jobs, options.shard, whole_pairs=options.tunes), tunes=options.tunes)
-    wanted: dict[str, Job] = {}
+    status, wanted = sweep_plan.statuses(options.folder), dict[str, Job]()
     notes = []
     for name, own in parts.items():
         tuning, reported = list[Job](), own
@@ -146,7 +147,7 @@ def dry_run(jobs: Sequence[Job], options: SweepOptions) -> str:
         wanted |= {job.run.key: job for job in (*tuning, *reported)}
         if name:
             kinds = [[job for job in kind if job.part == name] for kind in (reported, tuning)]
-            counts = [count(sweep_plan.plan(kind, options.folder)) for kind in kinds]
+            counts = [count(sweep_plan.plan(kind, options.folder, status=status)) for kind in kinds]
             notes.append(f"part {name}: {counts[0]}" + (f"; to choose their rates {counts[1]}" if options.tunes else ""))
     if options.tunes:
         rates, several = ", ".join(f"{rate:g}" for rate in INITIAL_GRID), options.tuning_runs > 1
@@ -159,7 +160,7 @@ def dry_run(jobs: Sequence[Job], options: SweepOptions) -> str:
                 f"; where some runs at a rate solve the task and others do not, each rate gets {BIMODAL_RUNS} runs" * several
             ),
         )
-    plan = sweep_plan.plan([*wanted.values()], options.folder)
+    plan = sweep_plan.plan([*wanted.values()], options.folder, status=status)
     return "\n".join([describe(plan, options.device, options.largest), *notes])
 
 

@@ -2,7 +2,7 @@
 
 Each configuration is trained at every rate of the grid with reserved seeds. Its rate is chosen by the results on the
 validation split, and the reported runs are then trained at that rate. Models that are compared share one grid, which is
-extended for all of them until every chosen rate lies inside it. If the outcomes of one are bimodal then, all of them get
+extended for all of them until every chosen rate lies inside it. If the outcomes of one are still bimodal, all of them get
 more tuning runs, with further reserved seeds. Tuning runs are ordinary rows of kind `tuning`, so that an interrupted sweep
 resumes and the choice can be repeated from the table.
 """
